@@ -1,0 +1,46 @@
+# Everything that is not ours. tools/setup.sh installs it; the wheels live in .venv.
+set(TRESTLE_VENV ${CMAKE_SOURCE_DIR}/.venv CACHE PATH "virtual environment with torch and pyarrow")
+set(python ${TRESTLE_VENV}/bin/python)
+if(NOT EXISTS ${python})
+  message(FATAL_ERROR "${python} is missing; run tools/setup.sh first (or make)")
+endif()
+execute_process(
+  COMMAND ${python} -c "import torch.utils, pyarrow, importlib.util
+print(torch.utils.cmake_prefix_path, pyarrow.get_include(), pyarrow.get_library_dirs()[0], sep=';')"
+  OUTPUT_VARIABLE paths OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+list(GET paths 0 torch_prefix)
+list(GET paths 1 arrow_include)
+list(GET paths 2 arrow_lib)
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+    CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} ${CCACHE})
+  add_compile_options(-fpch-preprocess)
+endif()
+
+list(APPEND CMAKE_PREFIX_PATH ${torch_prefix})
+set(CMAKE_FIND_PACKAGE_PREFER_CONFIG OFF)
+find_package(Torch REQUIRED)
+# Header-only: libtorch ships headers of a newer fmt than the system has, and no library for them.
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(JPEG REQUIRED)
+find_package(PNG REQUIRED)
+find_package(CURL REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(WEBP REQUIRED IMPORTED_TARGET libwebp)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+
+add_library(trestle_tensors INTERFACE)
+target_link_libraries(trestle_tensors INTERFACE torch fmt::fmt-header-only nlohmann_json::nlohmann_json)
+target_include_directories(trestle_tensors SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+
+file(GLOB arrow_library ${arrow_lib}/libarrow.so.*)
+file(GLOB parquet_library ${arrow_lib}/libparquet.so.*)
+add_library(trestle_arrow INTERFACE)
+target_include_directories(trestle_arrow SYSTEM INTERFACE ${arrow_include})
+target_link_libraries(trestle_arrow INTERFACE ${arrow_library} ${parquet_library})
+set(CMAKE_BUILD_RPATH ${arrow_lib})

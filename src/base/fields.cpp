@@ -1,0 +1,197 @@
+#include "base/fields.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <numeric>
+
+namespace trestle {
+
+namespace {
+
+constexpr size_t kMaxYamlBytes = 1 << 20;
+constexpr int kMaxYamlDepth = 20;
+
+std::string_view trimmed(std::string_view text) {
+  const auto first = text.find_first_not_of(" \t\n");
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t\n") - first + 1);
+}
+
+std::string_view unquoted(std::string_view text) {
+  text = trimmed(text);
+  if (text.size() >= 2 && (text.front() == '"' || text.front() == '\'') &&
+      text.front() == text.back()) {
+    return text.substr(1, text.size() - 2);
+  }
+  return text;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row.back();
+}
+
+template <class Number>
+void parse_number(std::string_view key, std::string_view text, Number& value, const char* kind) {
+  text = trimmed(text);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    user_error("{}={}: '{}' is not {}", key, text, text, kind);
+  }
+}
+
+}  // namespace
+
+void parse_value(std::string_view key, std::string_view text, bool& value) {
+  text = unquoted(text);
+  if (text == "true" || text == "True" || text == "1" || text == "on") {
+    value = true;
+  } else if (text == "false" || text == "False" || text == "0" || text == "off") {
+    value = false;
+  } else {
+    user_error("{}={}: '{}' is not true or false", key, text, text);
+  }
+}
+
+void parse_value(std::string_view key, std::string_view text, int64_t& value) {
+  parse_number(key, text, value, "a whole number");
+}
+
+void parse_value(std::string_view key, std::string_view text, double& value) {
+  parse_number(key, text, value, "a number");
+}
+
+void parse_value(std::string_view, std::string_view text, std::string& value) {
+  value = unquoted(text);
+}
+
+void parse_value(std::string_view, std::string_view text, std::vector<std::string>& value) {
+  text = trimmed(text);
+  if (text.size() >= 2 && text.front() == '[' && text.back() == ']') {
+    text = text.substr(1, text.size() - 2);
+  }
+  value.clear();
+  while (!trimmed(text).empty()) {
+    const size_t comma = text.find(',');
+    value.emplace_back(unquoted(text.substr(0, comma)));
+    if (comma == std::string_view::npos) break;
+    text.remove_prefix(comma + 1);
+  }
+}
+
+std::string format_value(bool value) { return value ? "true" : "false"; }
+std::string format_value(int64_t value) { return std::to_string(value); }
+std::string format_value(double value) { return fmt::format("{}", value); }
+std::string format_value(const std::string& value) { return value; }
+std::string format_value(const std::vector<std::string>& value) {
+  return fmt::format("[{}]", fmt::join(value, ", "));
+}
+
+std::string nearest(std::string_view name, const std::vector<std::string>& names) {
+  std::string best;
+  size_t least = SIZE_MAX;
+  for (const std::string& candidate : names) {
+    // A key given without its group, or in the wrong group, is nearer than its letters say.
+    const std::string_view leaf = std::string_view(name).substr(name.rfind('.') + 1);
+    const bool same_leaf = candidate.ends_with("." + std::string(leaf));
+    const size_t distance = same_leaf ? 1 : edit_distance(name, candidate);
+    if (distance < least) {
+      least = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+void unknown_key(std::string_view key, const std::vector<FieldText>& known) {
+  std::vector<std::string> names;
+  for (const FieldText& each : known) names.push_back(each.path);
+  user_error("unknown option {}; did you mean {}?", key, nearest(key, names));
+}
+
+YAML::Node load_yaml(const std::string& text, std::string_view what) {
+  if (text.size() > kMaxYamlBytes) {
+    user_error("{} has {} bytes; a config has at most {}", what, text.size(), kMaxYamlBytes);
+  }
+  try {
+    return YAML::Load(text);
+  } catch (const YAML::Exception& error) {
+    user_error("{}: not valid YAML: {}", what, error.what());
+  }
+}
+
+namespace {
+
+void flatten_into(const YAML::Node& node, const std::string& prefix, std::string_view what, int depth,
+                  std::vector<std::pair<std::string, std::string>>& out) {
+  if (depth > kMaxYamlDepth) user_error("{}: nested deeper than {} levels", what, kMaxYamlDepth);
+  if (node.IsMap()) {
+    for (const auto& entry : node) {
+      const auto key = entry.first.as<std::string>();
+      flatten_into(entry.second, prefix.empty() ? key : prefix + "." + key, what, depth + 1, out);
+    }
+  } else if (node.IsSequence()) {
+    std::vector<std::string> items;
+    for (const auto& item : node) {
+      if (!item.IsScalar()) user_error("{}: {} is not a list of plain values", what, prefix);
+      items.push_back(item.Scalar());
+    }
+    out.emplace_back(prefix, fmt::format("[{}]", fmt::join(items, ", ")));
+  } else {
+    out.emplace_back(prefix, node.IsNull() ? "null" : node.Scalar());
+  }
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, std::string>> flatten_yaml(const YAML::Node& node,
+                                                              std::string_view what) {
+  std::vector<std::pair<std::string, std::string>> out;
+  if (node.IsNull()) return out;
+  if (!node.IsMap()) user_error("{}: a config is a mapping of keys to values", what);
+  flatten_into(node, "", what, 0, out);
+  return out;
+}
+
+std::string yaml_of(const std::vector<FieldText>& fields) {
+  // Fields come depth first, so a group is opened once, where the path leaves the one before.
+  std::string out;
+  std::vector<std::string> open;
+  for (const FieldText& each : fields) {
+    std::vector<std::string> parts;
+    size_t start = 0;
+    for (size_t dot; (dot = each.path.find('.', start)) != std::string::npos; start = dot + 1) {
+      parts.push_back(each.path.substr(start, dot - start));
+    }
+    const auto shared = static_cast<size_t>(
+        std::mismatch(parts.begin(), parts.end(), open.begin(), open.end()).first - parts.begin());
+    for (size_t level = shared; level < parts.size(); ++level) {
+      out += fmt::format("{:{}}{}:\n", "", 2 * level, parts[level]);
+    }
+    open = parts;
+    YAML::Emitter value;
+    if (each.value.starts_with('[') && each.value.ends_with(']')) {
+      value << YAML::Flow << YAML::Load(each.value);
+    } else if (each.value == "null") {
+      value << YAML::Null;
+    } else {
+      value << each.value;
+    }
+    out += fmt::format("{:{}}{}: {}\n", "", 2 * parts.size(), each.path.substr(start), value.c_str());
+  }
+  return out;
+}
+
+}  // namespace trestle

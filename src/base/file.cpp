@@ -1,0 +1,178 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string reason(int error) { return std::strerror(error); }
+
+// A name beside the target, so that the rename stays on one file system.
+fs::path beside(const fs::path& path) {
+  fs::path clean = path.has_filename() ? path : path.parent_path();
+  return clean.parent_path() / fmt::format(".{}.tmp-{}", clean.filename().string(), ::getpid());
+}
+
+void make_parent(const fs::path& path) {
+  if (!path.has_parent_path()) return;
+  std::error_code error;
+  fs::create_directories(path.parent_path(), error);
+  if (error) machine_error("cannot create {}: {}", path.parent_path().string(), error.message());
+}
+
+void sync_path(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::fsync(fd);
+  ::close(fd);
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) user_error("cannot open {}: {}", path.string(), reason(errno));
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    ::close(fd);
+    user_error("cannot read {}: it is not a regular file", path.string());
+  }
+  size_ = static_cast<size_t>(info.st_size);
+  if (size_ > 0) {
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (address == MAP_FAILED) {
+      const int error = errno;
+      ::close(fd);
+      machine_error("cannot map {} ({} bytes): {}", path.string(), size_, reason(error));
+    }
+    data_ = static_cast<const std::byte*>(address);
+  }
+  ::close(fd);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+OutputFile::OutputFile(fs::path path) : path_(std::move(path)), temporary_(beside(path_)) {
+  make_parent(path_);
+  fd_ = ::open(temporary_.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0666);
+  if (fd_ < 0) machine_error("cannot write {}: {}", path_.string(), reason(errno));
+}
+
+OutputFile::~OutputFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void OutputFile::write(std::span<const std::byte> bytes) {
+  write_at(offset_, bytes);
+  offset_ += bytes.size();
+}
+
+void OutputFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      machine_error("cannot write {} at byte {}: {}; nothing was left behind", path_.string(), offset,
+                    reason(errno));
+    }
+    bytes = bytes.subspan(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+}
+
+void OutputFile::commit() {
+  if (::fsync(fd_) != 0) machine_error("cannot write {}: {}", path_.string(), reason(errno));
+  if (::close(std::exchange(fd_, -1)) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(temporary_.c_str());
+    machine_error("cannot write {}: {}", path_.string(), reason(error));
+  }
+  sync_path(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
+}
+
+OutputDirectory::OutputDirectory(fs::path path, bool replace)
+    : target_(path.has_filename() ? std::move(path) : path.parent_path()),
+      temporary_(beside(target_)),
+      replace_(replace) {
+  std::error_code error;
+  if (fs::exists(target_, error) && !replace_ && !fs::is_empty(target_, error)) {
+    user_error("{} exists and is not empty; name a new directory or remove it", target_.string());
+  }
+  make_parent(target_);
+  fs::remove_all(temporary_, error);
+  fs::create_directory(temporary_, error);
+  if (error) machine_error("cannot write {}: {}", target_.string(), error.message());
+}
+
+OutputDirectory::~OutputDirectory() {
+  std::error_code ignored;
+  if (!committed_) fs::remove_all(temporary_, ignored);
+}
+
+void OutputDirectory::commit() {
+  std::error_code error;
+  const fs::path old = temporary_.string() + "-old";
+  const bool had_target = fs::exists(target_, error);
+  if (had_target) fs::rename(target_, old, error);
+  if (error) machine_error("cannot replace {}: {}", target_.string(), error.message());
+  fs::rename(temporary_, target_, error);
+  if (error) {
+    const std::string why = error.message();
+    if (had_target) fs::rename(old, target_, error);
+    machine_error("cannot write {}: {}", target_.string(), why);
+  }
+  committed_ = true;
+  sync_path(target_.has_parent_path() ? target_.parent_path() : fs::path("."));
+  if (had_target) fs::remove_all(old, error);
+}
+
+std::string read_text(const fs::path& path, uint64_t limit) {
+  const MappedFile file(path);
+  if (file.bytes().size() > limit) {
+    user_error("{} has {} bytes; at most {} are read", path.string(), file.bytes().size(), limit);
+  }
+  return std::string(file.text());
+}
+
+void write_text(const fs::path& path, std::string_view text) {
+  OutputFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+void require_directory(const fs::path& path, std::string_view what) {
+  std::error_code error;
+  if (!fs::exists(path, error)) user_error("{}: {} does not exist", what, path.string());
+  if (!fs::is_directory(path, error)) user_error("{}: {} is not a directory", what, path.string());
+}
+
+}  // namespace trestle

@@ -1,0 +1,18 @@
+// JSON read from files nobody vouches for: bounded in size and depth, errors name the file. nlohmann-json does the rest.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+namespace trestle {
+
+using Json = nlohmann::ordered_json;
+
+/// Parses text; `what` names it in the UserError of malformed or too deeply nested (> 100 levels) input.
+Json parse_json(std::string_view text, std::string_view what);
+Json read_json(const std::filesystem::path& path);
+/// Two-space indent and a final newline, as Hugging Face files have it; atomic.
+void write_json(const std::filesystem::path& path, const Json& value);
+
+}  // namespace trestle

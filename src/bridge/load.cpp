@@ -1,0 +1,86 @@
+#include "bridge/load.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <map>
+
+#include "base/error.h"
+#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_config.h"
+#include "checkpoint/megatron.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+OpenCheckpoint::OpenCheckpoint(const fs::path& path, const std::optional<fs::path>& config_directory) {
+  require_directory(path, "checkpoint");
+  is_megatron_ = is_megatron_checkpoint(path);
+  if (!is_megatron_) {
+    auto hf = std::make_unique<HfCheckpoint>(path);
+    config_ = hf->config();
+    config_json_ = hf->config_json();
+    assets_ = path;
+    view_ = std::make_unique<HfAsMegatron>(*hf, config_);
+    source_ = std::move(hf);
+    weights_ = view_.get();
+    return;
+  }
+  auto megatron = std::make_unique<MegatronCheckpoint>(path);
+  if (megatron->is_adapter()) {
+    user_error("{} holds adapters only; name its base model and give this as the adapter",
+               path.string());
+  }
+  if (config_directory) {
+    config_json_ = read_json(*config_directory / "config.json");
+  } else if (auto embedded = megatron->hf_config()) {
+    config_json_ = *embedded;
+  } else {
+    user_error("{} says nothing of the model's config; name the HF model it came from", path.string());
+  }
+  config_ = parse_hf_config(config_json_, config_directory ? (*config_directory / "config.json").string()
+                                                           : (path / "run_config.yaml").string());
+  // An output layer of its own says more than a flag that transformers writes by default.
+  config_.text.tie_word_embeddings =
+      !megatron->tensors().contains("language_model.output_layer.weight");
+  const auto tokenizer = megatron->tokenizer_directory();
+  assets_ = config_directory ? *config_directory : tokenizer.value_or(path);
+  source_ = std::move(megatron);
+  weights_ = source_.get();
+}
+
+std::vector<fs::path> OpenCheckpoint::side_files() const { return trestle::side_files(assets_); }
+
+at::ScalarType OpenCheckpoint::dtype() const {
+  std::map<at::ScalarType, int64_t> count;
+  for (const auto& [name, info] : weights_->tensors()) ++count[info.dtype];
+  const auto most = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
+    return a.second < b.second;
+  });
+  return most->first;
+}
+
+void load_weights(Ministral3& model, const TensorSource& megatron) {
+  const at::NoGradGuard no_grad;
+  for (const auto& entry : model.named_parameters()) {
+    const std::string& name = entry.key();
+    at::Tensor parameter = entry.value();
+    if (!megatron.tensors().contains(name)) {
+      user_error("tensor {} is missing from the checkpoint but its config asks for it", name);
+    }
+    const at::Tensor stored = cut_to(megatron.read(name), parameter.sizes().vec());
+    if (stored.sizes() != parameter.sizes()) {
+      user_error("tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
+                 name, fmt::join(stored.sizes(), ", "), fmt::join(parameter.sizes(), ", "));
+    }
+    parameter.copy_(stored);
+  }
+}
+
+std::shared_ptr<Ministral3> load_model(const OpenCheckpoint& checkpoint, const Build& build) {
+  auto model = std::make_shared<Ministral3>(checkpoint.config(), build);
+  load_weights(*model, checkpoint.weights());
+  return model;
+}
+
+}  // namespace trestle

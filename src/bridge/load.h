@@ -1,0 +1,52 @@
+// A checkpoint of any known kind becomes a model in memory. Called by generate, finetune, evaluate and logits.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/json.h"
+#include "bridge/views.h"
+#include "checkpoint/tensor_source.h"
+#include "model/ministral3.h"
+
+namespace trestle {
+
+/// A model on disk, Hugging Face's or Megatron's, its tensors under Megatron's names.
+class OpenCheckpoint {
+ public:
+  /// A Megatron directory that holds no config of its own takes `config_directory`'s (an HF directory).
+  /// Throws UserError when the path is neither kind, or holds adapters only.
+  explicit OpenCheckpoint(const std::filesystem::path& path,
+                          const std::optional<std::filesystem::path>& config_directory = {});
+
+  const TensorSource& weights() const { return *weights_; }
+  const ModelConfig& config() const { return config_; }
+  /// config.json's content, for checkpoints made from this one.
+  const Json& config_json() const { return config_json_; }
+  /// Where tokenizer and processor files lie.
+  const std::filesystem::path& assets() const { return assets_; }
+  std::vector<std::filesystem::path> side_files() const;
+  bool is_megatron() const { return is_megatron_; }
+  /// The dtype of most of the weights.
+  at::ScalarType dtype() const;
+
+ private:
+  std::unique_ptr<TensorSource> source_;
+  std::unique_ptr<TensorSource> view_;
+  const TensorSource* weights_ = nullptr;
+  ModelConfig config_;
+  Json config_json_;
+  std::filesystem::path assets_;
+  bool is_megatron_ = false;
+};
+
+/// Fills every parameter from the tensor of its name, cast to the parameter's dtype. Throws UserError when one is missing
+/// or has another shape; a padded vocabulary is cut.
+void load_weights(Ministral3& model, const TensorSource& megatron);
+
+/// Opens, builds and fills.
+std::shared_ptr<Ministral3> load_model(const OpenCheckpoint& checkpoint, const Build& build);
+
+}  // namespace trestle

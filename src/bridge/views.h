@@ -1,0 +1,53 @@
+// A checkpoint of one family seen under the other's names, one tensor at a time: the whole of the conversion.
+// Import writes an HfAsMegatron, export a MegatronAsHf; load_model reads whichever speaks Megatron.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "bridge/table.h"
+#include "checkpoint/tensor_source.h"
+
+namespace trestle {
+
+/// Hugging Face tensors (canonical names) under Megatron's names, fused. Throws UserError when a tensor is missing, has
+/// another shape than the config says, or is left over.
+class HfAsMegatron : public TensorSource {
+ public:
+  HfAsMegatron(const TensorSource& hf, const ModelConfig& config);
+  const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
+  at::Tensor read(const std::string& name) const override;
+  const std::vector<Mapping>& table() const { return table_; }
+
+ private:
+  const TensorSource& hf_;
+  std::vector<Mapping> table_;
+  std::map<std::string, const Mapping*> by_name_;
+  std::map<std::string, TensorInfo> tensors_;
+};
+
+/// The reverse. Embedding and head may have more rows than the config's vocabulary (Megatron pads it); those are cut.
+class MegatronAsHf : public TensorSource {
+ public:
+  MegatronAsHf(const TensorSource& megatron, const ModelConfig& config);
+  const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
+  at::Tensor read(const std::string& name) const override;
+  /// Names in the order in which reading touches each Megatron tensor once.
+  const std::vector<std::string>& order() const { return order_; }
+
+ private:
+  const TensorSource& megatron_;
+  std::vector<Mapping> table_;
+  std::map<std::string, std::pair<const Mapping*, size_t>> by_name_;
+  std::map<std::string, TensorInfo> tensors_;
+  std::vector<std::string> order_;
+  // The parts of the fused tensor read last: q, k and v are asked for one after the other.
+  mutable const Mapping* cached_ = nullptr;
+  mutable std::vector<at::Tensor> parts_;
+};
+
+/// A tensor with the rows of `shape`; more rows (a padded vocabulary) are cut.
+at::Tensor cut_to(const at::Tensor& tensor, const std::vector<int64_t>& shape);
+
+}  // namespace trestle

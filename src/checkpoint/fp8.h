@@ -1,0 +1,35 @@
+// FP8 (e4m3) weights with their `weight_scale_inv`, folded into bf16. Called by hf_checkpoint on
+// reading.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace trestle {
+
+/// Rows and columns of a weight that share one scale.
+struct Fp8Block {
+  int64_t rows = 128;
+  int64_t columns = 128;
+  bool operator==(const Fp8Block&) const = default;
+};
+
+/// Which block a scale of this shape means for a weight [out, in] (a convolution's trailing sizes
+/// count as in):
+/// [] or [1] one scale for all, [out] or [out, 1] one a row, [ceil(out / rows), ceil(in / columns)]
+/// one a block of the stated size (`weight_block_size`), or, where none is stated, of 128 x 128 or
+/// whatever divides the weight evenly. `what` ("FILE: tensor NAME") opens the UserError of a shape
+/// that fits none.
+Fp8Block fp8_block(const std::vector<int64_t>& weight_shape,
+                   const std::vector<int64_t>& scale_shape, std::optional<Fp8Block> stated,
+                   std::string_view what);
+
+/// weight (float8_e4m3fn) * scale in fp32, rounded once to bf16; same shape. Scales must be finite.
+at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
+                          std::optional<Fp8Block> stated, std::string_view what);
+
+}  // namespace trestle

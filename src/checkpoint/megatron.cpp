@@ -1,0 +1,240 @@
+#include "checkpoint/megatron.h"
+
+#include <ATen/Functions.h>
+
+#include <charconv>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "checkpoint/megatron_names.h"
+#include "checkpoint/run_config.h"
+#include "checkpoint/yaml.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kTracker = "latest_checkpointed_iteration.txt";
+constexpr const char* kTrackerState = "latest_train_state.pt";
+constexpr const char* kCommonState = "common_state/shard_0_1";
+
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+std::optional<int64_t> parse_iteration(std::string_view text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
+fs::path directory_of(const fs::path& run, int64_t iteration) {
+  return run / fmt::format("iter_{:07}", iteration);
+}
+
+// The bridge prefers latest_train_state.pt to the text file, so we do too.
+fs::path tracked_directory(const fs::path& run) {
+  if (is_there(run / kTrackerState)) {
+    const Json state = read_train_state(run / kTrackerState);
+    const auto step = state.find("step");
+    if (step == state.end() || !step->is_number_integer() || *step < 0) {
+      user_error("{} holds no step; name the iteration's directory itself",
+                 (run / kTrackerState).string());
+    }
+    return directory_of(run, step->get<int64_t>());
+  }
+  std::string text = read_text(run / kTracker, 64);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  if (text == "release") return run / "release";
+  const auto iteration = parse_iteration(text);
+  if (!iteration) {
+    user_error("{} holds \"{}\", neither an iteration nor \"release\"", (run / kTracker).string(),
+               text);
+  }
+  return directory_of(run, *iteration);
+}
+
+bool is_iteration(const fs::path& path) {
+  return is_there(path / ".metadata") || is_there(path / "metadata.json");
+}
+
+fs::path find_directory(const fs::path& path) {
+  require_directory(path, "Megatron checkpoint");
+  fs::path directory = path;
+  if (!is_iteration(path)) {
+    if (!is_megatron_checkpoint(path)) {
+      user_error("{} is no Megatron checkpoint: it has neither {} nor .metadata", path.string(),
+                 kTracker);
+    }
+    directory = tracked_directory(path);
+    if (!is_there(directory)) {
+      user_error("{} is named as the latest checkpoint of {} and does not exist",
+                 directory.string(), path.string());
+    }
+  }
+  // Written last, after all data.
+  const fs::path marker = directory / "metadata.json";
+  if (!is_there(marker)) {
+    user_error("{} has no metadata.json: the save was cut off, or its format is not torch_dist",
+               directory.string());
+  }
+  const Json metadata = read_json(marker);
+  const Json backend = metadata.is_object() ? metadata.value("sharded_backend", Json()) : Json();
+  if (backend != "torch_dist") {
+    user_error("{} says sharded_backend {}; only torch_dist is read", marker.string(),
+               backend.dump());
+  }
+  return directory;
+}
+
+const Json* find(const Json& object, std::string_view key) {
+  if (!object.is_object()) return nullptr;
+  const auto found = object.find(key);
+  return found == object.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+bool is_megatron_checkpoint(const fs::path& path) {
+  return is_iteration(path) || is_there(path / kTracker) || is_there(path / kTrackerState);
+}
+
+Json read_train_state(const fs::path& path) {
+  const MappedFile file(path);
+  return SavedArchive(file.bytes(), SavedArchive::Holds::kObject, path.string()).json();
+}
+
+MegatronCheckpoint::MegatronCheckpoint(const fs::path& path) : reader_(find_directory(path)) {
+  for (const auto& [key, info] : reader_.tensors()) {
+    const auto stacked = split_stacked_key(key);
+    if (!stacked || info.shape.empty()) {
+      add(key, info, {key, std::nullopt, ""});
+      continue;
+    }
+    const TensorInfo slice{info.dtype, {info.shape.begin() + 1, info.shape.end()}};
+    const std::vector<bool> stored = reader_.stored_slices(key);
+    for (size_t layer = 0; layer < stored.size(); ++layer) {
+      const auto number = static_cast<int64_t>(layer);
+      if (stored[layer]) add(stacked->of_layer(number), slice, {key, number, ""});
+    }
+  }
+  join_halves(model_);
+  join_halves(state_);
+
+  bool any_base = false;
+  for (const auto& [name, info] : model_) {
+    (name.find(".adapter.") != std::string::npos ? is_adapter_ : any_base) = true;
+  }
+  is_adapter_ = is_adapter_ && !any_base;
+
+  if (is_there(directory() / "run_config.yaml"))
+    run_config_ = read_yaml(directory() / "run_config.yaml");
+  read_common_state();
+  if (const Json* value = find(common_state_, "iteration"); value && value->is_number_integer()) {
+    iteration_ = value->get<int64_t>();
+  } else {
+    const std::string name = directory().filename().string();
+    if (name.starts_with("iter_")) iteration_ = parse_iteration(name.substr(5)).value_or(0);
+  }
+}
+
+void MegatronCheckpoint::add(const std::string& name, TensorInfo info, Place place) {
+  auto& tensors = is_model_key(name) ? model_ : state_;
+  if (name.find("._extra_state") != std::string::npos) return;
+  if (!tensors.emplace(name, std::move(info)).second) {
+    user_error("{} holds {} twice, stacked and by itself", directory().string(), name);
+  }
+  places_.emplace(name, std::move(place));
+}
+
+// With singleton_local_shards, linear_fc1.weight is stored as linear_fc1.weight_w (gate) and
+// linear_fc1.weight_v (up).
+void MegatronCheckpoint::join_halves(std::map<std::string, TensorInfo>& tensors) {
+  std::vector<std::string> firsts;
+  for (const auto& [name, info] : tensors) {
+    if (name.ends_with("_w") && name.find("linear_fc1.") != std::string::npos)
+      firsts.push_back(name);
+  }
+  for (const std::string& first : firsts) {
+    const std::string name = first.substr(0, first.size() - 2);
+    const auto gate = tensors.find(first);
+    const auto up = tensors.find(name + "_v");
+    if (up == tensors.end() || up->second != gate->second || gate->second.shape.empty() ||
+        tensors.contains(name)) {
+      user_error("{}: {} and {}_v are not the two halves of {}", directory().string(), first, name,
+                 name);
+    }
+    TensorInfo info = gate->second;
+    info.shape[0] *= 2;
+    Place place = places_.at(first);
+    place.second_key = places_.at(name + "_v").key;
+    places_.erase(first);
+    places_.erase(name + "_v");
+    tensors.erase(gate);
+    tensors.erase(up);
+    tensors.emplace(name, std::move(info));
+    places_.emplace(name, std::move(place));
+  }
+}
+
+void MegatronCheckpoint::read_common_state() {
+  const fs::path file = directory() / "common.pt";
+  if (is_there(file)) {
+    const MappedFile mapped(file);
+    common_state_ =
+        SavedArchive(mapped.bytes(), SavedArchive::Holds::kObject, file.string()).json();
+  } else if (const auto value = object("common_state")) {
+    common_state_ = *value;
+  } else {
+    user_error("{} has neither common.pt nor {}; it is incomplete", directory().string(),
+               kCommonState);
+  }
+}
+
+at::Tensor MegatronCheckpoint::read(const std::string& name) const {
+  const auto found = places_.find(name);
+  if (found == places_.end()) user_error("{}: no tensor {}", directory().string(), name);
+  const Place& place = found->second;
+  const auto part = [&](const std::string& key) {
+    return place.layer ? reader_.read_slice(key, *place.layer) : reader_.read(key);
+  };
+  if (place.second_key.empty()) return part(place.key);
+  return at::cat({part(place.key), part(place.second_key)});
+}
+
+std::optional<fs::path> MegatronCheckpoint::tokenizer_directory() const {
+  const fs::path path = directory() / "tokenizer";
+  if (!is_there(path)) return std::nullopt;
+  return path;
+}
+
+std::optional<Json> MegatronCheckpoint::hf_config() const {
+  return hf_config_of_run_config(run_config_);
+}
+
+std::optional<std::string> MegatronCheckpoint::base_checkpoint() const {
+  const Json* checkpoint = find(run_config_, "checkpoint");
+  const Json* base = checkpoint ? find(*checkpoint, "pretrained_checkpoint") : nullptr;
+  if (!base || !base->is_string()) return std::nullopt;
+  return base->get<std::string>();
+}
+
+Json MegatronCheckpoint::train_state() const {
+  const fs::path path = directory() / "train_state.pt";
+  return is_there(path) ? read_train_state(path) : Json::object();
+}
+
+std::optional<Json> MegatronCheckpoint::object(const std::string& key) const {
+  const std::string full = key + "/shard_0_1";
+  if (!reader_.has_object(full)) return std::nullopt;
+  const Json list = reader_.object(full).json();
+  if (!list.is_array() || list.size() != 1) {
+    user_error("{}: {} is not a list of one value", directory().string(), full);
+  }
+  return list[0];
+}
+
+}  // namespace trestle

@@ -1,0 +1,85 @@
+// A Megatron checkpoint (torch_dist) under the names of our model's parameters, one a layer. Called
+// by the bridge, the model loader, the trainer's resume and `trestle inspect`. MegatronWriter makes
+// such checkpoints.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "base/json.h"
+#include "checkpoint/tensor_source.h"
+#include "checkpoint/torch_dist.h"
+
+namespace trestle {
+
+class MegatronCheckpoint : public TensorSource {
+ public:
+  /// `path` is a run (its tracker file names the iteration) or an iteration's directory itself.
+  /// Throws UserError when there is no complete checkpoint or it is of another format.
+  explicit MegatronCheckpoint(const std::filesystem::path& path);
+
+  /// The model's tensors (adapters included) by the names of named_parameters(): stacked keys are
+  /// taken apart, gate and up halves stored under `_w` and `_v` joined.
+  const std::map<std::string, TensorInfo>& tensors() const override { return model_; }
+  /// Everything else in the same spelling: `optimizer.state.exp_avg.` + model name, own entries of
+  /// a run.
+  const std::map<std::string, TensorInfo>& state() const { return state_; }
+  /// Any name of tensors() or state().
+  at::Tensor read(const std::string& name) const override;
+
+  int64_t iteration() const { return iteration_; }
+  const std::filesystem::path& directory() const { return reader_.directory(); }
+  /// Tensors are adapters only; the base lies at base_checkpoint().
+  bool is_adapter() const { return is_adapter_; }
+  std::optional<std::filesystem::path> tokenizer_directory() const;
+
+  /// run_config.yaml, an empty object when there is none.
+  const Json& run_config() const { return run_config_; }
+  /// model.hf_config of it as a config.json.
+  std::optional<Json> hf_config() const;
+  /// checkpoint.pretrained_checkpoint of it, as written there.
+  std::optional<std::string> base_checkpoint() const;
+
+  /// common.pt or common_state: iteration, content_metadata, opt_param_scheduler, optimizer, ...
+  const Json& common_state() const { return common_state_; }
+  /// train_state.pt: step, consumed_train_samples, ... as numbers; an empty object when there is
+  /// none.
+  Json train_state() const;
+  /// A plain object that MegatronWriter::add_object stored.
+  std::optional<Json> object(const std::string& key) const;
+
+  /// The tensors under their keys on disk, chunks and all.
+  const TorchDistReader& reader() const { return reader_; }
+
+ private:
+  // Where a name's data lies: a whole key, a layer of a stacked key, or two of either, gate above
+  // up.
+  struct Place {
+    std::string key;
+    std::optional<int64_t> layer;
+    std::string second_key;
+  };
+  void add(const std::string& name, TensorInfo info, Place place);
+  void join_halves(std::map<std::string, TensorInfo>& tensors);
+  void read_common_state();
+
+  TorchDistReader reader_;
+  std::map<std::string, TensorInfo> model_, state_;
+  std::map<std::string, Place> places_;
+  Json run_config_ = Json::object();
+  Json common_state_;
+  int64_t iteration_ = 0;
+  bool is_adapter_ = false;
+};
+
+/// Whether a directory looks like a Megatron run or iteration (it may still be broken).
+bool is_megatron_checkpoint(const std::filesystem::path& path);
+/// train_state.pt as JSON.
+Json read_train_state(const std::filesystem::path& path);
+
+}  // namespace trestle

@@ -1,0 +1,32 @@
+// The two spellings of decoder tensors in a Megatron checkpoint: stacked over layers
+// (`decoder.layers.mlp.linear_fc1.weight` [L, ...]) and one a layer
+// (`decoder.layers.3.mlp.linear_fc1.weight`). Called by megatron and megatron_writer.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace trestle {
+
+/// A name of one layer, taken apart: `before` ends with "decoder.layers.", `after` starts behind
+/// the number's point.
+struct LayerName {
+  std::string before;
+  int64_t layer = 0;
+  std::string after;
+
+  std::string stacked() const { return before + after; }
+  std::string of_layer(int64_t number) const;
+};
+
+/// Nothing when the name is no decoder layer's (the vision tower keeps its own layers' names).
+std::optional<LayerName> split_layer_name(std::string_view name);
+/// Nothing when the key is not stacked; `layer` is 0.
+std::optional<LayerName> split_stacked_key(std::string_view key);
+
+/// Whether a key belongs to the model, not to the optimizer or the run.
+bool is_model_key(std::string_view key);
+
+}  // namespace trestle

@@ -1,0 +1,82 @@
+// Writes a Megatron checkpoint that megatron-bridge, megatron-core and MegatronCheckpoint read: the
+// model, and for training whatever optimizer tensors and plain objects go with it. Called by import
+// and by the trainer.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/torch_dist_writer.h"
+#include "model/config.h"
+
+namespace trestle {
+
+struct MegatronOutput {
+  /// The run's directory; the checkpoint goes to run/iter_%07d.
+  std::filesystem::path run;
+  int64_t iteration = 0;
+  ModelConfig config;
+  /// The config.json that belongs to it.
+  Json hf_config = Json::object();
+  /// Copied into tokenizer/.
+  std::vector<std::filesystem::path> tokenizer_files = {};
+  /// Merged (RFC 7386) into common.pt: opt_param_scheduler, optimizer, ...
+  Json common_state = Json::object();
+  /// Merged into train_state.pt: consumed_train_samples, ... Integers, floats and booleans.
+  Json train_state = Json::object();
+  /// Merged into run_config.yaml: peft, checkpoint.pretrained_checkpoint, ...
+  Json run_config = Json::object();
+  /// One key a layer instead of keys stacked over layers (`hetereogenous_dist_checkpoint`).
+  bool per_layer_keys = false;
+  /// Whether an iteration that is there already is replaced (whole, at the end) or is an error.
+  bool replace = false;
+};
+
+/// Nothing loads before commit() returns; without it nothing is left. Throws UserError when the
+/// iteration exists, MachineError when the disk refuses. Wrong names and shapes are our bugs.
+class MegatronWriter {
+ public:
+  /// `tensors` by the names of named_parameters(), and
+  /// `optimizer.state.{param,exp_avg,exp_avg_sq}.` + name (fp32) of a training checkpoint
+  /// (`fully_reshardable`; common_state.optimizer has the param_groups). Names starting with
+  /// "trestle." are a run's own and mean nothing to Megatron.
+  MegatronWriter(MegatronOutput output, const TensorList& tensors);
+
+  /// Each tensor once, in any order; it is on its way to the disk when this returns.
+  void write(const std::string& name, const at::Tensor& tensor);
+  /// A plain object that MegatronCheckpoint::object(key) gives back.
+  void add_object(const std::string& key, const Json& value);
+  void commit();
+
+ private:
+  struct Place {
+    std::string key;
+    TensorInfo whole;
+    bool stacked;
+    std::vector<int64_t> offsets;
+  };
+  void write_extra_states();
+  void write_common_state();
+  void write_run_config();
+  void write_train_state();
+  void copy_tokenizer();
+
+  MegatronOutput output_;
+  OutputDirectory directory_;
+  TorchDistWriter data_;
+  std::map<std::string, Place> pending_;
+  std::set<std::string> extra_states_;
+  at::ScalarType dtype_ = at::kBFloat16;
+  bool has_optimizer_ = false;
+};
+
+}  // namespace trestle

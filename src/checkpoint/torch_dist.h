@@ -1,0 +1,74 @@
+// A torch.distributed.checkpoint directory: `.metadata` says which chunk of which tensor lies where
+// in the .distcp files. Called by megatron.h, which knows what the names mean, and by `inspect`.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "checkpoint/tensor_source.h"
+#include "checkpoint/torch_save.h"
+
+namespace trestle {
+
+/// Global tensors by their full names, assembled from chunks by offset. Opening reads `.metadata`,
+/// maps the data files and checks every range; data is read only when asked for.
+class TorchDistReader : public TensorSource {
+ public:
+  /// Throws UserError when `.metadata` is missing, malformed, names a callable that is not the
+  /// format's, or refers to bytes that do not exist.
+  explicit TorchDistReader(std::filesystem::path directory);
+
+  const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
+  /// Throws UserError unless the chunks tile the tensor exactly.
+  at::Tensor read(const std::string& name) const override;
+  /// `tensor[index]` along the leading axis, from the chunks that touch it only.
+  at::Tensor read_slice(const std::string& name, int64_t index) const;
+  /// As read(), but what no chunk covers is 0: the flat optimizer buffers (`dp_reshardable`) have
+  /// padding.
+  at::Tensor read_padded(const std::string& name) const;
+  /// Which indices of the leading axis have any chunk.
+  std::vector<bool> stored_slices(const std::string& name) const;
+
+  /// Python objects by key, such as "common_state/shard_0_1".
+  std::vector<std::string> objects() const;
+  bool has_object(const std::string& key) const { return objects_.contains(key); }
+  SavedArchive object(const std::string& key) const;
+
+  size_t chunk_count(const std::string& name) const { return find(name).chunks.size(); }
+  size_t file_count() const { return files_.size(); }
+  const std::filesystem::path& directory() const { return directory_; }
+
+  struct Item {
+    size_t file = 0;
+    uint64_t offset = 0, length = 0;
+  };
+  struct Chunk {
+    std::vector<int64_t> offsets, sizes;
+    Item item;
+  };
+  struct Entry {
+    TensorInfo info;
+    std::vector<Chunk> chunks;
+  };
+
+ private:
+  const Entry& find(const std::string& name) const;
+  at::Tensor assemble(const std::string& name, const std::vector<int64_t>& begin,
+                      const std::vector<int64_t>& extent, bool holes_are_zero) const;
+  std::span<const std::byte> bytes(const Item& item) const;
+
+  std::filesystem::path directory_;
+  std::vector<MappedFile> files_;
+  std::map<std::string, Entry> entries_;
+  std::map<std::string, Item> objects_;
+  std::map<std::string, TensorInfo> tensors_;
+};
+
+}  // namespace trestle

@@ -1,0 +1,238 @@
+#include "checkpoint/torch_save.h"
+
+#include <ATen/Functions.h>
+
+#include <cstring>
+
+#include "base/error.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/torch_dtype.h"
+
+namespace trestle {
+
+using Kind = PickleValue::Kind;
+
+namespace {
+
+constexpr std::string_view kRebuildV2 = "torch._utils._rebuild_tensor_v2";
+constexpr std::string_view kRebuildV3 = "torch._utils._rebuild_tensor_v3";
+constexpr std::string_view kUntypedStorage = "torch.storage.UntypedStorage";
+
+// A lone tensor needs the first kTensorNames of these; objects may also use the rest.
+constexpr std::string_view kNames[] = {
+    kRebuildV2,
+    kRebuildV3,
+    kUntypedStorage,
+    "collections.OrderedDict",
+    "torch.BFloat16Storage",
+    "torch.FloatStorage",
+    "torch.HalfStorage",
+    "torch.DoubleStorage",
+    "torch.LongStorage",
+    "torch.IntStorage",
+    "torch.ShortStorage",
+    "torch.CharStorage",
+    "torch.ByteStorage",
+    "torch.BoolStorage",
+    "torch.bfloat16",
+    "torch.float32",
+    "torch.float16",
+    "torch.float64",
+    "torch.int64",
+    "torch.int32",
+    "torch.int16",
+    "torch.int8",
+    "torch.uint8",
+    "torch.uint16",
+    "torch.uint32",
+    "torch.uint64",
+    "torch.bool",
+    "torch.float8_e4m3fn",
+    "torch.float8_e5m2",
+    // Plain Python values.
+    "torch.Size",
+    "__builtin__.set",
+    "__builtin__.frozenset",
+    "__builtin__.bytearray",
+    "builtins.set",
+    "builtins.frozenset",
+    "builtins.bytearray",
+    "_codecs.encode",
+    // Random states.
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+    // Megatron-LM's arguments and Transformer Engine 1.x's extra state.
+    "argparse.Namespace",
+    "megatron.core.enums.ModelType",
+    "megatron.core.transformer.enums.AttnBackend",
+    "_io.BytesIO",
+};
+constexpr size_t kTensorNames = 29;
+static_assert(kNames[kTensorNames - 1] == "torch.float8_e5m2");
+
+std::span<const std::string_view> names_for(SavedArchive::Holds holds) {
+  const std::span all(kNames);
+  return holds == SavedArchive::Holds::kTensor ? all.first(kTensorNames) : all;
+}
+
+ZipReader open_zip(std::span<const std::byte> bytes, const std::string& what) {
+  ZipReader zip(bytes, what);
+  if (zip.has("byteorder")) {
+    const auto order = zip.record("byteorder");
+    const std::string_view text(reinterpret_cast<const char*>(order.data()), order.size());
+    if (text != "little")
+      user_error("{}: byte order \"{}\"; only little is read", what, text.substr(0, 16));
+  }
+  return zip;
+}
+
+bool is_contiguous(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides) {
+  int64_t expected = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    if (shape[i] != 1 && strides[i] != expected) return false;
+    expected *= shape[i];
+  }
+  return true;
+}
+
+}  // namespace
+
+at::Tensor SavedTensor::clone() const {
+  at::Tensor out = at::empty(info.shape, info.dtype);
+  if (!data.empty()) std::memcpy(out.data_ptr(), data.data(), data.size());
+  return out;
+}
+
+SavedArchive::SavedArchive(std::span<const std::byte> bytes, Holds holds, std::string what)
+    : what_(std::move(what)),
+      zip_(open_zip(bytes, what_)),
+      pickle_(zip_.record("data.pkl"), names_for(holds), what_) {}
+
+bool SavedArchive::is_tensor(const PickleValue& value) {
+  return value.is_object(kRebuildV2) || value.is_object(kRebuildV3);
+}
+
+SavedTensor SavedArchive::tensor(const PickleValue& value) const {
+  const auto damaged = [&](std::string_view why) {
+    user_error("{}: a tensor is described wrongly: {}; the file is damaged", what_, why);
+  };
+  try {
+    if (!is_tensor(value)) user_error("found a {} where a tensor belongs", value.kind_name());
+    const bool v3 = value.is_object(kRebuildV3);
+    const auto arguments = value.items[1]->as_sequence();
+    if (arguments.size() < (v3 ? 7 : 6)) damaged("too few parts");
+    if (arguments[0]->kind != Kind::kPersistent) damaged("no storage");
+    const auto storage = arguments[0]->items[0]->as_sequence();
+    if (storage.size() != 5 || storage[1]->kind != Kind::kGlobal) damaged("no storage");
+    const std::string& storage_class = storage[1]->text;
+
+    std::optional<at::ScalarType> dtype;
+    int64_t storage_item = 1;
+    if (v3) {
+      if (arguments[6]->kind == Kind::kGlobal) dtype = dtype_of_name(arguments[6]->text);
+      if (storage_class != kUntypedStorage) damaged("a typed storage with a type of its own");
+    } else {
+      dtype = dtype_of_storage(std::string_view(storage_class).substr(storage_class.find('.') + 1));
+      if (dtype) storage_item = static_cast<int64_t>(c10::elementSize(*dtype));
+    }
+    if (!dtype) damaged("an element type we do not know");
+
+    SavedTensor out;
+    out.info = {*dtype, arguments[2]->as_ints()};
+    const std::vector<int64_t> strides = arguments[3]->as_ints();
+    const int64_t offset = arguments[1]->as_int();
+    const auto data = zip_.record("data/" + storage[2]->as_string());
+    const auto size = static_cast<int64_t>(data.size());
+    const int64_t numel = storage[4]->as_int();
+    if (numel < 0 || numel > size || numel * storage_item != size) {
+      damaged(fmt::format("its storage should have {} elements and has {} bytes", numel, size));
+    }
+    const std::optional<uint64_t> bytes = byte_size(out.info);
+    if (!bytes || *bytes > data.size()) damaged("it is larger than its storage");
+    if (strides.size() != out.info.shape.size() || offset < 0 || offset > size)
+      damaged("its strides");
+    if (*bytes == 0) return out;
+
+    // The last element must lie inside; 128 bits, so that no product wraps around.
+    const auto item = static_cast<int64_t>(c10::elementSize(*dtype));
+    __int128 last = offset;
+    for (size_t i = 0; i < strides.size(); ++i) {
+      if (strides[i] < 0 || strides[i] > size) damaged("its strides");
+      last += static_cast<__int128>(out.info.shape[i] - 1) * strides[i];
+    }
+    if (last >= size / item) damaged("it reaches beyond its storage");
+    if (is_contiguous(out.info.shape, strides)) {
+      out.data = data.subspan(static_cast<size_t>(offset * item), *bytes);
+      return out;
+    }
+    at::Tensor whole = at::empty({size / item}, *dtype);
+    std::memcpy(whole.data_ptr(), data.data(), static_cast<size_t>(size / item * item));
+    out.owner = whole.as_strided(out.info.shape, strides, offset).contiguous();
+    out.data = {static_cast<const std::byte*>(out.owner.const_data_ptr()), *bytes};
+    return out;
+  } catch (const UserError& error) {
+    if (std::string_view(error.what()).starts_with(what_)) throw;
+    user_error("{}: {}", what_, error.what());
+  }
+}
+
+Json SavedArchive::json() const {
+  try {
+    return to_json(root(), [this](const PickleValue& value) -> std::optional<Json> {
+      if (!is_tensor(value)) return std::nullopt;
+      const SavedTensor saved = tensor(value);
+      if (saved.data.size() != c10::elementSize(saved.info.dtype)) return Json("<tensor>");
+      const at::Tensor whole = saved.clone();
+      if (whole.scalar_type() == at::kBool) return Json(whole.item<bool>());
+      if (whole.is_floating_point()) return Json(whole.item<double>());
+      return Json(whole.item<int64_t>());
+    });
+  } catch (const UserError& error) {
+    if (std::string_view(error.what()).starts_with(what_)) throw;
+    user_error("{}: {}", what_, error.what());
+  }
+}
+
+void SavedArchiveWriter::tensor(const at::Tensor& tensor) {
+  const std::string storage = storage_class_name(tensor.scalar_type());
+  const bool v3 = storage.empty();
+  const at::Tensor data = tensor.detach().cpu().contiguous();
+  const auto numel = static_cast<int64_t>(v3 ? data.nbytes() : data.numel());
+  pickle_.global("torch._utils", v3 ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2").mark();
+  pickle_.mark().string("storage");
+  if (v3) {
+    pickle_.global("torch.storage", "UntypedStorage");
+  } else {
+    pickle_.global("torch", storage);
+  }
+  pickle_.string(std::to_string(storages_.size()))
+      .string("cpu")
+      .integer(numel)
+      .tuple()
+      .persistent();
+  pickle_.integer(0).integers(data.sizes()).integers(data.strides()).boolean(false);
+  pickle_.global("collections", "OrderedDict").empty_tuple().reduce();
+  if (v3) pickle_.global("torch", dtype_name(tensor.scalar_type()));
+  pickle_.tuple().reduce();
+  storages_.push_back(data);
+}
+
+uint64_t SavedArchiveWriter::write(OutputFile& file) {
+  const std::string pickle = pickle_.finish();
+  const auto text = [](std::string_view bytes) { return std::as_bytes(std::span(bytes)); };
+  std::vector<ZipRecord> records = {{root_ + "/data.pkl", text(pickle)},
+                                    {root_ + "/byteorder", text("little")}};
+  for (size_t i = 0; i < storages_.size(); ++i) {
+    records.push_back(
+        {fmt::format("{}/data/{}", root_, i),
+         {static_cast<const std::byte*>(storages_[i].const_data_ptr()), storages_[i].nbytes()}});
+  }
+  records.push_back({root_ + "/version", text("3\n")});
+  return write_zip(file, records);
+}
+
+}  // namespace trestle

@@ -1,0 +1,108 @@
+#include "model/decoder.h"
+
+#include <ATen/ATen.h>
+
+namespace trestle {
+
+SelfAttention::SelfAttention(const TextConfig& config, const Build& build)
+    : heads_per_group_(config.num_attention_heads / config.num_query_groups),
+      head_dim_(config.head_dim) {
+  const auto layout = FusedLayout::qkv(config.num_query_groups, heads_per_group_, head_dim_);
+  linear_qkv = register_module(
+      "linear_qkv",
+      std::make_shared<NormLinear>(config.hidden_size,
+                                   config.num_query_groups * (heads_per_group_ + 2) * head_dim_,
+                                   config.rms_norm_eps, build, layout));
+  linear_proj = register_module(
+      "linear_proj", std::make_shared<Linear>(config.num_attention_heads * head_dim_,
+                                              config.hidden_size, build));
+}
+
+at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& context,
+                                  size_t layer) const {
+  const int64_t N = heads_per_group_;
+  const at::Tensor qkv_TGMH =
+      linear_qkv->forward(x_TD).view({x_TD.size(0), -1, N + 2, head_dim_});
+  const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), context.rotation);
+  at::Tensor q_TGNH = qk.narrow(2, 0, N);
+  if (context.query_scale.defined()) q_TGNH = q_TGNH * context.query_scale;
+  const at::Tensor k_TGH = qk.select(2, N);
+  const at::Tensor v_TGH = qkv_TGMH.select(2, N + 1);
+  return linear_proj->forward(
+      context.cache == nullptr
+          ? causal_attention(q_TGNH, k_TGH, v_TGH, context.packing)
+          : cached_attention(q_TGNH, k_TGH, v_TGH, context.packing, *context.cache, layer));
+}
+
+Mlp::Mlp(const TextConfig& config, const Build& build) {
+  linear_fc1 = register_module(
+      "linear_fc1",
+      std::make_shared<NormLinear>(config.hidden_size, 2 * config.intermediate_size,
+                                   config.rms_norm_eps, build, FusedLayout::gate_up()));
+  linear_fc2 = register_module("linear_fc2", std::make_shared<Linear>(config.intermediate_size,
+                                                                      config.hidden_size, build));
+}
+
+at::Tensor Mlp::forward(const at::Tensor& x_TD) const {
+  const auto gate_up = linear_fc1->forward(x_TD).chunk(2, -1);
+  return linear_fc2->forward(swiglu(gate_up[0], gate_up[1]));
+}
+
+DecoderLayer::DecoderLayer(const TextConfig& config, const Build& build) {
+  self_attention = register_module("self_attention", std::make_shared<SelfAttention>(config, build));
+  mlp = register_module("mlp", std::make_shared<Mlp>(config, build));
+}
+
+at::Tensor DecoderLayer::forward(const at::Tensor& x_TD, const LayerContext& context,
+                                 size_t layer) const {
+  const at::Tensor attended_TD = x_TD + self_attention->forward(x_TD, context, layer);
+  return attended_TD + mlp->forward(attended_TD);
+}
+
+LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
+    : config_(config), frequencies_(rope_frequencies(config.rope, config.head_dim)) {
+  // Plain modules give Megatron's names: embedding.word_embeddings.weight, decoder.layers.N, ...
+  auto embedding = register_module("embedding", std::make_shared<torch::nn::Module>());
+  auto words = embedding->register_module("word_embeddings", std::make_shared<torch::nn::Module>());
+  word_embeddings_ =
+      words->register_parameter("weight", build.empty({config.vocab_size, config.hidden_size}));
+  auto decoder = register_module("decoder", std::make_shared<torch::nn::Module>());
+  auto list = decoder->register_module("layers", std::make_shared<torch::nn::Module>());
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    layers_.push_back(list->register_module(std::to_string(i),
+                                            std::make_shared<DecoderLayer>(config, build)));
+  }
+  final_layernorm_ = decoder->register_module(
+      "final_layernorm", std::make_shared<RmsNorm>(config.hidden_size, config.rms_norm_eps, build));
+  if (!config.tie_word_embeddings) {
+    output_layer_ = register_module(
+        "output_layer", std::make_shared<Linear>(config.hidden_size, config.vocab_size, build));
+  }
+}
+
+at::Tensor LanguageModel::embed(const at::Tensor& ids_T) const {
+  return at::embedding(word_embeddings_, ids_T);
+}
+
+LayerContext LanguageModel::context(const at::Tensor& positions_T, const Packing& packing,
+                                    KvCache* cache, at::ScalarType dtype) const {
+  LayerContext context{text_rotation(frequencies_, positions_T, dtype), {}, packing, cache};
+  if (config_.rope.llama_4_scaling_beta) {
+    context.query_scale =
+        llama_4_query_scale(config_.rope, positions_T, dtype).view({-1, 1, 1, 1});
+  }
+  return context;
+}
+
+at::Tensor LanguageModel::layers(at::Tensor x_TD, size_t first, size_t last,
+                                 const LayerContext& context) const {
+  for (size_t i = first; i < last; ++i) x_TD = layers_[i]->forward(x_TD, context, i);
+  return x_TD;
+}
+
+at::Tensor LanguageModel::head(const at::Tensor& x_TD) const {
+  const at::Tensor normed = final_norm(x_TD);
+  return output_layer_ ? output_layer_->forward(normed) : at::linear(normed, word_embeddings_);
+}
+
+}  // namespace trestle

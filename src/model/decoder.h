@@ -1,0 +1,81 @@
+// The language tower: embedding, decoder layers, final norm and head, with Megatron's names throughout.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <vector>
+
+#include "model/attention.h"
+#include "model/config.h"
+#include "model/layers.h"
+#include "model/rope.h"
+
+namespace trestle {
+
+/// What all layers of one forward share.
+struct LayerContext {
+  Rotation rotation;
+  /// [T, 1, 1, 1], or undefined without Llama-4 scaling.
+  at::Tensor query_scale;
+  Packing packing;
+  KvCache* cache = nullptr;
+};
+
+class SelfAttention : public torch::nn::Module {
+ public:
+  SelfAttention(const TextConfig& config, const Build& build);
+  at::Tensor forward(const at::Tensor& x_TD, const LayerContext& context, size_t layer) const;
+
+  std::shared_ptr<NormLinear> linear_qkv;
+  std::shared_ptr<Linear> linear_proj;
+
+ private:
+  int64_t heads_per_group_, head_dim_;
+};
+
+class Mlp : public torch::nn::Module {
+ public:
+  Mlp(const TextConfig& config, const Build& build);
+  at::Tensor forward(const at::Tensor& x_TD) const;
+
+  std::shared_ptr<NormLinear> linear_fc1;
+  std::shared_ptr<Linear> linear_fc2;
+};
+
+class DecoderLayer : public torch::nn::Module {
+ public:
+  DecoderLayer(const TextConfig& config, const Build& build);
+  at::Tensor forward(const at::Tensor& x_TD, const LayerContext& context, size_t layer) const;
+
+  std::shared_ptr<SelfAttention> self_attention;
+  std::shared_ptr<Mlp> mlp;
+};
+
+class LanguageModel : public torch::nn::Module {
+ public:
+  LanguageModel(const TextConfig& config, const Build& build);
+
+  /// int64 [T] -> [T, D].
+  at::Tensor embed(const at::Tensor& ids_T) const;
+  LayerContext context(const at::Tensor& positions_T, const Packing& packing, KvCache* cache,
+                       at::ScalarType dtype) const;
+  /// Runs decoder layers first .. last-1.
+  at::Tensor layers(at::Tensor x_TD, size_t first, size_t last, const LayerContext& context) const;
+  /// Final norm and head: [T, D] -> logits [T, V]. Rows are independent: pass only those that are needed.
+  at::Tensor head(const at::Tensor& x_TD) const;
+  at::Tensor final_norm(const at::Tensor& x_TD) const { return final_layernorm_->forward(x_TD); }
+  size_t num_layers() const { return layers_.size(); }
+  const at::Tensor& word_embeddings() const { return word_embeddings_; }
+
+ private:
+  TextConfig config_;
+  RopeFrequencies frequencies_;
+  at::Tensor word_embeddings_;
+  std::vector<std::shared_ptr<DecoderLayer>> layers_;
+  std::shared_ptr<RmsNorm> final_layernorm_;
+  // Null when the embedding is the head's weight too.
+  std::shared_ptr<Linear> output_layer_;
+};
+
+}  // namespace trestle

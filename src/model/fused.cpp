@@ -1,0 +1,56 @@
+#include "model/fused.h"
+
+#include <ATen/ATen.h>
+
+namespace trestle {
+
+std::vector<std::string> FusedLayout::parts() const {
+  switch (kind) {
+    case Kind::kQkv:
+      return {"q_proj", "k_proj", "v_proj"};
+    case Kind::kGateUp:
+      return {"gate_proj", "up_proj"};
+    case Kind::kPlain:
+      break;
+  }
+  return {};
+}
+
+int64_t FusedLayout::part_size(size_t index, int64_t total) const {
+  switch (kind) {
+    case Kind::kQkv:
+      return groups * head_dim * (index == 0 ? heads_per_group : 1);
+    case Kind::kGateUp:
+      return total / 2;
+    case Kind::kPlain:
+      break;
+  }
+  return total;
+}
+
+at::Tensor FusedLayout::fuse(const std::vector<at::Tensor>& separate, int64_t dim) const {
+  TORCH_CHECK(separate.size() == parts().size(), "fuse takes ", parts().size(), " tensors, got ",
+              separate.size());
+  if (dim < 0) dim += separate[0].dim();
+  if (kind == Kind::kGateUp) return at::cat(separate, dim);
+  std::vector<at::Tensor> grouped;
+  for (const at::Tensor& part : separate) grouped.push_back(part.unflatten(dim, {groups, -1}));
+  return at::cat(grouped, dim + 1).flatten(dim, dim + 1);
+}
+
+std::vector<at::Tensor> FusedLayout::split(const at::Tensor& fused, int64_t dim) const {
+  if (dim < 0) dim += fused.dim();
+  std::vector<at::Tensor> separate;
+  if (kind == Kind::kGateUp) {
+    separate = fused.chunk(2, dim);
+  } else {
+    TORCH_CHECK(kind == Kind::kQkv, "a plain projection has no parts");
+    separate = fused.unflatten(dim, {groups, (heads_per_group + 2) * head_dim})
+                   .split_with_sizes({heads_per_group * head_dim, head_dim, head_dim}, dim + 1);
+    for (at::Tensor& part : separate) part = part.flatten(dim, dim + 1);
+  }
+  for (at::Tensor& part : separate) part = part.contiguous();
+  return separate;
+}
+
+}  // namespace trestle

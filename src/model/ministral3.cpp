@@ -1,0 +1,99 @@
+#include "model/ministral3.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+
+#include "base/error.h"
+
+namespace trestle {
+
+ModelInput ModelInput::make(at::Tensor ids_T, std::vector<int64_t> lengths,
+                            std::vector<at::Tensor> images_CHW) {
+  Packing packing(std::move(lengths));
+  at::Tensor positions_T = packing.positions().to(ids_T.device());
+  return {std::move(ids_T), std::move(positions_T), std::move(packing), std::move(images_CHW)};
+}
+
+Ministral3::Ministral3(const ModelConfig& config, const Build& build)
+    : config_(config), build_(build) {
+  language_model_ =
+      register_module("language_model", std::make_shared<LanguageModel>(config.text, build));
+  if (!config.vision) return;
+  const auto& features = config.projector.vision_feature_layers;
+  if (features.size() != 1) {
+    // transformers' own projector cannot run these: its norm has the width of one layer.
+    user_error("vision_feature_layer names {} layers; one is supported", features.size());
+  }
+  vision_tower_ = register_module(
+      "vision_tower", std::make_shared<VisionTower>(*config.vision, features.front(), build));
+  projector_ = register_module("multi_modal_projector", std::make_shared<Projector>(config, build));
+}
+
+at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW) const {
+  if (!vision_tower_) user_error("this model has no vision tower; it takes no images");
+  const auto [patches_PD, grid] = vision_tower_->patches(images_CHW);
+  return projector_->forward(vision_tower_->forward(patches_PD, grid), grid);
+}
+
+at::Tensor Ministral3::embed(const ModelInput& input) const {
+  at::Tensor x_TD = language_model_->embed(input.ids_T);
+  if (input.images_CHW.empty()) return x_TD;
+  const at::Tensor at_T = input.ids_T.eq(config_.image_token_id).nonzero().view({-1});
+  const at::Tensor features = image_features(input.images_CHW).to(x_TD.scalar_type());
+  if (at_T.size(0) != features.size(0)) {
+    user_error("the prompt has {} image tokens but the {} images have {} features", at_T.size(0),
+               input.images_CHW.size(), features.size(0));
+  }
+  return x_TD.index_copy(0, at_T, features);
+}
+
+at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
+                                   KvCache* cache) const {
+  const LayerContext context = language_model_->context(input.positions_T, input.packing, cache,
+                                                        embedded_TD.scalar_type());
+  at::Tensor x_TD =
+      language_model_->layers(embedded_TD, 0, language_model_->num_layers(), context);
+  if (cache != nullptr) cache->advance(input.packing.lengths());
+  return x_TD;
+}
+
+at::Tensor Ministral3::hidden(const ModelInput& input, KvCache* cache) const {
+  return hidden_from(embed(input), input, cache);
+}
+
+at::Tensor Ministral3::logits(const ModelInput& input, KvCache* cache) const {
+  return language_model_->head(hidden(input, cache));
+}
+
+std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
+                                                    const at::Tensor& labels_T) const {
+  const at::Tensor targets_T = labels_T.ne(-100).nonzero().view({-1});
+  const at::Tensor rows = hidden(input).index_select(0, targets_T);
+  const at::Tensor logits = language_model_->head(rows).to(at::kFloat);
+  const at::Tensor loss = at::cross_entropy_loss(logits, labels_T.index_select(0, targets_T),
+                                                 /*weight=*/{}, at::Reduction::Sum);
+  return {loss, targets_T.size(0)};
+}
+
+void Ministral3::initialize(uint64_t seed, double std) {
+  const at::NoGradGuard no_grad;
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  const double depth = std::sqrt(2.0 * static_cast<double>(language_model_->num_layers()));
+  for (const auto& entry : named_parameters()) {
+    const std::string& name = entry.key();
+    at::Tensor parameter = entry.value();
+    const auto ends_with = [&](const char* suffix) { return name.ends_with(suffix); };
+    if (ends_with("bias")) {
+      parameter.zero_();
+    } else if (parameter.dim() == 1) {
+      parameter.fill_(1);
+    } else {
+      const bool output = ends_with("linear_proj.weight") || ends_with("linear_fc2.weight");
+      parameter.copy_(at::normal(0.0, output ? std / depth : std, parameter.sizes(), generator));
+    }
+  }
+}
+
+}  // namespace trestle

@@ -1,0 +1,67 @@
+// The whole model: images and token ids in, logits or a loss out. `named_parameters()` are Megatron's names.
+// Called by train, generate and the bridge's loader.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <vector>
+
+#include "model/decoder.h"
+#include "model/vision.h"
+
+namespace trestle {
+
+/// Packed sequences and the pictures whose features stand at their image tokens, in order of appearance.
+struct ModelInput {
+  at::Tensor ids_T;
+  /// Positions within each sequence, int64 [T].
+  at::Tensor positions_T;
+  Packing packing;
+  /// Normalised pixels [C, H, W], sides multiples of patch * merge.
+  std::vector<at::Tensor> images_CHW;
+
+  static ModelInput make(at::Tensor ids_T, std::vector<int64_t> lengths,
+                         std::vector<at::Tensor> images_CHW = {});
+};
+
+class Ministral3 : public torch::nn::Module {
+ public:
+  explicit Ministral3(const ModelConfig& config, const Build& build = {});
+
+  /// Embeddings of the ids, with image features in place of the image tokens: [T, D].
+  /// Throws UserError when ids and images disagree in number.
+  at::Tensor embed(const ModelInput& input) const;
+  /// One feature per image token, image after image: [tokens, D].
+  at::Tensor image_features(const std::vector<at::Tensor>& images_CHW) const;
+  /// Embedding and all decoder layers, before the final norm: [T, D].
+  at::Tensor hidden(const ModelInput& input, KvCache* cache = nullptr) const;
+  /// Hidden states of the decoder from embeddings made beforehand.
+  at::Tensor hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
+                         KvCache* cache = nullptr) const;
+  /// hidden() and the head on every row: [T, V].
+  at::Tensor logits(const ModelInput& input, KvCache* cache = nullptr) const;
+
+  /// Sum over the targets of -log p(target), fp32 scalar, and their number. labels_T int64 [T], -100 where there is no
+  /// target, already shifted: labels[t] is what follows token t. Logits are made only where there is a target.
+  std::pair<at::Tensor, int64_t> loss_sum(const ModelInput& input, const at::Tensor& labels_T) const;
+
+  /// Random weights: normal of `std`, output projections smaller with depth, norms 1, biases 0.
+  void initialize(uint64_t seed, double std = 0.02);
+
+  const ModelConfig& config() const { return config_; }
+  const Build& build() const { return build_; }
+  LanguageModel& language_model() const { return *language_model_; }
+  /// Null for text-only models.
+  VisionTower* vision_tower() const { return vision_tower_.get(); }
+  Projector* projector() const { return projector_.get(); }
+
+ private:
+  ModelConfig config_;
+  Build build_;
+  std::shared_ptr<LanguageModel> language_model_;
+  std::shared_ptr<VisionTower> vision_tower_;
+  std::shared_ptr<Projector> projector_;
+};
+
+}  // namespace trestle

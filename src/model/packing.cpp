@@ -1,0 +1,45 @@
+#include "model/packing.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace trestle {
+
+Packing::Packing(std::vector<int64_t> lengths) : lengths_(std::move(lengths)) {
+  for (const int64_t length : lengths_) {
+    TORCH_CHECK(length > 0, "a packed sequence has no tokens");
+    tokens_ += length;
+    longest_ = std::max(longest_, length);
+  }
+  if (uniform()) return;
+  std::vector<int64_t> gather, scatter;
+  int64_t start = 0;
+  for (int64_t b = 0; b < sequences(); ++b) {
+    const int64_t length = lengths_[static_cast<size_t>(b)];
+    for (int64_t i = 0; i < longest_; ++i) gather.push_back(start + std::min(i, length - 1));
+    for (int64_t i = 0; i < length; ++i) scatter.push_back(b * longest_ + i);
+    start += length;
+  }
+  gather_ = at::tensor(gather, at::kLong);
+  scatter_ = at::tensor(scatter, at::kLong);
+}
+
+at::Tensor Packing::pad(const at::Tensor& packed) const {
+  const at::Tensor rows =
+      uniform() ? packed : packed.index_select(0, gather_.to(packed.device()));
+  return rows.unflatten(0, {sequences(), longest_});
+}
+
+at::Tensor Packing::unpad(const at::Tensor& padded) const {
+  const at::Tensor rows = padded.flatten(0, 1);
+  return uniform() ? rows : rows.index_select(0, scatter_.to(padded.device()));
+}
+
+at::Tensor Packing::positions() const {
+  std::vector<at::Tensor> parts;
+  for (const int64_t length : lengths_) parts.push_back(at::arange(length, at::kLong));
+  return at::cat(parts);
+}
+
+}  // namespace trestle

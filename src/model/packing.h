@@ -1,0 +1,38 @@
+// Several sequences, one after another without padding, as one list of T tokens: what every layer but attention sees.
+// Made by data/batch and generate; read by attention.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace trestle {
+
+class Packing {
+ public:
+  Packing() = default;
+  explicit Packing(std::vector<int64_t> lengths);
+
+  const std::vector<int64_t>& lengths() const { return lengths_; }
+  int64_t sequences() const { return static_cast<int64_t>(lengths_.size()); }
+  int64_t tokens() const { return tokens_; }
+  int64_t longest() const { return longest_; }
+  bool uniform() const { return longest_ * sequences() == tokens_; }
+
+  /// [T, ...] -> [B, longest, ...], padded on the right (with arbitrary rows).
+  at::Tensor pad(const at::Tensor& packed) const;
+  /// The reverse: [B, longest, ...] -> [T, ...].
+  at::Tensor unpad(const at::Tensor& padded) const;
+  /// 0 .. length-1 of each sequence, int64 [T].
+  at::Tensor positions() const;
+
+ private:
+  std::vector<int64_t> lengths_;
+  int64_t tokens_ = 0;
+  int64_t longest_ = 0;
+  // Where padded rows come from and packed rows go; empty when uniform.
+  at::Tensor gather_, scatter_;
+};
+
+}  // namespace trestle
