@@ -68,7 +68,10 @@ TEST_P(ModelGolden, LossAndGradients) {
     at::Tensor gradient = parameters[mapping.megatron].grad();
     // Layers above the feature layer do not run; transformers runs them for nothing.
     if (!gradient.defined()) {
-      for (const std::string& name : mapping.hf) EXPECT_FALSE(wanted_of.contains(name)) << name;
+      for (const std::string& name : mapping.hf) {
+        EXPECT_EQ(wanted_of.at(name).abs().max().item<float>(), 0) << name;
+        ++compared;
+      }
       continue;
     }
     const auto parts = mapping.hf.size() > 1 ? mapping.layout.split(gradient, 0)

@@ -77,6 +77,18 @@ void load_weights(Ministral3& model, const TensorSource& megatron) {
   }
 }
 
+ModelTensors::ModelTensors(const Ministral3& model, at::ScalarType dtype) : dtype_(dtype) {
+  for (const auto& entry : model.named_parameters()) {
+    if (entry.key().find(".adapter.") != std::string::npos) continue;
+    parameters_[entry.key()] = entry.value().detach();
+    tensors_[entry.key()] = {dtype, entry.value().sizes().vec()};
+  }
+}
+
+at::Tensor ModelTensors::read(const std::string& name) const {
+  return parameters_.at(name).to(dtype_).contiguous();
+}
+
 std::shared_ptr<Ministral3> load_model(const OpenCheckpoint& checkpoint, const Build& build) {
   auto model = std::make_shared<Ministral3>(checkpoint.config(), build);
   load_weights(*model, checkpoint.weights());

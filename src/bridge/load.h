@@ -46,6 +46,20 @@ class OpenCheckpoint {
 /// or has another shape; a padded vocabulary is cut.
 void load_weights(Ministral3& model, const TensorSource& megatron);
 
+/// A model in memory as a source, its floating-point tensors cast to `dtype`: what writers take. Adapters are not part of
+/// it; merge them first.
+class ModelTensors : public TensorSource {
+ public:
+  ModelTensors(const Ministral3& model, at::ScalarType dtype);
+  const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
+  at::Tensor read(const std::string& name) const override;
+
+ private:
+  std::map<std::string, at::Tensor> parameters_;
+  std::map<std::string, TensorInfo> tensors_;
+  at::ScalarType dtype_;
+};
+
 /// Opens, builds and fills.
 std::shared_ptr<Ministral3> load_model(const OpenCheckpoint& checkpoint, const Build& build);
 

@@ -56,6 +56,12 @@ bool is_ignored(std::string_view name) {
   return false;
 }
 
+// A name from an index may be too long to ask for; that is no such file either.
+bool present(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
 bool is_float8(at::ScalarType dtype) {
   return c10::elementSize(dtype) == 1 && at::isFloatingType(dtype);
 }
@@ -134,12 +140,12 @@ HfCheckpoint::HfCheckpoint(const fs::path& directory) : directory_(directory) {
 }
 
 void HfCheckpoint::open_shards() {
-  if (fs::exists(directory_ / kSingleFile)) {
+  if (present(directory_ / kSingleFile)) {
     files_.push_back(std::make_unique<SafetensorsFile>(directory_ / kSingleFile));
     return;
   }
   const fs::path index_path = directory_ / kIndexFile;
-  if (!fs::exists(index_path)) {
+  if (!present(index_path)) {
     user_error("{} holds neither {} nor {}; is the download complete?", directory_.string(),
                kSingleFile, kIndexFile);
   }
@@ -147,7 +153,7 @@ void HfCheckpoint::open_shards() {
   std::map<std::string, const SafetensorsFile*> opened;
   for (const auto& [name, shard] : shard_of) {
     if (opened.contains(shard)) continue;
-    if (!fs::exists(directory_ / shard)) {
+    if (!present(directory_ / shard)) {
       user_error("{}: tensor {} should lie in {}, which does not exist", index_path.string(), name,
                  shard);
     }

@@ -181,11 +181,10 @@ void MegatronWriter::commit() {
   copy_tokenizer();
   // Its presence says that everything else is there.
   write_text(directory_.path() / "metadata.json",
-             R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1, )"
-             R"("common_backend": "torch", "common_backend_version": 1})");
+             R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})");
   directory_.commit();
   copy_to(output_.run / iteration_name(output_.iteration) / "train_state.pt",
-            output_.run / "latest_train_state.pt");
+          output_.run / "latest_train_state.pt");
   write_text(output_.run / "latest_checkpointed_iteration.txt", std::to_string(output_.iteration));
 }
 

@@ -37,16 +37,19 @@ at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW)
   return projector_->forward(vision_tower_->forward(patches_PD, grid), grid);
 }
 
-at::Tensor Ministral3::embed(const ModelInput& input) const {
-  at::Tensor x_TD = language_model_->embed(input.ids_T);
-  if (input.images_CHW.empty()) return x_TD;
-  const at::Tensor at_T = input.ids_T.eq(config_.image_token_id).nonzero().view({-1});
-  const at::Tensor features = image_features(input.images_CHW).to(x_TD.scalar_type());
-  if (at_T.size(0) != features.size(0)) {
-    user_error("the prompt has {} image tokens but the {} images have {} features", at_T.size(0),
-               input.images_CHW.size(), features.size(0));
+at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features) const {
+  const at::Tensor x_TD = language_model_->embed(ids_T);
+  const at::Tensor places = ids_T.eq(config_.image_token_id).nonzero().view({-1});
+  if (places.size(0) != features.size(0)) {
+    user_error("the prompt has {} image tokens but its images have {} features", places.size(0),
+               features.size(0));
   }
-  return x_TD.index_copy(0, at_T, features);
+  return x_TD.index_copy(0, places, features.to(x_TD.scalar_type()));
+}
+
+at::Tensor Ministral3::embed(const ModelInput& input) const {
+  if (input.images_CHW.empty()) return language_model_->embed(input.ids_T);
+  return embed(input.ids_T, image_features(input.images_CHW));
 }
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,

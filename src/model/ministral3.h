@@ -32,6 +32,8 @@ class Ministral3 : public torch::nn::Module {
   /// Embeddings of the ids, with image features in place of the image tokens: [T, D].
   /// Throws UserError when ids and images disagree in number.
   at::Tensor embed(const ModelInput& input) const;
+  /// The same from features made beforehand: [tokens, D], image after image.
+  at::Tensor embed(const at::Tensor& ids_T, const at::Tensor& features) const;
   /// One feature per image token, image after image: [tokens, D].
   at::Tensor image_features(const std::vector<at::Tensor>& images_CHW) const;
   /// Embedding and all decoder layers, before the final norm: [T, D].

@@ -1,0 +1,204 @@
+// `trestle demo`: the whole main job on the embedded model and data. No network, no GPU; every number it prints is measured.
+#include <ATen/Parallel.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <ctime>
+#include <fstream>
+#include <memory>
+#include <thread>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "bridge/convert.h"
+#include "cli/commands.h"
+#include "cli/demo_report.h"
+#include "generate/stop.h"
+#include "train/recipes.h"
+
+namespace trestle {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct DemoFlags {
+  std::string assets, output = "out/demo", report = "demo_report.html";
+  int64_t steps = 0;
+  double min_field = 0, min_whole = 0, max_before = 1;
+};
+
+// assets/demo beside the source tree that the program was built in: build/PRESET/trestle -> ../../assets/demo.
+fs::path find_assets(const std::string& given) {
+  const fs::path path =
+      given.empty() ? fs::read_symlink("/proc/self/exe").parent_path().parent_path().parent_path() / "assets/demo"
+                    : fs::path(given);
+  require_directory(path / "model", "demo model (--assets)");
+  require_directory(path / "data", "demo data (--assets)");
+  return path;
+}
+
+class Demo {
+ public:
+  explicit Demo(const DemoFlags& flags)
+      : flags_(flags), assets_(find_assets(flags.assets)), work_(flags.output), data_(assets_ / "data") {}
+
+  void run() {
+    std::error_code error;
+    fs::remove_all(work_, error);
+    fs::create_directories(work_, error);
+    if (error) machine_error("cannot create --output {}: {}", work_.string(), error.message());
+    report_.machine = fmt::format("{} threads on {} cores, fp32", at::get_num_threads(),
+                                  std::thread::hardware_concurrency());
+    const std::time_t now = std::time(nullptr);
+    char date[32];
+    std::strftime(date, sizeof(date), "%Y-%m-%d %H:%M", std::localtime(&now));
+    report_.date = date;
+
+    const fs::path megatron = work_ / "megatron", hf = work_ / "hf";
+    stage("import to Megatron", [&] { import_checkpoint(assets_ / "model", megatron); });
+    const OpenCheckpoint base(megatron);
+    const Processor processor(base.assets());
+    const auto test = make_dataset("make_cord_v2_dataset", data_, "test");
+    stage("evaluate before", [&] {
+      const auto model = load_model(base, {at::kFloat, at::kCPU});
+      model->eval();
+      report_.before = score(*model, processor, *test);
+    });
+    stage("fine-tune with LoRA", [&] { finetune(megatron); });
+    stage("evaluate after", [&] {
+      trainer_->model().eval();
+      report_.after = score(trainer_->model(), processor, *test);
+    });
+    stage("merge and export to HF", [&] {
+      merge_adapters(trainer_->model());
+      const ModelTensors tensors(trainer_->model(), at::kBFloat16);
+      write_hf(tensors, base.config(), base.config_json(), base.side_files(), hf);
+    });
+    trainer_.reset();
+    stage("generate from the export", [&] { generate(hf, *test); });
+    choose_receipts(*test);
+    write_demo_report(flags_.report, report_);
+    fmt::print("fields right {:.1f} % -> {:.1f} %, whole receipts {:.1f} % -> {:.1f} % of {}; see {}\n",
+               100 * report_.before.field_accuracy(), 100 * report_.after.field_accuracy(),
+               100 * report_.before.whole_accuracy(), 100 * report_.after.whole_accuracy(),
+               report_.after.answers.size(), flags_.report);
+    check();
+  }
+
+ private:
+  template <class Action>
+  void stage(const std::string& name, const Action& action) {
+    fmt::print("== {}\n", name);
+    std::fflush(stdout);
+    const auto start = std::chrono::steady_clock::now();
+    action();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    fmt::print("   {:.1f} s\n", seconds);
+    std::fflush(stdout);
+    report_.stages.push_back({name, seconds});
+  }
+
+  static Evaluation score(const Ministral3& model, const Processor& processor, const Dataset& test) {
+    const Evaluation result = evaluate(model, processor, test, {.batch_size = 40, .max_new_tokens = 320});
+    fmt::print("   fields right {:.1f} %, whole receipts {:.1f} % of {}\n", 100 * result.field_accuracy(),
+               100 * result.whole_accuracy(), result.answers.size());
+    return result;
+  }
+
+  void finetune(const fs::path& base) {
+    TrainConfig config = demo_config();
+    config.checkpoint.pretrained_checkpoint = base.string();
+    config.checkpoint.save = (work_ / "run").string();
+    config.dataset.path_or_dataset = data_.string();
+    config.logger.log_interval = 10;
+    if (flags_.steps > 0) config.train.train_iters = flags_.steps;
+    trainer_ = std::make_unique<Trainer>(config);
+    for (const at::Tensor& parameter : trainer_->model().parameters()) {
+      report_.total += parameter.numel();
+      if (parameter.requires_grad()) report_.trainable += parameter.numel();
+    }
+    report_.train_rows = make_dataset("make_cord_v2_dataset", data_, "train")->size();
+    trainer_->run([&](const StepMetrics& metrics) { report_.steps.push_back(metrics); });
+  }
+
+  static std::string picture(const Dataset& data, int64_t row) {
+    const Conversation conversation = data.row(row);
+    for (const Part& part : conversation.messages.front().parts) {
+      if (part.image.bytes) return *part.image.bytes;
+    }
+    return {};
+  }
+
+  void generate(const fs::path& hf, const Dataset& test) {
+    const int64_t row = test.size() - 1;
+    report_.generated_for = picture(test, row);
+    write_text(work_ / "receipt.png", report_.generated_for);
+    const OpenCheckpoint checkpoint(hf);
+    const Processor processor(checkpoint.assets());
+    const auto model = load_model(checkpoint, {at::kFloat, at::kCPU});
+    model->eval();
+    Message user = text_message(Role::kUser, "Describe this image.");
+    user.parts.insert(user.parts.begin(), Part{.kind = Part::Kind::kImage});
+    user.parts.front().image.source = (work_ / "receipt.png").string();
+    SamplingOptions sampling;
+    sampling.max_new_tokens = 320;
+    StreamingDecoder decoder(processor.tokenizer());
+    fmt::print("   ");
+    const Generator generator(*model, stop_ids(processor.tokenizer()));
+    generator.generate({processor.process({{user}, nullptr}, Ending::kPrompt)}, sampling, [&](size_t, int64_t id) {
+      const std::string text = decoder.push(id);
+      report_.generated += text;
+      fmt::print("{}", text);
+    });
+    fmt::print("\n");
+  }
+
+  // All that are not wholly right, up to six, and as many that are.
+  void choose_receipts(const Dataset& test) {
+    for (const bool whole : {true, false}) {
+      int taken = 0;
+      for (size_t i = 0; i < report_.after.answers.size() && taken < 6; ++i) {
+        const ScoredAnswer& after = report_.after.answers[i];
+        if (after.whole() != whole) continue;
+        report_.receipts.push_back(
+            {picture(test, after.row), test.ground_truth(after.row), report_.before.answers[i], after});
+        ++taken;
+      }
+    }
+  }
+
+  void check() const {
+    const auto require = [](bool holds, const char* what, double value, double bound) {
+      if (!holds) throw std::runtime_error(fmt::format("demo: {} {:.3f}, expected {:.3f}", what, value, bound));
+    };
+    require(report_.before.field_accuracy() <= flags_.max_before, "fields right before",
+            report_.before.field_accuracy(), flags_.max_before);
+    require(report_.after.field_accuracy() >= flags_.min_field, "fields right after", report_.after.field_accuracy(),
+            flags_.min_field);
+    require(report_.after.whole_accuracy() >= flags_.min_whole, "whole receipts right after",
+            report_.after.whole_accuracy(), flags_.min_whole);
+  }
+
+  DemoFlags flags_;
+  fs::path assets_, work_, data_;
+  std::unique_ptr<Trainer> trainer_;
+  DemoReport report_;
+};
+
+}  // namespace
+
+void add_demo(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("demo", "the whole main job on the embedded model and data");
+  auto flags = std::make_shared<DemoFlags>();
+  command->add_option("--assets", flags->assets, "directory with model/ and data/; default: that of the source tree");
+  command->add_option("--output", flags->output, "where checkpoints go; replaced")->capture_default_str();
+  command->add_option("--report", flags->report, "HTML page to write")->capture_default_str();
+  command->add_option("--steps", flags->steps, "fine-tuning steps; 0: the recipe's");
+  command->add_option("--min-field", flags->min_field, "fail unless this share of fields is right after");
+  command->add_option("--min-whole", flags->min_whole, "fail unless this share of receipts is wholly right after");
+  command->add_option("--max-before", flags->max_before, "fail if more fields than this share are right before");
+  command->callback([flags] { Demo(*flags).run(); });
+}
+
+}  // namespace trestle

@@ -1,0 +1,174 @@
+#include "cli/demo_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/file.h"
+#include "data/cord.h"
+
+namespace trestle {
+
+namespace {
+
+std::string base64(std::string_view bytes) {
+  constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    const auto byte = [&](size_t k) {
+      return i + k < bytes.size() ? static_cast<uint32_t>(static_cast<unsigned char>(bytes[i + k])) : 0u;
+    };
+    const uint32_t word = byte(0) << 16 | byte(1) << 8 | byte(2);
+    for (int k = 0; k < 4; ++k) {
+      const bool padding = i + static_cast<size_t>(k) > bytes.size();
+      out += padding ? '=' : kAlphabet[word >> (18 - 6 * k) & 63];
+    }
+  }
+  return out;
+}
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '&':
+        out += "&amp;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      default:
+        out += c;
+    }
+  }
+  return out;
+}
+
+std::string image(const std::string& png) {
+  return fmt::format("<img alt=\"receipt\" src=\"data:image/png;base64,{}\">", base64(png));
+}
+
+// Loss of each step on a logarithmic axis.
+std::string loss_curve(const std::vector<StepMetrics>& steps) {
+  constexpr double kWidth = 720, kHeight = 220, kLeft = 48, kBottom = 28, kTop = 10;
+  if (steps.empty()) return "";
+  double low = steps[0].loss, high = steps[0].loss;
+  for (const StepMetrics& each : steps) {
+    low = std::min(low, each.loss);
+    high = std::max(high, each.loss);
+  }
+  const double first = std::floor(std::log10(std::max(low, 1e-6)));
+  const double last = std::max(first + 1, std::ceil(std::log10(std::max(high, 1e-6))));
+  const auto x = [&](size_t i) {
+    return kLeft + (kWidth - kLeft - 8) * static_cast<double>(i) /
+                       static_cast<double>(std::max<size_t>(1, steps.size() - 1));
+  };
+  const auto y = [&](double loss) {
+    const double share = (std::log10(std::max(loss, 1e-6)) - first) / (last - first);
+    return kTop + (kHeight - kTop - kBottom) * (1 - share);
+  };
+  std::string svg = fmt::format("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"loss by step\">", kWidth, kHeight);
+  for (double power = first; power <= last; ++power) {
+    const double at = y(std::pow(10, power));
+    svg += fmt::format(
+        "<line class=\"grid\" x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\"/>"
+        "<text x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:g}</text>",
+        kLeft, kWidth - 8, at, kLeft - 6, at + 4, std::pow(10, power));
+  }
+  svg += "<polyline class=\"curve\" points=\"";
+  for (size_t i = 0; i < steps.size(); ++i) svg += fmt::format("{:.1f},{:.1f} ", x(i), y(steps[i].loss));
+  svg += fmt::format("\"/><text x=\"{}\" y=\"{}\">step 1</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">step {}</text></svg>",
+                     kLeft, kHeight - 8, kWidth - 8, kHeight - 8, steps.back().step);
+  return svg;
+}
+
+// Every field of the truth with what the answer says in its place.
+std::string field_table(const Json& truth, const std::string& answer) {
+  std::vector<std::pair<std::string, std::string>> said = flat_fields(tags_to_json(answer));
+  std::string rows;
+  for (const auto& [path, value] : flat_fields(truth)) {
+    const auto found =
+        std::find_if(said.begin(), said.end(), [&](const auto& each) { return each.first == path; });
+    const std::string got = found == said.end() ? "(nothing)" : found->second;
+    if (found != said.end()) said.erase(found);
+    rows += fmt::format("<tr class=\"{}\"><td>{}</td><td>{}</td><td>{}</td></tr>", got == value ? "right" : "wrong",
+                        escaped(path), escaped(value), escaped(got));
+  }
+  for (const auto& [path, value] : said) {
+    rows += fmt::format("<tr class=\"wrong\"><td>{}</td><td>(not on it)</td><td>{}</td></tr>", escaped(path),
+                        escaped(value));
+  }
+  return "<table><tr><th>field</th><th>printed</th><th>read</th></tr>" + rows + "</table>";
+}
+
+std::string receipt_card(const DemoReport::Receipt& receipt) {
+  return fmt::format(
+      "<article class=\"{}\"><div>{}</div><div><h3>Test receipt {}: {} of {} fields</h3>{}"
+      "<details><summary>before fine-tuning it said</summary><pre>{}</pre></details></div></article>",
+      receipt.after.whole() ? "whole" : "part", image(receipt.png), receipt.after.row, receipt.after.right,
+      receipt.after.total, field_table(receipt.truth, receipt.after.answer), escaped(receipt.before.answer));
+}
+
+constexpr std::string_view kStyle = R"(
+:root{color-scheme:light dark;--fg:#1d2330;--bg:#fff;--soft:#5b6475;--line:#d9dee7;--good:#0a7d45;--bad:#b3261e;--accent:#2757d6}
+@media(prefers-color-scheme:dark){:root{--fg:#e8ebf1;--bg:#15181f;--soft:#9aa4b5;--line:#333a48;--good:#4cc38a;--bad:#ff8a80;--accent:#7aa2ff}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:960px;margin:2rem auto;padding:0 1rem}
+h1{margin-bottom:.2rem}h2{margin-top:2.2rem}h3{margin:.1rem 0 .5rem;font-size:1rem}.soft{color:var(--soft)}
+.scores{display:flex;gap:1rem;flex-wrap:wrap}.scores div{border:1px solid var(--line);border-radius:8px;padding:.8rem 1.2rem;min-width:12rem}
+.scores b{display:block;font-size:1.7rem}svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
+.grid{stroke:var(--line)}.curve{fill:none;stroke:var(--accent);stroke-width:1.6}
+table{border-collapse:collapse;font-size:.85rem}td,th{text-align:left;padding:.1rem .8rem .1rem 0;border-bottom:1px solid var(--line)}
+.right td:last-child{color:var(--good)}.wrong td:last-child{color:var(--bad);font-weight:600}
+article{display:flex;gap:1.2rem;border:1px solid var(--line);border-left:4px solid var(--good);border-radius:8px;padding:1rem;margin:1rem 0;flex-wrap:wrap}
+article.part{border-left-color:var(--bad)}img{border:1px solid var(--line);image-rendering:auto}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem})";
+
+}  // namespace
+
+void write_demo_report(const std::filesystem::path& path, const DemoReport& report) {
+  double seconds = 0;
+  std::string stages;
+  for (const auto& stage : report.stages) {
+    seconds += stage.seconds;
+    stages += fmt::format("<tr><td>{}</td><td>{:.1f} s</td></tr>", escaped(stage.name), stage.seconds);
+  }
+  const auto score = [](const char* what, double before, double after) {
+    return fmt::format("<div>{}<b>{:.1f} % &rarr; {:.1f} %</b></div>", what, 100 * before, 100 * after);
+  };
+  std::string page = fmt::format(
+      "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "
+      "content=\"width=device-width\"><title>Trestle demo</title><style>{}</style>"
+      "<h1>Trestle demo</h1><p class=\"soft\">{}, {}, {:.0f} s in all</p>",
+      kStyle, escaped(report.date), escaped(report.machine), seconds);
+  page += fmt::format(
+      "<p>A {:.1f} M parameter model of the Ministral 3 architecture, pre-trained by this program to read receipts aloud, "
+      "learnt in {} steps of LoRA ({:.1f} % of its parameters) on {} receipts to write what they say as cord-v2's "
+      "structured text. The {} test receipts were in no training set. All receipts are <b>synthetic</b>: rendered with "
+      "real fonts, grey paper, noise and slight rotation, from 50 words and random prices. They are far easier than "
+      "photographs; the numbers say that the whole path works, not how well Ministral 3 reads.</p>",
+      static_cast<double>(report.total - report.trainable) / 1e6, report.steps.size(),
+      100.0 * static_cast<double>(report.trainable) / static_cast<double>(report.total), report.train_rows,
+      report.after.answers.size());
+  page += "<h2>Score on the test receipts</h2><div class=\"scores\">" +
+          score("fields right", report.before.field_accuracy(), report.after.field_accuracy()) +
+          score("whole receipts right", report.before.whole_accuracy(), report.after.whole_accuracy()) +
+          "</div><p class=\"soft\">A field is right when path and text are equal; an invented field counts as one "
+          "missed. Greedy answers.</p>";
+  page += "<h2>Loss</h2>" + loss_curve(report.steps);
+  page += "<h2>What it did</h2><table>" + stages + "</table>";
+  page += "<h2>From the exported model</h2><p>Loaded back from the Hugging Face directory it wrote, and asked about a "
+          "picture it had not seen:</p><article><div>" +
+          image(report.generated_for) + "</div><div><pre>" + escaped(report.generated) + "</pre></div></article>";
+  page += "<h2>Answers, right and wrong</h2>";
+  for (const auto& receipt : report.receipts) page += receipt_card(receipt);
+  write_text(path, page + "</html>\n");
+}
+
+}  // namespace trestle

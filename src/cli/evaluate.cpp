@@ -1,0 +1,68 @@
+// `trestle evaluate`: a model's answers on a data set, scored.
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/model_flags.h"
+#include "generate/evaluate.h"
+
+namespace trestle {
+
+namespace {
+
+struct EvaluateFlags {
+  ModelFlags model;
+  std::string maker = "make_cord_v2_dataset", path, split = "test";
+  EvaluationOptions options;
+  bool json = false;
+};
+
+void run_evaluate(const EvaluateFlags& flags) {
+  const OpenCheckpoint checkpoint = flags.model.open();
+  const Processor processor(checkpoint.assets());
+  const auto dataset = make_dataset(flags.maker, flags.path, flags.split);
+  const auto model = flags.model.load(checkpoint);
+  const Evaluation result = evaluate(*model, processor, *dataset, flags.options, [](int64_t done) {
+    fmt::print(stderr, "{} rows answered\n", done);
+  });
+  if (flags.json) {
+    Json answers = Json::array();
+    for (const ScoredAnswer& each : result.answers) {
+      answers.push_back({{"row", each.row},
+                         {"answer", each.answer},
+                         {"wanted", each.wanted},
+                         {"right", each.right},
+                         {"total", each.total}});
+    }
+    const Json report = {{"field_accuracy", result.field_accuracy()},
+                         {"whole_accuracy", result.whole_accuracy()},
+                         {"rows", result.answers.size()},
+                         {"answers", answers}};
+    fmt::print("{}\n", report.dump());
+    return;
+  }
+  fmt::print("fields right {:.1f} %, answers wholly right {:.1f} % of {} rows in {:.1f} s\n",
+             100 * result.field_accuracy(), 100 * result.whole_accuracy(), result.answers.size(), result.seconds);
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("evaluate", "score a model's answers on a data set");
+  auto flags = std::make_shared<EvaluateFlags>();
+  flags->model.add_to(*command);
+  command->add_option("--maker", flags->maker, "data set maker")->capture_default_str();
+  command->add_option("--data", flags->path, "file or directory")->required();
+  command->add_option("--split", flags->split, "for directories")->capture_default_str();
+  command->add_option("--rows", flags->options.rows, "only the first rows; 0: all")->check(CLI::NonNegativeNumber);
+  command->add_option("--batch-size,--batch_size", flags->options.batch_size, "answers at a time")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens, "longest answer")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, "every answer as JSON");
+  command->callback([flags] { run_evaluate(*flags); });
+}
+
+}  // namespace trestle

@@ -1,0 +1,127 @@
+// `trestle generate`: a prompt with pictures in, an answer out, streamed or as one line of JSON.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "cli/commands.h"
+#include "cli/model_flags.h"
+#include "data/processor.h"
+#include "generate/generator.h"
+#include "generate/stop.h"
+
+namespace trestle {
+
+namespace {
+
+struct GenerateFlags {
+  ModelFlags model;
+  std::vector<std::string> images;
+  std::string prompt;
+  std::string system_prompt = "none";
+  SamplingOptions sampling;
+  bool json = false;
+};
+
+void print_now(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    machine_error("cannot write the answer to standard output: {}", std::strerror(errno));
+  }
+}
+
+Conversation conversation_of(const GenerateFlags& flags, const Tokenizer& tokenizer) {
+  Message message;
+  for (const std::string& source : flags.images) {
+    message.parts.push_back({.kind = Part::Kind::kImage, .image = {.source = source}});
+  }
+  if (!flags.prompt.empty()) message.parts.push_back({.text = flags.prompt});
+  Conversation conversation;
+  conversation.messages.push_back(std::move(message));
+  add_system_prompt(conversation, flags.system_prompt, tokenizer);
+  return conversation;
+}
+
+std::string rate(int64_t tokens, double seconds) {
+  return fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", tokens, seconds,
+                     seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0);
+}
+
+void generate(const GenerateFlags& flags) {
+  validate(flags.sampling);
+  const OpenCheckpoint checkpoint = flags.model.open();
+  const Processor processor(checkpoint.assets());
+  const Tokenizer& tokenizer = processor.tokenizer();
+  const std::vector<Sample> prompts = {
+      processor.process(conversation_of(flags, tokenizer), Ending::kPrompt)};
+  check_prompts(checkpoint.config(), prompts, flags.sampling);
+  const std::vector<int64_t> stops = stop_ids(tokenizer);
+  const std::shared_ptr<Ministral3> model = flags.model.load(checkpoint);
+
+  StreamingDecoder decoder(tokenizer);
+  const auto stream = [&](size_t, int64_t id) { print_now(decoder.push(id)); };
+  const GenerationResult result =
+      Generator(*model, stops)
+          .generate(prompts, flags.sampling, flags.json ? Generator::OnToken() : stream);
+  const Generation& answer = result.sequences.front();
+  if (flags.json) {
+    const Json report = {{"text", tokenizer.decode(answer.ids)},
+                         {"ids", answer.ids},
+                         {"prompt_tokens", answer.prompt_tokens},
+                         {"finish_reason", answer.finish_reason}};
+    print_now(report.dump() + "\n");
+  } else {
+    print_now(decoder.flush() + "\n");
+  }
+  const GenerationStats& stats = result.stats;
+  fmt::print(stderr, "prefill {}, decode {}\n", rate(stats.prefill_tokens, stats.prefill_seconds),
+             rate(stats.decode_tokens, stats.decode_seconds));
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("generate", "answer a prompt about text and pictures");
+  auto flags = std::make_shared<GenerateFlags>();
+  flags->model.add_to(*command);
+  command->add_option("--image-path,--image_path", flags->images,
+                      "path, http(s) URL or data: URI; repeat for several, they stand before the text");
+  command->add_option("--prompt", flags->prompt, "text of the user's turn")->required();
+  command
+      ->add_option("--system-prompt,--system_prompt", flags->system_prompt,
+                   "none, default (the checkpoint's) or a text")
+      ->capture_default_str();
+  SamplingOptions& sampling = flags->sampling;
+  command
+      ->add_option("--max-new-tokens,--max_new_tokens", sampling.max_new_tokens,
+                   "tokens to make at most")
+      ->capture_default_str();
+  command
+      ->add_option("--temperature", sampling.temperature,
+                   "0 takes the likeliest token, and the options below do nothing")
+      ->capture_default_str();
+  command
+      ->add_option("--top-k,--top_k", sampling.top_k, "draw from the k likeliest tokens; 0: all")
+      ->capture_default_str();
+  command
+      ->add_option("--top-p,--top_p", sampling.top_p,
+                   "draw from the likeliest tokens that together have this probability")
+      ->capture_default_str();
+  command
+      ->add_option("--min-p,--min_p", sampling.min_p,
+                   "draw from tokens at least this share as probable as the likeliest")
+      ->capture_default_str();
+  command->add_option("--seed", sampling.seed, "of the draws; the same seed draws the same text")
+      ->capture_default_str();
+  command->add_flag("--json", flags->json,
+                    R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead)");
+  command->callback([flags] { generate(*flags); });
+}
+
+}  // namespace trestle

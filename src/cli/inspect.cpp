@@ -1,0 +1,77 @@
+// `trestle inspect`: what a checkpoint of any known kind holds, without reading its data.
+#include <CLI/CLI.hpp>
+#include <fmt/ranges.h>
+#include <memory>
+
+#include "base/error.h"
+#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/megatron.h"
+#include "checkpoint/safetensors.h"
+#include "cli/commands.h"
+
+namespace trestle {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+void print_tensors(const std::map<std::string, TensorInfo>& tensors, const auto& note) {
+  uint64_t bytes = 0;
+  int64_t parameters = 0;
+  for (const auto& [name, info] : tensors) {
+    fmt::print("{:<90} {}{}\n", name, describe(info), note(name));
+    bytes += byte_size(info).value_or(0);
+    int64_t count = 1;
+    for (const int64_t size : info.shape) count *= size;
+    parameters += count;
+  }
+  fmt::print("{} tensors, {:.2f} M parameters, {:.1f} MB\n", tensors.size(), static_cast<double>(parameters) / 1e6,
+             static_cast<double>(bytes) / 1e6);
+}
+
+std::string no_note(const std::string&) { return ""; }
+
+void inspect(const fs::path& path) {
+  if (!fs::exists(path)) user_error("{} does not exist", path.string());
+  if (fs::is_regular_file(path)) {
+    fmt::print("safetensors file\n");
+    print_tensors(SafetensorsFile(path).tensors(), no_note);
+    return;
+  }
+  if (is_megatron_checkpoint(path)) {
+    const MegatronCheckpoint checkpoint(path);
+    fmt::print("Megatron checkpoint (torch_dist), iteration {}{}\n", checkpoint.iteration(),
+               checkpoint.is_adapter() ? ", adapters only" : "");
+    print_tensors(checkpoint.tensors(), no_note);
+    if (!checkpoint.state().empty()) {
+      fmt::print("training state:\n");
+      print_tensors(checkpoint.state(), no_note);
+    }
+    return;
+  }
+  if (fs::exists(path / "adapter_model.safetensors")) {
+    fmt::print("PEFT adapter\n");
+    print_tensors(SafetensorsFile(path / "adapter_model.safetensors").tensors(), no_note);
+    return;
+  }
+  const HfCheckpoint checkpoint(path);
+  fmt::print("Hugging Face checkpoint, {} embeddings\n",
+             checkpoint.config().text.tie_word_embeddings ? "tied" : "untied");
+  print_tensors(checkpoint.tensors(), [&](const std::string& name) {
+    const HfStored& stored = checkpoint.stored(name);
+    std::string note = "  " + stored.file->path().filename().string();
+    if (stored.scale_file != nullptr) note += fmt::format(", stored as {} with {}", describe(stored.info), stored.scale_name);
+    return note;
+  });
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
+  auto path = std::make_shared<std::string>();
+  command->add_option("path", *path, "directory or safetensors file")->required();
+  command->callback([path] { inspect(*path); });
+}
+
+}  // namespace trestle

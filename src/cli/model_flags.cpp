@@ -1,0 +1,38 @@
+#include "cli/model_flags.h"
+
+#include <CLI/CLI.hpp>
+
+#include "base/error.h"
+#include "peft/lora.h"
+
+namespace trestle {
+
+void ModelFlags::add_to(CLI::App& command) {
+  command.add_option("--hf-model-path,--hf_model_path", hf_model_path,
+                     "Hugging Face directory: weights, config, tokenizer");
+  command.add_option("--megatron-model-path,--megatron_model_path", megatron_model_path,
+                     "Megatron checkpoint: weights, and what no HF directory gives");
+  command.add_option("--adapter-path,--adapter_path", adapter_path,
+                     "LoRA adapter for that model");
+  command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
+      ->check(CLI::IsMember({"float32", "bfloat16"}));
+}
+
+OpenCheckpoint ModelFlags::open() const {
+  if (megatron_model_path.empty()) {
+    if (hf_model_path.empty()) user_error("give --hf-model-path or --megatron-model-path");
+    return OpenCheckpoint(hf_model_path);
+  }
+  if (hf_model_path.empty()) return OpenCheckpoint(megatron_model_path);
+  return OpenCheckpoint(megatron_model_path, hf_model_path);
+}
+
+std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
+  const bool half = dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16";
+  auto model = load_model(checkpoint, {half ? at::kBFloat16 : at::kFloat, at::kCPU});
+  if (!adapter_path.empty()) load_adapter(*model, adapter_path);
+  model->eval();
+  return model;
+}
+
+}  // namespace trestle

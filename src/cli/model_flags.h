@@ -1,0 +1,30 @@
+// The flags with which `trestle generate` and `trestle logits` name a model, and the model that they name.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "bridge/load.h"
+#include "model/ministral3.h"
+
+namespace CLI {
+class App;
+}
+
+namespace trestle {
+
+struct ModelFlags {
+  std::string hf_model_path, megatron_model_path, adapter_path, dtype;
+
+  void add_to(CLI::App& command);
+  /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF directory where one is.
+  /// Cheap: no weight is read. Throws UserError when neither is given.
+  OpenCheckpoint open() const;
+  /// With the adapter, in eval mode; in the asked dtype, or else the checkpoint's if it is bfloat16, or else float32.
+  std::shared_ptr<Ministral3> load(const OpenCheckpoint& checkpoint) const;
+};
+
+}  // namespace trestle

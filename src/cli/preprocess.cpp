@@ -1,0 +1,59 @@
+// `trestle preprocess`: one picture to the tensor that the vision tower sees, for parity checks.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "base/json.h"
+#include "checkpoint/safetensors.h"
+#include "cli/commands.h"
+#include "data/fetch.h"
+#include "data/pixels.h"
+
+namespace trestle {
+
+namespace {
+
+struct PreprocessFlags {
+  std::string image;
+  std::string output;
+  ImageProcessorConfig config;
+  bool no_exif = false;
+};
+
+void preprocess(const PreprocessFlags& flags) {
+  const at::Tensor rgb_CHW = load_image(flags.image, {.apply_exif = !flags.no_exif});
+  const ImageGrid grid = image_grid(rgb_CHW.size(1), rgb_CHW.size(2), flags.config);
+  const at::Tensor pixels_CHW = image_pixels(rgb_CHW, flags.config);
+  SafetensorsWriter writer(flags.output, {{"pixel_values", info_of(pixels_CHW)}});
+  writer.write("pixel_values", pixels_CHW);
+  writer.commit();
+  const Json report = {{"height", grid.height},
+                       {"width", grid.width},
+                       {"rows", grid.rows},
+                       {"cols", grid.cols},
+                       {"tokens", grid.tokens}};
+  fmt::print("{}\n", report.dump());
+}
+
+}  // namespace
+
+void add_preprocess(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("preprocess", "turn a picture into pixel_values");
+  auto flags = std::make_shared<PreprocessFlags>();
+  command->add_option("--image-path,--image_path", flags->image, "path, http(s) URL or data: URI")
+      ->required();
+  command
+      ->add_option("--output", flags->output, "safetensors file to write: pixel_values [3, H, W]")
+      ->required();
+  command
+      ->add_option("--longest-edge,--longest_edge", flags->config.longest_edge,
+                   "pixels of the longest side after the resize")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  command->add_flag("--no-exif,--no_exif", flags->no_exif, "ignore the EXIF orientation");
+  command->callback([flags] { preprocess(*flags); });
+}
+
+}  // namespace trestle

@@ -1,0 +1,152 @@
+// `trestle tokenize`: JSON lines in, JSON lines out, for parity checks and scripts.
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "cli/commands.h"
+#include "data/chat.h"
+#include "data/chat_json.h"
+#include "data/fetch.h"
+#include "data/pixels.h"
+#include "data/tokenizer.h"
+
+namespace trestle {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct TokenizeFlags {
+  std::string tokenizer;
+  std::string system_prompt = "none";
+  bool chat = false;
+  bool decode = false;
+  bool keep_special = false;
+};
+
+// The processor's files say how large a picture may be; without them tekken.json does.
+ImageProcessorConfig image_config(const Tokenizer& tokenizer) {
+  const fs::path directory = tokenizer.file().parent_path();
+  ImageProcessorConfig config = read_image_processor_config(directory);
+  const bool has_files = fs::exists(directory / "processor_config.json") ||
+                         fs::exists(directory / "preprocessor_config.json");
+  if (const auto& section = tokenizer.image(); section && !has_files) {
+    config.longest_edge = section->max_size;
+    config.patch_size = section->patch_size;
+    config.spatial_merge_size = section->merge;
+  }
+  return config;
+}
+
+void set_grids(Conversation& conversation, const ImageProcessorConfig& config) {
+  for (Message& message : conversation.messages) {
+    for (Part& part : message.parts) {
+      if (part.kind != Part::Kind::kImage) continue;
+      ImageRef& image = part.image;
+      if (!image.source.empty()) {
+        const at::Tensor rgb_CHW = load_image(image.source);
+        image.height = rgb_CHW.size(1);
+        image.width = rgb_CHW.size(2);
+      }
+      const ImageGrid grid = image_grid(image.height, image.width, config);
+      image.rows = grid.rows;
+      image.cols = grid.cols;
+    }
+  }
+}
+
+class LineTokenizer {
+ public:
+  explicit LineTokenizer(const TokenizeFlags& flags)
+      : flags_(flags),
+        tokenizer_(Tokenizer::open(flags.tokenizer)),
+        config_(image_config(tokenizer_)) {
+    if (flags.chat) encoder_.emplace(tokenizer_);
+  }
+
+  Json answer(const std::string& line) const {
+    const Json row = parse_json(repair_json_text(line), "line");
+    if (flags_.chat) return chat(row);
+    return flags_.decode ? decode(row) : encode(row);
+  }
+
+ private:
+  Json chat(const Json& row) const {
+    Conversation conversation = parse_conversation(row, "line");
+    add_system_prompt(conversation, flags_.system_prompt, tokenizer_);
+    set_grids(conversation, config_);
+    const EncodedChat encoded = encoder_->encode(conversation);
+    return {{"ids", encoded.ids}, {"mask", encoded.mask}};
+  }
+
+  Json encode(const Json& row) const {
+    if (!row.is_object() || !row.contains("text") || !row["text"].is_string()) {
+      user_error("line: it must be {{\"text\": \"...\"}}");
+    }
+    return {{"ids", tokenizer_.encode(row["text"].get_ref<const std::string&>())}};
+  }
+
+  Json decode(const Json& row) const {
+    const bool is_list = row.is_object() && row.contains("ids") && row["ids"].is_array();
+    std::vector<int64_t> ids;
+    for (const Json& id : is_list ? row["ids"] : Json::array({nullptr})) {
+      if (!id.is_number_integer()) user_error("line: it must be {{\"ids\": [1, 2, 3]}}");
+      ids.push_back(id.get<int64_t>());
+    }
+    return {
+        {"text", tokenizer_.decode(ids, flags_.keep_special ? Specials::kKeep : Specials::kSkip)}};
+  }
+
+  const TokenizeFlags& flags_;
+  Tokenizer tokenizer_;
+  ImageProcessorConfig config_;
+  std::optional<ChatEncoder> encoder_;
+};
+
+// A line that cannot be done answers {"error"} and the next one follows; the exit status stays 0.
+void tokenize(const TokenizeFlags& flags) {
+  const LineTokenizer tokenizer(flags);
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    Json answer;
+    try {
+      answer = tokenizer.answer(line);
+    } catch (const UserError& error) {
+      answer = {{"error", error.what()}};
+    }
+    std::cout << answer.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n' << std::flush;
+  }
+}
+
+}  // namespace
+
+void add_tokenize(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("tokenize", "text and conversations to ids, ids to text; JSON lines");
+  auto flags = std::make_shared<TokenizeFlags>();
+  command
+      ->add_option("--tokenizer", flags->tokenizer,
+                   "tekken.json, tokenizer.json or a checkpoint directory")
+      ->required();
+  CLI::Option* chat = command->add_flag(
+      "--chat", flags->chat,
+      R"({"messages", "tools"} -> {"ids", "mask"} instead of {"text"} -> {"ids"})");
+  command
+      ->add_option(
+          "--system-prompt,--system_prompt", flags->system_prompt,
+          "with --chat: none, default (the checkpoint's) or a text, for conversations without one")
+      ->needs(chat)
+      ->capture_default_str();
+  CLI::Option* decode =
+      command->add_flag("--decode", flags->decode, R"({"ids"} -> {"text"})")->excludes(chat);
+  command
+      ->add_flag("--keep-special,--keep_special", flags->keep_special,
+                 "with --decode: write the names of special tokens")
+      ->needs(decode);
+  command->callback([flags] { tokenize(*flags); });
+}
+
+}  // namespace trestle

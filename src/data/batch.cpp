@@ -1,0 +1,39 @@
+#include "data/batch.h"
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+#include <random>
+
+namespace trestle {
+
+SampleOrder::SampleOrder(int64_t rows, uint64_t seed, bool shuffle)
+    : rows_(rows), seed_(seed), shuffle_(shuffle) {}
+
+int64_t SampleOrder::row(int64_t sample) {
+  if (!shuffle_) return sample % rows_;
+  if (sample / rows_ != epoch_) {
+    epoch_ = sample / rows_;
+    order_.resize(static_cast<size_t>(rows_));
+    std::iota(order_.begin(), order_.end(), 0);
+    std::mt19937_64 random(seed_ + static_cast<uint64_t>(epoch_));
+    // Fisher-Yates by hand: std::shuffle differs between standard libraries.
+    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random() % i]);
+  }
+  return order_[static_cast<size_t>(sample % rows_)];
+}
+
+Batch collate(const std::vector<Sample>& samples) {
+  std::vector<int64_t> ids, labels, lengths;
+  std::vector<at::Tensor> images;
+  for (const Sample& sample : samples) {
+    ids.insert(ids.end(), sample.ids.begin(), sample.ids.end());
+    labels.insert(labels.end(), sample.labels.begin(), sample.labels.end());
+    lengths.push_back(static_cast<int64_t>(sample.ids.size()));
+    images.insert(images.end(), sample.images_CHW.begin(), sample.images_CHW.end());
+  }
+  return {ModelInput::make(at::tensor(ids, at::kLong), std::move(lengths), std::move(images)),
+          at::tensor(labels, at::kLong)};
+}
+
+}  // namespace trestle

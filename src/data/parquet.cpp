@@ -1,0 +1,140 @@
+#include "data/parquet.h"
+
+#include <arrow/api.h>
+#include <arrow/io/file.h>
+#include <parquet/arrow/reader.h>
+#include <parquet/exception.h>
+#include <parquet/file_reader.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace trestle {
+
+struct ParquetFile::Reader {
+  std::string path;
+  std::vector<std::string> names;
+  std::unique_ptr<parquet::arrow::FileReader> file;
+  // First row of each row group, and the end.
+  std::vector<int64_t> starts;
+  std::vector<int> leaves;
+  int64_t loaded = -1;
+  std::vector<std::shared_ptr<arrow::Array>> columns;
+
+  void check(const arrow::Status& status) const {
+    if (!status.ok()) user_error("{}: cannot be read as Parquet: {}", path, status.message());
+  }
+
+  // Loads the row group that holds `row`; returns the row within it.
+  int64_t seek(int64_t row) {
+    if (row < 0 || row >= starts.back()) {
+      user_error("{} has {} rows; row {} was asked for", path, starts.back(), row);
+    }
+    const auto after = std::upper_bound(starts.begin(), starts.end(), row);
+    const auto group = static_cast<int>(after - starts.begin()) - 1;
+    if (group != loaded) {
+      loaded = -1;
+      std::shared_ptr<arrow::Table> table;
+      try {
+        check(file->ReadRowGroup(group, leaves).Value(&table));
+        columns.clear();
+        for (const std::string& name : names) columns.push_back(column(*table, name));
+      } catch (const parquet::ParquetException& error) {
+        user_error("{}: cannot be read as Parquet: {}", path, error.what());
+      }
+      loaded = group;
+    }
+    return row - starts[static_cast<size_t>(group)];
+  }
+
+  std::shared_ptr<arrow::Array> column(const arrow::Table& table, const std::string& name) const {
+    const size_t dot = name.find('.');
+    const auto chunked = table.GetColumnByName(name.substr(0, dot));
+    if (!chunked) user_error("{} has no column {}", path, name);
+    auto joined = arrow::Concatenate(chunked->chunks());
+    check(joined.status());
+    std::shared_ptr<arrow::Array> array = *joined;
+    if (dot == std::string::npos) return array;
+    if (array->type_id() != arrow::Type::STRUCT) {
+      user_error("{}: column {} is {}, not a struct", path, name.substr(0, dot), array->type()->ToString());
+    }
+    // Flattened, so that a null struct makes its fields null.
+    const auto& structs = static_cast<const arrow::StructArray&>(*array);
+    const int index = structs.struct_type()->GetFieldIndex(name.substr(dot + 1));
+    if (index < 0) user_error("{} has no column {}", path, name);
+    auto field = structs.GetFlattenedField(index);
+    check(field.status());
+    return *field;
+  }
+};
+
+ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::string> columns)
+    : reader_(std::make_unique<Reader>()) {
+  reader_->path = path.string();
+  reader_->names = std::move(columns);
+  auto input = arrow::io::ReadableFile::Open(path.string());
+  if (!input.ok()) user_error("cannot open {}: {}", path.string(), input.status().message());
+  try {
+    auto opened = parquet::arrow::OpenFile(*input, arrow::default_memory_pool());
+    reader_->check(opened.status());
+    reader_->file = std::move(*opened);
+    const auto metadata = reader_->file->parquet_reader()->metadata();
+    reader_->starts.push_back(0);
+    for (int i = 0; i < metadata->num_row_groups(); ++i) {
+      reader_->starts.push_back(reader_->starts.back() + metadata->RowGroup(i)->num_rows());
+    }
+    // Only leaves under the wanted columns are read.
+    const parquet::SchemaDescriptor* schema = metadata->schema();
+    for (const std::string& name : reader_->names) {
+      bool found = false;
+      for (int leaf = 0; leaf < schema->num_columns(); ++leaf) {
+        if (schema->Column(leaf)->path()->ToDotString() == name) {
+          reader_->leaves.push_back(leaf);
+          found = true;
+        }
+      }
+      if (!found) user_error("{} has no column {}", path.string(), name);
+    }
+  } catch (const parquet::ParquetException& error) {
+    user_error("{}: cannot be read as Parquet: {}", path.string(), error.what());
+  }
+}
+
+ParquetFile::~ParquetFile() = default;
+ParquetFile::ParquetFile(ParquetFile&&) noexcept = default;
+
+int64_t ParquetFile::rows() const { return reader_->starts.back(); }
+
+std::optional<std::string_view> ParquetFile::bytes(size_t column, int64_t row) const {
+  const int64_t index = reader_->seek(row);
+  const arrow::Array& array = *reader_->columns[column];
+  if (array.IsNull(index)) return std::nullopt;
+  switch (array.type_id()) {
+    case arrow::Type::BINARY:
+    case arrow::Type::STRING:
+      return static_cast<const arrow::BinaryArray&>(array).GetView(index);
+    case arrow::Type::LARGE_BINARY:
+    case arrow::Type::LARGE_STRING:
+      return static_cast<const arrow::LargeBinaryArray&>(array).GetView(index);
+    default:
+      user_error("{}: column {} is {}, not bytes or text", reader_->path, reader_->names[column],
+                 array.type()->ToString());
+  }
+}
+
+int64_t ParquetFile::integer(size_t column, int64_t row) const {
+  const int64_t index = reader_->seek(row);
+  const arrow::Array& array = *reader_->columns[column];
+  if (!array.IsNull(index)) {
+    if (array.type_id() == arrow::Type::INT32) {
+      return static_cast<const arrow::Int32Array&>(array).Value(index);
+    }
+    if (array.type_id() == arrow::Type::INT64) {
+      return static_cast<const arrow::Int64Array&>(array).Value(index);
+    }
+  }
+  user_error("{}: column {} row {} is no integer", reader_->path, reader_->names[column], row);
+}
+
+}  // namespace trestle

@@ -1,0 +1,112 @@
+#include <cmath>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "data/pixels.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int64_t kBicubic = 3;  // Pillow's number
+constexpr int64_t kMaxSide = 1 << 16;
+
+/// One JSON object of a processor file, with its name for the errors.
+struct Section {
+  const Json& json;
+  std::string name;
+
+  const Json* find(const char* key) const {
+    const auto it = json.find(key);
+    return it == json.end() || it->is_null() ? nullptr : &*it;
+  }
+
+  [[noreturn]] void refuse(const char* key, std::string_view wanted) const {
+    user_error("{}: \"{}\" is {}, but it must be {}", name, key, json.at(key).dump(), wanted);
+  }
+
+  bool is_side(const Json& value) const {
+    return value.is_number_integer() && value > 0 && value <= kMaxSide;
+  }
+
+  /// 14, {"height": 14, "width": 14} or {"longest_edge": 14}: the square sides that the processor
+  /// accepts.
+  void read_side(const char* key, int64_t& side) const {
+    const Json* value = find(key);
+    if (value == nullptr) return;
+    if (value->is_object()) {
+      const Json& object = *value;
+      if (object.contains("longest_edge")) {
+        value = &object["longest_edge"];
+      } else if (object.contains("height") && object.contains("width") &&
+                 object["height"] == object["width"]) {
+        value = &object["height"];
+      }
+    }
+    if (!is_side(*value)) refuse(key, fmt::format("one side from 1 to {} pixels", kMaxSide));
+    side = value->get<int64_t>();
+  }
+
+  void read_channels(const char* key, std::array<double, 3>& channels, bool positive) const {
+    const Json* value = find(key);
+    if (value == nullptr) return;
+    bool good = value->is_array() && value->size() == 3;
+    for (size_t c = 0; good && c < 3; ++c) {
+      const Json& entry = (*value)[c];
+      good = entry.is_number() && (!positive || entry > 0);
+      if (good) channels[c] = entry.get<double>();
+    }
+    if (!good) refuse(key, positive ? "three positive numbers" : "three numbers");
+  }
+
+  void require_true(const char* key) const {
+    const Json* value = find(key);
+    if (value != nullptr && *value != true) refuse(key, "true");
+  }
+};
+
+void read_image_processor(const Section& section, ImageProcessorConfig& config) {
+  section.read_side("size", config.longest_edge);
+  section.read_side("patch_size", config.patch_size);
+  section.read_channels("image_mean", config.mean, false);
+  section.read_channels("image_std", config.std, true);
+  if (const Json* factor = section.find("rescale_factor")) {
+    if (!factor->is_number() || !(*factor > 0))
+      section.refuse("rescale_factor", "a positive number");
+    config.rescale_factor = factor->get<double>();
+  }
+  if (const Json* resample = section.find("resample"); resample && *resample != kBicubic) {
+    section.refuse("resample", "3 (bicubic)");
+  }
+  for (const char* key : {"do_resize", "do_rescale", "do_normalize"}) section.require_true(key);
+}
+
+}  // namespace
+
+ImageProcessorConfig read_image_processor_config(const fs::path& directory) {
+  ImageProcessorConfig config;
+  const auto read = [&](const char* file, auto use) {
+    const fs::path path = directory / file;
+    if (!fs::exists(path)) return;
+    const Json json = read_json(path);
+    if (!json.is_object()) user_error("{}: must hold a JSON object", path.string());
+    use(Section{json, path.string()});
+  };
+  // Older checkpoints keep the image part in a file of its own; in newer ones it is a section of
+  // processor_config.json, whose own patch_size counts last because that is what the processor
+  // passes on.
+  read("preprocessor_config.json", [&](const Section& s) { read_image_processor(s, config); });
+  read("processor_config.json", [&](const Section& s) {
+    if (const Json* part = s.find("image_processor")) {
+      if (!part->is_object()) s.refuse("image_processor", "a JSON object");
+      read_image_processor({*part, s.name + ", image_processor"}, config);
+    }
+    s.read_side("patch_size", config.patch_size);
+    s.read_side("spatial_merge_size", config.spatial_merge_size);
+  });
+  return config;
+}
+
+}  // namespace trestle

@@ -1,0 +1,42 @@
+#include "data/processor.h"
+
+#include <algorithm>
+
+#include "data/fetch.h"
+#include "data/image.h"
+
+namespace trestle {
+
+int64_t Sample::targets() const {
+  return std::count_if(labels.begin(), labels.end(), [](int64_t label) { return label != -100; });
+}
+
+Processor::Processor(const std::filesystem::path& directory)
+    : tokenizer_(Tokenizer::open(directory)),
+      encoder_(tokenizer_),
+      images_(read_image_processor_config(directory)) {}
+
+Sample Processor::process(Conversation conversation, Ending ending) const {
+  for (Message& message : conversation.messages) {
+    for (Part& part : message.parts) {
+      if (part.kind != Part::Kind::kImage) continue;
+      ImageRef& image = part.image;
+      image.decoded = image.bytes ? decode_image(std::as_bytes(std::span(*image.bytes)), image.source)
+                                  : load_image(image.source);
+      image.height = image.decoded.size(1);
+      image.width = image.decoded.size(2);
+      const ImageGrid grid = image_grid(image.height, image.width, images_);
+      image.rows = grid.rows;
+      image.cols = grid.cols;
+    }
+  }
+  const EncodedChat chat = encoder_.encode(conversation, ending);
+  Sample sample{chat.ids, next_token_labels(chat), {}};
+  // The encoder may move pictures, so they are taken in the order in which their ids stand.
+  for (const EncodedChat::Image& image : chat.images) {
+    sample.images_CHW.push_back(image_pixels(image.ref.decoded, images_));
+  }
+  return sample;
+}
+
+}  // namespace trestle

@@ -1,0 +1,45 @@
+// A conversation with pictures becomes what the model takes: ids with their labels, and pixels. One path for training,
+// evaluation and generation, so that they cannot differ. Called by the data sets, generate and the demo.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+#include <vector>
+
+#include "data/chat.h"
+#include "data/pixels.h"
+#include "data/tokenizer.h"
+
+namespace trestle {
+
+struct Sample {
+  std::vector<int64_t> ids;
+  /// labels[i] is what follows ids[i], or -100: next_token_labels.
+  std::vector<int64_t> labels;
+  /// fp32 [3, H, W], in order of appearance.
+  std::vector<at::Tensor> images_CHW;
+  int64_t targets() const;
+};
+
+class Processor {
+ public:
+  /// Opens the tokenizer and the image processor's settings of a checkpoint directory.
+  explicit Processor(const std::filesystem::path& directory);
+
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  const ImageProcessorConfig& images() const { return images_; }
+
+  /// Loads the pictures (path, URL, data: URI or bytes), encodes the conversation around them and cuts nothing.
+  /// Throws UserError naming the picture or the message.
+  Sample process(Conversation conversation, Ending ending) const;
+
+ private:
+  Tokenizer tokenizer_;
+  ChatEncoder encoder_;
+  ImageProcessorConfig images_;
+};
+
+}  // namespace trestle

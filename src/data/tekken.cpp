@@ -1,0 +1,168 @@
+// tekken.json, Mistral's own tokenizer file: base64 tokens in rank order, and a table of special
+// tokens before them.
+#include <charconv>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "data/tokenizer_vocabulary.h"
+
+namespace trestle {
+
+namespace {
+
+// What files up to version 7 may leave out.
+constexpr const char* kOldSpecialTokens[] = {"<unk>",
+                                             "<s>",
+                                             "</s>",
+                                             "[INST]",
+                                             "[/INST]",
+                                             "[AVAILABLE_TOOLS]",
+                                             "[/AVAILABLE_TOOLS]",
+                                             "[TOOL_RESULTS]",
+                                             "[/TOOL_RESULTS]",
+                                             "[TOOL_CALLS]",
+                                             "[IMG]",
+                                             "<pad>",
+                                             "[IMG_BREAK]",
+                                             "[IMG_END]",
+                                             "[PREFIX]",
+                                             "[MIDDLE]",
+                                             "[SUFFIX]",
+                                             "[SYSTEM_PROMPT]",
+                                             "[/SYSTEM_PROMPT]",
+                                             "[TOOL_CONTENT]"};
+
+// False for anything but padded base64 in the standard alphabet.
+bool decode_base64(std::string_view text, std::string& bytes) {
+  bytes.clear();
+  if (text.size() % 4 != 0) return false;
+  const size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
+  uint32_t bits = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    int value = 0;
+    if (i + padding >= text.size()) {
+      value = 0;
+    } else if (c >= 'A' && c <= 'Z') {
+      value = c - 'A';
+    } else if (c >= 'a' && c <= 'z') {
+      value = c - 'a' + 26;
+    } else if (c >= '0' && c <= '9') {
+      value = c - '0' + 52;
+    } else if (c == '+' || c == '/') {
+      value = c == '+' ? 62 : 63;
+    } else {
+      return false;
+    }
+    bits = bits << 6 | static_cast<uint32_t>(value);
+    if (i % 4 == 3) {
+      bytes +=
+          {static_cast<char>(bits >> 16), static_cast<char>(bits >> 8), static_cast<char>(bits)};
+    }
+  }
+  bytes.erase(bytes.end() - static_cast<std::ptrdiff_t>(padding), bytes.end());
+  return true;
+}
+
+int read_version(const VocabularyJson& config, const std::string& what) {
+  const std::string text = string_field(config, "version", what);
+  int version = 0;
+  const char* end = text.data() + text.size();
+  if (!text.starts_with('v') ||
+      std::from_chars(text.data() + 1, end, version) != std::from_chars_result{end, std::errc()} ||
+      version < 1 || version > 99) {
+    user_error("{}: \"version\" is \"{}\", but it must be v3, v7, v11 or v13", what, text);
+  }
+  return version;
+}
+
+std::vector<std::string> special_names(const VocabularyJson& file, int version, int64_t count,
+                                       const std::string& what) {
+  std::vector<std::string> names;
+  if (file.contains("special_tokens") && !file["special_tokens"].is_null()) {
+    const VocabularyJson& rows = array_field(file, "special_tokens", what);
+    for (const VocabularyJson& row : rows) {
+      const std::string place = fmt::format("{}: special_tokens[{}]", what, names.size());
+      // Decoders count rows, encoders read ranks: a file in which the two differ means two things.
+      const auto rank = static_cast<int64_t>(names.size());
+      if (integer_field(row, "rank", place, 0, kMaxVocabulary) != rank) {
+        user_error("{}: \"rank\" is {}, but it must be {}", place, row["rank"].dump(), rank);
+      }
+      names.push_back(string_field(row, "token_str", place));
+    }
+  } else if (version <= 7) {
+    names.assign(std::begin(kOldSpecialTokens), std::end(kOldSpecialTokens));
+  } else {
+    user_error("{}: \"special_tokens\" is missing, which only versions up to v7 may do", what);
+  }
+  if (static_cast<int64_t>(names.size()) > count) {
+    user_error("{}: {} special tokens, but \"default_num_special_tokens\" is {}", what,
+               names.size(), count);
+  }
+  for (auto i = static_cast<int64_t>(names.size()); i < count; ++i) {
+    names.push_back(fmt::format("<SPECIAL_{}>", i));
+  }
+  return names;
+}
+
+std::optional<ImageSection> read_image(const VocabularyJson& file, const std::string& what) {
+  const char* key = file.contains("multimodal") ? "multimodal" : "image";
+  if (!file.contains(key) || file[key].is_null()) return std::nullopt;
+  const VocabularyJson& image = object_field(file, key, what);
+  const std::string place = fmt::format("{}: {}", what, key);
+  ImageSection section;
+  section.patch_size = integer_field(image, "image_patch_size", place, 1, 1 << 16);
+  section.max_size = integer_field(image, "max_image_size", place, 1, 1 << 16);
+  if (image.contains("spatial_merge_size")) {
+    section.merge = integer_field(image, "spatial_merge_size", place, 1, 1 << 10);
+  }
+  return section;
+}
+
+}  // namespace
+
+Vocabulary read_tekken(const VocabularyJson& file, const std::filesystem::path& path) {
+  const std::string what = path.string();
+  const VocabularyJson& config = object_field(file, "config", what);
+  const VocabularyJson& rows = array_field(file, "vocab", what);
+  const int64_t special_count =
+      integer_field(config, "default_num_special_tokens", what, 0, kMaxVocabulary);
+  const int64_t size = integer_field(config, "default_vocab_size", what, 0, kMaxVocabulary);
+  const int64_t text_count = size - special_count;
+  if (text_count < 256 || text_count > static_cast<int64_t>(rows.size())) {
+    user_error(
+        "{}: \"default_vocab_size\" {} less \"default_num_special_tokens\" {} leaves {} rows, but "
+        "there are {} and the first 256 are the bytes",
+        what, size, special_count, text_count, rows.size());
+  }
+
+  Vocabulary vocabulary;
+  vocabulary.pattern = string_field(config, "pattern", what);
+  vocabulary.version = read_version(config, what);
+  vocabulary.image = read_image(file, what);
+  vocabulary.tokens.reserve(static_cast<size_t>(size));
+  for (std::string& name : special_names(file, *vocabulary.version, special_count, what)) {
+    vocabulary.tokens.push_back({std::move(name), true});
+  }
+  std::string bytes;
+  for (int64_t rank = 0; rank < text_count; ++rank) {
+    const VocabularyJson& row = rows[static_cast<size_t>(rank)];
+    const auto place = [&] { return fmt::format("{}: vocab[{}]", what, rank); };
+    const auto field = [&](const char* key) { return row.is_object() ? row.find(key) : row.end(); };
+    const auto rank_field = field("rank"), bytes_field = field("token_bytes");
+    if (rank_field == row.end() || *rank_field != rank) {
+      user_error("{}: \"rank\" is not {}", place(), rank);
+    }
+    if (bytes_field == row.end() || !bytes_field->is_string() ||
+        !decode_base64(bytes_field->get_ref<const std::string&>(), bytes) || bytes.empty()) {
+      user_error("{}: \"token_bytes\" is not base64 of at least one byte", place());
+    }
+    if (rank < 256 && (bytes.size() != 1 || static_cast<uint8_t>(bytes[0]) != rank)) {
+      user_error("{}: the first 256 tokens must be the bytes 0 to 255 in order", place());
+    }
+    vocabulary.tokens.push_back({bytes, false});
+  }
+  return vocabulary;
+}
+
+}  // namespace trestle

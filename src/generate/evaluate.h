@@ -1,0 +1,47 @@
+// Answers of a model on a data set against what they should say. Called by `trestle evaluate` and the demo.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "data/datasets.h"
+#include "data/processor.h"
+#include "generate/generator.h"
+
+namespace trestle {
+
+struct ScoredAnswer {
+  int64_t row = 0;
+  std::string answer, wanted;
+  /// Fields of the truth that the answer has, path and value; and max(fields of the truth, fields of the answer), so that
+  /// invented fields cost too. Without a structured truth the whole answer is the one field.
+  int64_t right = 0, total = 0;
+  bool whole() const { return right == total; }
+};
+
+struct Evaluation {
+  std::vector<ScoredAnswer> answers;
+  double seconds = 0;
+  /// Share of fields that are right, over all answers.
+  double field_accuracy() const;
+  /// Share of answers that are right in every field.
+  double whole_accuracy() const;
+};
+
+struct EvaluationOptions {
+  /// The first `rows` rows; 0: all.
+  int64_t rows = 0;
+  int64_t batch_size = 20;
+  int64_t max_new_tokens = 384;
+};
+
+/// Greedy answers to every row's prompt. `model` must be in eval mode.
+Evaluation evaluate(const Ministral3& model, const Processor& processor, const Dataset& dataset,
+                    const EvaluationOptions& options, const std::function<void(int64_t done)>& progress = {});
+
+/// Scores one answer; see ScoredAnswer.
+ScoredAnswer score_answer(const std::string& answer, const std::string& wanted, const Json& truth);
+
+}  // namespace trestle

@@ -1,0 +1,117 @@
+#include "generate/sampling.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "base/error.h"
+
+namespace trestle {
+
+namespace {
+
+// Moves the likeliest candidates whose weights reach `share` of the total to the front and drops the rest. A heap, since
+// a handful of a hundred thousand is usual.
+void keep_top_p(std::vector<Candidate>& kept, double share) {
+  const auto is_worse = [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight < b.weight : a.id < b.id;
+  };
+  double total = 0;
+  for (const Candidate& each : kept) total += each.weight;
+  std::vector<Candidate> best;
+  std::make_heap(kept.begin(), kept.end(), is_worse);
+  for (double mass = 0; mass < share * total && !kept.empty(); mass += best.back().weight) {
+    std::pop_heap(kept.begin(), kept.end(), is_worse);
+    best.push_back(kept.back());
+    kept.pop_back();
+  }
+  kept = std::move(best);
+}
+
+}  // namespace
+
+void validate(const SamplingOptions& options) {
+  if (options.max_new_tokens < 1) {
+    user_error("--max-new-tokens {} is below 1; give how many tokens to make at most",
+               options.max_new_tokens);
+  }
+  if (!(options.temperature >= 0) || !std::isfinite(options.temperature)) {
+    user_error("--temperature {} is not a number from 0 up; 0 is greedy", options.temperature);
+  }
+  if (options.top_k < 0) user_error("--top-k {} is below 0; 0 keeps all tokens", options.top_k);
+  if (!(options.top_p > 0 && options.top_p <= 1)) {
+    user_error("--top-p {} is outside (0, 1]; 1 keeps all tokens", options.top_p);
+  }
+  if (!(options.min_p >= 0 && options.min_p <= 1)) {
+    user_error("--min-p {} is outside [0, 1]; 0 keeps all tokens", options.min_p);
+  }
+}
+
+std::vector<Candidate> candidates(std::span<const float> logits_V, const SamplingOptions& options) {
+  TORCH_CHECK(options.temperature > 0, "candidates are for sampling, not for greedy decoding");
+  const float best = *std::max_element(logits_V.begin(), logits_V.end());
+  float least = -INFINITY;
+  if (options.top_k > 0 && static_cast<size_t>(options.top_k) < logits_V.size()) {
+    std::vector<float> sorted(logits_V.begin(), logits_V.end());
+    const auto kth = sorted.begin() + (options.top_k - 1);
+    std::nth_element(sorted.begin(), kth, sorted.end(), std::greater<>());
+    least = *kth;
+  }
+  std::vector<Candidate> kept;
+  for (size_t id = 0; id < logits_V.size(); ++id) {
+    if (logits_V[id] < least) continue;
+    const double below_best = static_cast<double>(logits_V[id]) - static_cast<double>(best);
+    kept.push_back({static_cast<int64_t>(id), std::exp(below_best / options.temperature)});
+  }
+  if (options.top_p < 1) keep_top_p(kept, options.top_p);
+  // The best weight is 1, so a weight is the share of its probability already.
+  std::erase_if(kept, [&](const Candidate& each) { return each.weight < options.min_p; });
+  return kept;
+}
+
+Sampler::Sampler(const SamplingOptions& options, size_t sequences) : options_(options) {
+  validate(options);
+  for (size_t i = 0; i < sequences; ++i) {
+    std::seed_seq seeds{options.seed & 0xffffffffu, options.seed >> 32, static_cast<uint64_t>(i)};
+    random_.emplace_back(seeds);
+  }
+}
+
+std::vector<int64_t> Sampler::next(const at::Tensor& logits_BV) {
+  const auto [best_B, ids_B] = logits_BV.max(-1);  // carries a NaN of the row
+  const at::Tensor finite_B = best_B.isfinite().cpu();
+  if (!finite_B.all().item<bool>()) {
+    user_error("the model's logits are not finite; its weights are damaged or overflow in {}",
+               c10::toString(logits_BV.scalar_type()));
+  }
+  const size_t sequences = random_.size();
+  if (options_.temperature == 0) {
+    const at::Tensor ids = ids_B.cpu();
+    return {ids.const_data_ptr<int64_t>(), ids.const_data_ptr<int64_t>() + sequences};
+  }
+  const at::Tensor logits = logits_BV.to(at::kFloat).cpu().contiguous();
+  const auto vocabulary = static_cast<size_t>(logits.size(1));
+  std::vector<int64_t> ids;
+  for (size_t i = 0; i < sequences; ++i) {
+    ids.push_back(draw({logits.const_data_ptr<float>() + i * vocabulary, vocabulary}, random_[i]));
+  }
+  return ids;
+}
+
+int64_t Sampler::draw(std::span<const float> logits_V, std::mt19937_64& random) const {
+  const std::vector<Candidate> kept = candidates(logits_V, options_);
+  double total = 0;
+  for (const Candidate& each : kept) total += each.weight;
+  // The standard's distributions differ between libraries; this does not.
+  const double mark = static_cast<double>(random() >> 11) * 0x1p-53 * total;
+  double sum = 0;
+  for (const Candidate& each : kept) {
+    sum += each.weight;
+    if (sum > mark) return each.id;
+  }
+  return kept.back().id;
+}
+
+}  // namespace trestle

@@ -1,0 +1,223 @@
+#include "peft/lora.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "base/error.h"
+#include "bridge/table.h"
+#include "checkpoint/megatron.h"
+#include "peft/megatron_adapter.h"
+#include "peft/peft_folder.h"
+#include "peft/sites.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+const std::vector<std::string> kInitMethods = {"xavier", "kaiming", "normal", "zero"};
+
+struct Target {
+  /// linear_qkv, ...
+  std::string projection;
+  /// The part that it adapts by itself; empty for the whole projection.
+  std::string part;
+};
+
+/// Every name that target_modules may hold.
+const std::map<std::string, Target>& targets() {
+  static const std::map<std::string, Target> table = [] {
+    std::map<std::string, Target> result;
+    for (const std::string& module : adaptable_modules()) {
+      const std::string projection = last_component(module);
+      result[projection] = {projection, ""};
+      const auto parts = hf_modules("language_model.decoder.layers.0." + module);
+      for (const std::string& each : parts) {
+        const std::string part = last_component(each);
+        result[part] = {projection, parts.size() > 1 ? part : ""};
+      }
+    }
+    return result;
+  }();
+  return table;
+}
+
+/// Projection -> its adapted parts, none for the whole.
+std::map<std::string, std::vector<std::string>> chosen_parts(const LoraConfig& config) {
+  std::map<std::string, std::vector<std::string>> parts;
+  std::map<std::string, std::string> named_by;
+  for (const std::string& name : config.target_modules) {
+    const auto found = targets().find(name);
+    if (found == targets().end()) {
+      std::vector<std::string> known;
+      for (const auto& [each, target] : targets()) known.push_back(each);
+      user_error("peft.target_modules: {} is no projection of the language model; did you mean {}?",
+                 name, nearest(name, known));
+    }
+    const auto& [projection, part] = found->second;
+    const std::string& other = named_by.try_emplace(projection, name).first->second;
+    // The one is Megatron's name and the other Hugging Face's.
+    if ((other == projection) != (name == projection)) {
+      user_error("peft.target_modules: {} and {} name one projection in two ways; keep one", other,
+                 name);
+    }
+    std::vector<std::string>& list = parts[projection];
+    if (!part.empty() && std::ranges::find(list, part) == list.end()) list.push_back(part);
+  }
+  return parts;
+}
+
+void require_method(std::string_view key, const std::string& method) {
+  if (std::ranges::find(kInitMethods, method) == kInitMethods.end()) {
+    user_error("peft.{}={}: there are xavier, kaiming, normal and zero", key, method);
+  }
+}
+
+/// Megatron Bridge's `ParallelLinearAdapter._get_init_fn`: xavier_normal_, kaiming_uniform_ with
+/// a = sqrt(5), a normal of 0.2. `weight` is [fan out, fan in]; numbers are drawn in fp32, so that
+/// every dtype starts from the same.
+void initialize(at::Tensor weight, const std::string& method, const at::Generator& generator) {
+  const auto fan_out = static_cast<double>(weight.size(0));
+  const auto fan_in = static_cast<double>(weight.size(1));
+  const at::Tensor value = at::zeros(weight.sizes());
+  if (method == "xavier") value.normal_(0, std::sqrt(2 / (fan_in + fan_out)), generator);
+  if (method == "normal") value.normal_(0, 0.2, generator);
+  // sqrt(6 / ((1 + a^2) fan_in)) = 1 / sqrt(fan_in)
+  const double bound = 1 / std::sqrt(fan_in);
+  if (method == "kaiming") value.uniform_(-bound, bound, generator);
+  weight.copy_(value);
+}
+
+void initialize(const AdapterSite& site, const LoraConfig& config, const at::Generator& generator) {
+  const auto both = [&](const LowRank& pair) {
+    initialize(pair.a, config.lora_A_init_method, generator);
+    initialize(pair.b, config.lora_B_init_method, generator);
+  };
+  const Adapter& adapter = *site.linear->adapter();
+  if (adapter.whole()) both(*adapter.whole());
+  for (const auto& pair : adapter.pairs()) {
+    if (pair) both(*pair);
+  }
+}
+
+AdapterSummary summarize(const Ministral3& model) {
+  AdapterSummary summary;
+  for (const AdapterSite& site : adapter_sites(model))
+    summary.modules += site.linear->adapter() != nullptr;
+  for (const at::Tensor& parameter : model.parameters()) {
+    summary.total += parameter.numel();
+    if (parameter.requires_grad()) summary.trainable += parameter.numel();
+  }
+  return summary;
+}
+
+}  // namespace
+
+double LoraConfig::scale() const {
+  const auto rank = static_cast<double>(dim);
+  return alpha / (use_rslora ? std::sqrt(rank) : rank);
+}
+
+void LoraConfig::validate() const {
+  if (scheme == "dora")
+    user_error("peft.scheme=dora: DoRA adapters are not supported yet; use lora");
+  if (!scheme.empty() && scheme != "lora") {
+    user_error("peft.scheme={}: there is lora, or nothing to train the weights themselves", scheme);
+  }
+  if (dim < 1) user_error("peft.dim={}: a rank is at least 1", dim);
+  if (!std::isfinite(alpha) || alpha <= 0) user_error("peft.alpha={}: it must be over 0", alpha);
+  if (!(dropout >= 0 && dropout < 1)) {
+    user_error("peft.dropout={}: it must be at least 0 and below 1", dropout);
+  }
+  require_method("lora_A_init_method", lora_A_init_method);
+  require_method("lora_B_init_method", lora_B_init_method);
+  if (lora_A_init_method == "zero" && lora_B_init_method == "zero") {
+    user_error(
+        "peft.lora_A_init_method and lora_B_init_method are both zero; then no gradient "
+        "ever reaches them");
+  }
+  if (target_modules.empty()) user_error("peft.target_modules is empty; name what to adapt");
+  chosen_parts(*this);
+}
+
+AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed) {
+  config.validate();
+  if (const int64_t hidden = model.config().text.hidden_size; config.dim > hidden) {
+    user_error("peft.dim={} is over the model's hidden size {}, which no update's rank can exceed",
+               config.dim, hidden);
+  }
+  const auto parts = chosen_parts(config);
+  const AdapterNumbers numbers{config.dim, config.scale() * static_cast<double>(config.dim),
+                               config.dropout};
+  const at::NoGradGuard no_grad;
+  const at::Generator generator = at::detail::createCPUGenerator(seed);
+  for (const AdapterSite& site : adapter_sites(model)) {
+    const auto chosen = parts.find(last_component(site.name));
+    if (chosen == parts.end()) continue;
+    attach_adapter(site, chosen->second, numbers);
+    initialize(site, config, generator);
+  }
+  train_adapters_only(model);
+  return summarize(model);
+}
+
+AdapterSummary load_adapter(Ministral3& model, const fs::path& path) {
+  require_directory(path, "adapter");
+  if (is_peft_folder(path)) {
+    load_peft_folder(model, path);
+  } else if (is_megatron_checkpoint(path)) {
+    load_megatron_adapter(model, MegatronCheckpoint(path));
+  } else {
+    user_error(
+        "{} holds no adapter: neither adapter_config.json nor a Megatron checkpoint is in it",
+        path.string());
+  }
+  return summarize(model);
+}
+
+LoraConfig lora_config_of(const Ministral3& model) {
+  std::optional<LoraConfig> config;
+  const auto add = [&](const Adapter& adapter, const LowRank& pair, const std::string& target) {
+    const int64_t rank = pair.a.size(0);
+    if (!config) {
+      config.emplace();
+      config->scheme = "lora";
+      config->dim = rank;
+      config->alpha = adapter.scale() * static_cast<double>(rank);
+      // scale is alpha / rank: the product is alpha but for its last bits.
+      const double whole = std::round(config->alpha);
+      if (std::abs(config->alpha - whole) < 1e-9 * whole) config->alpha = whole;
+      config->dropout = adapter.dropout();
+      config->target_modules.clear();
+    }
+    TORCH_CHECK(config->dim == rank, "adapters of several ranks");
+    auto& names = config->target_modules;
+    if (std::ranges::find(names, target) == names.end()) names.push_back(target);
+  };
+  for (const AdapterSite& site : adapter_sites(model)) {
+    const auto& adapter = site.linear->adapter();
+    if (!adapter) continue;
+    if (adapter->whole()) add(*adapter, *adapter->whole(), last_component(site.name));
+    for (size_t i = 0; i < adapter->pairs().size(); ++i) {
+      if (adapter->pairs()[i]) add(*adapter, *adapter->pairs()[i], last_component(site.hf[i]));
+    }
+  }
+  TORCH_CHECK(config, "the model has no adapter");
+  return *config;
+}
+
+int64_t merge_adapters(Ministral3& model) {
+  int64_t merged = 0;
+  for (const AdapterSite& site : adapter_sites(model)) {
+    if (!site.linear->adapter()) continue;
+    site.linear->merge_adapter();
+    ++merged;
+  }
+  return merged;
+}
+
+}  // namespace trestle

@@ -1,0 +1,22 @@
+// Adapters in a Megatron checkpoint, as Megatron Bridge's LoRA and our own training runs save them.
+// Called by load_adapter; MegatronWriter writes them, with peft_run_config() in run_config.yaml.
+#pragma once
+
+#include "base/json.h"
+#include "checkpoint/megatron.h"
+#include "model/ministral3.h"
+#include "peft/lora.h"
+
+namespace trestle {
+
+/// Tensors bear the names of named_parameters(): MODULE.adapter.linear_in.weight [dim, in] and
+/// .linear_out.weight [out, dim], or MODULE.adapter.PART.* for the parts of a fused projection one
+/// by one; dim, alpha and dropout are of run_config.yaml's peft section. Throws UserError when the
+/// checkpoint holds a model instead, another method than LoRA, or what does not fit this model.
+void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoint);
+
+/// The `peft` section that such a checkpoint's run_config.yaml must hold. Megatron Bridge reads it
+/// where every projection is adapted whole.
+Json peft_run_config(const LoraConfig& config);
+
+}  // namespace trestle

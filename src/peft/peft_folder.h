@@ -1,0 +1,37 @@
+// An adapter as the peft library keeps it: adapter_config.json beside adapter_model.safetensors.
+// Called by load_adapter, export and the trainer.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "checkpoint/hf_checkpoint.h"
+#include "model/ministral3.h"
+
+namespace trestle {
+
+/// Whether `path` has an adapter_config.json.
+bool is_peft_folder(const std::filesystem::path& path);
+
+/// Reads PREFIX.layers.N.self_attn.q_proj.lora_A.weight [r, in] and .lora_B.weight [out, r], PREFIX
+/// in any spelling of the module names, with or without peft's `base_model.model.`. The adapter
+/// takes PEFT's form. Throws UserError when a tensor belongs to no projection of the language
+/// tower, an adapter that the config lists is missing, or an option is not supported.
+void load_peft_folder(Ministral3& model, const std::filesystem::path& directory);
+
+struct PeftFolderOptions {
+  /// kModelFirst is what peft wants over transformers 5, kLanguageModelFirst what older programs
+  /// want. A text-only model has only one spelling.
+  HfSpelling spelling = HfSpelling::kModelFirst;
+  /// base_model_name_or_path.
+  std::string base_model = {};
+  bool replace = false;
+};
+
+/// Writes the model's adapters in their dtype; in Megatron's form the parts of a fused projection
+/// share linear_in as their lora_A. Nothing is visible under `directory` before all is written.
+/// Throws UserError when it exists and is not empty, MachineError when the disk refuses.
+void save_peft_folder(const Ministral3& model, const std::filesystem::path& directory,
+                      const PeftFolderOptions& options = {});
+
+}  // namespace trestle

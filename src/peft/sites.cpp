@@ -1,0 +1,122 @@
+#include "peft/sites.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include "base/error.h"
+#include "bridge/table.h"
+#include "checkpoint/safetensors.h"
+
+namespace trestle {
+
+namespace {
+
+constexpr std::string_view kLayers = "language_model.decoder.layers.";
+
+// The pair of a part, or of the whole projection where `part` is empty.
+LowRank& pair_of(const AdapterSite& site, const std::string& part) {
+  const Adapter& adapter = *site.linear->adapter();
+  if (part.empty()) return *adapter.whole();
+  const auto parts = site.linear->layout().parts();
+  const auto index = std::ranges::find(parts, part) - parts.begin();
+  return *adapter.pairs().at(static_cast<size_t>(index));
+}
+
+int64_t rows_of(const Linear& linear, const std::string& part) {
+  const int64_t rows = linear.weight.size(0);
+  if (part.empty()) return rows;
+  const auto parts = linear.layout().parts();
+  const auto index = std::ranges::find(parts, part) - parts.begin();
+  return linear.layout().part_size(static_cast<size_t>(index), rows);
+}
+
+void require_fit(const TensorSource& source, const std::string& name,
+                 const std::vector<int64_t>& wanted, std::string_view what) {
+  const TensorInfo& info = source.tensors().at(name);
+  if (info.shape != wanted || !at::isFloatingType(info.dtype)) {
+    user_error(
+        "{}: tensor {} is {}, but its place in the model takes floats [{}]; is the adapter made "
+        "for this model, with this rank?",
+        what, name, describe(info), fmt::join(wanted, ", "));
+  }
+}
+
+}  // namespace
+
+const std::vector<std::string>& adaptable_modules() {
+  static const std::vector<std::string> modules = {"self_attention.linear_qkv",
+                                                   "self_attention.linear_proj", "mlp.linear_fc1",
+                                                   "mlp.linear_fc2"};
+  return modules;
+}
+
+std::vector<AdapterSite> adapter_sites(const Ministral3& model) {
+  const auto modules = model.named_modules("", /*include_self=*/false);
+  std::vector<AdapterSite> sites;
+  for (size_t layer = 0; layer < model.language_model().num_layers(); ++layer) {
+    for (const std::string& module : adaptable_modules()) {
+      const std::string name = fmt::format("{}{}.{}", kLayers, layer, module);
+      auto* linear = dynamic_cast<Linear*>(modules[name].get());
+      TORCH_CHECK(linear != nullptr, name, " is no linear layer");
+      sites.push_back({name, linear, hf_modules(name)});
+    }
+  }
+  return sites;
+}
+
+std::string last_component(const std::string& module) {
+  return module.substr(module.rfind('.') + 1);
+}
+
+void attach_adapter(const AdapterSite& site, const std::vector<std::string>& parts,
+                    const AdapterNumbers& numbers) {
+  const at::Tensor& weight = site.linear->weight;
+  const Build build{weight.scalar_type(), weight.is_meta() ? at::kCPU : weight.device()};
+  auto adapter =
+      std::make_shared<Adapter>(weight.size(1), weight.size(0), site.linear->layout(), parts,
+                                numbers.rank, numbers.alpha, numbers.dropout, build);
+  adapter->train(site.linear->is_training());
+  site.linear->attach(std::move(adapter));
+}
+
+void attach_stored(Ministral3& model, const std::vector<StoredAdapter>& adapters,
+                   const TensorSource& source, const AdapterNumbers& numbers,
+                   std::string_view what) {
+  for (const auto& [site, pairs] : adapters) {
+    for (const auto& [part, pair] : pairs) {
+      require_fit(source, pair.a, {numbers.rank, site.linear->weight.size(1)}, what);
+      require_fit(source, pair.b, {rows_of(*site.linear, part), numbers.rank}, what);
+    }
+  }
+  const at::NoGradGuard no_grad;
+  for (const auto& [site, pairs] : adapters) {
+    std::vector<std::string> parts;
+    for (const auto& [part, pair] : pairs) {
+      if (!part.empty()) parts.push_back(part);
+    }
+    attach_adapter(site, parts, numbers);
+    for (const auto& [part, pair] : pairs) {
+      LowRank& target = pair_of(site, part);
+      target.a.copy_(source.read(pair.a));
+      target.b.copy_(source.read(pair.b));
+    }
+  }
+  train_adapters_only(model);
+}
+
+void train_adapters_only(Ministral3& model) {
+  for (const auto& entry : model.named_parameters()) {
+    entry.value().set_requires_grad(entry.key().find(".adapter.") != std::string::npos);
+  }
+}
+
+std::string list_some(const std::vector<std::string>& names) {
+  constexpr size_t kMost = 3;
+  const size_t shown = std::min(names.size(), kMost);
+  std::string text = fmt::format(
+      "{}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
+  if (names.size() > shown) text += fmt::format(" and {} more", names.size() - shown);
+  return text;
+}
+
+}  // namespace trestle

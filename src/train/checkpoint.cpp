@@ -1,0 +1,115 @@
+#include "train/checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "base/error.h"
+#include "checkpoint/megatron.h"
+#include "checkpoint/megatron_writer.h"
+
+namespace trestle {
+
+namespace {
+
+constexpr const char* kRandomState = "trestle.rng_state";
+
+bool is_adapter(const std::string& name) { return name.find(".adapter.") != std::string::npos; }
+
+Json schedule_state(const TrainConfig& config, const Progress& progress) {
+  return {{"max_lr", config.optimizer.lr},
+          {"min_lr", config.optimizer.min_lr},
+          {"lr_warmup_steps", config.scheduler.lr_warmup_iters * config.train.global_batch_size},
+          {"lr_decay_style", config.scheduler.lr_decay_style},
+          {"lr_decay_steps", config.scheduler.lr_decay_iters.value_or(config.train.train_iters) *
+                                 config.train.global_batch_size},
+          {"num_steps", progress.consumed_samples},
+          {"start_wd", config.optimizer.weight_decay},
+          {"end_wd", config.optimizer.weight_decay},
+          {"wd_incr_style", "constant"},
+          {"wd_incr_steps", config.train.train_iters * config.train.global_batch_size}};
+}
+
+// One group per weight-decay class, as megatron-core writes them.
+Json optimizer_state(const TrainConfig& config, const Progress& progress) {
+  Json groups = Json::array();
+  for (const double multiplier : {1.0, 0.0}) {
+    groups.push_back({{"is_expert_parallel", false},
+                      {"default_config", true},
+                      {"wd_mult", multiplier},
+                      {"lr_mult", 1.0},
+                      {"is_decoupled_lr", false},
+                      {"max_lr", config.optimizer.lr},
+                      {"min_lr", config.optimizer.min_lr},
+                      {"lr", learning_rate(config, progress.step + 1)},
+                      {"bias_correction", true},
+                      {"betas", {config.optimizer.adam_beta1, config.optimizer.adam_beta2}},
+                      {"eps", config.optimizer.adam_eps},
+                      {"weight_decay", config.optimizer.weight_decay * multiplier},
+                      {"step", progress.step}});
+  }
+  return {{"optimizer", {{"param_groups", groups}}}, {"param_state_sharding_type", "fully_reshardable"}};
+}
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& run, const Ministral3& model, const AdamW& optimizer,
+                     const Progress& progress, const TrainConfig& config, const OpenCheckpoint& base) {
+  TensorList list;
+  std::map<std::string, at::Tensor> tensors;
+  const auto add = [&](const std::string& name, const at::Tensor& tensor) {
+    list.emplace_back(name, info_of(tensor));
+    tensors[name] = tensor.detach().contiguous();
+  };
+  for (const auto& entry : model.named_parameters()) {
+    if (!config.is_lora() || is_adapter(entry.key())) add(entry.key(), entry.value());
+  }
+  for (const auto& [name, tensor] : optimizer.state()) add("optimizer.state." + name, tensor);
+  add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
+
+  Json run_config = {{"checkpoint", {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}}}};
+  if (config.is_lora()) run_config["peft"] = peft_run_config(lora_config_of(model));
+  MegatronWriter writer({.run = run,
+                         .iteration = progress.step,
+                         .config = model.config(),
+                         .hf_config = base.config_json(),
+                         .tokenizer_files = base.side_files(),
+                         .common_state = {{"opt_param_scheduler", schedule_state(config, progress)},
+                                          {"optimizer", optimizer_state(config, progress)}},
+                         .train_state = {{"step", progress.step},
+                                         {"consumed_train_samples", progress.consumed_samples}},
+                         .run_config = std::move(run_config),
+                         .replace = true},
+                        list);
+  for (const auto& [name, info] : list) writer.write(name, tensors.at(name));
+  writer.commit();
+}
+
+Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, AdamW& optimizer) {
+  const at::NoGradGuard no_grad;
+  const MegatronCheckpoint checkpoint(run);
+  const auto copy_into = [&](const std::string& name, at::Tensor target) {
+    if (!checkpoint.tensors().contains(name) && !checkpoint.state().contains(name)) {
+      user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?", run.string(),
+                 name);
+    }
+    const at::Tensor stored = checkpoint.read(name);
+    if (stored.sizes() != target.sizes()) {
+      user_error("checkpoint.load={}: {} has another shape than this run's", run.string(), name);
+    }
+    target.copy_(stored);
+  };
+  for (const auto& entry : model.named_parameters()) {
+    if (checkpoint.is_adapter() && !is_adapter(entry.key())) continue;
+    copy_into(entry.key(), entry.value());
+  }
+  for (const auto& [name, tensor] : optimizer.state()) copy_into("optimizer.state." + name, tensor);
+  if (checkpoint.state().contains(kRandomState)) {
+    at::detail::getDefaultCPUGenerator().set_state(checkpoint.read(kRandomState).clone());
+  }
+  const Json state = checkpoint.train_state();
+  Progress progress{checkpoint.iteration(), state.value("consumed_train_samples", int64_t{0})};
+  optimizer.set_steps(progress.step);
+  return progress;
+}
+
+}  // namespace trestle

@@ -1,0 +1,74 @@
+#include "train/config.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "base/error.h"
+
+namespace trestle {
+
+namespace {
+
+void require(bool holds, std::string_view key, std::string_view value, std::string_view allowed) {
+  if (!holds) user_error("{}={}: {}", key, value, allowed);
+}
+
+void require_positive(std::string_view key, int64_t value) {
+  require(value > 0, key, std::to_string(value), "must be at least 1");
+}
+
+}  // namespace
+
+void TrainConfig::validate() const {
+  require_positive("train.train_iters", train.train_iters);
+  require_positive("train.global_batch_size", train.global_batch_size);
+  require_positive("train.micro_batch_size", train.micro_batch_size);
+  require_positive("model.seq_length", model.seq_length);
+  require_positive("checkpoint.save_interval", checkpoint.save_interval);
+  require_positive("logger.log_interval", logger.log_interval);
+  if (train.exit_interval) require_positive("train.exit_interval", *train.exit_interval);
+  if (train.global_batch_size % train.micro_batch_size != 0) {
+    user_error("train.global_batch_size={} is not a multiple of train.micro_batch_size={}",
+               train.global_batch_size, train.micro_batch_size);
+  }
+  require(model.params_dtype == "bf16" || model.params_dtype == "float32", "model.params_dtype",
+          model.params_dtype, "use bf16 or float32");
+  const std::string& style = scheduler.lr_decay_style;
+  require(style == "cosine" || style == "linear" || style == "constant", "scheduler.lr_decay_style", style,
+          "use cosine, linear or constant");
+  require(scheduler.lr_warmup_iters >= 0, "scheduler.lr_warmup_iters",
+          std::to_string(scheduler.lr_warmup_iters), "must not be negative");
+  require(optimizer.lr > 0 && std::isfinite(optimizer.lr), "optimizer.lr", format_value(optimizer.lr),
+          "must be above 0");
+  require(optimizer.min_lr >= 0 && optimizer.min_lr <= optimizer.lr, "optimizer.min_lr",
+          format_value(optimizer.min_lr), "must lie between 0 and optimizer.lr");
+  peft.validate();
+  if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection && !is_lora()) {
+    user_error("model.freeze_* freeze every part; nothing would be trained");
+  }
+  require(!checkpoint.pretrained_checkpoint.empty(), "checkpoint.pretrained_checkpoint", "",
+          "name the model to start from (--pretrained-checkpoint DIR)");
+  require(!checkpoint.save.empty(), "checkpoint.save", "", "name a run directory (or set SAVE_DIR)");
+  require(!dataset.path_or_dataset.empty(), "dataset.path_or_dataset", "", "name the data to train on");
+}
+
+double learning_rate(const TrainConfig& config, int64_t step) {
+  const double n = static_cast<double>(step - 1);
+  const auto warmup = static_cast<double>(config.scheduler.lr_warmup_iters);
+  const auto decay =
+      static_cast<double>(config.scheduler.lr_decay_iters.value_or(config.train.train_iters));
+  const double peak = config.optimizer.lr;
+  const double least = config.optimizer.min_lr;
+  if (warmup > 0 && n <= warmup) {
+    return config.scheduler.lr_warmup_init + (peak - config.scheduler.lr_warmup_init) * n / warmup;
+  }
+  if (config.scheduler.lr_decay_style == "constant") return peak;
+  if (n > decay) return least;
+  const double share = (n - warmup) / (decay - warmup);
+  const double weight = config.scheduler.lr_decay_style == "linear"
+                            ? 1 - share
+                            : (1 + std::cos(std::numbers::pi * share)) / 2;
+  return least + (peak - least) * weight;
+}
+
+}  // namespace trestle

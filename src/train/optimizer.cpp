@@ -1,0 +1,89 @@
+#include "train/optimizer.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace trestle {
+
+AdamW::AdamW(NamedTensors parameters, const AdamWOptions& options)
+    : options_(options), parameters_(std::move(parameters)) {
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, parameter] : parameters_) {
+    Slot slot;
+    slot.parameter = parameter;
+    const at::Tensor detached = parameter.detach();
+    slot.master = parameter.scalar_type() == at::kFloat ? detached : detached.to(at::kFloat);
+    slot.exp_avg = at::zeros_like(slot.master);
+    slot.exp_avg_sq = at::zeros_like(slot.master);
+    slot.step = at::zeros({}, slot.master.options());
+    slot.decayed = parameter.dim() >= 2;
+    slots_.push_back(std::move(slot));
+  }
+}
+
+void AdamW::step(double learning_rate) {
+  const at::NoGradGuard no_grad;
+  ++steps_;
+  for (const bool decayed : {true, false}) {
+    std::vector<at::Tensor> masters, gradients, exp_avgs, exp_avg_sqs, steps;
+    for (Slot& slot : slots_) {
+      if (slot.decayed != decayed || !slot.parameter.grad().defined()) continue;
+      slot.step.fill_(steps_);
+      masters.push_back(slot.master);
+      gradients.push_back(slot.parameter.grad().to(at::kFloat));
+      exp_avgs.push_back(slot.exp_avg);
+      exp_avg_sqs.push_back(slot.exp_avg_sq);
+      steps.push_back(slot.step);
+    }
+    if (masters.empty()) continue;
+    // The kernel counts from a step that is already that of this update.
+    at::_fused_adamw_(masters, gradients, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps,
+                      learning_rate, options_.beta1, options_.beta2,
+                      decayed ? options_.weight_decay : 0.0, options_.eps, /*amsgrad=*/false,
+                      /*maximize=*/false);
+  }
+  refresh_parameters();
+}
+
+void AdamW::zero_grad() {
+  for (Slot& slot : slots_) slot.parameter.mutable_grad() = at::Tensor();
+}
+
+void AdamW::set_steps(int64_t steps) { steps_ = steps; }
+
+AdamW::NamedTensors AdamW::state() const {
+  NamedTensors state;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    state.emplace_back("param." + parameters_[i].first, slots_[i].master);
+    state.emplace_back("exp_avg." + parameters_[i].first, slots_[i].exp_avg);
+    state.emplace_back("exp_avg_sq." + parameters_[i].first, slots_[i].exp_avg_sq);
+  }
+  return state;
+}
+
+void AdamW::refresh_parameters() {
+  const at::NoGradGuard no_grad;
+  for (Slot& slot : slots_) {
+    if (!slot.parameter.is_alias_of(slot.master)) slot.parameter.copy_(slot.master);
+  }
+}
+
+double clip_grad_norm(const AdamW::NamedTensors& parameters, double max_norm) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> norms;
+  for (const auto& [name, parameter] : parameters) {
+    if (parameter.grad().defined()) norms.push_back(at::linalg_vector_norm(parameter.grad(), 2, {}, false, at::kFloat));
+  }
+  if (norms.empty()) return 0;
+  const double norm = at::linalg_vector_norm(at::stack(norms)).item<double>();
+  const double scale = max_norm / (norm + 1e-6);
+  if (max_norm > 0 && scale < 1) {
+    for (const auto& [name, parameter] : parameters) {
+      if (parameter.grad().defined()) parameter.grad().mul_(scale);
+    }
+  }
+  return norm;
+}
+
+}  // namespace trestle

@@ -1,0 +1,66 @@
+// The one training loop: full fine-tuning, LoRA and frozen parts differ in which parameters ask for gradients.
+// Called by `trestle finetune` and the demo.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "bridge/load.h"
+#include "data/batch.h"
+#include "data/datasets.h"
+#include "train/checkpoint.h"
+#include "train/config.h"
+#include "train/optimizer.h"
+
+namespace trestle {
+
+/// What one step did; a line of metrics.jsonl.
+struct StepMetrics {
+  int64_t step = 0;
+  /// Mean over the targets of the global batch.
+  double loss = 0;
+  double lr = 0;
+  /// Before clipping.
+  double grad_norm = 0;
+  int64_t target_tokens = 0;
+  int64_t tokens = 0;
+  int64_t images = 0;
+  double seconds = 0;
+  int64_t peak_memory_bytes = 0;
+};
+
+class Trainer {
+ public:
+  /// Opens the base model and the data, attaches adapters, resumes where checkpoint.load says. Throws UserError for
+  /// whatever the user can mend, before anything is written.
+  explicit Trainer(const TrainConfig& config);
+
+  using OnStep = std::function<void(const StepMetrics&)>;
+  /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes metrics.jsonl and
+  /// resolved_config.yaml under checkpoint.save, and a progress line a step to stderr.
+  void run(const OnStep& on_step = {});
+
+  /// One optimizer step on the next samples.
+  StepMetrics step();
+
+  Ministral3& model() { return *model_; }
+  const Progress& progress() const { return progress_; }
+
+ private:
+  std::vector<Sample> next_samples();
+  void freeze();
+  void save();
+
+  TrainConfig config_;
+  OpenCheckpoint base_;
+  Processor processor_;
+  std::unique_ptr<Dataset> dataset_;
+  SampleOrder order_;
+  std::shared_ptr<Ministral3> model_;
+  std::unique_ptr<AdamW> optimizer_;
+  Progress progress_;
+};
+
+}  // namespace trestle

@@ -1,0 +1,292 @@
+#include <ATen/Functions.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "checkpoint/torch_dist.h"
+#include "checkpoint/torch_dist_writer.h"
+#include "checkpoint/torch_save.h"
+#include "checkpoint/zip.h"
+
+namespace trestle {
+namespace {
+
+namespace fs = std::filesystem;
+
+// An empty directory of the test's own.
+fs::path fresh(const std::string& name) {
+  const fs::path path = fs::path(testing::TempDir()) / ("trestle-" + name);
+  fs::remove_all(path);
+  fs::create_directories(path);
+  return path;
+}
+
+template <class Action>
+std::string refusal(Action action) {
+  try {
+    action();
+  } catch (const UserError& error) {
+    const std::string message = error.what();
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    return message;
+  }
+  ADD_FAILURE() << "accepted";
+  return "";
+}
+
+#define EXPECT_REFUSED(action, part) \
+  EXPECT_NE(refusal([&] { action; }).find(part), std::string::npos) << refusal([&] { action; })
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
+
+std::string written(const std::function<void(OutputFile&)>& write) {
+  const fs::path path = fresh("written") / "file";
+  OutputFile file(path);
+  write(file);
+  file.commit();
+  return read_text(path);
+}
+
+TEST(Zip, RecordsComeBack) {
+  for (const uint64_t zip64_from : {uint64_t{0xffffffff}, uint64_t{0}, uint64_t{3}}) {
+    const std::string archive = written([&](OutputFile& file) {
+      file.write("before");  // an archive counts from its own start
+      const std::vector<ZipRecord> records = {
+          {"a/data.pkl", bytes_of("12345")}, {"a/data/0", {}}, {"a/data/1", bytes_of("x")}};
+      const uint64_t length = write_zip(file, records, zip64_from);
+      EXPECT_EQ(length, file.offset() - 6);
+    });
+    const ZipReader zip(bytes_of(archive).subspan(6), "zip");
+    ASSERT_EQ(zip.records().size(), 3u);
+    EXPECT_TRUE(std::ranges::equal(zip.record("data.pkl"), bytes_of("12345")));
+    EXPECT_TRUE(zip.record("data/0").empty());
+    EXPECT_TRUE(std::ranges::equal(zip.record("data/1"), bytes_of("x")));
+    EXPECT_REFUSED(zip.record("data/2"), "no record data/2");
+  }
+}
+
+TEST(Zip, DamageIsRefused) {
+  const std::string whole = written([](OutputFile& file) {
+    write_zip(file, std::vector<ZipRecord>{{"a/data.pkl", bytes_of("12345")}});
+  });
+  for (size_t size = 0; size < whole.size(); ++size) {
+    EXPECT_THROW(ZipReader(bytes_of(whole).first(size), "zip"), UserError) << size;
+  }
+  for (size_t i = 0; i < whole.size(); ++i) {
+    for (const char value : {'\0', '\x7f', '\xff'}) {
+      std::string damaged = whole;
+      damaged[i] = value;
+      try {
+        ZipReader(bytes_of(damaged), "zip");
+      } catch (const UserError&) {
+      }
+    }
+  }
+  // The size in the central directory: 46 bytes of header and the name before the end record.
+  std::string lies = whole;
+  const size_t central = whole.size() - 22 - 46 - std::string_view("a/data.pkl").size();
+  lies[central + 20] = lies[central + 24] = 100;
+  EXPECT_REFUSED(ZipReader(bytes_of(lies), "zip"), "outside");
+  std::string deflated = whole;
+  deflated[central + 10] = 8;
+  EXPECT_REFUSED(ZipReader(bytes_of(deflated), "zip"), "compressed");
+}
+
+TEST(TorchSave, TensorsComeBack) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble, at::kLong,
+                                     at::kByte, at::kBool, at::kFloat8_e4m3fn}) {
+    for (const std::vector<int64_t>& shape : {std::vector<int64_t>{}, {0}, {5}, {2, 3, 4}}) {
+      const at::Tensor tensor = (at::rand(shape) * 9).to(dtype);
+      const std::string archive = written([&](OutputFile& file) {
+        SavedArchiveWriter out;
+        out.tensor(tensor);
+        out.write(file);
+      });
+      const SavedArchive back(bytes_of(archive), SavedArchive::Holds::kTensor, "item");
+      const at::Tensor copy = back.tensor(back.root()).clone();
+      EXPECT_EQ(copy.scalar_type(), dtype);
+      EXPECT_TRUE(at::equal(copy.to(at::kDouble), tensor.to(at::kDouble)));
+    }
+  }
+}
+
+// An archive with a float tensor of 6 elements described by hand.
+std::string described(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
+                      int64_t offset, int64_t numel) {
+  PickleWriter pickle;
+  pickle.global("torch._utils", "_rebuild_tensor_v2").mark().mark().string("storage");
+  pickle.global("torch", "FloatStorage").string("0").string("cuda:0").integer(numel).tuple();
+  pickle.persistent().integer(offset).integers(shape).integers(strides).boolean(false);
+  pickle.global("collections", "OrderedDict").empty_tuple().reduce().tuple().reduce();
+  const std::string text = pickle.finish();
+  const at::Tensor data = at::arange(6, at::kFloat);
+  return written([&](OutputFile& file) {
+    write_zip(file, std::vector<ZipRecord>{
+                        {"archive/data.pkl", bytes_of(text)},
+                        {"archive/data/0", {static_cast<const std::byte*>(data.data_ptr()), 24}}});
+  });
+}
+
+TEST(TorchSave, StridesAndOffsets) {
+  const auto read = [](const std::string& archive) {
+    const SavedArchive back(bytes_of(archive), SavedArchive::Holds::kTensor, "item");
+    return back.tensor(back.root()).clone();
+  };
+  const at::Tensor data = at::arange(6, at::kFloat);
+  EXPECT_TRUE(at::equal(read(described({2, 3}, {3, 1}, 0, 6)), data.view({2, 3})));
+  EXPECT_TRUE(at::equal(read(described({3, 2}, {1, 3}, 0, 6)), data.view({2, 3}).t()));
+  EXPECT_TRUE(at::equal(read(described({2}, {1}, 4, 6)), data.slice(0, 4)));
+  EXPECT_REFUSED(read(described({2, 3}, {3, 1}, 1, 6)), "beyond its storage");
+  EXPECT_REFUSED(read(described({2, 3}, {3, -1}, 0, 6)), "strides");
+  EXPECT_REFUSED(read(described({2, 3}, {int64_t{1} << 62, 1}, 0, 6)), "strides");
+  EXPECT_REFUSED(read(described({7}, {1}, 0, 6)), "larger than its storage");
+  EXPECT_REFUSED(read(described({-1}, {1}, 0, 6)), "larger than its storage");
+  EXPECT_REFUSED(read(described({1 << 30}, {0}, 0, 6)), "larger than its storage");
+  EXPECT_REFUSED(read(described({int64_t{1} << 40, int64_t{1} << 40}, {1, 1}, 0, 6)), "larger");
+  EXPECT_REFUSED(read(described({6}, {1}, 0, 7)), "should have 7 elements");
+  EXPECT_REFUSED(read(described({6}, {1}, 0, int64_t{1} << 62)), "elements");
+}
+
+TEST(TorchSave, ObjectsComeBack) {
+  const Json value = Json::parse(R"({"lr": 0.5, "betas": [0.9, 0.99], "step": 3, "name": null})");
+  const std::string archive = written([&](OutputFile& file) {
+    SavedArchiveWriter out("common");
+    out.pickle().json(value);
+    out.write(file);
+  });
+  EXPECT_EQ(SavedArchive(bytes_of(archive), SavedArchive::Holds::kObject, "x").json(), value);
+  // What plain objects may name is more than what a tensor may.
+  const std::string namespace_archive = written([&](OutputFile& file) {
+    SavedArchiveWriter out;
+    out.pickle().new_object("argparse", "Namespace").empty_dict().build();
+    out.write(file);
+  });
+  EXPECT_EQ(SavedArchive(bytes_of(namespace_archive), SavedArchive::Holds::kObject, "x").json(),
+            "<argparse.Namespace>");
+  EXPECT_REFUSED(SavedArchive(bytes_of(namespace_archive), SavedArchive::Holds::kTensor, "item"),
+                 "item: the pickle names argparse.Namespace");
+  const std::string hostile = written([&](OutputFile& file) {
+    SavedArchiveWriter out;
+    out.pickle().global("os", "system").mark().string("ls").tuple().reduce();
+    out.write(file);
+  });
+  EXPECT_REFUSED(SavedArchive(bytes_of(hostile), SavedArchive::Holds::kObject, "item"),
+                 "os.system");
+}
+
+struct Chunk {
+  std::vector<int64_t> offsets;
+  at::Tensor tensor;
+};
+
+fs::path directory_with(const TensorInfo& whole, const std::vector<Chunk>& chunks) {
+  const fs::path path = fresh("dist");
+  TorchDistWriter writer(path);
+  for (const Chunk& chunk : chunks) writer.write_chunk("t", whole, chunk.offsets, chunk.tensor);
+  writer.commit();
+  return path;
+}
+
+TEST(TorchDist, AssemblesChunksInAnyOrder) {
+  const at::Tensor whole = at::arange(4 * 6 * 5, at::kFloat).view({4, 6, 5});
+  const TensorInfo info{at::kFloat, {4, 6, 5}};
+  const auto cut = [&](int64_t a0, int64_t a1, int64_t b0, int64_t b1, int64_t c0, int64_t c1) {
+    return Chunk{{a0, b0, c0}, whole.slice(0, a0, a1).slice(1, b0, b1).slice(2, c0, c1)};
+  };
+  const TorchDistReader reader(
+      directory_with(info, {cut(2, 4, 0, 6, 3, 5), cut(0, 2, 2, 6, 0, 5), cut(2, 4, 0, 6, 0, 3),
+                            cut(0, 1, 0, 2, 0, 5), cut(1, 2, 0, 2, 0, 5)}));
+  EXPECT_EQ(reader.tensors().at("t"), info);
+  EXPECT_TRUE(at::equal(reader.read("t"), whole));
+  for (int64_t i = 0; i < 4; ++i) EXPECT_TRUE(at::equal(reader.read_slice("t", i), whole[i])) << i;
+  EXPECT_REFUSED(reader.read_slice("t", 4), "no slice 4");
+  EXPECT_REFUSED(reader.read("u"), "no tensor u");
+}
+
+TEST(TorchDist, ScalarsAndEmptyTensors) {
+  const fs::path path = fresh("dist");
+  TorchDistWriter writer(path);
+  writer.write_chunk("scalar", {at::kLong, {}}, {}, at::full({}, 7, at::kLong));
+  writer.write_chunk("empty", {at::kFloat, {3, 0}}, {0, 0}, at::empty({3, 0}));
+  writer.commit();
+  const TorchDistReader reader(path);
+  EXPECT_EQ(reader.read("scalar").item<int64_t>(), 7);
+  EXPECT_EQ(reader.read("empty").numel(), 0);
+}
+
+TEST(TorchDist, HolesAndOverlapsAreRefused) {
+  const TensorInfo info{at::kFloat, {2, 4}};
+  const at::Tensor ones = at::ones({2, 2});
+  const TorchDistReader hole(directory_with(info, {{{0, 2}, ones}}));
+  EXPECT_REFUSED(hole.read("t"), "4 of 8 elements");
+  const at::Tensor expected = at::tensor({0.f, 0.f, 1.f, 1.f}).expand({2, 4});
+  EXPECT_TRUE(at::equal(hole.read_padded("t"), expected));
+  const TorchDistReader overlap(directory_with(info, {{{0, 0}, ones}, {{0, 1}, ones}}));
+  EXPECT_REFUSED(overlap.read("t"), "some twice");
+  EXPECT_REFUSED(overlap.read_padded("t"), "some twice");
+  // As many elements as there should be, yet one twice and one missing.
+  const TorchDistReader both(
+      directory_with(info, {{{0, 0}, at::ones({2, 3})}, {{0, 2}, at::ones({1, 2})}}));
+  EXPECT_REFUSED(both.read("t"), "some twice");
+  EXPECT_REFUSED(TorchDistReader(directory_with(info, {{{0, 3}, ones}})), "lies outside");
+  // A shape that nothing stands behind is not allocated.
+  const TorchDistReader huge(
+      directory_with({at::kFloat, {int64_t{1} << 50}}, {{{0}, at::ones({2})}}));
+  EXPECT_REFUSED(huge.read("t"), "2 of 1125899906842624");
+  EXPECT_REFUSED(huge.read_padded("t"), "claims");
+  EXPECT_REFUSED(
+      TorchDistReader(directory_with({at::kFloat, {int64_t{1} << 62, 4}}, {{{0, 0}, ones}})),
+      "impossible size");
+}
+
+TEST(TorchDist, DamagedFilesAreRefused) {
+  const fs::path path = directory_with({at::kFloat, {3}}, {{{0}, at::ones({3})}});
+  const fs::path data = path / "__0_0.distcp";
+  const auto size = fs::file_size(data);
+  fs::resize_file(data, size - 1);
+  EXPECT_REFUSED(TorchDistReader{path}, "cut short");
+  fs::resize_file(data, size);  // the end record's last byte is 0 anyway
+  EXPECT_EQ(TorchDistReader(path).read("t").sum().item<float>(), 3);
+  {
+    std::fstream file(data, std::ios::in | std::ios::out);
+    file.write("garbage", 7);
+  }
+  EXPECT_REFUSED(TorchDistReader(path).read("t"), "damaged");
+  fs::remove(data);
+  EXPECT_REFUSED(TorchDistReader{path}, "__0_0.distcp");
+  fs::remove(path / ".metadata");
+  EXPECT_REFUSED(TorchDistReader{path}, ".metadata");
+}
+
+TEST(TorchDist, DataFilesStayInTheDirectory) {
+  const fs::path path = directory_with({at::kFloat, {3}}, {{{0}, at::ones({3})}});
+  std::string metadata = read_text(path / ".metadata");
+  const size_t at = metadata.find("__0_0.distcp");
+  ASSERT_NE(at, std::string::npos);
+  metadata.replace(at, 12, "../../passwd");
+  write_text(path / ".metadata", metadata);
+  EXPECT_REFUSED(TorchDistReader{path}, "not a plain file name");
+}
+
+TEST(TorchDist, HostileMetadataIsRefused) {
+  const fs::path path = fresh("dist");
+  PickleWriter out;
+  out.new_object("torch.distributed.checkpoint.metadata", "Metadata");
+  out.global("builtins", "exec")
+      .mark()
+      .string("open('/tmp/trestle-was-here', 'w')")
+      .tuple()
+      .reduce();
+  write_text(path / ".metadata", out.build().finish());
+  const std::string message = refusal([&] { TorchDistReader{path}; });
+  EXPECT_NE(message.find(".metadata: the pickle names builtins.exec"), std::string::npos)
+      << message;
+  EXPECT_FALSE(fs::exists("/tmp/trestle-was-here"));
+}
+
+}  // namespace
+}  // namespace trestle

@@ -1,0 +1,83 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "checkpoint/run_config.h"
+#include "checkpoint/yaml.h"
+
+namespace trestle {
+namespace {
+
+TEST(Yaml, ScalarsAndStructures) {
+  const Json value = parse_yaml(
+      "a: 1\nb: -2.5\nc: 1.0e-05\nd: 1e-05\ne: null\nf: ~\ng:\nh: true\ni: 'true'\nj: \"1\"\n"
+      "k: some words\nl: [1, [2, x]]\nm: {n: {}}\no:\n- 1\n- p: q\n0: zero\nr: inf\ns: 5.12.1\n",
+      "test");
+  EXPECT_EQ(value, Json::parse(R"({"a": 1, "b": -2.5, "c": 1e-05, "d": 1e-05, "e": null, "f": null,
+      "g": null, "h": true, "i": "true", "j": "1", "k": "some words", "l": [1, [2, "x"]],
+      "m": {"n": {}}, "o": [1, {"p": "q"}], "0": "zero", "r": "inf", "s": "5.12.1"})"));
+  EXPECT_TRUE(std::isinf(parse_yaml("x: .inf", "test")["x"].get<double>()));
+  EXPECT_EQ(parse_yaml("x: !!set\n  a.b: null\n  c: null\n", "test"),
+            Json::parse(R"({"x": {"a.b": null, "c": null}})"));
+  EXPECT_EQ(parse_yaml("a: &x [1, 2]\nb: *x\n", "test"),
+            Json::parse(R"({"a": [1, 2], "b": [1, 2]})"));
+}
+
+TEST(Yaml, HostileInputIsRefused) {
+  EXPECT_THROW(parse_yaml(std::string(100'000, '['), "test"), UserError);
+  EXPECT_THROW(parse_yaml("a: [unclosed", "test"), UserError);
+  std::string blocks, dashes;
+  for (int i = 0; i < 20'000; ++i) dashes += "- ";
+  EXPECT_THROW(parse_yaml(dashes + "x", "test"), UserError);
+  for (int i = 0; i < 3000; ++i) blocks += std::string(static_cast<size_t>(i), ' ') + "a:\n";
+  EXPECT_THROW(parse_yaml(blocks, "test"), UserError);
+  // Each line ten times the line before: 10^9 values.
+  std::string laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
+  for (int i = 1; i < 9; ++i) {
+    laughs += fmt::format(
+        "a{0}: &a{0} [*a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}, *a{1}]\n", i, i - 1);
+  }
+  EXPECT_THROW(parse_yaml(laughs, "test"), UserError);
+  EXPECT_THROW(parse_yaml("a: &x [*x]\n", "test"), UserError);
+}
+
+TEST(Yaml, WritesWhatItReads) {
+  const Json value = Json::parse(
+      R"({"a": 1, "b": 1e-05, "c": 1.5e300, "d": "null", "e": "x: y # z", "f": "", "on": {"g": []},
+          "h": {}, "1": null, "i": [1, [2, [3]], {"j": true, "k": [4]}], "l": "ü\n\"q\""})");
+  EXPECT_EQ(parse_yaml(dump_yaml(value), "test"), value);
+  EXPECT_NE(dump_yaml(value).find("1.0e-05"), std::string::npos);
+}
+
+TEST(RunConfig, HfConfigOfTheFixture) {
+  const auto config =
+      hf_config_of_run_config(read_yaml("fixtures/megatron/lora/iter_0000002/run_config.yaml"));
+  ASSERT_TRUE(config);
+  EXPECT_EQ((*config)["model_type"], "mistral3");
+  EXPECT_EQ((*config)["dtype"], "bfloat16");
+  EXPECT_EQ((*config)["text_config"]["rope_parameters"]["rope_theta"], 1e6);
+  EXPECT_EQ((*config)["text_config"]["rms_norm_eps"], 1e-5);
+  EXPECT_EQ((*config)["vision_config"]["patch_size"], 4);
+  EXPECT_FALSE(config->contains("_target_"));
+  EXPECT_FALSE(hf_config_of_run_config(Json::parse(R"({"model": {}})")));
+}
+
+TEST(RunConfig, WhatIsWrittenGivesTheConfigBack) {
+  const Json hf =
+      Json::parse(R"({"model_type": "mistral3", "dtype": "float32", "transformers_version": "5.0",
+      "text_config": {"model_type": "ministral3", "hidden_size": 48}, "quantization_config": {"x": 1}})");
+  ModelConfig config;
+  config.text.rope.yarn.emplace().factor = 16;
+  const Json run = make_run_config(hf, config, at::kBFloat16, true, false);
+  const Json read = parse_yaml(dump_yaml(run), "test");
+  EXPECT_EQ(read, run);
+  EXPECT_EQ(read["model"]["hf_config"]["_target_"],
+            "transformers.models.mistral3.configuration_mistral3.Mistral3Config");
+  const Json back = *hf_config_of_run_config(read);
+  EXPECT_EQ(back, Json::parse(R"({"text_config": {"model_type": "ministral3", "hidden_size": 48},
+      "model_type": "mistral3", "dtype": "bfloat16"})"));
+}
+
+}  // namespace
+}  // namespace trestle

@@ -1,0 +1,361 @@
+// Conversations against mistral-common: ids, and the loss mask from the turns that it encoded.
+#include <gtest/gtest.h>
+
+#include "data/chat.h"
+#include "data/chat_canonical.h"
+#include "data/chat_json.h"
+#include "data/chat_template.h"
+#include "data_tokenizer_testing.h"
+
+namespace trestle {
+namespace {
+
+using namespace testing;
+
+// The grid of a small picture (no side over 1540): one [IMG] for each 28 pixels begun.
+void set_small_grids(Conversation& conversation) {
+  for (Message& message : conversation.messages) {
+    for (Part& part : message.parts) {
+      part.image.rows = (part.image.height + 27) / 28;
+      part.image.cols = (part.image.width + 27) / 28;
+    }
+  }
+}
+
+Conversation conversation_of(const std::string& text) {
+  Conversation conversation = parse_conversation(parse_json(text, "test"), "test");
+  set_small_grids(conversation);
+  return conversation;
+}
+
+Tokenizer small_tokenizer(bool thinking = true) {
+  if (thinking) return Tokenizer::open(kTokenizerGolden / "tekken.json");
+  Json json = read_json(kTokenizerGolden / "tekken.json");
+  for (const size_t id : {34, 35})
+    json["special_tokens"][id]["token_str"] = fmt::format("<SPECIAL_{}>", id);
+  const ScratchDirectory directory;
+  return Tokenizer::open(directory.write("tekken.json", json.dump()));
+}
+
+std::string bits(const std::vector<uint8_t>& mask) {
+  std::string text;
+  for (const uint8_t bit : mask) text += static_cast<char>('0' + bit);
+  return text;
+}
+
+// Text of a chat with the names of special tokens; the masked part of it.
+std::string render(const Tokenizer& tokenizer, const EncodedChat& chat, bool only_masked = false) {
+  std::vector<int64_t> ids;
+  for (size_t i = 0; i < chat.ids.size(); ++i) {
+    if (!only_masked || chat.mask[i] != 0) ids.push_back(chat.ids[i]);
+  }
+  return tokenizer.decode(ids, Specials::kKeep);
+}
+
+TEST(Chat, IdsAndMasksAreMistralCommons) {
+  const auto conversations = golden_lines("conversations.jsonl");
+  const Tokenizer with = small_tokenizer(), without = small_tokenizer(false);
+  int encoded = 0, refused = 0;
+  for (const Json& row : golden_lines("chats.jsonl")) {
+    const size_t index = row["case"];
+    const ChatEncoder encoder(row["thinking"] ? with : without, row["version"].get<int>());
+    for (const std::string name : row["endings"]) {
+      SCOPED_TRACE(fmt::format("v{} case {} ending {}: {}", row["version"].get<int>(), index, name,
+                               conversations[index].dump()));
+      const Ending ending = name == "any"      ? Ending::kAny
+                            : name == "prompt" ? Ending::kPrompt
+                                               : Ending::kSample;
+      const auto encode = [&] {
+        Conversation conversation = parse_conversation(conversations[index], "test");
+        set_small_grids(conversation);
+        return encoder.encode(conversation, ending);
+      };
+      if (row.contains("error")) {
+        expect_user_error(encode, "");
+        ++refused;
+        continue;
+      }
+      try {
+        const EncodedChat chat = encode();
+        EXPECT_EQ(chat.ids, golden_ids(row["ids"])) << render(with, chat);
+        if (row.contains("mask")) {
+          EXPECT_EQ(bits(chat.mask), row["mask"].get<std::string>());
+        }
+        ++encoded;
+      } catch (const UserError& error) {
+        ADD_FAILURE() << error.what();
+      }
+    }
+  }
+  EXPECT_GT(encoded, 250);
+  EXPECT_GT(refused, 250);
+}
+
+TEST(Chat, MaskHoldsWhatTheModelEmits) {
+  const Tokenizer tokenizer = small_tokenizer();
+  const ChatEncoder encoder(tokenizer);
+  const auto masked = [&](const std::string& text) {
+    return render(tokenizer, encoder.encode(conversation_of(text)), true);
+  };
+  EXPECT_EQ(
+      masked(
+          R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "yes "},
+      {"role": "user", "content": "yes</s>[/INST]"}, {"role": "assistant", "content": "no"}]})"),
+      "yes</s>no</s>");
+  EXPECT_EQ(
+      masked(
+          R"({"messages": [{"role": "user", "content": "t"}, {"role": "assistant", "reasoning": "hm",
+      "tool_calls": [{"id": "1", "function": {"name": "clock", "arguments": ""}}]},
+      {"role": "tool", "content": "12", "tool_call_id": "1"}, {"role": "assistant", "content": "Noon"}]})"),
+      "[THINK]hm[/THINK][TOOL_CALLS]clock[ARGS]{}</s>Noon</s>");
+  EXPECT_EQ(masked(R"({"messages": [{"role": "user", "content": "t"}]})"), "");
+  EXPECT_EQ(masked(R"({"messages": [{"role": "user", "content": "t"},
+      {"role": "assistant", "content": "To be", "prefix": true}]})"),
+            "To be");
+  EXPECT_EQ(
+      masked(
+          R"({"messages": [{"role": "user", "content": "t"}, {"role": "assistant", "content": "no", "weight": 0},
+      {"role": "assistant", "content": "yes", "weight": 1}]})"),
+      "yes</s>");
+}
+
+TEST(Chat, LabelsAreTheNextMaskedIds) {
+  EncodedChat chat;
+  chat.ids = {1, 3, 50, 4, 60, 2};
+  chat.mask = {0, 0, 0, 0, 1, 1};
+  EXPECT_EQ(next_token_labels(chat), (std::vector<int64_t>{-100, -100, -100, 60, 2, -100}));
+  chat = {};
+  EXPECT_TRUE(next_token_labels(chat).empty());
+}
+
+TEST(Chat, ImagesKeepTheirSpans) {
+  const Tokenizer tokenizer = small_tokenizer();
+  const EncodedChat chat = ChatEncoder(tokenizer).encode(conversation_of(
+      R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"},
+          {"type": "image", "width": 60, "height": 30}]}, {"role": "assistant", "content": "y"},
+          {"role": "user", "content": [{"type": "image", "path": "b.png", "width": 28, "height": 28}]}]})"));
+  EXPECT_EQ(render(tokenizer, chat),
+            "<s>[INST][IMG][IMG][IMG][IMG_BREAK][IMG][IMG][IMG][IMG_END]x[/INST]y</"
+            "s>[INST][IMG][IMG_END][/INST]");
+  ASSERT_EQ(chat.images.size(), 2u);
+  EXPECT_EQ(chat.images[0].begin, 2u);
+  EXPECT_EQ(chat.images[0].end, 10u);
+  EXPECT_EQ(chat.images[1].ref.source, "b.png");
+  EXPECT_EQ(chat.ids[chat.images[1].begin], tokenizer.special("[IMG]"));
+  EXPECT_EQ(chat.ids[chat.images[1].end - 1], tokenizer.special("[IMG_END]"));
+}
+
+TEST(Chat, ErrorsNameTheMessage) {
+  const Tokenizer tokenizer = small_tokenizer();
+  const ChatEncoder encoder(tokenizer);
+  const auto refused = [&](const std::string& text, const std::string& part,
+                           Ending ending = Ending::kAny) {
+    expect_user_error([&] { encoder.encode(conversation_of(text), ending); }, part);
+  };
+  refused(R"({"messages": []})", "at least one");
+  refused(R"({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]})",
+          "messages[1] (tool)");
+  refused(
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]})",
+      "messages[1] (assistant): it has neither content nor tool_calls");
+  refused(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant",
+              "tool_calls": [{"function": {"name": "f"}}]}]})",
+          "messages[1] (assistant): the call of f has no id");
+  refused(
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})",
+      "messages[1] (assistant): nothing to answer", Ending::kPrompt);
+  refused(R"({"messages": [{"role": "user", "content": "a"}]})",
+          "messages[0] (user): nothing to learn", Ending::kSample);
+  refused(R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]})",
+          "tools[0]");
+  expect_user_error([&] { ChatEncoder(tokenizer, 15); }, "v15");
+  // A vocabulary without the markers says which one it lacks.
+  const Tokenizer bytes = Tokenizer::open(kBytesCheckpoint);
+  EXPECT_EQ(bytes.version(), 13);
+  expect_user_error(
+      [&] {
+        ChatEncoder(bytes).encode(conversation_of(
+            R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]})"));
+      },
+      "no special token [SYSTEM_PROMPT]");
+}
+
+Conversation parse(const std::string& text) {
+  return parse_conversation(parse_json(text, "row"), "row");
+}
+
+// "text" and [image sources] of a message.
+std::string shape(const Message& message) {
+  std::string out;
+  for (const Part& part : message.parts) {
+    out += part.kind == Part::Kind::kImage ? "[" + part.image.source + "]" : "'" + part.text + "'";
+  }
+  return out;
+}
+
+TEST(ChatJson, ImagesByEveryName) {
+  const Conversation c = parse(R"({"messages": [{"role": "user", "content": [
+      {"type": "image", "path": "a"}, {"type": "image", "url": "b"}, {"type": "image", "image": "c"},
+      {"type": "image_url", "image_url": "d"}, {"type": "image_url", "image_url": {"url": "e", "detail": "low"}},
+      {"type": "image", "width": 5, "height": 7}, {"type": "text", "text": ""}, {"type": "text", "text": "t"}]}]})");
+  EXPECT_EQ(shape(c.messages[0]), "[a][b][c][d][e][]'t'");
+  EXPECT_EQ(c.messages[0].parts[5].image.width, 5);
+  EXPECT_EQ(c.messages[0].parts[5].image.height, 7);
+}
+
+TEST(ChatJson, ImagesOfTheRow) {
+  EXPECT_EQ(shape(parse(R"({"images": ["a", {"path": "b"}], "conversations": [
+                {"from": "human", "value": "<image>\nWhat?\n<image>"},
+                {"from": "gpt", "value": "<image>"}]})")
+                      .messages[0]),
+            "[a]'What?'[b]");
+  EXPECT_EQ(shape(parse(R"({"image": "a", "messages": [{"role": "user", "content": "What?"}]})")
+                      .messages[0]),
+            "[a]'What?'");
+  EXPECT_EQ(shape(parse(R"({"images": ["a"], "messages": [{"role": "user", "content": [
+                {"type": "text", "text": "x"}, {"type": "image"}]}]})")
+                      .messages[0]),
+            "'x'[a]");
+  EXPECT_EQ(
+      shape(parse(R"({"messages": [{"role": "user", "content": "no <image> here"}]})").messages[0]),
+      "'no <image> here'");
+  expect_user_error(
+      [] {
+        parse(R"({"images": ["a", "b"], "messages": [{"role": "user", "content": "<image>"}]})");
+      },
+      "2 images, but the messages have a place for 1");
+  expect_user_error(
+      [] {
+        parse(R"({"images": ["a"], "messages": [{"role": "user", "content": "<image><image>"}]})");
+      },
+      "messages[0]: an image that names nothing");
+}
+
+TEST(ChatJson, MalformedRowsAreRefused) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"([])", "JSON object"},
+      {R"({})", "\"messages\" must be a list"},
+      {R"({"messages": [3]})", "messages[0]: a message must be"},
+      {R"({"messages": [{"content": "x"}]})", "\"from\" must be a string"},
+      {R"({"messages": [{"role": "boss", "content": "x"}]})", "\"boss\" is unknown"},
+      {R"({"messages": [{"role": "user", "content": null}]})", "\"content\" must be"},
+      {R"({"messages": [{"role": "user", "content": 5}]})", "\"content\" must be"},
+      {R"({"messages": [{"role": "user", "content": ["x"]}]})", "a part of \"content\""},
+      {R"({"messages": [{"role": "user", "content": [{"type": "audio"}]}]})", "\"audio\""},
+      {R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})", "names nothing"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "image", "width": 4}]}]})", "both"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "image", "width": -4, "height": 3}]}]})",
+       "\"width\""},
+      {R"({"messages": [{"role": "user", "content": [{"type": "image", "width": 1e9, "height": 3}]}]})",
+       "\"width\""},
+      {R"({"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]})", "\"weight\""},
+      {R"({"messages": [{"role": "assistant", "content": "x", "prefix": 1}]})", "\"prefix\""},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"name": "f"}]}]})",
+       "a tool call must be"},
+      {R"({"messages": [{"role": "assistant", "content": "x", "reasoning": "a", "reasoning_content": "b"}]})",
+       "differ"},
+      {R"({"messages": [], "tools": {}})", "\"tools\""},
+      {R"({"messages": [], "tools": "[{"})", "row: tools: not valid JSON"},
+  };
+  for (const auto& [text, part] : cases) {
+    SCOPED_TRACE(text);
+    expect_user_error([text = text] { parse(text); }, part);
+  }
+}
+
+// Outputs of json.dumps(json.loads(text), ensure_ascii=False).
+TEST(ChatJson, PythonsSpelling) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"( {"b":1,"a":[1,2 , {}],"b":null} )", R"({"b": null, "a": [1, 2, {}]})"},
+      {R"([1.0, 1e5, 1E16, 123456789012345680.0, 1e-4, 0.00001, 1.5e-07, -0.0, -0, 1e400, NaN, -Infinity])",
+       R"([1.0, 100000.0, 1e+16, 1.2345678901234568e+17, 0.0001, 1e-05, 1.5e-07, -0.0, 0, Infinity, NaN, -Infinity])"},
+      {R"(123456789012345678901234567890)", R"(123456789012345678901234567890)"},
+      {R"("\u00fc\ud83d\ude00\/\b\f\n\r\t\u0001\"\\")", "\"ü😀/\\b\\f\\n\\r\\t\\u0001\\\"\\\\\""},
+      {R"("\ud83d x \ude00")", "\"\uFFFD x \uFFFD\""},
+      {"\"\x7f\"", "\"\x7f\""},
+  };
+  for (const auto& [text, expected] : cases) EXPECT_EQ(python_json(text), expected);
+  for (const char* text :
+       {"", "free text", "01", "1.", ".5", "+1", "[1,]", "{\"a\":1,}", "{a:1}", "\"\n\"", "\"\\x\"",
+        "nul", "1 2", "[", "{\"a\"", "\"", "\"\\u12g4\"", "'a'"}) {
+    EXPECT_EQ(python_json(text), std::nullopt) << text;
+  }
+  expect_user_error([] { python_json(std::string(100'000, '[')); }, "deeper");
+}
+
+constexpr const char* kTemplate2512 =
+    R"({#- Default system message if no system prompt is passed. #}
+{%- set default_system_message = 'You are it.\nToday is {today}.\n\nIt\'s "so" \\ \u00e9.' %}
+{{- bos_token }}[SYSTEM_PROMPT] [INST] [TOOL_CALLS] [ARGS])";
+constexpr const char* kPrompt2512 = "You are it.\nToday is {today}.\n\nIt's \"so\" \\ é.";
+
+TEST(ChatTemplate, PromptAndVersion) {
+  const ScratchDirectory directory;
+  EXPECT_EQ(default_system_prompt(directory.path()), std::nullopt);
+  directory.write("SYSTEM_PROMPT.txt", "from the file");
+  EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
+  directory.write("tokenizer_config.json", Json{{"chat_template", kTemplate2512}}.dump());
+  EXPECT_EQ(default_system_prompt(directory.path()), kPrompt2512);
+  directory.write(
+      "tokenizer_config.json",
+      Json{{"chat_template",
+            {{{"name", "x"}, {"template", ""}}, {{"name", "default"}, {"template", "[INST]"}}}}}
+          .dump());
+  EXPECT_EQ(read_chat_template(directory.path()), "[INST]");
+  EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
+  directory.write("chat_template.jinja", "{%- set default_system_message = '' %}");
+  EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
+  directory.write("chat_template.jinja", "{%- set default_system_message = \"a'b\" %}");
+  EXPECT_EQ(default_system_prompt(directory.path()), "a'b");
+  directory.write("chat_template.jinja", "{%- set default_system_message = 'never ends");
+  EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
+  directory.write("tokenizer_config.json", "{\"chat_template\": 5}");
+  std::filesystem::remove(directory.path() / "chat_template.jinja");
+  expect_user_error([&] { read_chat_template(directory.path()); }, "\"chat_template\"");
+
+  EXPECT_EQ(template_version(kTemplate2512), 13);
+  EXPECT_EQ(template_version("[INST] [SYSTEM_PROMPT] [CALL_ID] [ARGS]"), 11);
+  EXPECT_EQ(template_version("[INST] [SYSTEM_PROMPT]"), 7);
+  EXPECT_EQ(template_version("[INST]"), 3);
+  EXPECT_EQ(template_version("<|im_start|>"), std::nullopt);
+}
+
+TEST(ChatTemplate, DefaultPromptOnRequest) {
+  const ScratchDirectory directory;
+  directory.write("tekken.json", read_text(kTokenizerGolden / "tekken.json"));
+  const Tokenizer tokenizer = Tokenizer::open(directory.path());
+  const auto rendered = [&](std::string_view choice, const char* text) {
+    Conversation conversation = conversation_of(text);
+    add_system_prompt(conversation, choice, tokenizer);
+    return render(tokenizer, ChatEncoder(tokenizer).encode(conversation));
+  };
+  const char* user = R"({"messages": [{"role": "user", "content": "a"}]})";
+  const char* system =
+      R"({"messages": [{"role": "system", "content": "own"}, {"role": "user", "content": "a"}]})";
+  expect_user_error([&] { rendered("default", user); }, "no default system prompt");
+  directory.write("chat_template.jinja", kTemplate2512);
+  EXPECT_EQ(rendered("none", user), "<s>[INST]a[/INST]");
+  EXPECT_EQ(rendered("default", user),
+            std::string("<s>[SYSTEM_PROMPT]") + kPrompt2512 + "[/SYSTEM_PROMPT][INST]a[/INST]");
+  EXPECT_EQ(rendered("Be brief.", user),
+            "<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]a[/INST]");
+  EXPECT_EQ(rendered("default", system), "<s>[SYSTEM_PROMPT]own[/SYSTEM_PROMPT][INST]a[/INST]");
+  // The reasoning prompt spells its thought with the names of the tokens.
+  Conversation conversation = conversation_of(user);
+  add_system_prompt(conversation, "first[THINK]draft[/THINK]then", tokenizer);
+  const auto ids = ChatEncoder(tokenizer).encode(conversation).ids;
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), tokenizer.special("[THINK]")), 1);
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), tokenizer.special("[/THINK]")), 1);
+}
+
+// A checkpoint with tokenizer.json only: its template decides.
+TEST(ChatTemplate, ChoosesTheLayout) {
+  const ScratchDirectory directory;
+  directory.write("tokenizer.json", read_text(kTokenizerGolden / "converted.json"));
+  EXPECT_EQ(Tokenizer::open(directory.path()).version(), 13);
+  directory.write("chat_template.jinja", "[INST] [SYSTEM_PROMPT] [TOOL_CONTENT]");
+  EXPECT_EQ(Tokenizer::open(directory.path()).version(), 7);
+}
+
+}  // namespace
+}  // namespace trestle

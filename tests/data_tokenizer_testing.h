@@ -1,0 +1,88 @@
+// What the tokenizer and chat tests share: golden files, the real vocabulary, scratch directories.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+
+namespace trestle::testing {
+
+/// Relative to tests/, the working directory of the tests.
+inline const std::filesystem::path kTokenizerGolden = "golden/tokenizer";
+/// A checkpoint whose tokenizer.json has the 256 bytes and 14 special tokens.
+inline const std::filesystem::path kBytesCheckpoint = "fixtures/hf";
+
+inline std::vector<Json> golden_lines(const char* name) {
+  std::istringstream lines(read_text(kTokenizerGolden / name));
+  std::vector<Json> rows;
+  for (std::string line; std::getline(lines, line);) rows.push_back(parse_json(line, name));
+  return rows;
+}
+
+/// "1 2 3" -> ids.
+inline std::vector<int64_t> golden_ids(const Json& text) {
+  std::istringstream words(text.get<std::string>());
+  std::vector<int64_t> ids;
+  for (int64_t id = 0; words >> id;) ids.push_back(id);
+  return ids;
+}
+
+/// The 131,072 ids of Ministral 3, in the mistral-common wheel that the set-up installs;
+/// TRESTLE_TEKKEN names another place. A missing file fails the test.
+inline std::filesystem::path real_vocabulary() {
+  namespace fs = std::filesystem;
+  if (const char* path = std::getenv("TRESTLE_TEKKEN")) return path;
+  const fs::path lib = "../.venv/lib";
+  for (const auto& python : fs::directory_iterator(lib)) {
+    const fs::path file = python.path() / "site-packages/mistral_common/data/tekken_240911.json";
+    if (fs::exists(file)) return file;
+  }
+  throw std::runtime_error("no tekken_240911.json under " + lib.string() + "; run tools/setup.sh");
+}
+
+/// A directory that goes when the test ends.
+class ScratchDirectory {
+ public:
+  ScratchDirectory() {
+    static int count = 0;
+    path_ = std::filesystem::temp_directory_path() /
+            fmt::format("trestle-test-{}-{}", ::getpid(), count++);
+    std::filesystem::create_directories(path_);
+  }
+  ~ScratchDirectory() { std::filesystem::remove_all(path_); }
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
+
+  std::filesystem::path write(const char* name, const std::string& text) const {
+    write_text(path_ / name, text);
+    return path_ / name;
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// Expects a UserError of one line that holds `part`.
+template <class Function>
+void expect_user_error(Function&& function, const std::string& part) {
+  try {
+    function();
+    ADD_FAILURE() << "no error; expected one with: " << part;
+  } catch (const UserError& error) {
+    const std::string message = error.what();
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  }
+}
+
+}  // namespace trestle::testing

@@ -1,0 +1,230 @@
+// Greedy answers against transformers' and against our own forward without a cache; batches; where answers end.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "generate/generator.h"
+#include "golden.h"
+
+namespace trestle {
+namespace {
+
+using testing::Golden;
+
+std::shared_ptr<Ministral3> eval_model(const Golden& golden, at::ScalarType dtype = at::kFloat) {
+  auto model = golden.model(dtype);
+  model->eval();
+  return model;
+}
+
+std::vector<int64_t> to_vector(const at::Tensor& ids) {
+  const at::Tensor flat = ids.flatten().contiguous();
+  return {flat.const_data_ptr<int64_t>(), flat.const_data_ptr<int64_t>() + flat.numel()};
+}
+
+Sample greedy_prompt(const Golden& golden) {
+  return {to_vector(golden["greedy.input_ids"]), {}, golden.images("greedy.")};
+}
+
+// `length` ids of which none stands for an image.
+Sample text_prompt(int64_t length, int64_t seed) {
+  at::manual_seed(static_cast<uint64_t>(seed));
+  return {to_vector(at::randint(14, 160, {length}, at::kLong)), {}, {}};
+}
+
+std::vector<int64_t> answer(const Ministral3& model, const Sample& prompt,
+                            const SamplingOptions& options) {
+  return Generator(model, {}).generate({prompt}, options).sequences.at(0).ids;
+}
+
+class GreedyTokens : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Models, GreedyTokens,
+                         ::testing::Values("tied", "untied", "mistral", "text"));
+
+TEST_P(GreedyTokens, EqualTransformers) {
+  const Golden golden(GetParam());
+  const auto wanted = to_vector(golden["greedy.tokens"]);
+  ASSERT_EQ(wanted.size(), 16u);
+  const auto model = eval_model(golden);
+  const GenerationResult result =
+      Generator(*model, {}).generate({greedy_prompt(golden)}, {.max_new_tokens = 16});
+  EXPECT_EQ(result.sequences.at(0).ids, wanted);
+  EXPECT_EQ(result.sequences.at(0).finish_reason, "length");
+  EXPECT_EQ(result.sequences.at(0).prompt_tokens, golden["greedy.input_ids"].numel());
+  EXPECT_EQ(result.stats.prefill_tokens, golden["greedy.input_ids"].numel());
+  EXPECT_EQ(result.stats.decode_tokens, 15);
+  EXPECT_GT(result.stats.prefill_seconds, 0);
+  EXPECT_GT(result.stats.decode_seconds, 0);
+}
+
+// Each token from a forward over everything before it.
+std::vector<int64_t> answer_without_cache(const Ministral3& model, const Sample& prompt,
+                                          int64_t tokens) {
+  const at::NoGradGuard no_grad;
+  std::vector<int64_t> ids = prompt.ids;
+  for (int64_t i = 0; i < tokens; ++i) {
+    const ModelInput input = ModelInput::make(
+        at::tensor(ids), {static_cast<int64_t>(ids.size())}, prompt.images_CHW);
+    ids.push_back(model.logits(input)[-1].argmax().item<int64_t>());
+  }
+  return {ids.end() - tokens, ids.end()};
+}
+
+TEST_P(GreedyTokens, EqualThoseWithoutCache) {
+  const Golden golden(GetParam());
+  const auto model = eval_model(golden);
+  std::vector<Sample> prompts = {greedy_prompt(golden)};
+  for (const int64_t length : {1, 2, 17, 70}) prompts.push_back(text_prompt(length, length));
+  for (const Sample& prompt : prompts) {
+    EXPECT_EQ(answer(*model, prompt, {.max_new_tokens = 40}),
+              answer_without_cache(*model, prompt, 40))
+        << prompt.ids.size() << " ids";
+  }
+}
+
+TEST_P(GreedyTokens, OfABatchEqualThoseAlone) {
+  const Golden golden(GetParam());
+  const auto model = eval_model(golden);
+  std::vector<Sample> prompts = {text_prompt(9, 1), greedy_prompt(golden), text_prompt(1, 2),
+                                 greedy_prompt(golden), text_prompt(60, 3)};
+  if (golden.has("greedy.pixel_values")) {  // the same ids about another picture
+    for (at::Tensor& image : prompts[3].images_CHW) image = image.flip({2}).contiguous();
+  }
+  const SamplingOptions options{.max_new_tokens = 24};
+  const auto together = Generator(*model, {}).generate(prompts, options).sequences;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    EXPECT_EQ(together[i].ids, answer(*model, prompts[i], options)) << "prompt " << i;
+    EXPECT_EQ(together[i].prompt_tokens, static_cast<int64_t>(prompts[i].ids.size()));
+  }
+}
+
+TEST(Generator, SampledTextsOfABatchDoNotDependOnEachOther) {
+  const Golden golden("text");
+  const auto model = eval_model(golden);
+  const std::vector<Sample> prompts = {text_prompt(9, 1), text_prompt(9, 1), text_prompt(20, 2)};
+  const SamplingOptions options{.max_new_tokens = 12, .temperature = 1, .seed = 11};
+  const auto three = Generator(*model, {}).generate(prompts, options).sequences;
+  const auto two = Generator(*model, {}).generate({prompts[0], prompts[1]}, options).sequences;
+  EXPECT_EQ(three[0].ids, two[0].ids);
+  EXPECT_EQ(three[1].ids, two[1].ids);
+  EXPECT_NE(three[0].ids, three[1].ids);  // the same prompt, drawn twice
+  SamplingOptions other = options;
+  other.seed = 12;
+  EXPECT_NE(answer(*model, prompts[0], other), three[0].ids);
+}
+
+TEST(Generator, EachAnswerEndsAtItsStopToken) {
+  const Golden golden("tied");
+  const auto model = eval_model(golden);
+  const std::vector<Sample> prompts = {text_prompt(9, 1), greedy_prompt(golden), text_prompt(30, 3)};
+  const SamplingOptions options{.max_new_tokens = 16};
+  const auto endless = Generator(*model, {}).generate(prompts, options).sequences;
+  // Stops that the second answer meets at its sixth token, wherever the others meet them.
+  const std::vector<int64_t> stops = {endless[1].ids[5], endless[0].ids[9]};
+  std::map<size_t, std::vector<int64_t>> streamed;
+  const GenerationResult result = Generator(*model, stops).generate(
+      prompts, options, [&](size_t sequence, int64_t id) { streamed[sequence].push_back(id); });
+  int64_t decoded = 0;
+  size_t stopped = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto& all = endless[i].ids;
+    auto end = std::find_first_of(all.begin(), all.end(), stops.begin(), stops.end());
+    const bool stop = end != all.end();
+    stopped += stop;
+    if (stop) ++end;
+    const Generation& got = result.sequences[i];
+    EXPECT_EQ(got.ids, std::vector<int64_t>(all.begin(), end)) << i;
+    EXPECT_EQ(got.finish_reason, stop ? "stop" : "length") << i;
+    EXPECT_EQ(streamed[i], got.ids);
+    decoded += static_cast<int64_t>(got.ids.size()) - 1;
+  }
+  EXPECT_GE(stopped, 2u);
+  EXPECT_EQ(result.stats.decode_tokens, decoded);
+}
+
+TEST(Generator, OneTokenNeedsNoDecodeStep) {
+  const Golden golden("text");
+  const auto model = eval_model(golden);
+  const auto result = Generator(*model, {}).generate({greedy_prompt(golden)}, {.max_new_tokens = 1});
+  EXPECT_EQ(result.sequences[0].ids, to_vector(golden["greedy.tokens"].narrow(0, 0, 1)));
+  EXPECT_EQ(result.stats.decode_tokens, 0);
+  EXPECT_TRUE(Generator(*model, {}).generate({}, {}).sequences.empty());
+}
+
+// The context is 128: its last position is used, and one more is refused.
+TEST(Generator, FillsTheContextAndNoMore) {
+  const Golden golden("text");
+  const auto model = eval_model(golden);
+  const Sample prompt = text_prompt(100, 4);
+  EXPECT_EQ(answer(*model, prompt, {.max_new_tokens = 28}),
+            answer_without_cache(*model, prompt, 28));
+  try {
+    answer(*model, prompt, {.max_new_tokens = 29});
+    FAIL() << "29 tokens behind 100 were accepted";
+  } catch (const UserError& error) {
+    EXPECT_STREQ(error.what(),
+                 "a prompt of 100 tokens and --max-new-tokens 29 do not fit the model's context of "
+                 "128; give --max-new-tokens 28 or less");
+  }
+  EXPECT_THROW(answer(*model, prompt, {.max_new_tokens = INT64_MAX}), UserError);
+  EXPECT_THROW(answer(*model, text_prompt(128, 5), {.max_new_tokens = 1}), UserError);
+}
+
+TEST(Generator, RefusesPromptsOfAnotherModel) {
+  const Golden golden("tied"), text("text");
+  const auto model = eval_model(golden);
+  const SamplingOptions options{.max_new_tokens = 4};
+  Sample prompt = greedy_prompt(golden);
+  EXPECT_THROW(answer(*eval_model(text), prompt, options), UserError) << "no vision tower";
+  EXPECT_THROW(answer(*model, {{5, 160}, {}, {}}, options), UserError) << "id past the vocabulary";
+  EXPECT_THROW(answer(*model, {{5, -1}, {}, {}}, options), UserError) << "negative id";
+  EXPECT_THROW(answer(*model, {{}, {}, {}}, options), UserError) << "no ids";
+  prompt.images_CHW[0] = at::zeros({3, 30, 30});
+  EXPECT_THROW(answer(*model, prompt, options), UserError) << "sides that patches do not divide";
+  prompt.images_CHW[0] = at::zeros({3, 28, 28});
+  EXPECT_THROW(answer(*model, prompt, options), UserError) << "fewer features than image tokens";
+  EXPECT_THROW(answer(*model, greedy_prompt(golden), {.max_new_tokens = 4, .temperature = -1}),
+               UserError);
+}
+
+TEST(Generator, Bfloat16AnswersAsItsOwnForwardDoes) {
+  const Golden golden("untied");
+  const auto model = eval_model(golden, at::kBFloat16);
+  const Sample prompt = greedy_prompt(golden);
+  EXPECT_EQ(answer(*model, prompt, {.max_new_tokens = 16}),
+            answer_without_cache(*model, prompt, 16));
+}
+
+TEST(Generator, RefusesAModelInTraining) {
+  const Golden golden("text");
+  const auto model = golden.model();
+  EXPECT_THROW(answer(*model, greedy_prompt(golden), {.max_new_tokens = 1}), c10::Error);
+}
+
+TEST(ImageFeatures, AreTheSameAloneAndAmongOthers) {
+  const Golden golden("untied");
+  const auto model = eval_model(golden);
+  const at::NoGradGuard no_grad;
+  const int64_t side = model->config().vision->patch_size * model->config().projector.spatial_merge_size;
+  at::manual_seed(1);
+  std::vector<at::Tensor> images = golden.images();
+  for (const auto& [rows, cols] : {std::pair{1, 1}, {6, 2}, {3, 5}, {3, 5}}) {
+    images.push_back(at::randn({3, rows * side, cols * side}));
+  }
+  const at::Tensor together = model->image_features(images);
+  int64_t start = 0;
+  for (size_t i = 0; i < images.size(); ++i) {
+    const at::Tensor alone = model->image_features({images[i]});
+    const at::Tensor among = together.narrow(0, start, alone.size(0));
+    EXPECT_TRUE(at::equal(alone, among))
+        << "image " << i << ": " << (alone - among).abs().max().item<float>();
+    start += alone.size(0);
+  }
+  EXPECT_EQ(start, together.size(0));
+}
+
+}  // namespace
+}  // namespace trestle

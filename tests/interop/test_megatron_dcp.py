@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Our Megatron directories, read by the real torch.distributed.checkpoint, and the reverse.
+
+  .venv/bin/python tests/interop/test_megatron_dcp.py --trestle build/release/trestle
+      imports tests/fixtures/hf and checks what it wrote against what plain torch made of the same model
+  ... check DIRECTORY REFERENCE
+      every tensor of DIRECTORY equals REFERENCE: a safetensors file with tensors under their keys on disk, or a
+      directory that DCP reads
+  ... dump DIRECTORY OUTPUT.safetensors
+      what DCP reads, for comparison with what we read
+
+DIRECTORY is an iteration (iter_0000000) with `.metadata`, or a run with one. Needs torch, safetensors and PyYAML.
+"""
+
+import argparse
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+import yaml
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+
+
+def require(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def iteration(path):
+    path = Path(path)
+    if (path / ".metadata").exists():
+        return path
+    state = torch.load(path / "latest_train_state.pt", weights_only=True)
+    require((path / "latest_checkpointed_iteration.txt").read_text() == str(state["step"].item()),
+            f"{path}: the two trackers disagree")
+    return path / f"iter_{state['step'].item():07d}"
+
+
+def read(directory):
+    """Every tensor, by `dcp.load` into tensors made from `.metadata`, as megatron-core does it."""
+    metadata = dcp.FileSystemReader(directory).read_metadata()
+    state = {
+        name: torch.zeros(entry.size, dtype=entry.properties.dtype)
+        for name, entry in metadata.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    dcp.load(state, storage_reader=dcp.FileSystemReader(directory), no_dist=True)
+    return state
+
+
+def same(ours, theirs, what):
+    require(ours.keys() == theirs.keys(), f"{what}: keys differ: {ours.keys() ^ theirs.keys()}")
+    for name, tensor in theirs.items():
+        require(ours[name].dtype == tensor.dtype, f"{what}: {name} is {ours[name].dtype}")
+        require(torch.equal(ours[name], tensor), f"{what}: {name} differs")
+
+
+def check_items(directory):
+    """Each item is an archive with right checksums that torch.load takes; extra states hold one empty tensor."""
+    metadata = dcp.FileSystemReader(directory).read_metadata()
+    for index, place in metadata.storage_data.items():
+        with open(directory / place.relative_path, "rb") as file:
+            file.seek(place.offset)
+            item = file.read(place.length)
+        require(zipfile.ZipFile(io.BytesIO(item)).testzip() is None, f"{index}: wrong checksum")
+        value = torch.load(io.BytesIO(item), weights_only=True)
+        if "_extra_state" in index.fqn:
+            require(len(value) == 1 and value[0].dtype == torch.uint8 and value[0].numel() == 0,
+                    f"{index.fqn} is {value}")
+    return len(metadata.storage_data)
+
+
+def check(directory, reference):
+    directory = iteration(directory)
+    reference = Path(reference)
+    theirs = read(iteration(reference)) if reference.is_dir() else load_file(reference)
+    same(read(directory), theirs, "dcp.load")
+    keyless = {}
+    _load_state_dict(keyless, storage_reader=dcp.FileSystemReader(directory),
+                     planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    tensors = {name: value for name, value in keyless.items() if torch.is_tensor(value)}
+    same(tensors, theirs, "planner without keys")
+    items = check_items(directory)
+
+    common = torch.load(directory / "common.pt", weights_only=True)
+    state = torch.load(directory / "train_state.pt", weights_only=True)
+    require(common["checkpoint_version"] == 3.0 and "content_metadata" in common, f"common.pt is {common}")
+    require(state["step"].dtype == torch.int64 and state["step"].shape == (), "train_state.pt: step")
+    require(common["iteration"] == state["step"].item(), "common.pt and train_state.pt disagree")
+    config = yaml.safe_load((directory / "run_config.yaml").read_text())
+    require(config["model"]["hf_config"]["_target_"].startswith("transformers.models."), "run_config.yaml")
+    require(isinstance(config["model"]["layernorm_epsilon"], float), "run_config.yaml: layernorm_epsilon")
+    print(f"passed: {len(theirs)} tensors, {items} items of {directory}")
+
+
+def check_import(trestle):
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Path(scratch, "run")
+        subprocess.run([trestle, "import", "--hf-model", FIXTURES / "hf", "--megatron-path", run], check=True)
+        check(run, FIXTURES / "megatron" / "megatron_reference.safetensors")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trestle", help="the program; import and check")
+    parser.add_argument("mode", nargs="?", choices=["check", "dump"])
+    parser.add_argument("paths", nargs="*")
+    arguments = parser.parse_args()
+    if arguments.mode and len(arguments.paths) != 2:
+        parser.error(f"{arguments.mode} takes two paths")
+    if arguments.trestle:
+        check_import(arguments.trestle)
+    elif arguments.mode == "check":
+        check(*arguments.paths)
+    elif arguments.mode == "dump":
+        save_file(read(iteration(arguments.paths[0])), arguments.paths[1])
+    else:
+        parser.error("give --trestle, check or dump")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""`trestle tokenize` against mistral-common, live: random texts, every scalar value, random conversations.
+
+Run from anywhere:  .venv/bin/python tests/interop/test_tokenizer.py   (TRESTLE names another program)
+"""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import make_tokenizer_goldens as goldens  # noqa: E402
+from mistral_common.integrations.chat_templates.chat_templates import generate_chat_template  # noqa: E402
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion  # noqa: E402
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # noqa: E402
+
+TRESTLE = os.environ.get("TRESTLE", str(ROOT / "build/release/trestle"))
+SEED = 20
+counts = {"passed": 0, "failed": 0}
+
+
+def tokenize(path, rows, *flags):
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    command = [TRESTLE, "tokenize", "--tokenizer", str(path), *flags]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode != 0:
+        sys.exit(f"{command} exited with {done.returncode}: {done.stderr}")
+    answers = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
+    assert len(answers) == len(rows), (len(answers), len(rows))
+    return answers
+
+
+def compare(what, rows, answers, expected):
+    assert len(rows) == len(answers) == len(expected) > 0
+    failed = 0
+    for row, answer, wanted in zip(rows, answers, expected):
+        # Both may refuse; the words differ.
+        if answer == wanted or ("error" in answer and "error" in wanted):
+            continue
+        failed += 1
+        if failed <= 3:
+            print(f"{what}: {json.dumps(row)[:600]}\n  ours {str(answer)[:400]}\n  mistral-common {str(wanted)[:400]}")
+    refused = sum("error" in wanted for wanted in expected)
+    print(f"{what}: {len(rows) - failed} equal, {failed} different" + (f" ({refused} refused by both)" if refused else ""))
+    counts["passed"] += len(rows) - failed
+    counts["failed"] += failed
+
+
+def check_texts(rng):
+    reference = Tekkenizer.from_file(goldens.REAL)
+    texts = goldens.TEXTS + [goldens.random_text(rng) for _ in range(3000)]
+    texts += ["a\ud800b", "\udfff", "x" * 100_000]
+    for what, group in [("texts", texts), ("every scalar value in 8 contexts", list(goldens.scalar_blocks()))]:
+        rows = [{"text": text} for text in group]
+        expected = [{"ids": goldens.tekken_ids(reference, text)} for text in group]
+        compare(what, rows, tokenize(goldens.REAL, rows), expected)
+
+    rows = [{"ids": [rng.choice([rng.randrange(1256), rng.randrange(131072)]) for _ in range(20)]} for _ in range(1000)]
+    for flags, policy in [((), SpecialTokenPolicy.IGNORE), (("--keep-special",), SpecialTokenPolicy.KEEP)]:
+        expected = [{"text": reference.decode(row["ids"], special_token_policy=policy)} for row in rows]
+        compare(f"decoding, specials: {policy.name}", rows, tokenize(goldens.REAL, rows, "--decode", *flags), expected)
+
+
+def check_chats(rng, path, what, count):
+    reference = goldens.Reference(path)
+    rows = [{"messages": m, "tools": [goldens.CLOCK, goldens.BARE]} for m in goldens.CONVERSATIONS]
+    rows = [row for row in rows if "weight" not in json.dumps(row)]
+    rows += [goldens.random_conversation(rng) for _ in range(count)]
+    compare(what, rows, tokenize(path, rows, "--chat"), [reference.encode(row) for row in rows])
+
+
+def ministral(vocabulary):
+    """The real vocabulary with Ministral 3's special tokens and image section."""
+    data = goldens.with_version(vocabulary, 13)
+    data["special_tokens"] = goldens.special_rows(1000)
+    data["image"] = {"image_patch_size": 14, "max_image_size": 1540, "spatial_merge_size": 2}
+    return data
+
+
+def check_hugging_face(rng, folder, vocabulary, version):
+    """tokenizer.json and a template by mistral-common's generator: layout and default prompt come from the template."""
+    prompt = "It's \"you\" \\ ü.\nToday is {today}.\n"
+    generate = generate_chat_template(
+        spm=False, tokenizer_version=TokenizerVersion(f"v{version}"), image_support=True, audio_support=False,
+        thinking_support=version == 13, default_system_prompt=prompt, plain_thinking_support=False,
+        use_special_token_variables=True, model_settings_fields=None, reasoning_effort_values=None,
+        reasoning_effort_default=None,
+    )  # fmt: skip
+    (folder / "chat_template.jinja").write_text(generate)
+    reference_file = folder / "reference-tekken.json"
+    reference_file.write_text(json.dumps(goldens.with_version(vocabulary, version)))
+    reference = goldens.Reference(reference_file)
+    rows = [goldens.random_conversation(rng) for _ in range(100)]
+    expected = []
+    for row in rows:
+        has_prompt = row["messages"][0]["role"] == "system"
+        messages = row["messages"] if has_prompt else [goldens.system(prompt), *row["messages"]]
+        expected.append(reference.encode(row | {"messages": messages}))
+    answers = tokenize(folder, rows, "--chat", "--system-prompt", "default")
+    compare(f"tokenizer.json with a v{version} template and its default prompt", rows, answers, expected)
+
+
+def main():
+    rng = random.Random(SEED)
+    check_texts(rng)
+    small = goldens.small_vocabulary()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        path = folder / "tekken.json"
+        for version in goldens.VERSIONS:
+            path.write_text(json.dumps(goldens.with_version(small, version)))
+            check_chats(rng, path, f"conversations v{version}", 500)
+        path.write_text(json.dumps(ministral(json.loads(goldens.REAL.read_text()))))
+        check_chats(rng, path, "conversations v13, real vocabulary", 300)
+        path.unlink()
+        (folder / "tokenizer.json").write_text(goldens.hugging_face(small).to_str())
+        for version in goldens.VERSIONS:
+            check_hugging_face(rng, folder, small, version)
+    print(f"{counts['passed']} passed, {counts['failed']} failed")
+    sys.exit(1 if counts["failed"] else 0)
+
+
+if __name__ == "__main__":
+    main()
