@@ -149,10 +149,14 @@ def random_text(rng, runs=6):
     )
 
 
-def scalar_blocks(size=4096):
-    """Every scalar value in eight contexts, in blocks."""
-    for start in range(0, len(SCALARS), size):
-        block = [chr(c) for c in SCALARS[start : start + size]]
+# All that Unicode 16 assigns, private use aside; the interop test takes every scalar value.
+ASSIGNED = [c for c in SCALARS if c < 0x34000 or 0xE0000 <= c < 0xE1000]
+
+
+def scalar_blocks(scalars, size=4096):
+    """Each scalar value in eight contexts, in blocks."""
+    for start in range(0, len(scalars), size):
+        block = [chr(c) for c in scalars[start : start + size]]
         yield "".join(f"{c}\na{c}b A{c}A {c}{c}1{c}  {c}x{c}/\n" for c in block)
 
 
@@ -413,7 +417,7 @@ def text_goldens():
         ids = tekken_ids(real, unit * count)
         long.append({"unit": unit, "count": count, "size": len(ids), "checksum": checksum(ids)})
     write_lines("repeats.jsonl", long)
-    write_lines("scalars.jsonl", [checksum(tekken_ids(real, text)) for text in scalar_blocks()])
+    write_lines("scalars.jsonl", [checksum(tekken_ids(real, text)) for text in scalar_blocks(ASSIGNED)])
 
     decoded = []
     for i in range(100):

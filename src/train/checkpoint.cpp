@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/megatron_writer.h"
+#include "peft/megatron_adapter.h"
 
 namespace trestle {
 
@@ -104,7 +105,8 @@ Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, Ad
   }
   for (const auto& [name, tensor] : optimizer.state()) copy_into("optimizer.state." + name, tensor);
   if (checkpoint.state().contains(kRandomState)) {
-    at::detail::getDefaultCPUGenerator().set_state(checkpoint.read(kRandomState).clone());
+    at::Generator generator = at::detail::getDefaultCPUGenerator();
+    generator.set_state(checkpoint.read(kRandomState).clone());
   }
   const Json state = checkpoint.train_state();
   Progress progress{checkpoint.iteration(), state.value("consumed_train_samples", int64_t{0})};

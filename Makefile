@@ -1,0 +1,46 @@
+# Two commands matter: `make demo` and `make test`. Both install what is missing, build and run; both
+# may be run again at will and then take seconds plus the run itself.
+PRESET ?= release
+BUILD := build/$(PRESET)
+JOBS ?= $(shell nproc)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test asan format clean
+
+help:
+	@echo "make demo    set up, build, run the whole main job on the embedded model: demo_report.html"
+	@echo "make test    set up, build, run every test"
+	@echo "make asan    build and run the unit tests under the address and undefined-behaviour sanitizers"
+	@echo "make format  clang-format every source"
+	@echo "make clean   remove what was built, not what was installed"
+
+setup:
+	@echo "[setup] system packages (tools/packages.txt), wheels in .venv (tools/requirements.txt)"
+	@tools/setup.sh
+
+$(BUILD)/build.ninja: CMakePresets.json tools/requirements.txt | setup
+	@echo "[configure] cmake --preset $(PRESET)"
+	@cmake --preset $(PRESET) >/dev/null
+	@touch $@
+
+build: setup $(BUILD)/build.ninja
+	@echo "[build] $(BUILD), $(JOBS) at a time"
+	@cmake --build $(BUILD) --parallel $(JOBS)
+
+demo: build
+	@echo "[demo] $(BUILD)/trestle demo"
+	@$(BUILD)/trestle demo
+
+test: build
+	@echo "[test] ctest --test-dir $(BUILD)"
+	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS) </dev/null
+
+asan:
+	@$(MAKE) --no-print-directory build PRESET=asan
+	@ctest --test-dir build/asan --label-regex unit --output-on-failure
+
+format:
+	@git ls-files --cached --others --exclude-standard '*.h' '*.cpp' | xargs .venv/bin/clang-format -i
+
+clean:
+	rm -rf build/release build/dev build/asan build/tsan build/tidy
