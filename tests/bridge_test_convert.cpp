@@ -91,7 +91,8 @@ TEST_F(Convert, ErrorsAreOneLineAndLeaveNothing) {
   EXPECT_NE(error.find("[81, 48]"), std::string::npos) << error;
   EXPECT_FALSE(fs::exists(run));
   import_checkpoint("fixtures/hf", run);
-  EXPECT_NE(error_of([&] { import_checkpoint("fixtures/hf", run); }).find("exist"), std::string::npos);
+  EXPECT_NE(error_of([&] { import_checkpoint("fixtures/hf", run); }).find("exist"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The model against transformers in fp32: every stage, logits, loss and all gradients. The first stage that departs is
-// named. Goldens: tools/make_goldens.py.
+// The model against transformers in fp32: every stage, logits, loss and all gradients. The first
+// stage that departs is named. Goldens: tools/make_goldens.py.
 #include "checkpoint/hf_checkpoint.h"
 #include "golden.h"
 
@@ -11,7 +11,8 @@ using testing::Golden;
 
 class ModelGolden : public ::testing::TestWithParam<const char*> {};
 
-INSTANTIATE_TEST_SUITE_P(Models, ModelGolden, ::testing::Values("tied", "untied", "mistral", "text"),
+INSTANTIATE_TEST_SUITE_P(Models, ModelGolden,
+                         ::testing::Values("tied", "untied", "mistral", "text"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(ModelGolden, EveryStage) {
@@ -39,8 +40,8 @@ TEST_P(ModelGolden, EveryStage) {
   const LanguageModel& language = model->language_model();
   const LayerContext context =
       language.context(input.positions_T, input.packing, nullptr, at::kFloat);
-  expect_near(context.rotation.cos.narrow(0, 0, golden["rope.cos"].size(0)), golden["rope.cos"], 1e-6,
-              "rope.cos");
+  expect_near(context.rotation.cos.narrow(0, 0, golden["rope.cos"].size(0)), golden["rope.cos"],
+              1e-6, "rope.cos");
   for (size_t i = 0; i < language.num_layers(); ++i) {
     x_TD = language.layers(x_TD, i, i + 1, context);
     compare(x_TD, fmt::format("text.layers.{}", i));

@@ -1,4 +1,5 @@
-// Greedy answers against transformers' and against our own forward without a cache; batches; where answers end.
+// Greedy answers against transformers' and against our own forward without a cache; batches; where
+// answers end.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -66,8 +67,8 @@ std::vector<int64_t> answer_without_cache(const Ministral3& model, const Sample&
   const at::NoGradGuard no_grad;
   std::vector<int64_t> ids = prompt.ids;
   for (int64_t i = 0; i < tokens; ++i) {
-    const ModelInput input = ModelInput::make(
-        at::tensor(ids), {static_cast<int64_t>(ids.size())}, prompt.images_CHW);
+    const ModelInput input =
+        ModelInput::make(at::tensor(ids), {static_cast<int64_t>(ids.size())}, prompt.images_CHW);
     ids.push_back(model.logits(input)[-1].argmax().item<int64_t>());
   }
   return {ids.end() - tokens, ids.end()};
@@ -119,14 +120,17 @@ TEST(Generator, SampledTextsOfABatchDoNotDependOnEachOther) {
 TEST(Generator, EachAnswerEndsAtItsStopToken) {
   const Golden golden("tied");
   const auto model = eval_model(golden);
-  const std::vector<Sample> prompts = {text_prompt(9, 1), greedy_prompt(golden), text_prompt(30, 3)};
+  const std::vector<Sample> prompts = {text_prompt(9, 1), greedy_prompt(golden),
+                                       text_prompt(30, 3)};
   const SamplingOptions options{.max_new_tokens = 16};
   const auto endless = Generator(*model, {}).generate(prompts, options).sequences;
   // Stops that the second answer meets at its sixth token, wherever the others meet them.
   const std::vector<int64_t> stops = {endless[1].ids[5], endless[0].ids[9]};
   std::map<size_t, std::vector<int64_t>> streamed;
-  const GenerationResult result = Generator(*model, stops).generate(
-      prompts, options, [&](size_t sequence, int64_t id) { streamed[sequence].push_back(id); });
+  const GenerationResult result =
+      Generator(*model, stops).generate(prompts, options, [&](size_t sequence, int64_t id) {
+        streamed[sequence].push_back(id);
+      });
   int64_t decoded = 0;
   size_t stopped = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -148,7 +152,8 @@ TEST(Generator, EachAnswerEndsAtItsStopToken) {
 TEST(Generator, OneTokenNeedsNoDecodeStep) {
   const Golden golden("text");
   const auto model = eval_model(golden);
-  const auto result = Generator(*model, {}).generate({greedy_prompt(golden)}, {.max_new_tokens = 1});
+  const auto result =
+      Generator(*model, {}).generate({greedy_prompt(golden)}, {.max_new_tokens = 1});
   EXPECT_EQ(result.sequences[0].ids, to_vector(golden["greedy.tokens"].narrow(0, 0, 1)));
   EXPECT_EQ(result.stats.decode_tokens, 0);
   EXPECT_TRUE(Generator(*model, {}).generate({}, {}).sequences.empty());
@@ -208,7 +213,8 @@ TEST(ImageFeatures, AreTheSameAloneAndAmongOthers) {
   const Golden golden("untied");
   const auto model = eval_model(golden);
   const at::NoGradGuard no_grad;
-  const int64_t side = model->config().vision->patch_size * model->config().projector.spatial_merge_size;
+  const int64_t side =
+      model->config().vision->patch_size * model->config().projector.spatial_merge_size;
   at::manual_seed(1);
   std::vector<at::Tensor> images = golden.images();
   for (const auto& [rows, cols] : {std::pair{1, 1}, {6, 2}, {3, 5}, {3, 5}}) {

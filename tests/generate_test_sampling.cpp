@@ -1,5 +1,5 @@
-// Sampling on hand-made logits: what each warper leaves, how often each token is drawn, and that seeds mean the same
-// draws everywhere.
+// Sampling on hand-made logits: what each warper leaves, how often each token is drawn, and that
+// seeds mean the same draws everywhere.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -16,7 +16,8 @@ namespace {
 const std::vector<float> kLogits = {std::log(0.05f), std::log(0.4f), std::log(0.2f),
                                     std::log(0.05f), std::log(0.3f)};
 
-std::vector<double> probabilities(const std::vector<float>& logits, const SamplingOptions& options) {
+std::vector<double> probabilities(const std::vector<float>& logits,
+                                  const SamplingOptions& options) {
   std::vector<double> p(logits.size(), 0);
   double total = 0;
   for (const Candidate& each : candidates(logits, options)) total += each.weight;
@@ -35,8 +36,8 @@ void expect_probabilities(const SamplingOptions& options, const std::vector<doub
 TEST(Sampling, OneWarperAtATime) {
   expect_probabilities({.temperature = 1}, {0.05, 0.4, 0.2, 0.05, 0.3});
   // Temperature 0.5 squares: 0.0025, 0.16, 0.04, 0.0025, 0.09 of 0.295.
-  expect_probabilities({.temperature = 0.5}, {0.0025 / 0.295, 0.16 / 0.295, 0.04 / 0.295,
-                                              0.0025 / 0.295, 0.09 / 0.295});
+  expect_probabilities({.temperature = 0.5},
+                       {0.0025 / 0.295, 0.16 / 0.295, 0.04 / 0.295, 0.0025 / 0.295, 0.09 / 0.295});
   expect_probabilities({.temperature = 1, .top_k = 1}, {0, 1, 0, 0, 0});
   expect_probabilities({.temperature = 1, .top_k = 2}, {0, 4. / 7, 0, 0, 3. / 7});
   // Ids 0 and 3 tie as the fourth; both stay.
@@ -54,9 +55,11 @@ TEST(Sampling, OneWarperAtATime) {
 }
 
 TEST(Sampling, WarpersActInOrder) {
-  // Alone top_p=0.8 keeps three (0.4 + 0.3 < 0.8); after top_k=3 the first two have 7/9 < 0.8, so three again;
-  // after top_k=2 and its renormalisation 4/7 < 0.8 keeps both, and top_p=0.55 only the first.
-  expect_probabilities({.temperature = 1, .top_k = 3, .top_p = 0.8}, {0, 4. / 9, 2. / 9, 0, 3. / 9});
+  // Alone top_p=0.8 keeps three (0.4 + 0.3 < 0.8); after top_k=3 the first two have 7/9 < 0.8, so
+  // three again; after top_k=2 and its renormalisation 4/7 < 0.8 keeps both, and top_p=0.55 only
+  // the first.
+  expect_probabilities({.temperature = 1, .top_k = 3, .top_p = 0.8},
+                       {0, 4. / 9, 2. / 9, 0, 3. / 9});
   expect_probabilities({.temperature = 1, .top_k = 3, .top_p = 0.75}, {0, 4. / 7, 0, 0, 3. / 7});
   expect_probabilities({.temperature = 1, .top_p = 0.75}, {0, 4. / 9, 2. / 9, 0, 3. / 9});
   expect_probabilities({.temperature = 1, .top_k = 2, .top_p = 0.55}, {0, 1, 0, 0, 0});
@@ -67,7 +70,8 @@ TEST(Sampling, WarpersActInOrder) {
   expect_probabilities({.temperature = 0.5, .min_p = 0.5}, {0, 0.64, 0, 0, 0.36});
 }
 
-// transformers' warpers, written with tensor operations on the whole row, against a row as long as a vocabulary.
+// transformers' warpers, written with tensor operations on the whole row, against a row as long as
+// a vocabulary.
 at::Tensor reference(at::Tensor logits_V, const SamplingOptions& options) {
   const double dropped = -std::numeric_limits<double>::infinity();
   logits_V = logits_V.to(at::kDouble) / options.temperature;
@@ -123,7 +127,8 @@ TEST(Sampling, SeedsFixTheDraws) {
   // By an independent implementation of the standard's seed_seq and mt19937_64: floor(1000 u).
   EXPECT_EQ(draws(0, 2, 0), (std::vector<int64_t>{509, 457, 944, 649, 828, 241, 319, 732}));
   EXPECT_EQ(draws(0, 2, 1), (std::vector<int64_t>{699, 912, 401, 395, 409, 111, 133, 559}));
-  EXPECT_EQ(draws(0x1234567890abcdef, 1, 0), (std::vector<int64_t>{263, 450, 545, 972, 93, 720, 334, 416}));
+  EXPECT_EQ(draws(0x1234567890abcdef, 1, 0),
+            (std::vector<int64_t>{263, 450, 545, 972, 93, 720, 334, 416}));
   EXPECT_EQ(draws(5, 1, 0), draws(5, 3, 0));
   EXPECT_NE(draws(5, 1, 0), draws(6, 1, 0));
   EXPECT_NE(draws(5, 1, 0), draws(5 + (1ull << 32), 1, 0));
@@ -131,9 +136,10 @@ TEST(Sampling, SeedsFixTheDraws) {
 
 TEST(Sampling, GreedyTakesTheLikeliestAndTheLowestOfEquals) {
   Sampler sampler({}, 3);
-  EXPECT_EQ(sampler.next(at::tensor({0.f, 2.f, 1.f, 2.f, -1.f, -5.f, -2.f, -2.f, 0.f, 0.f, 0.f, 0.f})
-                             .view({3, 4})),
-            (std::vector<int64_t>{1, 2, 0}));
+  EXPECT_EQ(
+      sampler.next(at::tensor({0.f, 2.f, 1.f, 2.f, -1.f, -5.f, -2.f, -2.f, 0.f, 0.f, 0.f, 0.f})
+                       .view({3, 4})),
+      (std::vector<int64_t>{1, 2, 0}));
 }
 
 TEST(Sampling, ImpossibleTokensAreNeverDrawn) {

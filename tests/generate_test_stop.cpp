@@ -36,7 +36,8 @@ TEST_F(StopIds, AndThoseOfTheGenerationConfig) {
 }
 
 TEST_F(StopIds, RefusesWhatIsNoId) {
-  for (const char* bad : {R"("</s>")", "-1", "2.5", "1000000", "[2, null]", "[[2]]", "{}", "true"}) {
+  for (const char* bad :
+       {R"("</s>")", "-1", "2.5", "1000000", "[2, null]", "[[2]]", "{}", "true"}) {
     EXPECT_THROW(with(fmt::format(R"({{"eos_token_id": {}}})", bad)), UserError) << bad;
   }
   EXPECT_THROW(with("{"), UserError);

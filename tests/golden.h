@@ -1,4 +1,5 @@
-// Reading of goldens (tools/make_goldens.py) and comparing with them; shared by the tests of several stages.
+// Reading of goldens (tools/make_goldens.py) and comparing with them; shared by the tests of
+// several stages.
 #pragma once
 
 #include <ATen/ATen.h>

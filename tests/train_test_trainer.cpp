@@ -4,8 +4,8 @@
 
 #include <fstream>
 
-#include "golden.h"
 #include "base/file.h"
+#include "golden.h"
 #include "train/recipes.h"
 #include "train/trainer.h"
 
@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 
 class FullFineTuning : public ::testing::TestWithParam<const char*> {};
 
-INSTANTIATE_TEST_SUITE_P(Models, FullFineTuning, ::testing::Values("tied", "untied", "mistral", "text"),
+INSTANTIATE_TEST_SUITE_P(Models, FullFineTuning,
+                         ::testing::Values("tied", "untied", "mistral", "text"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(FullFineTuning, TenLossesEqualTransformers) {
@@ -24,7 +25,8 @@ TEST_P(FullFineTuning, TenLossesEqualTransformers) {
   const auto model = golden.model();
   model->train();
   AdamW::NamedTensors parameters;
-  for (const auto& entry : model->named_parameters()) parameters.emplace_back(entry.key(), entry.value());
+  for (const auto& entry : model->named_parameters())
+    parameters.emplace_back(entry.key(), entry.value());
   AdamW optimizer(parameters, {});
   const ModelInput input = golden.input();
   const at::Tensor labels = golden.shifted_labels();
@@ -33,7 +35,8 @@ TEST_P(FullFineTuning, TenLossesEqualTransformers) {
     const auto [sum, targets] = model->loss_sum(input, labels);
     const at::Tensor loss = sum / targets;
     loss.backward();
-    EXPECT_NEAR(loss.item<double>(), golden["losses"][step].item<double>(), 1e-4) << "step " << step;
+    EXPECT_NEAR(loss.item<double>(), golden["losses"][step].item<double>(), 1e-4)
+        << "step " << step;
     EXPECT_NEAR(clip_grad_norm(parameters, 1.0), golden["grad_norms"][step].item<double>(), 1e-3);
     optimizer.step(1e-3);
   }
@@ -61,7 +64,8 @@ class Run : public ::testing::Test {
     fs::create_directories(directory_);
     std::ofstream data(directory_ / "data.jsonl");
     for (int i = 0; i < 7; ++i) {
-      data << R"({"messages": [{"role": "user", "content": "count )" << i << R"("}, {"role": "assistant", "content": ")"
+      data << R"({"messages": [{"role": "user", "content": "count )" << i
+           << R"("}, {"role": "assistant", "content": ")"
            << std::string(static_cast<size_t>(3 + i), 'a') << "\"}]}\n";
     }
   }
@@ -126,14 +130,17 @@ TEST_F(Run, FrozenPartsStay) {
   frozen.train.train_iters = 1;
   Trainer trainer(frozen);
   for (const auto& entry : trainer.model().named_parameters()) {
-    EXPECT_EQ(entry.value().requires_grad(), entry.key().starts_with("multi_modal_projector.")) << entry.key();
+    EXPECT_EQ(entry.value().requires_grad(), entry.key().starts_with("multi_modal_projector."))
+        << entry.key();
   }
 }
 
 TEST(Recipes, ResolvedConfigsAreTheCommittedOnes) {
-  // To accept a change: trestle recipes NAME > tests/golden/recipes/NAME.yaml, and let the diff be reviewed.
+  // To accept a change: trestle recipes NAME > tests/golden/recipes/NAME.yaml, and let the diff be
+  // reviewed.
   for (const Recipe& each : recipes()) {
-    EXPECT_EQ(to_yaml(each.make()), read_text("golden/recipes/" + each.name + ".yaml")) << each.name;
+    EXPECT_EQ(to_yaml(each.make()), read_text("golden/recipes/" + each.name + ".yaml"))
+        << each.name;
   }
 }
 

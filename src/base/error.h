@@ -1,5 +1,6 @@
 // Errors that a user can mend: a flag, a file, a foreign checkpoint. Bugs of ours use TORCH_CHECK.
-// Everyone throws these; only main catches them, prints the one line and exits with 2 (1 for the machine's faults).
+// Everyone throws these; only main catches them, prints the one line and exits with 2 (1 for the
+// machine's faults).
 #pragma once
 
 #include <fmt/format.h>
@@ -15,7 +16,8 @@ class UserError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// A fault of the machine (disk full, no permission, out of memory): one line too, but exit status 1.
+/// A fault of the machine (disk full, no permission, out of memory): one line too, but exit
+/// status 1.
 class MachineError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

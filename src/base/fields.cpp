@@ -134,8 +134,8 @@ YAML::Node load_yaml(const std::string& text, std::string_view what) {
 
 namespace {
 
-void flatten_into(const YAML::Node& node, const std::string& prefix, std::string_view what, int depth,
-                  std::vector<std::pair<std::string, std::string>>& out) {
+void flatten_into(const YAML::Node& node, const std::string& prefix, std::string_view what,
+                  int depth, std::vector<std::pair<std::string, std::string>>& out) {
   if (depth > kMaxYamlDepth) user_error("{}: nested deeper than {} levels", what, kMaxYamlDepth);
   if (node.IsMap()) {
     for (const auto& entry : node) {
@@ -189,7 +189,8 @@ std::string yaml_of(const std::vector<FieldText>& fields) {
     } else {
       value << each.value;
     }
-    out += fmt::format("{:{}}{}: {}\n", "", 2 * parts.size(), each.path.substr(start), value.c_str());
+    out +=
+        fmt::format("{:{}}{}: {}\n", "", 2 * parts.size(), each.path.substr(start), value.c_str());
   }
   return out;
 }

@@ -1,8 +1,10 @@
-// One table of fields beside each config struct serves overrides, YAML, printing and help. Used by train/config.
+// One table of fields beside each config struct serves overrides, YAML, printing and help. Used by
+// train/config.
 //
 // struct Optimizer {
 //   double lr = 1e-4;
-//   static constexpr auto fields() { return std::tuple(field("lr", &Optimizer::lr, "peak learning rate")); }
+//   static constexpr auto fields() { return std::tuple(field("lr", &Optimizer::lr, "peak learning
+//   rate")); }
 // };
 #pragma once
 
@@ -28,12 +30,15 @@ struct Field {
 };
 
 template <class Owner, class T>
-constexpr Field<Owner, T> field(std::string_view name, T Owner::*member, std::string_view help = "") {
+constexpr Field<Owner, T> field(std::string_view name, T Owner::*member,
+                                std::string_view help = "") {
   return {name, member, help};
 }
 
 template <class T>
-concept HasFields = requires { T::fields(); };
+concept HasFields = requires {
+  T::fields();
+};
 
 namespace detail {
 
@@ -54,7 +59,8 @@ constexpr size_t member_count() {
 
 }  // namespace detail
 
-/// Calls visit(field, value) for each field of one level. A member without a field is a compile error.
+/// Calls visit(field, value) for each field of one level. A member without a field is a compile
+/// error.
 template <HasFields T, class Visit>
 void for_each_field(T& config, Visit&& visit) {
   using Plain = std::remove_const_t<T>;
@@ -80,7 +86,8 @@ void parse_value(std::string_view key, std::string_view text, std::optional<T>& 
   }
 }
 
-/// Every settable path with its value as text and its help, in order: for printing, YAML and "did you mean".
+/// Every settable path with its value as text and its help, in order: for printing, YAML and "did
+/// you mean".
 struct FieldText {
   std::string path, value, help;
 };
@@ -140,7 +147,8 @@ std::string nearest(std::string_view name, const std::vector<std::string>& names
 
 [[noreturn]] void unknown_key(std::string_view key, const std::vector<FieldText>& known);
 
-/// Sets `key` (a dotted path) from text. Throws UserError: an unknown key names the nearest, a bad value its type.
+/// Sets `key` (a dotted path) from text. Throws UserError: an unknown key names the nearest, a bad
+/// value its type.
 template <HasFields T>
 void set_field(T& config, std::string_view key, std::string_view text) {
   if (!detail::set_at(config, key, key, text)) unknown_key(key, list_fields(config));
@@ -156,7 +164,8 @@ void apply_override(T& config, std::string_view assignment) {
   set_field(config, assignment.substr(0, equals), assignment.substr(equals + 1));
 }
 
-/// Flattens a YAML mapping to dotted paths and texts. Throws UserError on anything but mappings, scalars and lists.
+/// Flattens a YAML mapping to dotted paths and texts. Throws UserError on anything but mappings,
+/// scalars and lists.
 std::vector<std::pair<std::string, std::string>> flatten_yaml(const YAML::Node& node,
                                                               std::string_view what);
 YAML::Node load_yaml(const std::string& text, std::string_view what);

@@ -101,8 +101,8 @@ void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
     const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0) {
       if (errno == EINTR) continue;
-      machine_error("cannot write {} at byte {}: {}; nothing was left behind", path_.string(), offset,
-                    reason(errno));
+      machine_error("cannot write {} at byte {}: {}; nothing was left behind", path_.string(),
+                    offset, reason(errno));
     }
     bytes = bytes.subspan(static_cast<size_t>(n));
     offset += static_cast<uint64_t>(n);

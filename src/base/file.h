@@ -1,5 +1,6 @@
-// Files as the rest of the program uses them: mapped for reading, and written beside their target and renamed last,
-// so that a crash at any moment leaves the old file or none. Called by every stage that touches the disk.
+// Files as the rest of the program uses them: mapped for reading, and written beside their target
+// and renamed last, so that a crash at any moment leaves the old file or none. Called by every
+// stage that touches the disk.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@
 
 namespace trestle {
 
-/// A whole file mapped read-only. Throws UserError naming the file when it is missing or unreadable.
+/// A whole file mapped read-only. Throws UserError naming the file when it is missing or
+/// unreadable.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);
@@ -31,8 +33,9 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// Writes `path` through a temporary file beside it. Until commit() nothing is visible under `path`; without commit()
-/// the temporary file is removed. Throws MachineError (disk full, read-only) naming the target.
+/// Writes `path` through a temporary file beside it. Until commit() nothing is visible under
+/// `path`; without commit() the temporary file is removed. Throws MachineError (disk full,
+/// read-only) naming the target.
 class OutputFile {
  public:
   explicit OutputFile(std::filesystem::path path);
@@ -56,8 +59,9 @@ class OutputFile {
   uint64_t offset_ = 0;
 };
 
-/// A directory written under a temporary name beside `path` and renamed by commit(). An existing target must be empty
-/// or, with `replace`, is swapped out whole. Without commit() the temporary directory is removed.
+/// A directory written under a temporary name beside `path` and renamed by commit(). An existing
+/// target must be empty or, with `replace`, is swapped out whole. Without commit() the temporary
+/// directory is removed.
 class OutputDirectory {
  public:
   explicit OutputDirectory(std::filesystem::path path, bool replace = false);

@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kMaxDepth = 100;
 
-// nlohmann's parser recurses only in its destructor; a depth limit keeps hostile nesting from reaching it.
+// nlohmann's parser recurses only in its destructor; a depth limit keeps hostile nesting from
+// reaching it.
 void check_depth(std::string_view text, std::string_view what) {
   int depth = 0;
   bool in_string = false;

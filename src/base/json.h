@@ -1,4 +1,5 @@
-// JSON read from files nobody vouches for: bounded in size and depth, errors name the file. nlohmann-json does the rest.
+// JSON read from files nobody vouches for: bounded in size and depth, errors name the file.
+// nlohmann-json does the rest.
 #pragma once
 
 #include <filesystem>
@@ -9,7 +10,8 @@ namespace trestle {
 
 using Json = nlohmann::ordered_json;
 
-/// Parses text; `what` names it in the UserError of malformed or too deeply nested (> 100 levels) input.
+/// Parses text; `what` names it in the UserError of malformed or too deeply nested (> 100 levels)
+/// input.
 Json parse_json(std::string_view text, std::string_view what);
 Json read_json(const std::filesystem::path& path);
 /// Two-space indent and a final newline, as Hugging Face files have it; atomic.

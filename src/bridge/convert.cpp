@@ -29,7 +29,8 @@ Conversion copy_all(const TensorSource& source, const TensorList& list, Writer& 
 
 }  // namespace
 
-Conversion import_checkpoint(const fs::path& hf, const fs::path& run, const ConversionProgress& progress) {
+Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
+                             const ConversionProgress& progress) {
   require_directory(hf, "--hf-model");
   const HfCheckpoint source(hf);
   const HfAsMegatron view(source, source.config());
@@ -45,8 +46,9 @@ Conversion import_checkpoint(const fs::path& hf, const fs::path& run, const Conv
   return copy_all(view, list, writer, progress);
 }
 
-Conversion write_hf(const TensorSource& megatron, const ModelConfig& config, const Json& config_json,
-                    const std::vector<fs::path>& files, const fs::path& output, HfWriter::Options options,
+Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
+                    const Json& config_json, const std::vector<fs::path>& files,
+                    const fs::path& output, HfWriter::Options options,
                     const ConversionProgress& progress) {
   const MegatronAsHf view(megatron, config);
   TensorList list;
@@ -55,24 +57,28 @@ Conversion write_hf(const TensorSource& megatron, const ModelConfig& config, con
     list.emplace_back(name, view.tensors().at(name));
     ++dtypes[list.back().second.dtype];
   }
-  const auto most = std::max_element(dtypes.begin(), dtypes.end(),
-                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most =
+      std::max_element(dtypes.begin(), dtypes.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
   if (!config.vision) options.spelling = HfSpelling::kTextOnly;
-  HfWriter writer(output, list, export_config(config_json, config.text.tie_word_embeddings, most->first),
-                  files, options);
+  HfWriter writer(output, list,
+                  export_config(config_json, config.text.tie_word_embeddings, most->first), files,
+                  options);
   return copy_all(view, list, writer, progress);
 }
 
-Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>& hf, const fs::path& output,
-                             HfWriter::Options options, const ConversionProgress& progress) {
+Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>& hf,
+                             const fs::path& output, HfWriter::Options options,
+                             const ConversionProgress& progress) {
   require_directory(run, "--megatron-path");
   if (!is_megatron_checkpoint(run)) {
-    user_error("--megatron-path {} is no Megatron checkpoint: it has neither a tracker file nor .metadata",
-               run.string());
+    user_error(
+        "--megatron-path {} is no Megatron checkpoint: it has neither a tracker file nor .metadata",
+        run.string());
   }
   const OpenCheckpoint source(run, hf);
-  return write_hf(source.weights(), source.config(), source.config_json(), source.side_files(), output,
-                  options, progress);
+  return write_hf(source.weights(), source.config(), source.config_json(), source.side_files(),
+                  output, options, progress);
 }
 
 }  // namespace trestle

@@ -13,7 +13,8 @@
 namespace trestle {
 namespace fs = std::filesystem;
 
-OpenCheckpoint::OpenCheckpoint(const fs::path& path, const std::optional<fs::path>& config_directory) {
+OpenCheckpoint::OpenCheckpoint(const fs::path& path,
+                               const std::optional<fs::path>& config_directory) {
   require_directory(path, "checkpoint");
   is_megatron_ = is_megatron_checkpoint(path);
   if (!is_megatron_) {
@@ -36,10 +37,12 @@ OpenCheckpoint::OpenCheckpoint(const fs::path& path, const std::optional<fs::pat
   } else if (auto embedded = megatron->hf_config()) {
     config_json_ = *embedded;
   } else {
-    user_error("{} says nothing of the model's config; name the HF model it came from", path.string());
+    user_error("{} says nothing of the model's config; name the HF model it came from",
+               path.string());
   }
-  config_ = parse_hf_config(config_json_, config_directory ? (*config_directory / "config.json").string()
-                                                           : (path / "run_config.yaml").string());
+  config_ =
+      parse_hf_config(config_json_, config_directory ? (*config_directory / "config.json").string()
+                                                     : (path / "run_config.yaml").string());
   // An output layer of its own says more than a flag that transformers writes by default.
   config_.text.tie_word_embeddings =
       !megatron->tensors().contains("language_model.output_layer.weight");
@@ -54,9 +57,8 @@ std::vector<fs::path> OpenCheckpoint::side_files() const { return trestle::side_
 at::ScalarType OpenCheckpoint::dtype() const {
   std::map<at::ScalarType, int64_t> count;
   for (const auto& [name, info] : weights_->tensors()) ++count[info.dtype];
-  const auto most = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
-    return a.second < b.second;
-  });
+  const auto most = std::max_element(
+      count.begin(), count.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return most->first;
 }
 
@@ -70,8 +72,9 @@ void load_weights(Ministral3& model, const TensorSource& megatron) {
     }
     const at::Tensor stored = cut_to(megatron.read(name), parameter.sizes().vec());
     if (stored.sizes() != parameter.sizes()) {
-      user_error("tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
-                 name, fmt::join(stored.sizes(), ", "), fmt::join(parameter.sizes(), ", "));
+      user_error(
+          "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
+          name, fmt::join(stored.sizes(), ", "), fmt::join(parameter.sizes(), ", "));
     }
     parameter.copy_(stored);
   }

@@ -1,4 +1,5 @@
-// A checkpoint of any known kind becomes a model in memory. Called by generate, finetune, evaluate and logits.
+// A checkpoint of any known kind becomes a model in memory. Called by generate, finetune, evaluate
+// and logits.
 #pragma once
 
 #include <filesystem>
@@ -16,8 +17,8 @@ namespace trestle {
 /// A model on disk, Hugging Face's or Megatron's, its tensors under Megatron's names.
 class OpenCheckpoint {
  public:
-  /// A Megatron directory that holds no config of its own takes `config_directory`'s (an HF directory).
-  /// Throws UserError when the path is neither kind, or holds adapters only.
+  /// A Megatron directory that holds no config of its own takes `config_directory`'s (an HF
+  /// directory). Throws UserError when the path is neither kind, or holds adapters only.
   explicit OpenCheckpoint(const std::filesystem::path& path,
                           const std::optional<std::filesystem::path>& config_directory = {});
 
@@ -42,12 +43,12 @@ class OpenCheckpoint {
   bool is_megatron_ = false;
 };
 
-/// Fills every parameter from the tensor of its name, cast to the parameter's dtype. Throws UserError when one is missing
-/// or has another shape; a padded vocabulary is cut.
+/// Fills every parameter from the tensor of its name, cast to the parameter's dtype. Throws
+/// UserError when one is missing or has another shape; a padded vocabulary is cut.
 void load_weights(Ministral3& model, const TensorSource& megatron);
 
-/// A model in memory as a source, its floating-point tensors cast to `dtype`: what writers take. Adapters are not part of
-/// it; merge them first.
+/// A model in memory as a source, its floating-point tensors cast to `dtype`: what writers take.
+/// Adapters are not part of it; merge them first.
 class ModelTensors : public TensorSource {
  public:
   ModelTensors(const Ministral3& model, at::ScalarType dtype);

@@ -83,8 +83,8 @@ std::vector<Mapping> mappings(const ModelConfig& config) {
   // A model on the meta device has every name and shape and no storage.
   const Ministral3 model(config, {at::kBFloat16, at::Device(at::kMeta)});
   const TextConfig& text = config.text;
-  const auto qkv = FusedLayout::qkv(text.num_query_groups,
-                                    text.num_attention_heads / text.num_query_groups, text.head_dim);
+  const auto qkv = FusedLayout::qkv(
+      text.num_query_groups, text.num_attention_heads / text.num_query_groups, text.head_dim);
   std::vector<Mapping> table;
   for (const auto& entry : model.named_parameters()) {
     const std::string& name = entry.key();

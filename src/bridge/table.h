@@ -1,4 +1,5 @@
-// The one table between Hugging Face's names and Megatron's. Both directions, and the adapters', read it.
+// The one table between Hugging Face's names and Megatron's. Both directions, and the adapters',
+// read it.
 #pragma once
 
 #include <string>
@@ -10,7 +11,8 @@
 
 namespace trestle {
 
-/// One Megatron tensor and the Hugging Face tensors it is made of: one (copied) or several (fused by `layout`).
+/// One Megatron tensor and the Hugging Face tensors it is made of: one (copied) or several (fused
+/// by `layout`).
 struct Mapping {
   std::string megatron;
   std::vector<std::string> hf;
@@ -22,7 +24,8 @@ struct Mapping {
   std::vector<int64_t> hf_shape(size_t part) const;
 };
 
-/// Every tensor of a model, in the order of its modules. Hugging Face names are HfCheckpoint's canonical ones.
+/// Every tensor of a model, in the order of its modules. Hugging Face names are HfCheckpoint's
+/// canonical ones.
 std::vector<Mapping> mappings(const ModelConfig& config);
 
 /// The Hugging Face module (`model.layers.3.self_attn.q_proj`) or modules that a Megatron module

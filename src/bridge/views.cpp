@@ -22,8 +22,9 @@ const TensorInfo& require(const TensorSource& source, const std::string& name) {
 void require_shape(const std::string& name, const std::vector<int64_t>& got,
                    const std::vector<int64_t>& wanted) {
   if (got == wanted) return;
-  user_error("tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
-             name, fmt::join(got, ", "), fmt::join(wanted, ", "));
+  user_error(
+      "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
+      name, fmt::join(got, ", "), fmt::join(wanted, ", "));
 }
 
 void refuse_left_over(const TensorSource& source, const std::set<std::string>& used) {
@@ -64,7 +65,8 @@ HfAsMegatron::HfAsMegatron(const TensorSource& hf, const ModelConfig& config)
     tensors_[mapping.megatron] = {dtype, mapping.shape};
     by_name_[mapping.megatron] = &mapping;
   }
-  // A tied checkpoint may repeat the embedding as its head; HfCheckpoint has checked that they are equal.
+  // A tied checkpoint may repeat the embedding as its head; HfCheckpoint has checked that they are
+  // equal.
   if (config.text.tie_word_embeddings) used.insert("lm_head.weight");
   refuse_left_over(hf, used);
 }

@@ -1,5 +1,6 @@
-// A checkpoint of one family seen under the other's names, one tensor at a time: the whole of the conversion.
-// Import writes an HfAsMegatron, export a MegatronAsHf; load_model reads whichever speaks Megatron.
+// A checkpoint of one family seen under the other's names, one tensor at a time: the whole of the
+// conversion. Import writes an HfAsMegatron, export a MegatronAsHf; load_model reads whichever
+// speaks Megatron.
 #pragma once
 
 #include <map>
@@ -11,8 +12,8 @@
 
 namespace trestle {
 
-/// Hugging Face tensors (canonical names) under Megatron's names, fused. Throws UserError when a tensor is missing, has
-/// another shape than the config says, or is left over.
+/// Hugging Face tensors (canonical names) under Megatron's names, fused. Throws UserError when a
+/// tensor is missing, has another shape than the config says, or is left over.
 class HfAsMegatron : public TensorSource {
  public:
   HfAsMegatron(const TensorSource& hf, const ModelConfig& config);
@@ -27,7 +28,8 @@ class HfAsMegatron : public TensorSource {
   std::map<std::string, TensorInfo> tensors_;
 };
 
-/// The reverse. Embedding and head may have more rows than the config's vocabulary (Megatron pads it); those are cut.
+/// The reverse. Embedding and head may have more rows than the config's vocabulary (Megatron pads
+/// it); those are cut.
 class MegatronAsHf : public TensorSource {
  public:
   MegatronAsHf(const TensorSource& megatron, const ModelConfig& config);

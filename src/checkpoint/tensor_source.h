@@ -1,5 +1,5 @@
-// A set of named tensors that lies on disk: what safetensors files and Megatron directories have in common.
-// The bridge reads one tensor at a time from it, so that no more than one is in memory.
+// A set of named tensors that lies on disk: what safetensors files and Megatron directories have in
+// common. The bridge reads one tensor at a time from it, so that no more than one is in memory.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,4 +1,5 @@
-// One function a subcommand: each adds itself, its flags and its callback to the program. Called by main.
+// One function a subcommand: each adds itself, its flags and its callback to the program. Called by
+// main.
 #pragma once
 
 namespace CLI {

@@ -1,9 +1,10 @@
 // `trestle import` and `trestle export`: between Hugging Face and Megatron.
+#include "bridge/convert.h"
+
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <memory>
 
-#include "bridge/convert.h"
 #include "cli/commands.h"
 
 namespace trestle {
@@ -18,7 +19,8 @@ template <class Convert>
 void report(const char* verb, const std::string& target, const Convert& convert) {
   const auto start = std::chrono::steady_clock::now();
   const Conversion done = convert();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   fmt::print(stderr, "{} {} tensors, {:.1f} MB in {:.1f} s to {}\n", verb, done.tensors,
              static_cast<double>(done.bytes) / 1e6, seconds, target);
 }
@@ -26,21 +28,27 @@ void report(const char* verb, const std::string& target, const Convert& convert)
 }  // namespace
 
 void add_import(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("import", "Hugging Face checkpoint -> Megatron checkpoint");
+  CLI::App* command =
+      app.add_subcommand("import", "Hugging Face checkpoint -> Megatron checkpoint");
   auto paths = std::make_shared<Paths>();
   command->add_option("--hf-model,--hf_model", paths->hf_model, "HF directory to read")->required();
-  command->add_option("--megatron-path,--megatron_path", paths->megatron, "run directory to write")->required();
+  command->add_option("--megatron-path,--megatron_path", paths->megatron, "run directory to write")
+      ->required();
   command->callback([paths] {
-    report("imported", paths->megatron, [&] { return import_checkpoint(paths->hf_model, paths->megatron); });
+    report("imported", paths->megatron,
+           [&] { return import_checkpoint(paths->hf_model, paths->megatron); });
   });
 }
 
 void add_export(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("export", "Megatron checkpoint -> Hugging Face checkpoint");
+  CLI::App* command =
+      app.add_subcommand("export", "Megatron checkpoint -> Hugging Face checkpoint");
   auto paths = std::make_shared<Paths>();
-  command->add_option("--hf-model,--hf_model", paths->hf_model,
-                      "HF directory with config, tokenizer and processor files; default: those in the run");
-  command->add_option("--megatron-path,--megatron_path", paths->megatron, "run directory to read")->required();
+  command->add_option(
+      "--hf-model,--hf_model", paths->hf_model,
+      "HF directory with config, tokenizer and processor files; default: those in the run");
+  command->add_option("--megatron-path,--megatron_path", paths->megatron, "run directory to read")
+      ->required();
   command->add_option("--hf-path,--hf_path", paths->hf_output, "HF directory to write")->required();
   command->callback([paths] {
     const auto hf = paths->hf_model.empty() ? std::nullopt

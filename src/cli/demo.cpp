@@ -1,4 +1,5 @@
-// `trestle demo`: the whole main job on the embedded model and data. No network, no GPU; every number it prints is measured.
+// `trestle demo`: the whole main job on the embedded model and data. No network, no GPU; every
+// number it prints is measured.
 #include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
@@ -28,10 +29,12 @@ struct DemoFlags {
   double min_field = 0, min_whole = 0, max_before = 1;
 };
 
-// assets/demo beside the source tree that the program was built in: build/PRESET/trestle -> ../../assets/demo.
+// assets/demo beside the source tree that the program was built in: build/PRESET/trestle ->
+// ../../assets/demo.
 fs::path find_assets(const std::string& given) {
   const fs::path path =
-      given.empty() ? fs::read_symlink("/proc/self/exe").parent_path().parent_path().parent_path() / "assets/demo"
+      given.empty() ? fs::read_symlink("/proc/self/exe").parent_path().parent_path().parent_path() /
+                          "assets/demo"
                     : fs::path(given);
   require_directory(path / "model", "demo model (--assets)");
   require_directory(path / "data", "demo data (--assets)");
@@ -41,7 +44,10 @@ fs::path find_assets(const std::string& given) {
 class Demo {
  public:
   explicit Demo(const DemoFlags& flags)
-      : flags_(flags), assets_(find_assets(flags.assets)), work_(flags.output), data_(assets_ / "data") {}
+      : flags_(flags),
+        assets_(find_assets(flags.assets)),
+        work_(flags.output),
+        data_(assets_ / "data") {}
 
   void run() {
     std::error_code error;
@@ -79,10 +85,11 @@ class Demo {
     stage("generate from the export", [&] { generate(hf, *test); });
     choose_receipts(*test);
     write_demo_report(flags_.report, report_);
-    fmt::print("fields right {:.1f} % -> {:.1f} %, whole receipts {:.1f} % -> {:.1f} % of {}; see {}\n",
-               100 * report_.before.field_accuracy(), 100 * report_.after.field_accuracy(),
-               100 * report_.before.whole_accuracy(), 100 * report_.after.whole_accuracy(),
-               report_.after.answers.size(), flags_.report);
+    fmt::print(
+        "fields right {:.1f} % -> {:.1f} %, whole receipts {:.1f} % -> {:.1f} % of {}; see {}\n",
+        100 * report_.before.field_accuracy(), 100 * report_.after.field_accuracy(),
+        100 * report_.before.whole_accuracy(), 100 * report_.after.whole_accuracy(),
+        report_.after.answers.size(), flags_.report);
     check();
   }
 
@@ -93,16 +100,19 @@ class Demo {
     std::fflush(stdout);
     const auto start = std::chrono::steady_clock::now();
     action();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     fmt::print("   {:.1f} s\n", seconds);
     std::fflush(stdout);
     report_.stages.push_back({name, seconds});
   }
 
-  static Evaluation score(const Ministral3& model, const Processor& processor, const Dataset& test) {
-    const Evaluation result = evaluate(model, processor, test, {.batch_size = 40, .max_new_tokens = 320});
-    fmt::print("   fields right {:.1f} %, whole receipts {:.1f} % of {}\n", 100 * result.field_accuracy(),
-               100 * result.whole_accuracy(), result.answers.size());
+  static Evaluation score(const Ministral3& model, const Processor& processor,
+                          const Dataset& test) {
+    const Evaluation result =
+        evaluate(model, processor, test, {.batch_size = 40, .max_new_tokens = 320});
+    fmt::print("   fields right {:.1f} %, whole receipts {:.1f} % of {}\n",
+               100 * result.field_accuracy(), 100 * result.whole_accuracy(), result.answers.size());
     return result;
   }
 
@@ -146,11 +156,12 @@ class Demo {
     StreamingDecoder decoder(processor.tokenizer());
     fmt::print("   ");
     const Generator generator(*model, stop_ids(processor.tokenizer()));
-    generator.generate({processor.process({{user}, nullptr}, Ending::kPrompt)}, sampling, [&](size_t, int64_t id) {
-      const std::string text = decoder.push(id);
-      report_.generated += text;
-      fmt::print("{}", text);
-    });
+    generator.generate({processor.process({{user}, nullptr}, Ending::kPrompt)}, sampling,
+                       [&](size_t, int64_t id) {
+                         const std::string text = decoder.push(id);
+                         report_.generated += text;
+                         fmt::print("{}", text);
+                       });
     fmt::print("\n");
   }
 
@@ -161,8 +172,8 @@ class Demo {
       for (size_t i = 0; i < report_.after.answers.size() && taken < 6; ++i) {
         const ScoredAnswer& after = report_.after.answers[i];
         if (after.whole() != whole) continue;
-        report_.receipts.push_back(
-            {picture(test, after.row), test.ground_truth(after.row), report_.before.answers[i], after});
+        report_.receipts.push_back({picture(test, after.row), test.ground_truth(after.row),
+                                    report_.before.answers[i], after});
         ++taken;
       }
     }
@@ -170,12 +181,14 @@ class Demo {
 
   void check() const {
     const auto require = [](bool holds, const char* what, double value, double bound) {
-      if (!holds) throw std::runtime_error(fmt::format("demo: {} {:.3f}, expected {:.3f}", what, value, bound));
+      if (!holds)
+        throw std::runtime_error(
+            fmt::format("demo: {} {:.3f}, expected {:.3f}", what, value, bound));
     };
     require(report_.before.field_accuracy() <= flags_.max_before, "fields right before",
             report_.before.field_accuracy(), flags_.max_before);
-    require(report_.after.field_accuracy() >= flags_.min_field, "fields right after", report_.after.field_accuracy(),
-            flags_.min_field);
+    require(report_.after.field_accuracy() >= flags_.min_field, "fields right after",
+            report_.after.field_accuracy(), flags_.min_field);
     require(report_.after.whole_accuracy() >= flags_.min_whole, "whole receipts right after",
             report_.after.whole_accuracy(), flags_.min_whole);
   }
@@ -189,15 +202,21 @@ class Demo {
 }  // namespace
 
 void add_demo(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("demo", "the whole main job on the embedded model and data");
+  CLI::App* command =
+      app.add_subcommand("demo", "the whole main job on the embedded model and data");
   auto flags = std::make_shared<DemoFlags>();
-  command->add_option("--assets", flags->assets, "directory with model/ and data/; default: that of the source tree");
-  command->add_option("--output", flags->output, "where checkpoints go; replaced")->capture_default_str();
+  command->add_option("--assets", flags->assets,
+                      "directory with model/ and data/; default: that of the source tree");
+  command->add_option("--output", flags->output, "where checkpoints go; replaced")
+      ->capture_default_str();
   command->add_option("--report", flags->report, "HTML page to write")->capture_default_str();
   command->add_option("--steps", flags->steps, "fine-tuning steps; 0: the recipe's");
-  command->add_option("--min-field", flags->min_field, "fail unless this share of fields is right after");
-  command->add_option("--min-whole", flags->min_whole, "fail unless this share of receipts is wholly right after");
-  command->add_option("--max-before", flags->max_before, "fail if more fields than this share are right before");
+  command->add_option("--min-field", flags->min_field,
+                      "fail unless this share of fields is right after");
+  command->add_option("--min-whole", flags->min_whole,
+                      "fail unless this share of receipts is wholly right after");
+  command->add_option("--max-before", flags->max_before,
+                      "fail if more fields than this share are right before");
   command->callback([flags] { Demo(*flags).run(); });
 }
 

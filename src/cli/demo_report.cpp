@@ -13,11 +13,13 @@ namespace trestle {
 namespace {
 
 std::string base64(std::string_view bytes) {
-  constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  constexpr std::string_view kAlphabet =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string out;
   for (size_t i = 0; i < bytes.size(); i += 3) {
     const auto byte = [&](size_t k) {
-      return i + k < bytes.size() ? static_cast<uint32_t>(static_cast<unsigned char>(bytes[i + k])) : 0u;
+      return i + k < bytes.size() ? static_cast<uint32_t>(static_cast<unsigned char>(bytes[i + k]))
+                                  : 0u;
     };
     const uint32_t word = byte(0) << 16 | byte(1) << 8 | byte(2);
     for (int k = 0; k < 4; ++k) {
@@ -74,7 +76,8 @@ std::string loss_curve(const std::vector<StepMetrics>& steps) {
     const double share = (std::log10(std::max(loss, 1e-6)) - first) / (last - first);
     return kTop + (kHeight - kTop - kBottom) * (1 - share);
   };
-  std::string svg = fmt::format("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"loss by step\">", kWidth, kHeight);
+  std::string svg = fmt::format(
+      "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"loss by step\">", kWidth, kHeight);
   for (double power = first; power <= last; ++power) {
     const double at = y(std::pow(10, power));
     svg += fmt::format(
@@ -83,9 +86,12 @@ std::string loss_curve(const std::vector<StepMetrics>& steps) {
         kLeft, kWidth - 8, at, kLeft - 6, at + 4, std::pow(10, power));
   }
   svg += "<polyline class=\"curve\" points=\"";
-  for (size_t i = 0; i < steps.size(); ++i) svg += fmt::format("{:.1f},{:.1f} ", x(i), y(steps[i].loss));
-  svg += fmt::format("\"/><text x=\"{}\" y=\"{}\">step 1</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">step {}</text></svg>",
-                     kLeft, kHeight - 8, kWidth - 8, kHeight - 8, steps.back().step);
+  for (size_t i = 0; i < steps.size(); ++i)
+    svg += fmt::format("{:.1f},{:.1f} ", x(i), y(steps[i].loss));
+  svg += fmt::format(
+      "\"/><text x=\"{}\" y=\"{}\">step 1</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">step "
+      "{}</text></svg>",
+      kLeft, kHeight - 8, kWidth - 8, kHeight - 8, steps.back().step);
   return svg;
 }
 
@@ -94,16 +100,17 @@ std::string field_table(const Json& truth, const std::string& answer) {
   std::vector<std::pair<std::string, std::string>> said = flat_fields(tags_to_json(answer));
   std::string rows;
   for (const auto& [path, value] : flat_fields(truth)) {
-    const auto found =
-        std::find_if(said.begin(), said.end(), [&](const auto& each) { return each.first == path; });
+    const auto found = std::find_if(said.begin(), said.end(),
+                                    [&](const auto& each) { return each.first == path; });
     const std::string got = found == said.end() ? "(nothing)" : found->second;
     if (found != said.end()) said.erase(found);
-    rows += fmt::format("<tr class=\"{}\"><td>{}</td><td>{}</td><td>{}</td></tr>", got == value ? "right" : "wrong",
-                        escaped(path), escaped(value), escaped(got));
+    rows +=
+        fmt::format("<tr class=\"{}\"><td>{}</td><td>{}</td><td>{}</td></tr>",
+                    got == value ? "right" : "wrong", escaped(path), escaped(value), escaped(got));
   }
   for (const auto& [path, value] : said) {
-    rows += fmt::format("<tr class=\"wrong\"><td>{}</td><td>(not on it)</td><td>{}</td></tr>", escaped(path),
-                        escaped(value));
+    rows += fmt::format("<tr class=\"wrong\"><td>{}</td><td>(not on it)</td><td>{}</td></tr>",
+                        escaped(path), escaped(value));
   }
   return "<table><tr><th>field</th><th>printed</th><th>read</th></tr>" + rows + "</table>";
 }
@@ -111,9 +118,11 @@ std::string field_table(const Json& truth, const std::string& answer) {
 std::string receipt_card(const DemoReport::Receipt& receipt) {
   return fmt::format(
       "<article class=\"{}\"><div>{}</div><div><h3>Test receipt {}: {} of {} fields</h3>{}"
-      "<details><summary>before fine-tuning it said</summary><pre>{}</pre></details></div></article>",
-      receipt.after.whole() ? "whole" : "part", image(receipt.png), receipt.after.row, receipt.after.right,
-      receipt.after.total, field_table(receipt.truth, receipt.after.answer), escaped(receipt.before.answer));
+      "<details><summary>before fine-tuning it "
+      "said</summary><pre>{}</pre></details></div></article>",
+      receipt.after.whole() ? "whole" : "part", image(receipt.png), receipt.after.row,
+      receipt.after.right, receipt.after.total, field_table(receipt.truth, receipt.after.answer),
+      escaped(receipt.before.answer));
 }
 
 constexpr std::string_view kStyle = R"(
@@ -137,10 +146,12 @@ void write_demo_report(const std::filesystem::path& path, const DemoReport& repo
   std::string stages;
   for (const auto& stage : report.stages) {
     seconds += stage.seconds;
-    stages += fmt::format("<tr><td>{}</td><td>{:.1f} s</td></tr>", escaped(stage.name), stage.seconds);
+    stages +=
+        fmt::format("<tr><td>{}</td><td>{:.1f} s</td></tr>", escaped(stage.name), stage.seconds);
   }
   const auto score = [](const char* what, double before, double after) {
-    return fmt::format("<div>{}<b>{:.1f} % &rarr; {:.1f} %</b></div>", what, 100 * before, 100 * after);
+    return fmt::format("<div>{}<b>{:.1f} % &rarr; {:.1f} %</b></div>", what, 100 * before,
+                       100 * after);
   };
   std::string page = fmt::format(
       "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "
@@ -148,24 +159,33 @@ void write_demo_report(const std::filesystem::path& path, const DemoReport& repo
       "<h1>Trestle demo</h1><p class=\"soft\">{}, {}, {:.0f} s in all</p>",
       kStyle, escaped(report.date), escaped(report.machine), seconds);
   page += fmt::format(
-      "<p>A {:.1f} M parameter model of the Ministral 3 architecture, pre-trained by this program to read receipts aloud, "
-      "learnt in {} steps of LoRA ({:.1f} % of its parameters) on {} receipts to write what they say as cord-v2's "
-      "structured text. The {} test receipts were in no training set. All receipts are <b>synthetic</b>: rendered with "
-      "real fonts, grey paper, noise and slight rotation, from 50 words and random prices. They are far easier than "
+      "<p>A {:.1f} M parameter model of the Ministral 3 architecture, pre-trained by this program "
+      "to read receipts aloud, "
+      "learnt in {} steps of LoRA ({:.1f} % of its parameters) on {} receipts to write what they "
+      "say as cord-v2's "
+      "structured text. The {} test receipts were in no training set. All receipts are "
+      "<b>synthetic</b>: rendered with "
+      "real fonts, grey paper, noise and slight rotation, from 50 words and random prices. They "
+      "are far easier than "
       "photographs; the numbers say that the whole path works, not how well Ministral 3 reads.</p>",
       static_cast<double>(report.total - report.trainable) / 1e6, report.steps.size(),
-      100.0 * static_cast<double>(report.trainable) / static_cast<double>(report.total), report.train_rows,
-      report.after.answers.size());
-  page += "<h2>Score on the test receipts</h2><div class=\"scores\">" +
-          score("fields right", report.before.field_accuracy(), report.after.field_accuracy()) +
-          score("whole receipts right", report.before.whole_accuracy(), report.after.whole_accuracy()) +
-          "</div><p class=\"soft\">A field is right when path and text are equal; an invented field counts as one "
-          "missed. Greedy answers.</p>";
+      100.0 * static_cast<double>(report.trainable) / static_cast<double>(report.total),
+      report.train_rows, report.after.answers.size());
+  page +=
+      "<h2>Score on the test receipts</h2><div class=\"scores\">" +
+      score("fields right", report.before.field_accuracy(), report.after.field_accuracy()) +
+      score("whole receipts right", report.before.whole_accuracy(), report.after.whole_accuracy()) +
+      "</div><p class=\"soft\">A field is right when path and text are equal; an invented field "
+      "counts as one "
+      "missed. Greedy answers.</p>";
   page += "<h2>Loss</h2>" + loss_curve(report.steps);
   page += "<h2>What it did</h2><table>" + stages + "</table>";
-  page += "<h2>From the exported model</h2><p>Loaded back from the Hugging Face directory it wrote, and asked about a "
-          "picture it had not seen:</p><article><div>" +
-          image(report.generated_for) + "</div><div><pre>" + escaped(report.generated) + "</pre></div></article>";
+  page +=
+      "<h2>From the exported model</h2><p>Loaded back from the Hugging Face directory it wrote, "
+      "and asked about a "
+      "picture it had not seen:</p><article><div>" +
+      image(report.generated_for) + "</div><div><pre>" + escaped(report.generated) +
+      "</pre></div></article>";
   page += "<h2>Answers, right and wrong</h2>";
   for (const auto& receipt : report.receipts) page += receipt_card(receipt);
   write_text(path, page + "</html>\n");

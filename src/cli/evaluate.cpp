@@ -1,10 +1,11 @@
 // `trestle evaluate`: a model's answers on a data set, scored.
+#include "generate/evaluate.h"
+
 #include <CLI/CLI.hpp>
 #include <memory>
 
 #include "cli/commands.h"
 #include "cli/model_flags.h"
-#include "generate/evaluate.h"
 
 namespace trestle {
 
@@ -42,7 +43,8 @@ void run_evaluate(const EvaluateFlags& flags) {
     return;
   }
   fmt::print("fields right {:.1f} %, answers wholly right {:.1f} % of {} rows in {:.1f} s\n",
-             100 * result.field_accuracy(), 100 * result.whole_accuracy(), result.answers.size(), result.seconds);
+             100 * result.field_accuracy(), 100 * result.whole_accuracy(), result.answers.size(),
+             result.seconds);
 }
 
 }  // namespace
@@ -54,11 +56,14 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--maker", flags->maker, "data set maker")->capture_default_str();
   command->add_option("--data", flags->path, "file or directory")->required();
   command->add_option("--split", flags->split, "for directories")->capture_default_str();
-  command->add_option("--rows", flags->options.rows, "only the first rows; 0: all")->check(CLI::NonNegativeNumber);
+  command->add_option("--rows", flags->options.rows, "only the first rows; 0: all")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--batch-size,--batch_size", flags->options.batch_size, "answers at a time")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens, "longest answer")
+  command
+      ->add_option("--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens,
+                   "longest answer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_flag("--json", flags->json, "every answer as JSON");

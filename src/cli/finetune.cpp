@@ -1,4 +1,5 @@
-// `trestle finetune` and `trestle recipes`: a run's config from recipe, file and overrides, and the run.
+// `trestle finetune` and `trestle recipes`: a run's config from recipe, file and overrides, and the
+// run.
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <memory>
@@ -21,15 +22,19 @@ struct FinetuneFlags {
 
 TrainConfig settle(const FinetuneFlags& flags) {
   TrainConfig config = recipe(flags.recipe);
-  if (!flags.config_file.empty()) apply_yaml(config, read_text(flags.config_file, 1 << 20), flags.config_file);
-  if (!flags.pretrained_checkpoint.empty()) config.checkpoint.pretrained_checkpoint = flags.pretrained_checkpoint;
+  if (!flags.config_file.empty())
+    apply_yaml(config, read_text(flags.config_file, 1 << 20), flags.config_file);
+  if (!flags.pretrained_checkpoint.empty())
+    config.checkpoint.pretrained_checkpoint = flags.pretrained_checkpoint;
   if (flags.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
-  if (!flags.peft_scheme.empty()) config.peft.scheme = flags.peft_scheme == "none" ? "" : flags.peft_scheme;
+  if (!flags.peft_scheme.empty())
+    config.peft.scheme = flags.peft_scheme == "none" ? "" : flags.peft_scheme;
   config.model.freeze_language_model |= flags.freeze_language_model;
   config.model.freeze_vision_model |= flags.freeze_vision_model;
   config.model.freeze_vision_projection |= flags.freeze_vision_projection;
   for (const std::string& each : flags.overrides) apply_override(config, each);
-  if (const char* root = std::getenv("SAVE_DIR"); config.checkpoint.save.empty() && root != nullptr) {
+  if (const char* root = std::getenv("SAVE_DIR");
+      config.checkpoint.save.empty() && root != nullptr) {
     config.checkpoint.save = (std::filesystem::path(root) / flags.recipe).string();
   }
   return config;
@@ -47,9 +52,9 @@ void finetune(const FinetuneFlags& flags) {
     total += parameter.numel();
     if (parameter.requires_grad()) trainable += parameter.numel();
   }
-  fmt::print(stderr, "training {:L} of {:L} parameters ({:.2f} %), from step {} to {}\n", trainable, total,
-             100.0 * static_cast<double>(trainable) / static_cast<double>(total), trainer.progress().step,
-             config.train.train_iters);
+  fmt::print(stderr, "training {:L} of {:L} parameters ({:.2f} %), from step {} to {}\n", trainable,
+             total, 100.0 * static_cast<double>(trainable) / static_cast<double>(total),
+             trainer.progress().step, config.train.train_iters);
   trainer.run();
 }
 
@@ -60,15 +65,20 @@ void add_finetune(CLI::App& app) {
   auto flags = std::make_shared<FinetuneFlags>();
   command->add_option("--recipe", flags->recipe, "see trestle recipes")->required();
   command->add_option("--config", flags->config_file, "YAML file over the recipe");
-  command->add_option("--pretrained-checkpoint,--pretrained_checkpoint", flags->pretrained_checkpoint,
-                      "HF or Megatron directory to start from");
-  command->add_option("--dataset-type,--dataset_type", flags->dataset_type, "hf (the recipe's maker) or jsonl")
+  command->add_option("--pretrained-checkpoint,--pretrained_checkpoint",
+                      flags->pretrained_checkpoint, "HF or Megatron directory to start from");
+  command
+      ->add_option("--dataset-type,--dataset_type", flags->dataset_type,
+                   "hf (the recipe's maker) or jsonl")
       ->check(CLI::IsMember({"hf", "jsonl"}));
   command->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme, "lora or none");
-  command->add_flag("--freeze-language-model,--freeze_language_model", flags->freeze_language_model);
+  command->add_flag("--freeze-language-model,--freeze_language_model",
+                    flags->freeze_language_model);
   command->add_flag("--freeze-vision-model,--freeze_vision_model", flags->freeze_vision_model);
-  command->add_flag("--freeze-vision-projection,--freeze_vision_projection", flags->freeze_vision_projection);
-  command->add_flag("--print-config,--print_config", flags->print_config, "print the resolved config and stop");
+  command->add_flag("--freeze-vision-projection,--freeze_vision_projection",
+                    flags->freeze_vision_projection);
+  command->add_flag("--print-config,--print_config", flags->print_config,
+                    "print the resolved config and stop");
   command->add_option("overrides", flags->overrides, "key.sub=value, over everything else");
   command->callback([flags] { finetune(*flags); });
 }

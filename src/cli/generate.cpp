@@ -90,8 +90,9 @@ void add_generate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "answer a prompt about text and pictures");
   auto flags = std::make_shared<GenerateFlags>();
   flags->model.add_to(*command);
-  command->add_option("--image-path,--image_path", flags->images,
-                      "path, http(s) URL or data: URI; repeat for several, they stand before the text");
+  command->add_option(
+      "--image-path,--image_path", flags->images,
+      "path, http(s) URL or data: URI; repeat for several, they stand before the text");
   command->add_option("--prompt", flags->prompt, "text of the user's turn")->required();
   command
       ->add_option("--system-prompt,--system_prompt", flags->system_prompt,
@@ -106,8 +107,7 @@ void add_generate(CLI::App& app) {
       ->add_option("--temperature", sampling.temperature,
                    "0 takes the likeliest token, and the options below do nothing")
       ->capture_default_str();
-  command
-      ->add_option("--top-k,--top_k", sampling.top_k, "draw from the k likeliest tokens; 0: all")
+  command->add_option("--top-k,--top_k", sampling.top_k, "draw from the k likeliest tokens; 0: all")
       ->capture_default_str();
   command
       ->add_option("--top-p,--top_p", sampling.top_p,
@@ -119,8 +119,9 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", sampling.seed, "of the draws; the same seed draws the same text")
       ->capture_default_str();
-  command->add_flag("--json", flags->json,
-                    R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead)");
+  command->add_flag(
+      "--json", flags->json,
+      R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead)");
   command->callback([flags] { generate(*flags); });
 }
 

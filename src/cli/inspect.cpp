@@ -1,6 +1,7 @@
 // `trestle inspect`: what a checkpoint of any known kind holds, without reading its data.
-#include <CLI/CLI.hpp>
 #include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "base/error.h"
@@ -25,8 +26,8 @@ void print_tensors(const std::map<std::string, TensorInfo>& tensors, const auto&
     for (const int64_t size : info.shape) count *= size;
     parameters += count;
   }
-  fmt::print("{} tensors, {:.2f} M parameters, {:.1f} MB\n", tensors.size(), static_cast<double>(parameters) / 1e6,
-             static_cast<double>(bytes) / 1e6);
+  fmt::print("{} tensors, {:.2f} M parameters, {:.1f} MB\n", tensors.size(),
+             static_cast<double>(parameters) / 1e6, static_cast<double>(bytes) / 1e6);
 }
 
 std::string no_note(const std::string&) { return ""; }
@@ -60,7 +61,8 @@ void inspect(const fs::path& path) {
   print_tensors(checkpoint.tensors(), [&](const std::string& name) {
     const HfStored& stored = checkpoint.stored(name);
     std::string note = "  " + stored.file->path().filename().string();
-    if (stored.scale_file != nullptr) note += fmt::format(", stored as {} with {}", describe(stored.info), stored.scale_name);
+    if (stored.scale_file != nullptr)
+      note += fmt::format(", stored as {} with {}", describe(stored.info), stored.scale_name);
     return note;
   });
 }
@@ -68,7 +70,8 @@ void inspect(const fs::path& path) {
 }  // namespace
 
 void add_inspect(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
+  CLI::App* command =
+      app.add_subcommand("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
   auto path = std::make_shared<std::string>();
   command->add_option("path", *path, "directory or safetensors file")->required();
   command->callback([path] { inspect(*path); });

@@ -1,4 +1,5 @@
-// `trestle logits`: one forward over given ids and pixels, for parity checks against other implementations.
+// `trestle logits`: one forward over given ids and pixels, for parity checks against other
+// implementations.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/ranges.h>
@@ -28,7 +29,8 @@ struct LogitsFlags {
 struct LogitsInputs {
   at::Tensor ids_BS;
   std::vector<at::Tensor> images_CHW;
-  /// Not shifted, as transformers takes them: labels[b][s] is for the token at s. Undefined where there are none.
+  /// Not shifted, as transformers takes them: labels[b][s] is for the token at s. Undefined where
+  /// there are none.
   at::Tensor labels_BS;
 };
 
@@ -46,7 +48,8 @@ class InputsFile {
                                       inputs.ids_BS.size(1), config_.text.max_position_embeddings));
     }
     check_ids("input_ids", inputs.ids_BS);
-    if (has("attention_mask") && !file_.read("attention_mask").to(at::kLong).eq(1).all().item<bool>()) {
+    if (has("attention_mask") &&
+        !file_.read("attention_mask").to(at::kLong).eq(1).all().item<bool>()) {
       refuse("attention_mask", "it masks tokens; give sequences of one length and no mask");
     }
     inputs.images_CHW = images();
@@ -83,8 +86,9 @@ class InputsFile {
   at::Tensor labels(const at::Tensor& ids_BS) const {
     const at::Tensor labels_BS = integers("labels", 2);
     if (labels_BS.sizes() != ids_BS.sizes()) {
-      refuse("labels", fmt::format("its shape is [{}], but input_ids has [{}]",
-                                   fmt::join(labels_BS.sizes(), ", "), fmt::join(ids_BS.sizes(), ", ")));
+      refuse("labels",
+             fmt::format("its shape is [{}], but input_ids has [{}]",
+                         fmt::join(labels_BS.sizes(), ", "), fmt::join(ids_BS.sizes(), ", ")));
     }
     const at::Tensor targets = labels_BS.narrow(1, 1, labels_BS.size(1) - 1);
     if (targets.eq(kIgnored).all().item<bool>()) {
@@ -107,9 +111,10 @@ class InputsFile {
                                          describe(info), config_.vision->num_channels));
     }
     const int64_t count = info.shape[0];
-    const at::Tensor sizes = has("image_sizes") ? integers("image_sizes", 2)
-                                                : at::tensor({info.shape[2], info.shape[3]}, at::kLong)
-                                                      .expand({count, 2});
+    const at::Tensor sizes =
+        has("image_sizes")
+            ? integers("image_sizes", 2)
+            : at::tensor({info.shape[2], info.shape[3]}, at::kLong).expand({count, 2});
     if (sizes.size(0) != count || sizes.size(1) != 2) {
       refuse("image_sizes", fmt::format("its shape is [{}], but pixel_values asks for [{}, 2]",
                                         fmt::join(sizes.sizes(), ", "), count));
@@ -131,15 +136,16 @@ class InputsFile {
     };
     if (fits(height, pixels.shape[2]) && fits(width, pixels.shape[3])) return;
     refuse("image_sizes",
-           fmt::format("image {} is {} x {} pixels; sides must be multiples of {} within {} x {}", image,
-                       height, width, side, pixels.shape[2], pixels.shape[3]));
+           fmt::format("image {} is {} x {} pixels; sides must be multiples of {} within {} x {}",
+                       image, height, width, side, pixels.shape[2], pixels.shape[3]));
   }
 
   SafetensorsFile file_;
   const ModelConfig& config_;
 };
 
-// As transformers' loss: the logits of each token against the label of the next, mean over the targets of the batch.
+// As transformers' loss: the logits of each token against the label of the next, mean over the
+// targets of the batch.
 at::Tensor shifted_loss(const at::Tensor& logits_BSV, const at::Tensor& labels_BS) {
   const int64_t S = labels_BS.size(1);
   return at::cross_entropy_loss(logits_BSV.narrow(1, 0, S - 1).flatten(0, 1),
@@ -174,9 +180,10 @@ void add_logits(CLI::App& app) {
   auto flags = std::make_shared<LogitsFlags>();
   flags->model.add_to(*command);
   command
-      ->add_option("--inputs", flags->inputs,
-                   "safetensors file: input_ids [B, S]; pixel_values [N, 3, H, W], image_sizes [N, 2] "
-                   "and unshifted labels [B, S] if there are any")
+      ->add_option(
+          "--inputs", flags->inputs,
+          "safetensors file: input_ids [B, S]; pixel_values [N, 3, H, W], image_sizes [N, 2] "
+          "and unshifted labels [B, S] if there are any")
       ->required();
   command
       ->add_option("--output", flags->output,

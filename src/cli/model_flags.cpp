@@ -12,8 +12,7 @@ void ModelFlags::add_to(CLI::App& command) {
                      "Hugging Face directory: weights, config, tokenizer");
   command.add_option("--megatron-model-path,--megatron_model_path", megatron_model_path,
                      "Megatron checkpoint: weights, and what no HF directory gives");
-  command.add_option("--adapter-path,--adapter_path", adapter_path,
-                     "LoRA adapter for that model");
+  command.add_option("--adapter-path,--adapter_path", adapter_path, "LoRA adapter for that model");
   command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
 }

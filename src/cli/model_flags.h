@@ -1,4 +1,5 @@
-// The flags with which `trestle generate` and `trestle logits` name a model, and the model that they name.
+// The flags with which `trestle generate` and `trestle logits` name a model, and the model that
+// they name.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,10 +21,11 @@ struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
 
   void add_to(CLI::App& command);
-  /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF directory where one is.
-  /// Cheap: no weight is read. Throws UserError when neither is given.
+  /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF
+  /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given.
   OpenCheckpoint open() const;
-  /// With the adapter, in eval mode; in the asked dtype, or else the checkpoint's if it is bfloat16, or else float32.
+  /// With the adapter, in eval mode; in the asked dtype, or else the checkpoint's if it is
+  /// bfloat16, or else float32.
   std::shared_ptr<Ministral3> load(const OpenCheckpoint& checkpoint) const;
 };
 

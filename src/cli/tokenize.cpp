@@ -90,10 +90,11 @@ class LineTokenizer {
   }
 
   Json decode(const Json& row) const {
-    const bool is_list = row.is_object() && row.contains("ids") && row["ids"].is_array();
+    constexpr char kShape[] = R"(line: it must be {{"ids": [1, 2, 3]}})";
+    if (!row.is_object() || !row.contains("ids") || !row["ids"].is_array()) user_error(kShape);
     std::vector<int64_t> ids;
-    for (const Json& id : is_list ? row["ids"] : Json::array({nullptr})) {
-      if (!id.is_number_integer()) user_error("line: it must be {{\"ids\": [1, 2, 3]}}");
+    for (const Json& id : row["ids"]) {
+      if (!id.is_number_integer()) user_error(kShape);
       ids.push_back(id.get<int64_t>());
     }
     return {

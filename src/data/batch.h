@@ -1,5 +1,5 @@
-// Samples into batches: in which order rows are taken, and several samples packed into one model input.
-// Called by the trainer and by evaluation.
+// Samples into batches: in which order rows are taken, and several samples packed into one model
+// input. Called by the trainer and by evaluation.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace trestle {
 
-/// Which row is the n-th sample of a run, for every n: each epoch is a permutation drawn from the seed and the epoch's
-/// number, so that a run resumes from the count of samples alone.
+/// Which row is the n-th sample of a run, for every n: each epoch is a permutation drawn from the
+/// seed and the epoch's number, so that a run resumes from the count of samples alone.
 class SampleOrder {
  public:
   SampleOrder(int64_t rows, uint64_t seed, bool shuffle);

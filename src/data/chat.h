@@ -24,7 +24,8 @@ std::string_view role_name(Role role);
 /// only the size matters.
 struct ImageRef {
   std::string source;
-  /// The encoded picture itself, where it is in memory already (a Parquet cell); then `source` only names it.
+  /// The encoded picture itself, where it is in memory already (a Parquet cell); then `source` only
+  /// names it.
   std::shared_ptr<const std::string> bytes = nullptr;
   /// uint8 [3, H, W] once loaded.
   at::Tensor decoded = {};

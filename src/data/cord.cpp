@@ -93,7 +93,8 @@ std::string json_to_tags(const Json& value) {
     return text;
   }
   if (value.is_array()) {
-    for (size_t i = 0; i < value.size(); ++i) text += (i > 0 ? "<sep/>" : "") + json_to_tags(value[i]);
+    for (size_t i = 0; i < value.size(); ++i)
+      text += (i > 0 ? "<sep/>" : "") + json_to_tags(value[i]);
     return text;
   }
   return value.is_string() ? value.get<std::string>() : value.dump();

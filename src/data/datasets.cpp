@@ -33,8 +33,8 @@ std::vector<fs::path> parquet_files(const fs::path& path, const std::string& spl
   return files;
 }
 
-// naver-clova-ix/cord-v2: image {bytes, path}, ground_truth JSON with gt_parse. Prompt and target are Megatron Bridge's
-// make_cord_v2_dataset.
+// naver-clova-ix/cord-v2: image {bytes, path}, ground_truth JSON with gt_parse. Prompt and target
+// are Megatron Bridge's make_cord_v2_dataset.
 class CordDataset : public Dataset {
  public:
   CordDataset(const fs::path& path, const std::string& split) {
@@ -57,7 +57,8 @@ class CordDataset : public Dataset {
     picture.image.source = name;
     picture.image.bytes = std::make_shared<const std::string>(*bytes);
     user.parts.insert(user.parts.begin(), std::move(picture));
-    return {{user, text_message(Role::kAssistant, json_to_tags(parse_truth(*file, local)))}, nullptr};
+    return {{user, text_message(Role::kAssistant, json_to_tags(parse_truth(*file, local)))},
+            nullptr};
   }
 
   Json ground_truth(int64_t index) const override {
@@ -135,7 +136,8 @@ const std::map<std::string, Maker>& makers() {
        [](const fs::path& path, const std::string& split) {
          return std::make_unique<CordDataset>(path, split);
        }},
-      {"jsonl", [](const fs::path& path, const std::string&) { return std::make_unique<JsonlDataset>(path); }},
+      {"jsonl", [](const fs::path& path,
+                   const std::string&) { return std::make_unique<JsonlDataset>(path); }},
   };
   return table;
 }

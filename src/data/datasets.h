@@ -1,5 +1,5 @@
-// Data sets as conversations, row by row. A new one is a maker: a function from a path to a Dataset, and a line in the
-// table in datasets.cpp. Called by the trainer and by evaluation.
+// Data sets as conversations, row by row. A new one is a maker: a function from a path to a
+// Dataset, and a line in the table in datasets.cpp. Called by the trainer and by evaluation.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,9 @@ class Dataset {
 /// Names as Megatron Bridge has them (make_cord_v2_dataset), and `jsonl`.
 std::vector<std::string> dataset_makers();
 
-/// `path`: a file, or for Parquet a directory whose *.parquet files of `split` ("train", "test", ...) are taken:
-/// those that have the split in their names. Throws UserError for an unknown maker (naming the nearest).
+/// `path`: a file, or for Parquet a directory whose *.parquet files of `split` ("train", "test",
+/// ...) are taken: those that have the split in their names. Throws UserError for an unknown maker
+/// (naming the nearest).
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const std::filesystem::path& path,
                                       const std::string& split);
 

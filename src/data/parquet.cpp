@@ -57,7 +57,8 @@ struct ParquetFile::Reader {
     std::shared_ptr<arrow::Array> array = *joined;
     if (dot == std::string::npos) return array;
     if (array->type_id() != arrow::Type::STRUCT) {
-      user_error("{}: column {} is {}, not a struct", path, name.substr(0, dot), array->type()->ToString());
+      user_error("{}: column {} is {}, not a struct", path, name.substr(0, dot),
+                 array->type()->ToString());
     }
     // Flattened, so that a null struct makes its fields null.
     const auto& structs = static_cast<const arrow::StructArray&>(*array);

@@ -1,5 +1,5 @@
-// Rows of a Parquet file by column name, one row group in memory at a time. Arrow does the reading; this keeps its types
-// out of the rest. Called by the data sets.
+// Rows of a Parquet file by column name, one row group in memory at a time. Arrow does the reading;
+// this keeps its types out of the rest. Called by the data sets.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace trestle {
 
 class ParquetFile {
  public:
-  /// Throws UserError naming the file when it is missing, damaged, or lacks one of `columns`. A column inside a struct is
-  /// named with a dot: `image.bytes`.
+  /// Throws UserError naming the file when it is missing, damaged, or lacks one of `columns`. A
+  /// column inside a struct is named with a dot: `image.bytes`.
   ParquetFile(const std::filesystem::path& path, std::vector<std::string> columns);
   ~ParquetFile();
   ParquetFile(ParquetFile&&) noexcept;
@@ -24,7 +24,8 @@ class ParquetFile {
   ParquetFile& operator=(const ParquetFile&) = delete;
 
   int64_t rows() const;
-  /// Bytes or text of one cell; nothing when it is null. Valid until a row of another row group is asked for.
+  /// Bytes or text of one cell; nothing when it is null. Valid until a row of another row group is
+  /// asked for.
   std::optional<std::string_view> bytes(size_t column, int64_t row) const;
   /// A cell of an integer column.
   int64_t integer(size_t column, int64_t row) const;

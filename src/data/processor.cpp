@@ -21,8 +21,9 @@ Sample Processor::process(Conversation conversation, Ending ending) const {
     for (Part& part : message.parts) {
       if (part.kind != Part::Kind::kImage) continue;
       ImageRef& image = part.image;
-      image.decoded = image.bytes ? decode_image(std::as_bytes(std::span(*image.bytes)), image.source)
-                                  : load_image(image.source);
+      image.decoded = image.bytes
+                          ? decode_image(std::as_bytes(std::span(*image.bytes)), image.source)
+                          : load_image(image.source);
       image.height = image.decoded.size(1);
       image.width = image.decoded.size(2);
       const ImageGrid grid = image_grid(image.height, image.width, images_);

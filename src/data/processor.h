@@ -1,5 +1,6 @@
-// A conversation with pictures becomes what the model takes: ids with their labels, and pixels. One path for training,
-// evaluation and generation, so that they cannot differ. Called by the data sets, generate and the demo.
+// A conversation with pictures becomes what the model takes: ids with their labels, and pixels. One
+// path for training, evaluation and generation, so that they cannot differ. Called by the data
+// sets, generate and the demo.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,8 +33,8 @@ class Processor {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const ImageProcessorConfig& images() const { return images_; }
 
-  /// Loads the pictures (path, URL, data: URI or bytes), encodes the conversation around them and cuts nothing.
-  /// Throws UserError naming the picture or the message.
+  /// Loads the pictures (path, URL, data: URI or bytes), encodes the conversation around them and
+  /// cuts nothing. Throws UserError naming the picture or the message.
   Sample process(Conversation conversation, Ending ending) const;
 
  private:

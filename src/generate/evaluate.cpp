@@ -28,7 +28,8 @@ double Evaluation::field_accuracy() const {
 }
 
 double Evaluation::whole_accuracy() const {
-  const auto whole = std::count_if(answers.begin(), answers.end(), [](const auto& each) { return each.whole(); });
+  const auto whole =
+      std::count_if(answers.begin(), answers.end(), [](const auto& each) { return each.whole(); });
   return share(whole, static_cast<int64_t>(answers.size()));
 }
 
@@ -44,7 +45,8 @@ ScoredAnswer score_answer(const std::string& answer, const std::string& wanted, 
   std::multimap<std::string, std::string> open(said.begin(), said.end());
   for (const auto& [path, value] : fields) {
     const auto [first, last] = open.equal_range(path);
-    const auto match = std::find_if(first, last, [&](const auto& each) { return each.second == value; });
+    const auto match =
+        std::find_if(first, last, [&](const auto& each) { return each.second == value; });
     if (match == last) continue;
     ++scored.right;
     open.erase(match);
@@ -54,7 +56,8 @@ ScoredAnswer score_answer(const std::string& answer, const std::string& wanted, 
 }
 
 Evaluation evaluate(const Ministral3& model, const Processor& processor, const Dataset& dataset,
-                    const EvaluationOptions& options, const std::function<void(int64_t)>& progress) {
+                    const EvaluationOptions& options,
+                    const std::function<void(int64_t)>& progress) {
   const auto start = std::chrono::steady_clock::now();
   const Generator generator(model, stop_ids(processor.tokenizer()));
   const int64_t rows = options.rows > 0 ? std::min(options.rows, dataset.size()) : dataset.size();
@@ -79,13 +82,15 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
     const GenerationResult result = generator.generate(prompts, sampling);
     for (size_t i = 0; i < prompts.size(); ++i) {
       const int64_t row = first + static_cast<int64_t>(i);
-      evaluation.answers.push_back(score_answer(processor.tokenizer().decode(result.sequences[i].ids), wanted[i],
-                                                dataset.ground_truth(row)));
+      evaluation.answers.push_back(
+          score_answer(processor.tokenizer().decode(result.sequences[i].ids), wanted[i],
+                       dataset.ground_truth(row)));
       evaluation.answers.back().row = row;
     }
     if (progress) progress(last);
   }
-  evaluation.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  evaluation.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return evaluation;
 }
 

@@ -1,4 +1,5 @@
-// Answers of a model on a data set against what they should say. Called by `trestle evaluate` and the demo.
+// Answers of a model on a data set against what they should say. Called by `trestle evaluate` and
+// the demo.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,9 @@ namespace trestle {
 struct ScoredAnswer {
   int64_t row = 0;
   std::string answer, wanted;
-  /// Fields of the truth that the answer has, path and value; and max(fields of the truth, fields of the answer), so that
-  /// invented fields cost too. Without a structured truth the whole answer is the one field.
+  /// Fields of the truth that the answer has, path and value; and max(fields of the truth, fields
+  /// of the answer), so that invented fields cost too. Without a structured truth the whole answer
+  /// is the one field.
   int64_t right = 0, total = 0;
   bool whole() const { return right == total; }
 };
@@ -39,7 +41,8 @@ struct EvaluationOptions {
 
 /// Greedy answers to every row's prompt. `model` must be in eval mode.
 Evaluation evaluate(const Ministral3& model, const Processor& processor, const Dataset& dataset,
-                    const EvaluationOptions& options, const std::function<void(int64_t done)>& progress = {});
+                    const EvaluationOptions& options,
+                    const std::function<void(int64_t done)>& progress = {});
 
 /// Scores one answer; see ScoredAnswer.
 ScoredAnswer score_answer(const std::string& answer, const std::string& wanted, const Json& truth);

@@ -39,8 +39,8 @@ ModelInput one_token_each(const std::vector<int64_t>& ids, const KvCache& cache,
   const auto on_device = [&](const std::vector<int64_t>& values) {
     return at::tensor(values, at::kLong).to(device);
   };
-  return {on_device(ids), on_device(cache.lengths()), Packing(std::vector<int64_t>(ids.size(), 1)),
-          {}};
+  return {
+      on_device(ids), on_device(cache.lengths()), Packing(std::vector<int64_t>(ids.size(), 1)), {}};
 }
 
 at::Tensor last_rows(const at::Tensor& x_TD, const std::vector<int64_t>& lengths) {
@@ -58,9 +58,10 @@ void check_images(const ModelConfig& config, const std::vector<at::Tensor>& imag
   const int64_t side = config.vision->patch_size * config.projector.spatial_merge_size;
   for (const at::Tensor& image : images_CHW) {
     if (image.size(1) % side == 0 && image.size(2) % side == 0) continue;
-    user_error("an image became {} x {} pixels, but the model's patches are {} pixels wide; is the "
-               "processor's config this model's?",
-               image.size(1), image.size(2), side);
+    user_error(
+        "an image became {} x {} pixels, but the model's patches are {} pixels wide; is the "
+        "processor's config this model's?",
+        image.size(1), image.size(2), side);
   }
 }
 
@@ -74,27 +75,31 @@ void check_prompts(const ModelConfig& config, const std::vector<Sample>& prompts
     const auto length = static_cast<int64_t>(prompt.ids.size());
     if (length == 0) user_error("a prompt has no tokens");
     if (length >= context) {
-      user_error("the prompt has {} tokens, but the model's context is {} with the answer in it; "
-                 "shorten the prompt or shrink its images",
-                 length, context);
+      user_error(
+          "the prompt has {} tokens, but the model's context is {} with the answer in it; "
+          "shorten the prompt or shrink its images",
+          length, context);
     }
     if (options.max_new_tokens > context - length) {
-      user_error("a prompt of {} tokens and --max-new-tokens {} do not fit the model's context of "
-                 "{}; give --max-new-tokens {} or less",
-                 length, options.max_new_tokens, context, context - length);
+      user_error(
+          "a prompt of {} tokens and --max-new-tokens {} do not fit the model's context of "
+          "{}; give --max-new-tokens {} or less",
+          length, options.max_new_tokens, context, context - length);
     }
     for (const int64_t id : prompt.ids) {
       if (id >= 0 && id < config.text.vocab_size) continue;
-      user_error("the prompt holds token id {}, but the model has ids 0 to {}; is the tokenizer "
-                 "this model's?",
-                 id, config.text.vocab_size - 1);
+      user_error(
+          "the prompt holds token id {}, but the model has ids 0 to {}; is the tokenizer "
+          "this model's?",
+          id, config.text.vocab_size - 1);
     }
     check_images(config, prompt.images_CHW);
   }
 }
 
 GenerationResult Generator::generate(const std::vector<Sample>& prompts,
-                                     const SamplingOptions& options, const OnToken& on_token) const {
+                                     const SamplingOptions& options,
+                                     const OnToken& on_token) const {
   TORCH_CHECK(!model_.is_training(), "a model that generates is in eval mode");
   check_prompts(model_.config(), prompts, options);
   GenerationResult result;

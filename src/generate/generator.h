@@ -36,9 +36,9 @@ struct GenerationResult {
   GenerationStats stats;
 };
 
-/// What generate() would refuse, told before any weight is loaded. Throws UserError on options out of range, a prompt
-/// that leaves no room for max_new_tokens in the model's context, ids outside its vocabulary, and images that it cannot
-/// take.
+/// What generate() would refuse, told before any weight is loaded. Throws UserError on options out
+/// of range, a prompt that leaves no room for max_new_tokens in the model's context, ids outside
+/// its vocabulary, and images that it cannot take.
 void check_prompts(const ModelConfig& config, const std::vector<Sample>& prompts,
                    const SamplingOptions& options);
 
@@ -47,12 +47,14 @@ class Generator {
   /// Called once for each token of each answer, as it is made.
   using OnToken = std::function<void(size_t sequence, int64_t id)>;
 
-  /// Keeps a reference to `model`, which must be in eval mode (an adapter's dropout would act otherwise).
+  /// Keeps a reference to `model`, which must be in eval mode (an adapter's dropout would act
+  /// otherwise).
   Generator(const Ministral3& model, std::vector<int64_t> stop_ids)
       : model_(model), stop_ids_(std::move(stop_ids)) {}
 
-  /// Prompts of different lengths go together; labels are not read. An answer does not depend on its neighbours but for
-  /// the order of sums in matrix products. Throws UserError as check_prompts does.
+  /// Prompts of different lengths go together; labels are not read. An answer does not depend on
+  /// its neighbours but for the order of sums in matrix products. Throws UserError as check_prompts
+  /// does.
   GenerationResult generate(const std::vector<Sample>& prompts, const SamplingOptions& options,
                             const OnToken& on_token = {}) const;
 

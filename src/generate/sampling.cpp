@@ -12,8 +12,8 @@ namespace trestle {
 
 namespace {
 
-// Moves the likeliest candidates whose weights reach `share` of the total to the front and drops the rest. A heap, since
-// a handful of a hundred thousand is usual.
+// Moves the likeliest candidates whose weights reach `share` of the total to the front and drops
+// the rest. A heap, since a handful of a hundred thousand is usual.
 void keep_top_p(std::vector<Candidate>& kept, double share) {
   const auto is_worse = [](const Candidate& a, const Candidate& b) {
     return a.weight != b.weight ? a.weight < b.weight : a.id < b.id;

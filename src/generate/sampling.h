@@ -1,4 +1,5 @@
-// From logits to the next token: greedy, or drawn after temperature, top-k, top-p and min-p. Called by the generator.
+// From logits to the next token: greedy, or drawn after temperature, top-k, top-p and min-p. Called
+// by the generator.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,21 +33,23 @@ struct Candidate {
   double weight;
 };
 
-/// What transformers' warpers leave, in their order: temperature, top-k, top-p, min-p, each on the distribution that the
-/// one before left. Tokens that tie with the k-th stay, as there; of tokens that tie at the edge of top-p the higher id
-/// stays first, as torch's stable sort has it. The likeliest token always stays, with weight 1. Needs temperature > 0.
+/// What transformers' warpers leave, in their order: temperature, top-k, top-p, min-p, each on the
+/// distribution that the one before left. Tokens that tie with the k-th stay, as there; of tokens
+/// that tie at the edge of top-p the higher id stays first, as torch's stable sort has it. The
+/// likeliest token always stays, with weight 1. Needs temperature > 0.
 std::vector<Candidate> candidates(std::span<const float> logits_V, const SamplingOptions& options);
 
-/// Chooses for several sequences at once; each draws from a generator of its own, so its text does not depend on how long
-/// its neighbours go on. The draws are fixed to the bit on every machine: std::mt19937_64 seeded by
-/// std::seed_seq{low half of seed, high half of seed, number of the sequence}, its upper 53 bits as u in [0, 1), and
-/// the first candidate at which the running sum of weights passes u times their total.
+/// Chooses for several sequences at once; each draws from a generator of its own, so its text does
+/// not depend on how long its neighbours go on. The draws are fixed to the bit on every machine:
+/// std::mt19937_64 seeded by std::seed_seq{low half of seed, high half of seed, number of the
+/// sequence}, its upper 53 bits as u in [0, 1), and the first candidate at which the running sum of
+/// weights passes u times their total.
 class Sampler {
  public:
   Sampler(const SamplingOptions& options, size_t sequences);
 
-  /// logits [B, V], one row a sequence -> B ids. Of equal logits greedy takes the lowest id. Throws UserError where the
-  /// best logit is not finite, which damaged weights cause.
+  /// logits [B, V], one row a sequence -> B ids. Of equal logits greedy takes the lowest id. Throws
+  /// UserError where the best logit is not finite, which damaged weights cause.
   std::vector<int64_t> next(const at::Tensor& logits_BV);
 
  private:

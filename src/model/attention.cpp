@@ -19,8 +19,9 @@ at::Tensor causal_padded(const at::Tensor& q_BSGNH, const at::Tensor& k_BSGH,
       .flatten(2);
 }
 
-// One new token a sequence against the cache. The heads of a group stand as query rows of one matrix, so that the
-// group's keys are read once (9 to 12 times faster on a CPU than repeating keys for each head).
+// One new token a sequence against the cache. The heads of a group stand as query rows of one
+// matrix, so that the group's keys are read once (9 to 12 times faster on a CPU than repeating keys
+// for each head).
 at::Tensor decode_step(const at::Tensor& q_BGNH, const KvCache& cache, size_t layer) {
   const int64_t span = cache.longest() + 1;
   const at::Tensor keys = cache.keys(layer).narrow(2, 0, span);
@@ -29,7 +30,8 @@ at::Tensor decode_step(const at::Tensor& q_BGNH, const KvCache& cache, size_t la
   const auto& lengths = cache.lengths();
   if (std::any_of(lengths.begin(), lengths.end(), [&](int64_t n) { return n + 1 != span; })) {
     const at::Tensor last = at::tensor(lengths, at::kLong).to(q_BGNH.device());
-    mask = at::arange(span, last.options()).unsqueeze(0).le(last.unsqueeze(1)).view({-1, 1, 1, span});
+    mask =
+        at::arange(span, last.options()).unsqueeze(0).le(last.unsqueeze(1)).view({-1, 1, 1, span});
   }
   return at::scaled_dot_product_attention(q_BGNH, keys, values, mask).flatten(1);
 }
@@ -38,8 +40,7 @@ at::Tensor decode_step(const at::Tensor& q_BGNH, const KvCache& cache, size_t la
 
 at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing) {
-  return packing.unpad(
-      causal_padded(packing.pad(q_TGNH), packing.pad(k_TGH), packing.pad(v_TGH)));
+  return packing.unpad(causal_padded(packing.pad(q_TGNH), packing.pad(k_TGH), packing.pad(v_TGH)));
 }
 
 at::Tensor cached_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
@@ -67,7 +68,8 @@ at::Tensor block_attention(const at::Tensor& q_PNH, const at::Tensor& k_PNH,
         .flatten(2)
         .flatten(0, 1);
   };
-  // Neighbours of one size go together; images of different sizes would need a mask over all pairs of patches.
+  // Neighbours of one size go together; images of different sizes would need a mask over all pairs
+  // of patches.
   std::vector<at::Tensor> outputs;
   const auto& lengths = packing.lengths();
   int64_t start = 0;

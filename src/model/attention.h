@@ -1,4 +1,5 @@
-// Scaled dot-product attention over packed sequences, with and without a cache. Called by the decoder and the tower.
+// Scaled dot-product attention over packed sequences, with and without a cache. Called by the
+// decoder and the tower.
 #pragma once
 
 #include "model/kv_cache.h"
@@ -6,12 +7,13 @@
 
 namespace trestle {
 
-/// Each token attends to itself and those before it in its sequence. q [T, G, N, H], k and v [T, G, H] -> [T, G*N*H].
-/// Scores are scaled by 1/sqrt(H).
+/// Each token attends to itself and those before it in its sequence. q [T, G, N, H], k and v [T, G,
+/// H] -> [T, G*N*H]. Scores are scaled by 1/sqrt(H).
 at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing);
 
-/// As above, and keeps k and v: whole sequences into an empty cache, or one new token a sequence after those it holds.
+/// As above, and keeps k and v: whole sequences into an empty cache, or one new token a sequence
+/// after those it holds.
 at::Tensor cached_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing, KvCache& cache,
                             size_t layer);

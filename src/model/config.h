@@ -1,5 +1,5 @@
-// What a checkpoint's config.json says about the architecture, and nothing that could be derived from it.
-// Filled by checkpoint/hf_config.cpp; read by every module of the model and by the bridge.
+// What a checkpoint's config.json says about the architecture, and nothing that could be derived
+// from it. Filled by checkpoint/hf_config.cpp; read by every module of the model and by the bridge.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct YarnConfig {
 struct RopeConfig {
   double theta = 10000;
   std::optional<YarnConfig> yarn;
-  /// Query scale 1 + beta * ln(1 + floor(position / original_max)); absent in `mistral` text configs.
+  /// Query scale 1 + beta * ln(1 + floor(position / original_max)); absent in `mistral` text
+  /// configs.
   std::optional<double> llama_4_scaling_beta;
   int64_t llama_4_original_max_position_embeddings = 0;
 };

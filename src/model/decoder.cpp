@@ -14,15 +14,14 @@ SelfAttention::SelfAttention(const TextConfig& config, const Build& build)
                                    config.num_query_groups * (heads_per_group_ + 2) * head_dim_,
                                    config.rms_norm_eps, build, layout));
   linear_proj = register_module(
-      "linear_proj", std::make_shared<Linear>(config.num_attention_heads * head_dim_,
-                                              config.hidden_size, build));
+      "linear_proj",
+      std::make_shared<Linear>(config.num_attention_heads * head_dim_, config.hidden_size, build));
 }
 
 at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& context,
                                   size_t layer) const {
   const int64_t N = heads_per_group_;
-  const at::Tensor qkv_TGMH =
-      linear_qkv->forward(x_TD).view({x_TD.size(0), -1, N + 2, head_dim_});
+  const at::Tensor qkv_TGMH = linear_qkv->forward(x_TD).view({x_TD.size(0), -1, N + 2, head_dim_});
   const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), context.rotation);
   at::Tensor q_TGNH = qk.narrow(2, 0, N);
   if (context.query_scale.defined()) q_TGNH = q_TGNH * context.query_scale;
@@ -39,8 +38,8 @@ Mlp::Mlp(const TextConfig& config, const Build& build) {
       "linear_fc1",
       std::make_shared<NormLinear>(config.hidden_size, 2 * config.intermediate_size,
                                    config.rms_norm_eps, build, FusedLayout::gate_up()));
-  linear_fc2 = register_module("linear_fc2", std::make_shared<Linear>(config.intermediate_size,
-                                                                      config.hidden_size, build));
+  linear_fc2 = register_module(
+      "linear_fc2", std::make_shared<Linear>(config.intermediate_size, config.hidden_size, build));
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x_TD) const {
@@ -49,7 +48,8 @@ at::Tensor Mlp::forward(const at::Tensor& x_TD) const {
 }
 
 DecoderLayer::DecoderLayer(const TextConfig& config, const Build& build) {
-  self_attention = register_module("self_attention", std::make_shared<SelfAttention>(config, build));
+  self_attention =
+      register_module("self_attention", std::make_shared<SelfAttention>(config, build));
   mlp = register_module("mlp", std::make_shared<Mlp>(config, build));
 }
 
@@ -69,8 +69,8 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
   auto decoder = register_module("decoder", std::make_shared<torch::nn::Module>());
   auto list = decoder->register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    layers_.push_back(list->register_module(std::to_string(i),
-                                            std::make_shared<DecoderLayer>(config, build)));
+    layers_.push_back(
+        list->register_module(std::to_string(i), std::make_shared<DecoderLayer>(config, build)));
   }
   final_layernorm_ = decoder->register_module(
       "final_layernorm", std::make_shared<RmsNorm>(config.hidden_size, config.rms_norm_eps, build));
@@ -88,8 +88,7 @@ LayerContext LanguageModel::context(const at::Tensor& positions_T, const Packing
                                     KvCache* cache, at::ScalarType dtype) const {
   LayerContext context{text_rotation(frequencies_, positions_T, dtype), {}, packing, cache};
   if (config_.rope.llama_4_scaling_beta) {
-    context.query_scale =
-        llama_4_query_scale(config_.rope, positions_T, dtype).view({-1, 1, 1, 1});
+    context.query_scale = llama_4_query_scale(config_.rope, positions_T, dtype).view({-1, 1, 1, 1});
   }
   return context;
 }

@@ -1,4 +1,5 @@
-// The language tower: embedding, decoder layers, final norm and head, with Megatron's names throughout.
+// The language tower: embedding, decoder layers, final norm and head, with Megatron's names
+// throughout.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -62,7 +63,8 @@ class LanguageModel : public torch::nn::Module {
                        at::ScalarType dtype) const;
   /// Runs decoder layers first .. last-1.
   at::Tensor layers(at::Tensor x_TD, size_t first, size_t last, const LayerContext& context) const;
-  /// Final norm and head: [T, D] -> logits [T, V]. Rows are independent: pass only those that are needed.
+  /// Final norm and head: [T, D] -> logits [T, V]. Rows are independent: pass only those that are
+  /// needed.
   at::Tensor head(const at::Tensor& x_TD) const;
   at::Tensor final_norm(const at::Tensor& x_TD) const { return final_layernorm_->forward(x_TD); }
   size_t num_layers() const { return layers_.size(); }

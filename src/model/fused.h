@@ -1,5 +1,6 @@
-// How Megatron lays out the rows of its fused projections, and the way between them and separate ones.
-// The bridge fuses and splits weights with this (dim 0), adapters their outputs (last dim): one definition for both.
+// How Megatron lays out the rows of its fused projections, and the way between them and separate
+// ones. The bridge fuses and splits weights with this (dim 0), adapters their outputs (last dim):
+// one definition for both.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,12 +12,13 @@
 
 namespace trestle {
 
-/// The separate projections a fused one is made of, by Hugging Face's names, in the order of `split`.
+/// The separate projections a fused one is made of, by Hugging Face's names, in the order of
+/// `split`.
 struct FusedLayout {
   enum class Kind { kPlain, kQkv, kGateUp };
   Kind kind = Kind::kPlain;
-  /// For kQkv only: query groups G, query heads per group N, head dim H. Rows lie group by group as [N*H q, H k, H v]
-  /// (megatron-core `SelfAttention.get_query_key_value_tensors`).
+  /// For kQkv only: query groups G, query heads per group N, head dim H. Rows lie group by group as
+  /// [N*H q, H k, H v] (megatron-core `SelfAttention.get_query_key_value_tensors`).
   int64_t groups = 0;
   int64_t heads_per_group = 0;
   int64_t head_dim = 0;

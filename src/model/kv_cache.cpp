@@ -10,8 +10,7 @@ KvCache::KvCache(const TextConfig& config, int64_t sequences, int64_t capacity, 
     : lengths_(static_cast<size_t>(sequences), 0) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (auto* slab : {&keys_, &values_}) {
-      slab->push_back(
-          build.empty({sequences, config.num_query_groups, capacity, config.head_dim}));
+      slab->push_back(build.empty({sequences, config.num_query_groups, capacity, config.head_dim}));
     }
   }
 }

@@ -1,4 +1,5 @@
-// Keys and values of the tokens seen so far, one slab a layer, allocated once. Made by generate/, filled by attention.
+// Keys and values of the tokens seen so far, one slab a layer, allocated once. Made by generate/,
+// filled by attention.
 #pragma once
 
 #include <vector>
@@ -21,7 +22,8 @@ class KvCache {
 
   /// Stores one new token of each sequence behind its last: k and v [B, G, H].
   void append(size_t layer, const at::Tensor& k_BGH, const at::Tensor& v_BGH);
-  /// Stores whole sequences into an empty cache: k and v [B, S, G, H], padded on the right; `lengths` are the true ones.
+  /// Stores whole sequences into an empty cache: k and v [B, S, G, H], padded on the right;
+  /// `lengths` are the true ones.
   void fill(size_t layer, const at::Tensor& k_BSGH, const at::Tensor& v_BSGH);
   /// Called once a forward, after the last layer: the new lengths hold.
   void advance(const std::vector<int64_t>& added);

@@ -7,8 +7,8 @@
 
 namespace trestle {
 
-/// weight * (x / sqrt(mean(x^2) + eps)), the mean in fp32 and the product in x's dtype, as transformers'
-/// Ministral3RMSNorm and PixtralRMSNorm. x [..., D], weight [D].
+/// weight * (x / sqrt(mean(x^2) + eps)), the mean in fp32 and the product in x's dtype, as
+/// transformers' Ministral3RMSNorm and PixtralRMSNorm. x [..., D], weight [D].
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 class RmsNorm : public torch::nn::Module {

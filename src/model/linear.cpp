@@ -13,7 +13,8 @@ at::Tensor Build::empty(at::IntArrayRef shape) const {
 }
 
 LowRank::LowRank(int64_t in, int64_t out, int64_t rank, const Build& build) {
-  // Submodules only for their names: Megatron's checkpoints say linear_in.weight and linear_out.weight.
+  // Submodules only for their names: Megatron's checkpoints say linear_in.weight and
+  // linear_out.weight.
   auto linear_in = register_module("linear_in", std::make_shared<torch::nn::Module>());
   auto linear_out = register_module("linear_out", std::make_shared<torch::nn::Module>());
   a = linear_in->register_parameter("weight", build.empty({rank, in}));
@@ -35,9 +36,10 @@ Adapter::Adapter(int64_t in, int64_t out, const FusedLayout& layout,
   const std::vector<std::string> all = layout.parts();
   for (size_t i = 0; i < all.size(); ++i) {
     const bool adapted = std::find(parts.begin(), parts.end(), all[i]) != parts.end();
-    pairs_.push_back(adapted ? register_module(all[i], std::make_shared<LowRank>(
-                                                           in, layout.part_size(i, out), rank, build))
-                             : nullptr);
+    pairs_.push_back(adapted
+                         ? register_module(all[i], std::make_shared<LowRank>(
+                                                       in, layout.part_size(i, out), rank, build))
+                         : nullptr);
   }
 }
 
@@ -63,8 +65,7 @@ at::Tensor Adapter::delta_weight() const {
     if (pair) in = pair->a.size(1);
   }
   for (size_t i = 0; i < pairs_.size(); ++i) {
-    deltas.push_back(pairs_[i] ? product(*pairs_[i])
-                               : at::zeros({layout_.part_size(i, out_), in}));
+    deltas.push_back(pairs_[i] ? product(*pairs_[i]) : at::zeros({layout_.part_size(i, out_), in}));
   }
   return layout_.fuse(deltas, 0) * scale_;
 }

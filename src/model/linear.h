@@ -1,5 +1,6 @@
-// The linear layer of every tower, with Megatron's names, and the low-rank adapter that may live inside it.
-// Built by the decoder, the vision tower and the projector; adapters are attached by peft/.
+// The linear layer of every tower, with Megatron's names, and the low-rank adapter that may live
+// inside it. Built by the decoder, the vision tower and the projector; adapters are attached by
+// peft/.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -22,7 +23,8 @@ struct Build {
   at::Tensor empty(at::IntArrayRef shape) const;
 };
 
-/// One low-rank pair: x -> x A^T B^T. `linear_in.weight` A is [rank, in], `linear_out.weight` B is [out, rank].
+/// One low-rank pair: x -> x A^T B^T. `linear_in.weight` A is [rank, in], `linear_out.weight` B is
+/// [out, rank].
 class LowRank : public torch::nn::Module {
  public:
   LowRank(int64_t in, int64_t out, int64_t rank, const Build& build);
@@ -32,8 +34,8 @@ class LowRank : public torch::nn::Module {
 };
 
 /// LoRA (Hu et al. 2021) inside a projection: y += (alpha / rank) B A dropout(x).
-/// In Megatron's form one pair adapts the fused projection (linear_in.weight, linear_out.weight); in PEFT's form each
-/// adapted part has a pair of its own (q_proj.linear_in.weight, ...).
+/// In Megatron's form one pair adapts the fused projection (linear_in.weight, linear_out.weight);
+/// in PEFT's form each adapted part has a pair of its own (q_proj.linear_in.weight, ...).
 class Adapter : public torch::nn::Module {
  public:
   /// `parts` empty: Megatron's form. Else a subset of layout.parts().
@@ -78,8 +80,8 @@ class Linear : public torch::nn::Module {
   std::shared_ptr<Adapter> adapter_;
 };
 
-/// RMSNorm and a projection under one name, as Transformer Engine's LayerNormLinear has it: `layer_norm_weight` [in]
-/// beside `weight`.
+/// RMSNorm and a projection under one name, as Transformer Engine's LayerNormLinear has it:
+/// `layer_norm_weight` [in] beside `weight`.
 class NormLinear : public Linear {
  public:
   NormLinear(int64_t in, int64_t out, double eps, const Build& build, FusedLayout layout);

@@ -54,10 +54,9 @@ at::Tensor Ministral3::embed(const ModelInput& input) const {
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
                                    KvCache* cache) const {
-  const LayerContext context = language_model_->context(input.positions_T, input.packing, cache,
-                                                        embedded_TD.scalar_type());
-  at::Tensor x_TD =
-      language_model_->layers(embedded_TD, 0, language_model_->num_layers(), context);
+  const LayerContext context =
+      language_model_->context(input.positions_T, input.packing, cache, embedded_TD.scalar_type());
+  at::Tensor x_TD = language_model_->layers(embedded_TD, 0, language_model_->num_layers(), context);
   if (cache != nullptr) cache->advance(input.packing.lengths());
   return x_TD;
 }

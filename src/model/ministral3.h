@@ -1,5 +1,5 @@
-// The whole model: images and token ids in, logits or a loss out. `named_parameters()` are Megatron's names.
-// Called by train, generate and the bridge's loader.
+// The whole model: images and token ids in, logits or a loss out. `named_parameters()` are
+// Megatron's names. Called by train, generate and the bridge's loader.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -12,7 +12,8 @@
 
 namespace trestle {
 
-/// Packed sequences and the pictures whose features stand at their image tokens, in order of appearance.
+/// Packed sequences and the pictures whose features stand at their image tokens, in order of
+/// appearance.
 struct ModelInput {
   at::Tensor ids_T;
   /// Positions within each sequence, int64 [T].
@@ -44,9 +45,11 @@ class Ministral3 : public torch::nn::Module {
   /// hidden() and the head on every row: [T, V].
   at::Tensor logits(const ModelInput& input, KvCache* cache = nullptr) const;
 
-  /// Sum over the targets of -log p(target), fp32 scalar, and their number. labels_T int64 [T], -100 where there is no
-  /// target, already shifted: labels[t] is what follows token t. Logits are made only where there is a target.
-  std::pair<at::Tensor, int64_t> loss_sum(const ModelInput& input, const at::Tensor& labels_T) const;
+  /// Sum over the targets of -log p(target), fp32 scalar, and their number. labels_T int64 [T],
+  /// -100 where there is no target, already shifted: labels[t] is what follows token t. Logits are
+  /// made only where there is a target.
+  std::pair<at::Tensor, int64_t> loss_sum(const ModelInput& input,
+                                          const at::Tensor& labels_T) const;
 
   /// Random weights: normal of `std`, output projections smaller with depth, norms 1, biases 0.
   void initialize(uint64_t seed, double std = 0.02);

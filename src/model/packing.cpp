@@ -26,8 +26,7 @@ Packing::Packing(std::vector<int64_t> lengths) : lengths_(std::move(lengths)) {
 }
 
 at::Tensor Packing::pad(const at::Tensor& packed) const {
-  const at::Tensor rows =
-      uniform() ? packed : packed.index_select(0, gather_.to(packed.device()));
+  const at::Tensor rows = uniform() ? packed : packed.index_select(0, gather_.to(packed.device()));
   return rows.unflatten(0, {sequences(), longest_});
 }
 

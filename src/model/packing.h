@@ -1,5 +1,5 @@
-// Several sequences, one after another without padding, as one list of T tokens: what every layer but attention sees.
-// Made by data/batch and generate; read by attention.
+// Several sequences, one after another without padding, as one list of T tokens: what every layer
+// but attention sees. Made by data/batch and generate; read by attention.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -53,21 +53,19 @@ RopeFrequencies rope_frequencies(const RopeConfig& config, int64_t head_dim) {
   high = std::min(high, static_cast<double>(head_dim - 1));
   if (low == high) high += 0.001;  // as the reference, against a division by zero
 
-  const at::Tensor ramp =
-      ((at::arange(head_dim / 2, at::kFloat) - low) / (high - low)).clamp(0, 1);
+  const at::Tensor ramp = ((at::arange(head_dim / 2, at::kFloat) - low) / (high - low)).clamp(0, 1);
   // Below `low` frequencies stay, above `high` they are divided by the factor, between they blend.
   const at::Tensor keep = 1 - ramp;
   const at::Tensor interpolated =
-      at::reciprocal(yarn.factor *
-                     at::pow(config.theta, at::arange(0, head_dim, 2, at::kFloat) /
-                                               static_cast<double>(head_dim)));
+      at::reciprocal(yarn.factor * at::pow(config.theta, at::arange(0, head_dim, 2, at::kFloat) /
+                                                             static_cast<double>(head_dim)));
   return {interpolated * (1 - keep) + extrapolated * keep, attention_factor};
 }
 
 Rotation text_rotation(const RopeFrequencies& frequencies, const at::Tensor& positions_T,
                        at::ScalarType dtype) {
-  const at::Tensor half = at::outer(positions_T.to(at::kFloat),
-                                    frequencies.inverse.to(positions_T.device()));
+  const at::Tensor half =
+      at::outer(positions_T.to(at::kFloat), frequencies.inverse.to(positions_T.device()));
   const at::Tensor angles = at::cat({half, half}, -1);
   return {(angles.cos() * frequencies.attention_factor).to(dtype),
           (angles.sin() * frequencies.attention_factor).to(dtype)};
@@ -78,8 +76,10 @@ Rotation axial_rotation(int64_t rows, int64_t cols, int64_t head_dim, double the
   using at::indexing::None;
   using at::indexing::Slice;
   const at::Tensor inverse = default_inverse_frequencies(theta, head_dim);
-  const at::Tensor by_row = at::outer(at::arange(rows, at::kFloat), inverse.index({Slice(0, None, 2)}));
-  const at::Tensor by_col = at::outer(at::arange(cols, at::kFloat), inverse.index({Slice(1, None, 2)}));
+  const at::Tensor by_row =
+      at::outer(at::arange(rows, at::kFloat), inverse.index({Slice(0, None, 2)}));
+  const at::Tensor by_col =
+      at::outer(at::arange(cols, at::kFloat), inverse.index({Slice(1, None, 2)}));
   const at::Tensor half = at::cat({by_row.unsqueeze(1).expand({rows, cols, -1}),
                                    by_col.unsqueeze(0).expand({rows, cols, -1})},
                                   -1)

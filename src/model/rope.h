@@ -1,4 +1,5 @@
-// Rotary position embeddings of both towers. Positions are always an input: packing and caching need no special case.
+// Rotary position embeddings of both towers. Positions are always an input: packing and caching
+// need no special case.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,16 +21,17 @@ struct RopeFrequencies {
   double attention_factor = 1;
 };
 
-/// transformers `compute_default_rope_parameters`, or `_compute_yarn_parameters` where the config has YaRN
-/// (Peng et al. 2023).
+/// transformers `compute_default_rope_parameters`, or `_compute_yarn_parameters` where the config
+/// has YaRN (Peng et al. 2023).
 RopeFrequencies rope_frequencies(const RopeConfig& config, int64_t head_dim);
 
 /// positions_T int64 [T].
 Rotation text_rotation(const RopeFrequencies& frequencies, const at::Tensor& positions_T,
                        at::ScalarType dtype);
 
-/// The 2-D axial rotation of Pixtral for one image of rows x cols patches, row-major, [rows*cols, H]: even frequencies
-/// turn with the row, odd ones with the column (transformers `PixtralVisionRotaryEmbedding`).
+/// The 2-D axial rotation of Pixtral for one image of rows x cols patches, row-major, [rows*cols,
+/// H]: even frequencies turn with the row, odd ones with the column (transformers
+/// `PixtralVisionRotaryEmbedding`).
 Rotation axial_rotation(int64_t rows, int64_t cols, int64_t head_dim, double theta,
                         at::TensorOptions options);
 

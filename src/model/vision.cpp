@@ -8,7 +8,8 @@ namespace trestle {
 
 namespace {
 
-constexpr double kVisionNormEps = 1e-5;  // fixed in transformers' PixtralAttentionLayer, not in the config
+constexpr double kVisionNormEps =
+    1e-5;  // fixed in transformers' PixtralAttentionLayer, not in the config
 
 std::shared_ptr<Linear> child_linear(torch::nn::Module& parent, const std::string& name, int64_t in,
                                      int64_t out, const Build& build, bool bias = false) {
@@ -57,8 +58,8 @@ at::Tensor VisionLayer::forward(const at::Tensor& x_PD, const Rotation& rotation
   const at::Tensor inner = ffn_norm_->forward(attended);
   const at::Tensor gate = gate_proj_->forward(inner);
   const at::Tensor up = up_proj_->forward(inner);
-  const at::Tensor hidden = activation_ == VisionConfig::Activation::kGelu ? at::gelu(gate) * up
-                                                                          : swiglu(gate, up);
+  const at::Tensor hidden =
+      activation_ == VisionConfig::Activation::kGelu ? at::gelu(gate) * up : swiglu(gate, up);
   return attended + down_proj_->forward(hidden);
 }
 
@@ -123,8 +124,8 @@ Projector::Projector(const ModelConfig& config, const Build& build) : config_(co
   const int64_t vision = config.vision->hidden_size;
   const int64_t text = config.text.hidden_size;
   const int64_t merge = config_.spatial_merge_size;
-  norm_ = register_module("norm",
-                          std::make_shared<RmsNorm>(vision, config.text.rms_norm_eps, build));
+  norm_ =
+      register_module("norm", std::make_shared<RmsNorm>(vision, config.text.rms_norm_eps, build));
   auto merger = register_module("patch_merger", std::make_shared<torch::nn::Module>());
   merging_layer_ = child_linear(*merger, "merging_layer", vision * merge * merge, vision, build);
   linear_1_ = child_linear(*this, "linear_1", vision, text, build, config_.bias);

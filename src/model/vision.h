@@ -1,5 +1,5 @@
-// The Pixtral vision tower and the projector that turns its patches into text embeddings, with Hugging Face's names
-// (Megatron leaves both untouched).
+// The Pixtral vision tower and the projector that turns its patches into text embeddings, with
+// Hugging Face's names (Megatron leaves both untouched).
 #pragma once
 
 #include <torch/nn/module.h>
@@ -23,7 +23,8 @@ struct PatchGrid {
 class VisionLayer : public torch::nn::Module {
  public:
   VisionLayer(const VisionConfig& config, const Build& build);
-  at::Tensor forward(const at::Tensor& x_PD, const Rotation& rotation, const Packing& packing) const;
+  at::Tensor forward(const at::Tensor& x_PD, const Rotation& rotation,
+                     const Packing& packing) const;
 
  private:
   int64_t head_dim_;
@@ -36,7 +37,8 @@ class VisionTower : public torch::nn::Module {
  public:
   VisionTower(const VisionConfig& config, int64_t feature_layer, const Build& build);
 
-  /// Images [C, H, W], sides multiples of the patch size -> normed patch embeddings [P, D] and their grid.
+  /// Images [C, H, W], sides multiples of the patch size -> normed patch embeddings [P, D] and
+  /// their grid.
   std::pair<at::Tensor, PatchGrid> patches(const std::vector<at::Tensor>& images_CHW) const;
   Rotation rotation(const PatchGrid& grid, at::TensorOptions options) const;
   /// The hidden states that `vision_feature_layer` names: [P, D].
@@ -59,10 +61,12 @@ class VisionTower : public torch::nn::Module {
 class Projector : public torch::nn::Module {
  public:
   Projector(const ModelConfig& config, const Build& build);
-  /// [P, D] -> one text embedding per merge x merge patches, [tokens, text D], row-major, image after image.
+  /// [P, D] -> one text embedding per merge x merge patches, [tokens, text D], row-major, image
+  /// after image.
   at::Tensor forward(const at::Tensor& x_PD, const PatchGrid& grid) const;
 
-  /// Gathers merge x merge neighbours: feature index = channel * merge^2 + y * merge + x (torch unfold's order).
+  /// Gathers merge x merge neighbours: feature index = channel * merge^2 + y * merge + x (torch
+  /// unfold's order).
   at::Tensor merge_patches(const at::Tensor& x_PD, const PatchGrid& grid) const;
 
  private:

@@ -48,13 +48,15 @@ Json optimizer_state(const TrainConfig& config, const Progress& progress) {
                       {"weight_decay", config.optimizer.weight_decay * multiplier},
                       {"step", progress.step}});
   }
-  return {{"optimizer", {{"param_groups", groups}}}, {"param_state_sharding_type", "fully_reshardable"}};
+  return {{"optimizer", {{"param_groups", groups}}},
+          {"param_state_sharding_type", "fully_reshardable"}};
 }
 
 }  // namespace
 
-void save_checkpoint(const std::filesystem::path& run, const Ministral3& model, const AdamW& optimizer,
-                     const Progress& progress, const TrainConfig& config, const OpenCheckpoint& base) {
+void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
+                     const AdamW& optimizer, const Progress& progress, const TrainConfig& config,
+                     const OpenCheckpoint& base) {
   TensorList list;
   std::map<std::string, at::Tensor> tensors;
   const auto add = [&](const std::string& name, const at::Tensor& tensor) {
@@ -67,7 +69,8 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model, 
   for (const auto& [name, tensor] : optimizer.state()) add("optimizer.state." + name, tensor);
   add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
 
-  Json run_config = {{"checkpoint", {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}}}};
+  Json run_config = {
+      {"checkpoint", {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}}}};
   if (config.is_lora()) run_config["peft"] = peft_run_config(lora_config_of(model));
   MegatronWriter writer({.run = run,
                          .iteration = progress.step,
@@ -90,8 +93,8 @@ Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, Ad
   const MegatronCheckpoint checkpoint(run);
   const auto copy_into = [&](const std::string& name, at::Tensor target) {
     if (!checkpoint.tensors().contains(name) && !checkpoint.state().contains(name)) {
-      user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?", run.string(),
-                 name);
+      user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
+                 run.string(), name);
     }
     const at::Tensor stored = checkpoint.read(name);
     if (stored.sizes() != target.sizes()) {

@@ -1,5 +1,5 @@
-// A training run on disk as Megatron checkpoints: weights or adapters, optimizer, and what is needed to go on as if
-// nothing had happened. Called by the trainer.
+// A training run on disk as Megatron checkpoints: weights or adapters, optimizer, and what is
+// needed to go on as if nothing had happened. Called by the trainer.
 #pragma once
 
 #include <filesystem>
@@ -18,13 +18,15 @@ struct Progress {
   int64_t consumed_samples = 0;
 };
 
-/// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA run), AdamW's state, the schedule, the position
-/// in the data and torch's random state. An iteration that is there already is replaced whole.
-void save_checkpoint(const std::filesystem::path& run, const Ministral3& model, const AdamW& optimizer,
-                     const Progress& progress, const TrainConfig& config, const OpenCheckpoint& base);
+/// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA run), AdamW's state,
+/// the schedule, the position in the data and torch's random state. An iteration that is there
+/// already is replaced whole.
+void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
+                     const AdamW& optimizer, const Progress& progress, const TrainConfig& config,
+                     const OpenCheckpoint& base);
 
-/// The reverse, into a model and optimizer built from the same config. Throws UserError when the run's tensors are not
-/// those that this config trains.
+/// The reverse, into a model and optimizer built from the same config. Throws UserError when the
+/// run's tensors are not those that this config trains.
 Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, AdamW& optimizer);
 
 }  // namespace trestle

@@ -34,22 +34,25 @@ void TrainConfig::validate() const {
   require(model.params_dtype == "bf16" || model.params_dtype == "float32", "model.params_dtype",
           model.params_dtype, "use bf16 or float32");
   const std::string& style = scheduler.lr_decay_style;
-  require(style == "cosine" || style == "linear" || style == "constant", "scheduler.lr_decay_style", style,
-          "use cosine, linear or constant");
+  require(style == "cosine" || style == "linear" || style == "constant", "scheduler.lr_decay_style",
+          style, "use cosine, linear or constant");
   require(scheduler.lr_warmup_iters >= 0, "scheduler.lr_warmup_iters",
           std::to_string(scheduler.lr_warmup_iters), "must not be negative");
-  require(optimizer.lr > 0 && std::isfinite(optimizer.lr), "optimizer.lr", format_value(optimizer.lr),
-          "must be above 0");
+  require(optimizer.lr > 0 && std::isfinite(optimizer.lr), "optimizer.lr",
+          format_value(optimizer.lr), "must be above 0");
   require(optimizer.min_lr >= 0 && optimizer.min_lr <= optimizer.lr, "optimizer.min_lr",
           format_value(optimizer.min_lr), "must lie between 0 and optimizer.lr");
   peft.validate();
-  if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection && !is_lora()) {
+  if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
+      !is_lora()) {
     user_error("model.freeze_* freeze every part; nothing would be trained");
   }
   require(!checkpoint.pretrained_checkpoint.empty(), "checkpoint.pretrained_checkpoint", "",
           "name the model to start from (--pretrained-checkpoint DIR)");
-  require(!checkpoint.save.empty(), "checkpoint.save", "", "name a run directory (or set SAVE_DIR)");
-  require(!dataset.path_or_dataset.empty(), "dataset.path_or_dataset", "", "name the data to train on");
+  require(!checkpoint.save.empty(), "checkpoint.save", "",
+          "name a run directory (or set SAVE_DIR)");
+  require(!dataset.path_or_dataset.empty(), "dataset.path_or_dataset", "",
+          "name the data to train on");
 }
 
 double learning_rate(const TrainConfig& config, int64_t step) {

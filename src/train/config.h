@@ -1,5 +1,7 @@
-// Everything a training run is told, under Megatron Bridge's names. Settled before anything is built: recipe, then
-// --config file, then key=value, then validate(). Called by recipes, the trainer and the command line.
+// Everything a training run is told, under Megatron Bridge's names. Settled before anything is
+// built: recipe, then
+// --config file, then key=value, then validate(). Called by recipes, the trainer and the command
+// line.
 #pragma once
 
 #include <optional>
@@ -19,7 +21,8 @@ struct ModelOptions {
   std::string params_dtype = "bf16";
   static constexpr auto fields() {
     return std::tuple(
-        field("seq_length", &ModelOptions::seq_length, "longest sample in tokens; a longer one is an error"),
+        field("seq_length", &ModelOptions::seq_length,
+              "longest sample in tokens; a longer one is an error"),
         field("freeze_language_model", &ModelOptions::freeze_language_model),
         field("freeze_vision_model", &ModelOptions::freeze_vision_model),
         field("freeze_vision_projection", &ModelOptions::freeze_vision_projection),
@@ -33,11 +36,12 @@ struct TrainOptions {
   int64_t micro_batch_size = 1;
   std::optional<int64_t> exit_interval;
   static constexpr auto fields() {
-    return std::tuple(field("train_iters", &TrainOptions::train_iters, "optimizer steps"),
-                      field("global_batch_size", &TrainOptions::global_batch_size, "samples a step"),
-                      field("micro_batch_size", &TrainOptions::micro_batch_size, "samples a forward"),
-                      field("exit_interval", &TrainOptions::exit_interval,
-                            "save and stop at the first step that this divides"));
+    return std::tuple(
+        field("train_iters", &TrainOptions::train_iters, "optimizer steps"),
+        field("global_batch_size", &TrainOptions::global_batch_size, "samples a step"),
+        field("micro_batch_size", &TrainOptions::micro_batch_size, "samples a forward"),
+        field("exit_interval", &TrainOptions::exit_interval,
+              "save and stop at the first step that this divides"));
   }
 };
 
@@ -50,13 +54,14 @@ struct OptimizerOptions {
   double adam_eps = 1e-8;
   double clip_grad = 1.0;
   static constexpr auto fields() {
-    return std::tuple(field("lr", &OptimizerOptions::lr, "peak learning rate"),
-                      field("min_lr", &OptimizerOptions::min_lr, "where the schedule ends"),
-                      field("weight_decay", &OptimizerOptions::weight_decay, "of weights with two dimensions"),
-                      field("adam_beta1", &OptimizerOptions::adam_beta1),
-                      field("adam_beta2", &OptimizerOptions::adam_beta2),
-                      field("adam_eps", &OptimizerOptions::adam_eps),
-                      field("clip_grad", &OptimizerOptions::clip_grad, "largest global gradient norm; 0: none"));
+    return std::tuple(
+        field("lr", &OptimizerOptions::lr, "peak learning rate"),
+        field("min_lr", &OptimizerOptions::min_lr, "where the schedule ends"),
+        field("weight_decay", &OptimizerOptions::weight_decay, "of weights with two dimensions"),
+        field("adam_beta1", &OptimizerOptions::adam_beta1),
+        field("adam_beta2", &OptimizerOptions::adam_beta2),
+        field("adam_eps", &OptimizerOptions::adam_eps),
+        field("clip_grad", &OptimizerOptions::clip_grad, "largest global gradient norm; 0: none"));
   }
 };
 
@@ -66,10 +71,11 @@ struct SchedulerOptions {
   double lr_warmup_init = 0;
   std::optional<int64_t> lr_decay_iters;
   static constexpr auto fields() {
-    return std::tuple(field("lr_decay_style", &SchedulerOptions::lr_decay_style, "cosine, linear or constant"),
-                      field("lr_warmup_iters", &SchedulerOptions::lr_warmup_iters),
-                      field("lr_warmup_init", &SchedulerOptions::lr_warmup_init),
-                      field("lr_decay_iters", &SchedulerOptions::lr_decay_iters, "default: train_iters"));
+    return std::tuple(
+        field("lr_decay_style", &SchedulerOptions::lr_decay_style, "cosine, linear or constant"),
+        field("lr_warmup_iters", &SchedulerOptions::lr_warmup_iters),
+        field("lr_warmup_init", &SchedulerOptions::lr_warmup_init),
+        field("lr_decay_iters", &SchedulerOptions::lr_decay_iters, "default: train_iters"));
   }
 };
 
@@ -79,10 +85,11 @@ struct DatasetOptions {
   std::string split = "train";
   bool shuffle = true;
   static constexpr auto fields() {
-    return std::tuple(field("maker_name", &DatasetOptions::maker_name),
-                      field("path_or_dataset", &DatasetOptions::path_or_dataset, "file or directory"),
-                      field("split", &DatasetOptions::split),
-                      field("shuffle", &DatasetOptions::shuffle, "false: rows in order, wrapping around"));
+    return std::tuple(
+        field("maker_name", &DatasetOptions::maker_name),
+        field("path_or_dataset", &DatasetOptions::path_or_dataset, "file or directory"),
+        field("split", &DatasetOptions::split),
+        field("shuffle", &DatasetOptions::shuffle, "false: rows in order, wrapping around"));
   }
 };
 
@@ -93,7 +100,8 @@ struct CheckpointOptions {
   int64_t save_interval = 50;
   static constexpr auto fields() {
     return std::tuple(
-        field("pretrained_checkpoint", &CheckpointOptions::pretrained_checkpoint, "HF or Megatron directory"),
+        field("pretrained_checkpoint", &CheckpointOptions::pretrained_checkpoint,
+              "HF or Megatron directory"),
         field("save", &CheckpointOptions::save, "run directory; default $SAVE_DIR/NAME"),
         field("load", &CheckpointOptions::load, "run directory to resume from"),
         field("save_interval", &CheckpointOptions::save_interval, "steps between checkpoints"));
@@ -103,7 +111,8 @@ struct CheckpointOptions {
 struct LoggerOptions {
   int64_t log_interval = 1;
   static constexpr auto fields() {
-    return std::tuple(field("log_interval", &LoggerOptions::log_interval, "steps between progress lines"));
+    return std::tuple(
+        field("log_interval", &LoggerOptions::log_interval, "steps between progress lines"));
   }
 };
 
@@ -124,20 +133,23 @@ struct TrainConfig {
   RngOptions rng;
   static constexpr auto fields() {
     return std::tuple(field("model", &TrainConfig::model), field("train", &TrainConfig::train),
-                      field("optimizer", &TrainConfig::optimizer), field("scheduler", &TrainConfig::scheduler),
+                      field("optimizer", &TrainConfig::optimizer),
+                      field("scheduler", &TrainConfig::scheduler),
                       field("dataset", &TrainConfig::dataset), field("peft", &TrainConfig::peft),
-                      field("checkpoint", &TrainConfig::checkpoint), field("logger", &TrainConfig::logger),
-                      field("rng", &TrainConfig::rng));
+                      field("checkpoint", &TrainConfig::checkpoint),
+                      field("logger", &TrainConfig::logger), field("rng", &TrainConfig::rng));
   }
 
   bool is_lora() const { return peft.scheme == "lora"; }
-  at::ScalarType dtype() const { return model.params_dtype == "float32" ? at::kFloat : at::kBFloat16; }
+  at::ScalarType dtype() const {
+    return model.params_dtype == "float32" ? at::kFloat : at::kBFloat16;
+  }
   /// Throws UserError naming the key, its value and what is allowed.
   void validate() const;
 };
 
-/// The rate of step `step`, counted from 1: Megatron's schedule at step - 1, so that the first step of a warm-up from 0
-/// has rate 0 (megatron-core OptimizerParamScheduler.get_lr).
+/// The rate of step `step`, counted from 1: Megatron's schedule at step - 1, so that the first step
+/// of a warm-up from 0 has rate 0 (megatron-core OptimizerParamScheduler.get_lr).
 double learning_rate(const TrainConfig& config, int64_t step);
 
 }  // namespace trestle

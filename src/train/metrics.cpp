@@ -20,7 +20,8 @@ MetricsLog::MetricsLog(const std::filesystem::path& path, int64_t first_step, in
     for (std::string line; std::getline(old, line);) {
       const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
       // A line cut short by a kill does not parse; its step is made again.
-      if (parsed.is_object() && parsed.value("step", first_step + 1) <= first_step) kept += line + "\n";
+      if (parsed.is_object() && parsed.value("step", first_step + 1) <= first_step)
+        kept += line + "\n";
     }
   }
   write_text(path, kept);
@@ -42,11 +43,14 @@ void MetricsLog::write(const StepMetrics& metrics) {
 }
 
 void MetricsLog::print_progress(const StepMetrics& metrics) const {
-  const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  const double elapsed =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   const double done = static_cast<double>(metrics.step - first_step_);
-  const auto left = static_cast<int64_t>(elapsed / done * static_cast<double>(last_step_ - metrics.step));
-  fmt::print(stderr, "step {:>4}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  eta {}:{:02}\n", metrics.step,
-             last_step_, metrics.loss, metrics.lr, metrics.grad_norm,
+  const auto left =
+      static_cast<int64_t>(elapsed / done * static_cast<double>(last_step_ - metrics.step));
+  fmt::print(stderr,
+             "step {:>4}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  eta {}:{:02}\n",
+             metrics.step, last_step_, metrics.loss, metrics.lr, metrics.grad_norm,
              static_cast<double>(metrics.tokens) / metrics.seconds, left / 60, left % 60);
 }
 

@@ -1,4 +1,5 @@
-// What a run tells while it trains: metrics.jsonl, and a progress line with the time left. Called by the trainer.
+// What a run tells while it trains: metrics.jsonl, and a progress line with the time left. Called
+// by the trainer.
 #pragma once
 
 #include <chrono>
@@ -11,8 +12,8 @@ struct StepMetrics;
 
 class MetricsLog {
  public:
-  /// Keeps the lines of steps up to `first_step`, the step that a resumed run goes on from, and drops later ones: they
-  /// are about to be made again.
+  /// Keeps the lines of steps up to `first_step`, the step that a resumed run goes on from, and
+  /// drops later ones: they are about to be made again.
   MetricsLog(const std::filesystem::path& path, int64_t first_step, int64_t last_step);
 
   void write(const StepMetrics& metrics);

@@ -73,7 +73,8 @@ double clip_grad_norm(const AdamW::NamedTensors& parameters, double max_norm) {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> norms;
   for (const auto& [name, parameter] : parameters) {
-    if (parameter.grad().defined()) norms.push_back(at::linalg_vector_norm(parameter.grad(), 2, {}, false, at::kFloat));
+    if (parameter.grad().defined())
+      norms.push_back(at::linalg_vector_norm(parameter.grad(), 2, {}, false, at::kFloat));
   }
   if (norms.empty()) return 0;
   const double norm = at::linalg_vector_norm(at::stack(norms)).item<double>();

@@ -14,12 +14,14 @@ struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
-  /// Applies to weights of two dimensions and more; biases and norms are not decayed, as in Megatron's groups.
+  /// Applies to weights of two dimensions and more; biases and norms are not decayed, as in
+  /// Megatron's groups.
   double weight_decay = 0.1;
 };
 
-/// Decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected, as torch.optim.AdamW. Parameters below fp32 have an
-/// fp32 master that the update works on; the parameter is its rounding.
+/// Decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected, as torch.optim.AdamW.
+/// Parameters below fp32 have an fp32 master that the update works on; the parameter is its
+/// rounding.
 class AdamW {
  public:
   using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
@@ -35,8 +37,8 @@ class AdamW {
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps);
   /// "param." (fp32 master), "exp_avg." and "exp_avg_sq." before each parameter's name: Megatron's
-  /// fully_reshardable state. Tensors are shared, not copied: a resumed run copies into them and calls
-  /// refresh_parameters().
+  /// fully_reshardable state. Tensors are shared, not copied: a resumed run copies into them and
+  /// calls refresh_parameters().
   NamedTensors state() const;
   /// Rounds masters into parameters.
   void refresh_parameters();
@@ -52,8 +54,8 @@ class AdamW {
   int64_t steps_ = 0;
 };
 
-/// The 2-norm over all gradients, fp32; scales them so that it is at most `max_norm` (no scaling when max_norm <= 0).
-/// Returns the norm before scaling. torch.nn.utils.clip_grad_norm_.
+/// The 2-norm over all gradients, fp32; scales them so that it is at most `max_norm` (no scaling
+/// when max_norm <= 0). Returns the norm before scaling. torch.nn.utils.clip_grad_norm_.
 double clip_grad_norm(const AdamW::NamedTensors& parameters, double max_norm);
 
 }  // namespace trestle

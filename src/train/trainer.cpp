@@ -35,7 +35,8 @@ Trainer::Trainer(const TrainConfig& config)
     : config_(validated(config)),
       base_(config_.checkpoint.pretrained_checkpoint),
       processor_(base_.assets()),
-      dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset, config_.dataset.split)),
+      dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset,
+                            config_.dataset.split)),
       order_(dataset_->size(), static_cast<uint64_t>(config_.rng.seed), config_.dataset.shuffle) {
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
   model_ = load_model(base_, {config_.dtype(), at::kCPU});
@@ -51,10 +52,11 @@ Trainer::Trainer(const TrainConfig& config)
   for (const auto& entry : model_->named_parameters()) {
     if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
   }
-  optimizer_ = std::make_unique<AdamW>(std::move(trained), AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
-                                                                        .beta2 = config_.optimizer.adam_beta2,
-                                                                        .eps = config_.optimizer.adam_eps,
-                                                                        .weight_decay = config_.optimizer.weight_decay});
+  optimizer_ = std::make_unique<AdamW>(
+      std::move(trained), AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
+                                       .beta2 = config_.optimizer.adam_beta2,
+                                       .eps = config_.optimizer.adam_eps,
+                                       .weight_decay = config_.optimizer.weight_decay});
   if (!config_.checkpoint.load.empty()) {
     progress_ = load_checkpoint(config_.checkpoint.load, *model_, *optimizer_);
   }
@@ -63,9 +65,10 @@ Trainer::Trainer(const TrainConfig& config)
 void Trainer::freeze() {
   for (const auto& entry : model_->named_parameters()) {
     const std::string& name = entry.key();
-    const bool frozen = (config_.model.freeze_language_model && name.starts_with("language_model.")) ||
-                        (config_.model.freeze_vision_model && name.starts_with("vision_tower.")) ||
-                        (config_.model.freeze_vision_projection && name.starts_with("multi_modal_projector."));
+    const bool frozen =
+        (config_.model.freeze_language_model && name.starts_with("language_model.")) ||
+        (config_.model.freeze_vision_model && name.starts_with("vision_tower.")) ||
+        (config_.model.freeze_vision_projection && name.starts_with("multi_modal_projector."));
     entry.value().requires_grad_(!frozen);
   }
 }
@@ -77,8 +80,8 @@ std::vector<Sample> Trainer::next_samples() {
     samples.push_back(processor_.process(dataset_->row(row), Ending::kSample));
     const auto length = static_cast<int64_t>(samples.back().ids.size());
     if (length > config_.model.seq_length) {
-      user_error("row {} of {} has {} tokens but model.seq_length={}; raise it or drop the row", row,
-                 config_.dataset.path_or_dataset, length, config_.model.seq_length);
+      user_error("row {} of {} has {} tokens but model.seq_length={}; raise it or drop the row",
+                 row, config_.dataset.path_or_dataset, length, config_.model.seq_length);
     }
   }
   progress_.consumed_samples += config_.train.global_batch_size;
@@ -98,7 +101,8 @@ StepMetrics Trainer::step() {
     metrics.images += static_cast<int64_t>(sample.images_CHW.size());
   }
   if (metrics.target_tokens == 0) {
-    user_error("step {}: none of its {} samples has a target to learn", metrics.step, samples.size());
+    user_error("step {}: none of its {} samples has a target to learn", metrics.step,
+               samples.size());
   }
   optimizer_->zero_grad();
   const auto micro = static_cast<std::ptrdiff_t>(config_.train.micro_batch_size);
@@ -111,8 +115,8 @@ StepMetrics Trainer::step() {
     metrics.loss += loss.item<double>();
   }
   if (!std::isfinite(metrics.loss)) {
-    user_error("step {}: the loss is {}; lower optimizer.lr={} or look at the data", metrics.step, metrics.loss,
-               config_.optimizer.lr);
+    user_error("step {}: the loss is {}; lower optimizer.lr={} or look at the data", metrics.step,
+               metrics.loss, config_.optimizer.lr);
   }
   metrics.grad_norm = clip_grad_norm(optimizer_->parameters(), config_.optimizer.clip_grad);
   optimizer_->step(metrics.lr);
@@ -129,7 +133,8 @@ void Trainer::run(const OnStep& on_step) {
   const fs::path directory = config_.checkpoint.save;
   std::error_code error;
   fs::create_directories(directory, error);
-  if (error) machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
+  if (error)
+    machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
   write_text(directory / "resolved_config.yaml", to_yaml(config_));
   MetricsLog log(directory / "metrics.jsonl", progress_.step, config_.train.train_iters);
   while (progress_.step < config_.train.train_iters) {
@@ -137,8 +142,10 @@ void Trainer::run(const OnStep& on_step) {
     log.write(metrics);
     if (metrics.step % config_.logger.log_interval == 0) log.print_progress(metrics);
     if (on_step) on_step(metrics);
-    const bool exit = config_.train.exit_interval && metrics.step % *config_.train.exit_interval == 0;
-    if (metrics.step % config_.checkpoint.save_interval == 0 || metrics.step == config_.train.train_iters || exit) {
+    const bool exit =
+        config_.train.exit_interval && metrics.step % *config_.train.exit_interval == 0;
+    if (metrics.step % config_.checkpoint.save_interval == 0 ||
+        metrics.step == config_.train.train_iters || exit) {
       save();
     }
     if (exit) break;

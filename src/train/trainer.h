@@ -1,5 +1,5 @@
-// The one training loop: full fine-tuning, LoRA and frozen parts differ in which parameters ask for gradients.
-// Called by `trestle finetune` and the demo.
+// The one training loop: full fine-tuning, LoRA and frozen parts differ in which parameters ask for
+// gradients. Called by `trestle finetune` and the demo.
 #pragma once
 
 #include <filesystem>
@@ -33,13 +33,14 @@ struct StepMetrics {
 
 class Trainer {
  public:
-  /// Opens the base model and the data, attaches adapters, resumes where checkpoint.load says. Throws UserError for
-  /// whatever the user can mend, before anything is written.
+  /// Opens the base model and the data, attaches adapters, resumes where checkpoint.load says.
+  /// Throws UserError for whatever the user can mend, before anything is written.
   explicit Trainer(const TrainConfig& config);
 
   using OnStep = std::function<void(const StepMetrics&)>;
-  /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes metrics.jsonl and
-  /// resolved_config.yaml under checkpoint.save, and a progress line a step to stderr.
+  /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes
+  /// metrics.jsonl and resolved_config.yaml under checkpoint.save, and a progress line a step to
+  /// stderr.
   void run(const OnStep& on_step = {});
 
   /// One optimizer step on the next samples.

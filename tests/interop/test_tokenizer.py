@@ -1,10 +1,10 @@
 """`trestle tokenize` against mistral-common, live: random texts, every scalar value, random conversations.
 
-Run from anywhere:  .venv/bin/python tests/interop/test_tokenizer.py   (TRESTLE names another program)
+Run from anywhere:  .venv/bin/python tests/interop/test_tokenizer.py [--trestle build/release/trestle]
 """
 
+import argparse
 import json
-import os
 import pathlib
 import random
 import subprocess
@@ -18,7 +18,9 @@ from mistral_common.integrations.chat_templates.chat_templates import generate_c
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion  # noqa: E402
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # noqa: E402
 
-TRESTLE = os.environ.get("TRESTLE", str(ROOT / "build/release/trestle"))
+parser = argparse.ArgumentParser()
+parser.add_argument("--trestle", default=str(ROOT / "build/release/trestle"))
+TRESTLE = parser.parse_args().trestle
 SEED = 20
 counts = {"passed": 0, "failed": 0}
 

@@ -1,8 +1,9 @@
-// Pre-trains the demo's tiny model from scratch on rendered receipts (tools/demo/README.md). A tool for the makers of
-// assets/demo, not part of the program: it adds to Trestle's model an auxiliary character loss and the Muon optimizer,
-// which only pre-training needs.
+// Pre-trains the demo's tiny model from scratch on rendered receipts (tools/demo/README.md). A tool
+// for the makers of assets/demo, not part of the program: it adds to Trestle's model an auxiliary
+// character loss and the Muon optimizer, which only pre-training needs.
 //
-//   trestle_pretrain --model assets/demo/model --data build/demo --output build/demo/base --minutes 45
+//   trestle_pretrain --model assets/demo/model --data build/demo --output build/demo/base --minutes
+//   45
 
 #include <ATen/ATen.h>
 
@@ -42,9 +43,10 @@ void append_sample(const ChatEncoder& encoder, const ImageRef& image, std::strin
                    std::string_view target, std::vector<int64_t>& ids, std::vector<int64_t>& labels,
                    std::vector<int64_t>& lengths) {
   Message user = text_message(Role::kUser, std::string(prompt));
-  if (image.rows > 0) user.parts.insert(user.parts.begin(), {.kind = Part::Kind::kImage, .image = image});
-  const EncodedChat chat =
-      encoder.encode({{user, text_message(Role::kAssistant, std::string(target))}, {}}, Ending::kSample);
+  if (image.rows > 0)
+    user.parts.insert(user.parts.begin(), {.kind = Part::Kind::kImage, .image = image});
+  const EncodedChat chat = encoder.encode(
+      {{user, text_message(Role::kAssistant, std::string(target))}, {}}, Ending::kSample);
   const std::vector<int64_t> next = next_token_labels(chat);
   ids.insert(ids.end(), chat.ids.begin(), chat.ids.end());
   labels.insert(labels.end(), next.begin(), next.end());
@@ -54,8 +56,8 @@ void append_sample(const ChatEncoder& encoder, const ImageRef& image, std::strin
 class Receipts {
  public:
   Receipts(const fs::path& path, const ChatEncoder& encoder, const ImageProcessorConfig& images)
-      : file_(path, {"pixels", "height", "width", "grid_rows", "grid_cols", "characters", "read_prompt",
-                     "read_target", "format_prompt", "format_target"}),
+      : file_(path, {"pixels", "height", "width", "grid_rows", "grid_cols", "characters",
+                     "read_prompt", "read_target", "format_prompt", "format_target"}),
         encoder_(encoder),
         images_(images) {}
 
@@ -80,9 +82,10 @@ class Receipts {
               .permute({0, 2, 1, 3})
               .reshape({rows * cols, kSlots})
               .to(at::kLong));
-      append_sample(encoder_, {.source = "", .height = height, .width = width, .rows = rows, .cols = cols},
-                    *file_.bytes(structured ? 8 : 6, row), *file_.bytes(structured ? 9 : 7, row), ids,
-                    labels, lengths);
+      append_sample(encoder_,
+                    {.source = "", .height = height, .width = width, .rows = rows, .cols = cols},
+                    *file_.bytes(structured ? 8 : 6, row), *file_.bytes(structured ? 9 : 7, row),
+                    ids, labels, lengths);
     }
     return {ModelInput::make(at::tensor(ids), lengths, std::move(pictures)), at::tensor(labels),
             at::cat(characters)};
@@ -94,7 +97,8 @@ class Receipts {
   const ImageProcessorConfig& images_;
 };
 
-// Text only: repeat random ordinary tokens. Trains every embedding row, those of tokens no receipt uses too.
+// Text only: repeat random ordinary tokens. Trains every embedding row, those of tokens no receipt
+// uses too.
 Batch copy_batch(const Tokenizer& tokenizer, std::mt19937_64& random) {
   std::vector<int64_t> ordinary;
   for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
@@ -120,8 +124,9 @@ Batch copy_batch(const Tokenizer& tokenizer, std::mt19937_64& random) {
   return {ModelInput::make(at::tensor(ids), lengths), at::tensor(labels), {}};
 }
 
-// Muon (Jordan 2024): momentum, then the nearest orthogonal matrix by Newton-Schulz steps; scaled to AdamW's update size
-// (Liu et al. 2025, 0.2 sqrt(max(rows, cols))). Parts of a fused projection are matrices of their own.
+// Muon (Jordan 2024): momentum, then the nearest orthogonal matrix by Newton-Schulz steps; scaled
+// to AdamW's update size (Liu et al. 2025, 0.2 sqrt(max(rows, cols))). Parts of a fused projection
+// are matrices of their own.
 class Muon {
  public:
   void add(const at::Tensor& weight, const FusedLayout& layout) {
@@ -163,7 +168,8 @@ class Muon {
       const at::Tensor gram = at::mm(x, x.t());
       x = 3.4445 * x + at::mm(-4.7750 * gram + 2.0315 * at::mm(gram, gram), x);
     }
-    const double scale = 0.2 * std::sqrt(static_cast<double>(std::max(matrix.size(0), matrix.size(1))));
+    const double scale =
+        0.2 * std::sqrt(static_cast<double>(std::max(matrix.size(0), matrix.size(1))));
     return (tall ? x.t() : x) * scale;
   }
 
@@ -192,7 +198,8 @@ class Pretraining {
       load_weights(*model_, OpenCheckpoint(options.start).weights());
     }
     const int64_t hidden = model_->config().text.hidden_size;
-    head_ = at::randn({kSlots * kCharacters, hidden}) * (1 / std::sqrt(static_cast<double>(hidden)));
+    head_ =
+        at::randn({kSlots * kCharacters, hidden}) * (1 / std::sqrt(static_cast<double>(hidden)));
     head_.requires_grad_();
     class_weights_ = at::ones({kCharacters});
     class_weights_[0] = 0.1;  // most slots are empty
@@ -244,11 +251,11 @@ class Pretraining {
     for (const auto& entry : model_->named_parameters()) {
       at::Tensor weight = entry.value();
       if (weight.dim() < 2 || entry.key().ends_with("word_embeddings.weight")) continue;
-      const bool output = entry.key().ends_with("o_proj.weight") ||
-                          entry.key().ends_with("down_proj.weight") ||
-                          entry.key().ends_with("linear_proj.weight") ||
-                          entry.key().ends_with("linear_fc2.weight");
-      weight.copy_(at::randn_like(weight) * ((output ? 0.5 : 1.0) / std::sqrt(static_cast<double>(weight[0].numel()))));
+      const bool output =
+          entry.key().ends_with("o_proj.weight") || entry.key().ends_with("down_proj.weight") ||
+          entry.key().ends_with("linear_proj.weight") || entry.key().ends_with("linear_fc2.weight");
+      weight.copy_(at::randn_like(weight) *
+                   ((output ? 0.5 : 1.0) / std::sqrt(static_cast<double>(weight[0].numel()))));
     }
   }
 
@@ -263,7 +270,8 @@ class Pretraining {
     // Within a row group only, so that each group is decompressed once.
     for (size_t i = 0; i < order.size(); i += 32) {
       std::shuffle(order.begin() + static_cast<std::ptrdiff_t>(i),
-                   order.begin() + static_cast<std::ptrdiff_t>(std::min(i + 32, order.size())), random_);
+                   order.begin() + static_cast<std::ptrdiff_t>(std::min(i + 32, order.size())),
+                   random_);
     }
     const auto load = [&](size_t i) {
       return receipts.batch(order[i], with_structured && (i % 2 == 1));
@@ -281,8 +289,9 @@ class Pretraining {
     const at::Tensor features = model_->image_features(batch.input.images_CHW);
     at::Tensor x_TD = model_->hidden_from(model_->embed(batch.input.ids_T, features), batch.input);
     const auto [loss, correct] = text_loss(x_TD, batch.labels_T);
-    const at::Tensor characters = at::cross_entropy_loss(
-        at::linear(features, head_).view({-1, kCharacters}), batch.characters.flatten(), class_weights_);
+    const at::Tensor characters =
+        at::cross_entropy_loss(at::linear(features, head_).view({-1, kCharacters}),
+                               batch.characters.flatten(), class_weights_);
     at::Tensor total = loss + characters;
     if (steps_ % 5 == 0) {
       const Batch copy = copy_batch(tokenizer_, random_);
@@ -299,18 +308,20 @@ class Pretraining {
     sums_ += at::tensor({loss.item<double>(), characters.item<double>(), correct}, at::kDouble);
     if (steps_ % 100 == 0) {
       const at::Tensor mean = sums_ / 100;
-      fmt::print(stderr, "step {} receipts {} minutes {:.1f} loss {:.4f} characters {:.4f} token accuracy {:.4f}\n",
+      fmt::print(stderr,
+                 "step {} receipts {} minutes {:.1f} loss {:.4f} characters {:.4f} token accuracy "
+                 "{:.4f}\n",
                  steps_, steps_ * kBatch, minutes(), mean[0].item<double>(), mean[1].item<double>(),
                  mean[2].item<double>());
       sums_.zero_();
     }
   }
 
-  std::pair<at::Tensor, double> text_loss(const at::Tensor& x_TD, const at::Tensor& labels_T) const {
+  std::pair<at::Tensor, double> text_loss(const at::Tensor& x_TD,
+                                          const at::Tensor& labels_T) const {
     const at::Tensor rows = labels_T.ne(-100).nonzero().view({-1});
     const at::Tensor targets = labels_T.index_select(0, rows);
-    const at::Tensor logits =
-        model_->language_model().head(x_TD.index_select(0, rows));
+    const at::Tensor logits = model_->language_model().head(x_TD.index_select(0, rows));
     return {at::cross_entropy_loss(logits, targets),
             logits.argmax(-1).eq(targets).to(at::kDouble).mean().item<double>()};
   }
