@@ -104,12 +104,14 @@ class Refusals(unittest.TestCase):
 
 
 class HfFiles(Refusals):
-    def every_command(self, model, names, weights=True):
-        """The commands that read a checkpoint all refuse it."""
+    def imports(self, model, names):
         self.refused("import", "--hf-model", model, "--megatron-path", "run", names=names)
+
+    def every_command(self, model, names):
+        """The commands that read a checkpoint all refuse it."""
+        self.imports(model, names)
         self.refused("generate", "--hf-model-path", model, "--prompt", "a", "--max-new-tokens", 1, names=names)
-        if weights:
-            self.refused("inspect", model, names=names)
+        self.refused("inspect", model, names=names)
 
     def test_no_such_directory(self):
         self.every_command("absent", ["absent"])
@@ -128,12 +130,13 @@ class HfFiles(Refusals):
         model = self.model()
         file = model / "model.safetensors"
         size = file.stat().st_size
+        header = 8 + struct.unpack("<Q", file.read_bytes()[:8])[0]
         for kept in (size - 1, size // 2):
             os.truncate(file, kept)
-            self.every_command(model, [file, kept, size])
+            self.every_command(model, [file, f"{kept - header} bytes", "truncated"])
         for kept in (100, 7, 0):  # inside the header
             os.truncate(file, kept)
-            self.every_command(model, [file, kept])
+            self.imports(model, [file, kept])
 
     def test_index_names_an_absent_shard(self):
         model = self.model()
@@ -158,7 +161,7 @@ class HfFiles(Refusals):
         data = file.read_bytes()
         for length in (len(data), 1 << 40, (1 << 64) - 1):
             file.write_bytes(struct.pack("<Q", length) + data[8:])
-            self.every_command(model, [file, length])
+            self.imports(model, [file, length])
 
     def test_header_that_is_no_json(self):
         model = self.model()
@@ -166,7 +169,7 @@ class HfFiles(Refusals):
         data = file.read_bytes()
         for text in (b"{" * 100000, b"[1, 2]", b'{"a": 1}', b"\xff\xfe\xfd\xfc"):
             file.write_bytes(struct.pack("<Q", len(text)) + text + data)
-            self.every_command(model, [file])
+            self.imports(model, [file])
 
     def test_header_that_lies_about_a_tensor(self):
         name = "model.language_model.norm.weight"
@@ -182,7 +185,7 @@ class HfFiles(Refusals):
             with self.subTest(key=key, value=value):
                 file.write_bytes(good)
                 edit_header(file, lambda header: header[name].update({key: value}))
-                self.every_command(model, [file, name])
+                self.imports(model, [file, "overlap" if value == [0, end - begin] else name])
 
     def test_git_lfs_pointer(self):
         model = self.model()
@@ -194,9 +197,7 @@ class HfConfig(Refusals):
     def refuses(self, change, *names):
         model = self.model()
         edit_json(model / "config.json", change)
-        for arguments in (["import", "--hf-model", model, "--megatron-path", "run"],
-                          ["generate", "--hf-model-path", model, "--prompt", "a", "--max-new-tokens", 1]):
-            self.refused(*arguments, names=names)
+        self.refused("generate", "--hf-model-path", model, "--prompt", "a", "--max-new-tokens", 1, names=names)
         shutil.rmtree(model)
 
     def text(self, key, value, *names):
@@ -419,12 +420,14 @@ class Pickles(Refusals):
                       "exec": Call(exec, f"open({str(self.marker)!r}, 'w')"),
                       "Popen": Call(subprocess.Popen, ["touch", str(self.marker)])}
 
-    def refuses(self, file, function):
-        for arguments in (["inspect", self.run_folder],
-                          ["export", "--megatron-path", self.run_folder, "--hf-model", HF, "--hf-path", "out"],
-                          ["generate", "--megatron-model-path", self.run_folder, "--hf-model-path", HF, "--prompt", "a"]):
-            self.refused(*arguments, names=[file.name, function])
-            self.assertFalse(self.marker.exists(), f"{function} was run")
+    def refuses(self, file, function, command="inspect"):
+        arguments = {
+            "inspect": [self.run_folder],
+            "export": ["--megatron-path", self.run_folder, "--hf-model", HF, "--hf-path", "out"],
+            "generate": ["--megatron-model-path", self.run_folder, "--hf-model-path", HF, "--prompt", "a"],
+        }[command]
+        self.refused(command, *arguments, names=[file.name, function])
+        self.assertFalse(self.marker.exists(), f"{function} was run")
 
     def the(self, pattern):
         found = sorted(self.run_folder.rglob(pattern))
@@ -447,8 +450,9 @@ class Pickles(Refusals):
                 with self.subTest(function=function, protocol=protocol):
                     file.write_bytes(pickle.dumps(call, protocol=protocol))
                     self.refuses(file, function)
-                    file.write_bytes(pickle.dumps({"state_dict_metadata": call}, protocol=protocol))
-                    self.refuses(file, function)
+        file.write_bytes(pickle.dumps({"state_dict_metadata": self.calls["system"]}, protocol=4))
+        for command in ("inspect", "export", "generate"):
+            self.refuses(file, "system", command)
 
     def test_train_state(self):
         file = self.the("latest_train_state.pt")
