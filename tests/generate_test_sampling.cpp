@@ -137,7 +137,7 @@ TEST(Sampling, SeedsFixTheDraws) {
 TEST(Sampling, GreedyTakesTheLikeliestAndTheLowestOfEquals) {
   Sampler sampler({}, 3);
   EXPECT_EQ(
-      sampler.next(at::tensor({0.f, 2.f, 1.f, 2.f, -1.f, -5.f, -2.f, -2.f, 0.f, 0.f, 0.f, 0.f})
+      sampler.next(at::tensor({0.f, 2.f, 1.f, 2.f, -2.f, -5.f, -1.f, -1.f, 0.f, 0.f, 0.f, 0.f})
                        .view({3, 4})),
       (std::vector<int64_t>{1, 2, 0}));
 }

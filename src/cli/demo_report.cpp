@@ -164,8 +164,8 @@ void write_demo_report(const std::filesystem::path& path, const DemoReport& repo
       "learnt in {} steps of LoRA ({:.1f} % of its parameters) on {} receipts to write what they "
       "say as cord-v2's "
       "structured text. The {} test receipts were in no training set. All receipts are "
-      "<b>synthetic</b>: rendered with "
-      "real fonts, grey paper, noise and slight rotation, from 50 words and random prices. They "
+      "<b>synthetic</b>: rendered in "
+      "one real font on grey paper, without noise, from 50 words and random prices. They "
       "are far easier than "
       "photographs; the numbers say that the whole path works, not how well Ministral 3 reads.</p>",
       static_cast<double>(report.total - report.trainable) / 1e6, report.steps.size(),

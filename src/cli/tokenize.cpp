@@ -90,11 +90,11 @@ class LineTokenizer {
   }
 
   Json decode(const Json& row) const {
-    constexpr char kShape[] = R"(line: it must be {{"ids": [1, 2, 3]}})";
-    if (!row.is_object() || !row.contains("ids") || !row["ids"].is_array()) user_error(kShape);
+    const auto refuse = [] { user_error("line: it must be {{\"ids\": [1, 2, 3]}}"); };
+    if (!row.is_object() || !row.contains("ids") || !row["ids"].is_array()) refuse();
     std::vector<int64_t> ids;
     for (const Json& id : row["ids"]) {
-      if (!id.is_number_integer()) user_error(kShape);
+      if (!id.is_number_integer()) refuse();
       ids.push_back(id.get<int64_t>());
     }
     return {

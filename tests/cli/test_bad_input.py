@@ -32,9 +32,9 @@ TRESTLE = None  # the program, absolute
 
 
 def contents(folder):
-    """Every path below a folder with a digest of what it holds."""
-    return {path.relative_to(folder).as_posix(): path.is_file() and hashlib.sha256(path.read_bytes()).digest()
-            for path in Path(folder).rglob("*")}
+    """Every file below a folder with a digest of what it holds."""
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).digest()
+            for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def edit_json(file, change):
@@ -64,7 +64,10 @@ def huge_png(width, height):
 
 def huge_jpeg(width, height):
     frame = struct.pack(">BHHB", 8, height, width, 3) + bytes([1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0])
-    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\xff\xd9"
+    scan = bytes([3, 1, 0, 2, 0, 3, 0, 0, 63, 0])
+    segments = ((b"\xff\xc0", frame), (b"\xff\xda", scan))
+    return (b"\xff\xd8" + b"".join(marker + struct.pack(">H", len(body) + 2) + body for marker, body in segments)
+            + bytes(64) + b"\xff\xd9")
 
 
 class Refusals(unittest.TestCase):
@@ -259,7 +262,7 @@ class Pictures(Refusals):
     def test_100_megapixels(self):
         self.refuses("huge.png", huge_png(10000, 10001), 10000, 10001)
         self.refuses("huge.jpg", huge_jpeg(12000, 9001), 12000, 9001)
-        self.refuses("widest.png", huge_png(0x7FFFFFFF, 0x7FFFFFFF), 0x7FFFFFFF)
+        self.refuses("widest.png", huge_png(0x7FFFFFFF, 0x7FFFFFFF), "IHDR")
 
     def test_in_a_prompt(self):
         (self.folder / "text.png").write_text("no picture")
@@ -283,16 +286,16 @@ class Flags(Refusals):
         self.refused("generate", "--hf-model-path", model, "--prompt", "a", "--max-new-tokens", 41, names=[40, 41])
 
     def test_generate(self):
-        self.generate("--prompt", "a", "--temperature", -1, names=["temperature", -1])
-        self.generate("--prompt", "a", "--top-p", 2, names=["top_p", 2])
-        self.generate("--prompt", "a", "--max-new-tokens", 0, names=["max_new_tokens", 0])
+        self.generate("--prompt", "a", "--temperature", -1, names=["--temperature", -1])
+        self.generate("--prompt", "a", "--top-p", 2, names=["--top-p", 2])
+        self.generate("--prompt", "a", "--max-new-tokens", 0, names=["--max-new-tokens", 0])
         self.generate("--prompt", "a", "--max-new-tokens", "many", names=["--max-new-tokens", "many"])
         self.generate("--prompt", "a", "--dtype", "int8", names=["--dtype", "int8"])
         self.generate("--promt", "a", names=["--prom"])
         self.generate(names=["--prompt"])
 
     def test_command(self):
-        self.refused("improt", names=["improt"])
+        self.refused("improt", names=["subcommand"])
         self.refused(names=["subcommand"])
 
     def finetune(self, *overrides, names):
@@ -307,7 +310,7 @@ class Flags(Refusals):
         self.finetune("train.train_iters", names=["train.train_iters", "="])
         self.finetune("optimizer.lr=nan", names=["optimizer.lr", "nan"])
         self.finetune("scheduler.lr_decay_style=stairs", names=["scheduler.lr_decay_style", "stairs", "cosine"])
-        self.finetune("dataset.maker_name=make_cord_v3_dataset", names=["make_cord_v3_dataset", "make_cord_v2_dataset"])
+        self.finetune("dataset.maker_name=make_cord_v3_dataset", f"dataset.path_or_dataset={HF}", names=["make_cord_v3_dataset", "make_cord_v2_dataset"])
         self.finetune("dataset.path_or_dataset=absent", names=["absent"])
         self.finetune("train.global_batch_size=3", "train.micro_batch_size=2", names=["global_batch_size", 3, 2])
 
@@ -416,8 +419,8 @@ class Pickles(Refusals):
         shutil.copytree(MEGATRON, self.run_folder)
         self.marker = self.folder / "was_run"
         self.calls = {"system": Call(os.system, f"touch {self.marker}"),
-                      "eval": Call(eval, f"open({str(self.marker)!r}, 'w')"),
-                      "exec": Call(exec, f"open({str(self.marker)!r}, 'w')"),
+                      "eval": Call(eval, f"open({str(self.marker)!r}, 'w').close()"),
+                      "exec": Call(exec, f"open({str(self.marker)!r}, 'w').close()"),
                       "Popen": Call(subprocess.Popen, ["touch", str(self.marker)])}
 
     def refuses(self, file, function, command="inspect"):
