@@ -1,0 +1,254 @@
+// LoRA inside the model: what is adapted, how it starts, what trains, and merging.
+#include <cmath>
+#include <set>
+
+#include "checkpoint_hf_testing.h"
+#include "golden.h"
+#include "peft/lora.h"
+#include "peft/sites.h"
+
+namespace trestle {
+namespace {
+
+using testing::error_of;
+using testing::expect_mentions;
+using testing::expect_near;
+using testing::Golden;
+
+LoraConfig config_of(std::vector<std::string> targets, std::string b_method = "normal") {
+  LoraConfig config;
+  config.scheme = "lora";
+  config.dim = 4;
+  config.alpha = 8;
+  config.target_modules = std::move(targets);
+  config.lora_B_init_method = std::move(b_method);
+  return config;
+}
+
+const std::vector<std::string> kMegatron = LoraConfig().target_modules;
+const std::vector<std::string> kHuggingFace = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                               "gate_proj", "up_proj", "down_proj"};
+
+std::map<std::string, at::Tensor> adapter_parameters(const Ministral3& model) {
+  std::map<std::string, at::Tensor> parameters;
+  for (const auto& entry : model.named_parameters()) {
+    if (entry.key().find(".adapter.") != std::string::npos) parameters[entry.key()] = entry.value();
+  }
+  return parameters;
+}
+
+TEST(Lora, AdaptsTheLanguageTowerAndFreezesTheRest) {
+  const Golden golden("tied");
+  for (const auto& [targets, per_layer] :
+       {std::pair{kMegatron, 2 * 4}, std::pair{kHuggingFace, 2 * 7},
+        std::pair{std::vector<std::string>{"k_proj", "down_proj", "k_proj"}, 2 * 2}}) {
+    const auto model = golden.model();
+    int64_t base = 0;
+    for (const at::Tensor& parameter : model->parameters()) base += parameter.numel();
+    const AdapterSummary summary = attach_lora(*model, config_of(targets), 1);
+    const auto adapters = adapter_parameters(*model);
+    EXPECT_EQ(adapters.size(), 3u * static_cast<size_t>(per_layer));
+    int64_t trainable = 0;
+    for (const auto& entry : model->named_parameters()) {
+      const bool adapter = adapters.contains(entry.key());
+      EXPECT_EQ(entry.value().requires_grad(), adapter) << entry.key();
+      if (!adapter) continue;
+      EXPECT_TRUE(entry.key().starts_with("language_model.decoder.layers.")) << entry.key();
+      trainable += entry.value().numel();
+    }
+    EXPECT_EQ(summary.trainable, trainable);
+    EXPECT_EQ(summary.total, base + trainable);
+    EXPECT_EQ(summary.modules, per_layer == 4 ? 3 * 2 : 3 * 4);
+  }
+}
+
+TEST(Lora, NamesAreMegatrons) {
+  const Golden golden("tied");
+  const auto model = golden.model();
+  attach_lora(*model, config_of(kMegatron), 1);
+  const auto adapters = adapter_parameters(*model);
+  const std::string qkv = "language_model.decoder.layers.2.self_attention.linear_qkv.adapter.";
+  EXPECT_EQ(adapters.at(qkv + "linear_in.weight").sizes(), at::IntArrayRef({4, 48}));
+  EXPECT_EQ(adapters.at(qkv + "linear_out.weight").sizes(), at::IntArrayRef({160, 4}));
+}
+
+TEST(Lora, StartsAsTheBaseModel) {
+  const Golden golden("tied");
+  const auto model = golden.model();
+  const at::NoGradGuard no_grad;
+  const at::Tensor before = model->logits(golden.input());
+  attach_lora(*model, config_of(kMegatron, "zero"), 1);
+  EXPECT_TRUE(at::equal(model->logits(golden.input()), before));
+}
+
+TEST(Lora, TheSeedAloneDecidesTheStart) {
+  const Golden golden("tied");
+  const auto start = [&](uint64_t seed, at::ScalarType dtype) {
+    const auto model = golden.model(dtype);
+    attach_lora(*model, config_of(kHuggingFace), seed);
+    return adapter_parameters(*model);
+  };
+  const auto first = start(7, at::kFloat);
+  const auto again = start(7, at::kFloat);
+  const auto half = start(7, at::kBFloat16);
+  const auto other = start(8, at::kFloat);
+  std::set<float> firsts;
+  for (const auto& [name, tensor] : first) {
+    EXPECT_TRUE(at::equal(tensor, again.at(name))) << name;
+    EXPECT_TRUE(at::equal(tensor.to(at::kBFloat16), half.at(name))) << name;
+    EXPECT_FALSE(at::equal(tensor, other.at(name))) << name;
+    firsts.insert(tensor.flatten()[0].item<float>());
+  }
+  EXPECT_EQ(firsts.size(), first.size());
+}
+
+// All entries of one kind of weight over the three layers: over 500 of them.
+at::Tensor all_of(const Ministral3& model, const std::string& ending) {
+  std::vector<at::Tensor> tensors;
+  for (const auto& [name, tensor] : adapter_parameters(model)) {
+    if (name.ends_with(ending)) tensors.push_back(tensor.detach().flatten());
+  }
+  return at::cat(tensors);
+}
+
+TEST(Lora, InitMethodsAreMegatronBridges) {
+  const Golden golden("tied");
+  const auto start = [&](const std::string& a_method) {
+    const auto model = golden.model();
+    LoraConfig config = config_of({"linear_fc2"});
+    config.lora_A_init_method = a_method;
+    attach_lora(*model, config, 3);
+    return all_of(*model, "linear_in.weight");  // [4, 80] each
+  };
+  const double xavier = std::sqrt(2.0 / (80 + 4));
+  EXPECT_NEAR(start("xavier").std().item<double>(), xavier, 0.1 * xavier);
+  // A normal has tails beyond what a uniform of the same deviation reaches.
+  EXPECT_GT(start("xavier").abs().max().item<double>(), std::sqrt(3.0) * xavier);
+  const double bound = 1 / std::sqrt(80.0);
+  EXPECT_LE(start("kaiming").abs().max().item<double>(), bound);
+  EXPECT_GT(start("kaiming").abs().max().item<double>(), 0.95 * bound);
+  EXPECT_NEAR(start("normal").std().item<double>(), 0.2, 0.02);
+  EXPECT_EQ(start("zero").abs().max().item<double>(), 0);
+}
+
+TEST(Lora, MergingKeepsTheLogits) {
+  const Golden golden("tied");
+  for (const auto& targets : {kMegatron, kHuggingFace, {"v_proj", "up_proj"}}) {
+    const auto model = golden.model();
+    const at::NoGradGuard no_grad;
+    const at::Tensor plain = model->logits(golden.input());
+    attach_lora(*model, config_of(targets), 5);
+    // An update of the size that training makes.
+    for (auto& [name, tensor] : adapter_parameters(*model)) {
+      if (name.ends_with("linear_out.weight")) at::Tensor(tensor).mul_(0.1);
+    }
+    const at::Tensor adapted = model->logits(golden.input());
+    EXPECT_GT((adapted - plain).abs().max().item<double>(), 0.1);
+    EXPECT_EQ(merge_adapters(*model), targets.size() == 2 ? 6 : 12);
+    EXPECT_TRUE(adapter_parameters(*model).empty());
+    expect_near(model->logits(golden.input()), adapted, 1e-5, "merged");
+    EXPECT_EQ(merge_adapters(*model), 0);
+  }
+}
+
+TEST(Lora, MergingRoundsBf16Once) {
+  const Golden golden("tied");
+  const auto model = golden.model(at::kBFloat16);
+  attach_lora(*model, config_of(kMegatron), 5);
+  const Linear& linear = *adapter_sites(*model)[0].linear;
+  const LowRank& pair = *linear.adapter()->whole();
+  const at::Tensor wanted =
+      (linear.weight.to(at::kFloat) + 2 * at::mm(pair.b.to(at::kFloat), pair.a.to(at::kFloat)))
+          .to(at::kBFloat16);
+  merge_adapters(*model);
+  EXPECT_TRUE(at::equal(linear.weight, wanted));
+}
+
+TEST(Lora, DropoutOnlyInTraining) {
+  const Golden golden("tied");
+  const auto model = golden.model();
+  const at::NoGradGuard no_grad;
+  LoraConfig config = config_of(kMegatron);
+  config.dropout = 0.5;
+  model->eval();
+  attach_lora(*model, config, 5);
+  const at::Tensor evaluated = model->logits(golden.input());
+  EXPECT_TRUE(at::equal(model->logits(golden.input()), evaluated));
+  model->train();
+  EXPECT_FALSE(at::equal(model->logits(golden.input()), evaluated));
+}
+
+TEST(Lora, RankStabilisedScale) {
+  const Golden golden("tied");
+  const auto model = golden.model();
+  LoraConfig config = config_of(kMegatron);
+  config.dim = 3;
+  config.use_rslora = true;
+  attach_lora(*model, config, 5);
+  EXPECT_NEAR(adapter_sites(*model)[0].linear->adapter()->scale(), 8 / std::sqrt(3.0), 1e-12);
+}
+
+TEST(Lora, TheModelTellsItsConfig) {
+  const Golden golden("tied");
+  for (const auto& targets : {kMegatron, {"q_proj", "v_proj", "gate_proj"}}) {
+    const auto model = golden.model();
+    LoraConfig config = config_of(targets);
+    config.dim = 3;
+    config.alpha = 7;
+    config.dropout = 0.25;
+    attach_lora(*model, config, 5);
+    const LoraConfig told = lora_config_of(*model);
+    EXPECT_EQ(told.scheme, "lora");
+    EXPECT_EQ(told.dim, 3);
+    EXPECT_EQ(told.alpha, 7);
+    EXPECT_EQ(told.dropout, 0.25);
+    EXPECT_EQ(told.target_modules, targets);
+  }
+}
+
+TEST(Lora, RefusesWhatCannotBe) {
+  const auto refused = [](auto change) {
+    LoraConfig config = config_of(kMegatron);
+    change(config);
+    return error_of([&] { config.validate(); });
+  };
+  using Config = LoraConfig&;
+  expect_mentions(refused([](Config c) {
+                    c.target_modules = {"q_proj", "linear_qkv"};
+                  }),
+                  {"q_proj", "linear_qkv", "keep one"});
+  expect_mentions(refused([](Config c) {
+                    c.target_modules = {"linear_proj", "o_proj"};
+                  }),
+                  {"o_proj", "linear_proj"});
+  expect_mentions(refused([](Config c) { c.target_modules = {"q_porj"}; }), {"q_porj", "q_proj?"});
+  expect_mentions(refused([](Config c) { c.target_modules = {}; }), {"target_modules is empty"});
+  expect_mentions(refused([](Config c) { c.scheme = "dora"; }), {"DoRA", "not supported yet"});
+  expect_mentions(refused([](Config c) { c.scheme = "ia3"; }), {"ia3", "lora"});
+  expect_mentions(refused([](Config c) { c.dim = 0; }), {"peft.dim=0"});
+  expect_mentions(refused([](Config c) { c.alpha = NAN; }), {"peft.alpha"});
+  expect_mentions(refused([](Config c) { c.dropout = 1; }), {"peft.dropout=1"});
+  expect_mentions(refused([](Config c) { c.lora_A_init_method = "he"; }), {"he", "xavier"});
+  expect_mentions(refused([](Config c) { c.lora_A_init_method = c.lora_B_init_method = "zero"; }),
+                  {"zero"});
+  const Golden golden("tied");
+  const auto model = golden.model();
+  LoraConfig config = config_of(kMegatron);
+  config.dim = 49;
+  expect_mentions(error_of([&] { attach_lora(*model, config, 1); }), {"49", "48"});
+  EXPECT_TRUE(adapter_parameters(*model).empty());
+}
+
+TEST(Lora, ConfigIsAGroupOfARun) {
+  LoraConfig config;
+  apply_override(config, "target_modules=[q_proj, v_proj]");
+  apply_override(config, "dim=16");
+  LoraConfig again;
+  apply_yaml(again, to_yaml(config), "config");
+  EXPECT_EQ(again.target_modules, (std::vector<std::string>{"q_proj", "v_proj"}));
+  EXPECT_EQ(again.dim, 16);
+  expect_mentions(error_of([&] { apply_override(config, "lora_dim=16"); }), {"lora_dim"});
+}
+
+}  // namespace
+}  // namespace trestle
