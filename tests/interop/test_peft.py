@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Trestle against peft, live, on tiny models of tests/golden/model.
+
+  .venv/bin/python tests/interop/test_peft.py --trestle build/release/trestle
+
+Adapters that peft_test (beside the program) writes load in peft with every tensor in its place and
+nothing else adapted, to the same logits; adapters that peft writes load in trestle to the same
+logits, or are refused by name. Ends with "N passed, M failed".
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from goldens import models, record  # noqa: E402
+
+GOLDEN = ROOT / "tests" / "golden" / "model"
+LOGITS = 1e-4
+MODELS = {model.name: model for model in models.all_models() if model.name in ("tied", "text")}
+NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LANGUAGE = r".*language_model\..*\."  # the vision tower's linears bear the same names
+
+
+def require(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def load_base(name):
+    return models.load_model(MODELS[name], GOLDEN / name)
+
+
+def golden_batch(name):
+    return models.make_batch(MODELS[name])[0]
+
+
+@torch.no_grad()
+def logits_of(model, name):
+    return record.forward(model, golden_batch(name)).logits
+
+
+def same_logits(ours, theirs, base):
+    error = (ours - theirs).abs().max().item()
+    moved = (theirs - base).abs().max().item()
+    require(error <= LOGITS, f"logits differ by {error:.3g}, allowed {LOGITS:g}")
+    require(moved > 1e-2, f"the adapter moves the logits by {moved:.3g} only")
+
+
+def adapted_modules(model):
+    return {name.split(".lora_A.")[0] for name, _ in model.named_parameters() if ".lora_A." in name}
+
+
+def check_ours_in_peft(name, folder):
+    base = load_base(name)
+    plain = logits_of(base, name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adapted = peft.PeftModel.from_pretrained(base, folder)
+    lost = [str(w.message) for w in caught if "adapter keys" in str(w.message)]
+    require(not lost, f"peft misses tensors: {lost}")
+    stored = load_file(folder / "adapter_model.safetensors")
+    wanted = {key.split(".lora_A.")[0] for key in stored if ".lora_A." in key}
+    require(adapted_modules(adapted) == wanted, "peft adapts other modules than the file holds")
+    held = peft.get_peft_model_state_dict(adapted)
+    require(held.keys() == stored.keys(), "peft has other tensors than the file")
+    require(all(torch.equal(held[key], stored[key]) for key in stored), "values differ")
+    ours = load_file(folder / "logits.safetensors")["logits"]
+    same_logits(ours.view_as(plain), logits_of(adapted, name), plain)
+
+
+def trestle_logits(trestle, name, adapter, scratch):
+    batch = {key: value.contiguous() for key, value in golden_batch(name).items()}
+    inputs, output = scratch / "in.safetensors", scratch / "out.safetensors"
+    save_file(batch, inputs)
+    done = subprocess.run(
+        [trestle, "logits", "--hf-model-path", GOLDEN / name, "--adapter-path", adapter,
+         "--inputs", inputs, "--output", output, "--dtype", "float32"],
+        capture_output=True, text=True)
+    return done, load_file(output)["logits"] if done.returncode == 0 else None
+
+
+def peft_adapter(name, folder, **options):
+    """A random adapter as peft saves it, and the logits of base and adapted model."""
+    base = load_base(name)
+    plain = logits_of(base, name)
+    base.name_or_path = ""
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=6, **options))
+    generator = torch.Generator().manual_seed(5)
+    for key, parameter in adapted.named_parameters():
+        if ".lora_" in key and "magnitude" not in key:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(folder)
+    return plain, logits_of(adapted.eval(), name)
+
+
+def check_theirs_in_trestle(trestle, name, scratch, **options):
+    plain, theirs = peft_adapter(name, scratch / "adapter", **options)
+    done, ours = trestle_logits(trestle, name, scratch / "adapter", scratch)
+    require(done.returncode == 0, f"exit {done.returncode}: {done.stderr.strip()}")
+    same_logits(ours.view_as(plain), theirs, plain)
+
+
+def check_refused(trestle, name, scratch, says, **options):
+    peft_adapter(name, scratch / "adapter", **options)
+    done, _ = trestle_logits(trestle, name, scratch / "adapter", scratch)
+    require(done.returncode == 2, f"exit {done.returncode}, not 2")
+    require(says in done.stderr, f"'{says}' is not in: {done.stderr.strip()}")
+
+
+def cases(trestle, ours):
+    for folder in sorted(ours.glob("*/*")):
+        name = folder.parent.name
+        yield f"ours in peft: {name} {folder.name}", lambda _, n=name, f=folder: check_ours_in_peft(n, f)
+    every = LANGUAGE + f"({'|'.join(NAMES)})"
+    for title, name, options in (
+            ("all linears", "tied", {"target_modules": every}),
+            ("q and v", "tied", {"target_modules": LANGUAGE + "(q_proj|v_proj)"}),
+            ("text only, bare names", "text", {"target_modules": NAMES}),
+            ("rsLoRA", "tied", {"target_modules": every, "use_rslora": True}),
+            ("one layer", "text", {"target_modules": ["k_proj", "up_proj"],
+                                   "layers_to_transform": [1]}),
+            ("dropout, not used", "text", {"target_modules": NAMES, "lora_dropout": 0.5})):
+        yield f"peft's in trestle: {title}", (
+            lambda s, n=name, o=options: check_theirs_in_trestle(trestle, n, s, **o))
+    for title, says, options in (
+            ("DoRA", "DoRA", {"target_modules": every, "use_dora": True}),
+            ("vision tower", "vision_tower", {"target_modules": ["q_proj"]}),
+            ("ranks by pattern", "rank_pattern",
+             {"target_modules": every, "rank_pattern": {"q_proj": 2}}),
+            ("bias", "lora_bias", {"target_modules": every, "lora_bias": True}),
+            ("saved modules", "modules_to_save",
+             {"target_modules": every, "modules_to_save": ["lm_head"]}),
+            ("pissa", "pissa", {"target_modules": every, "init_lora_weights": "pissa"})):
+        yield f"refused: {title}", (
+            lambda s, w=says, o=options: check_refused(trestle, "tied", s, w, **o))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trestle", required=True, help="the program to test")
+    args = parser.parse_args()
+    trestle = Path(args.trestle).resolve()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as ours:
+        subprocess.run([trestle.parent / "tests" / "peft_test", "--gtest_filter=PeftFolder.ForPeftItself"],
+                       cwd=ROOT / "tests", env=os.environ | {"TRESTLE_PEFT_OUT": ours}, check=True,
+                       stdout=subprocess.DEVNULL)
+        for title, check in cases(trestle, Path(ours)):
+            with tempfile.TemporaryDirectory() as scratch:
+                try:
+                    check(Path(scratch))
+                    passed += 1
+                    print(f"ok      {title}")
+                except (AssertionError, OSError, KeyError, RuntimeError, ValueError) as error:
+                    failed += 1
+                    print(f"FAILED  {title}: {error}")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
