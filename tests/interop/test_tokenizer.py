@@ -115,9 +115,9 @@ def main():
         path = folder / "tekken.json"
         for version in goldens.VERSIONS:
             path.write_text(json.dumps(goldens.with_version(small, version)))
-            check_chats(rng, path, f"conversations v{version}", 500)
+            check_chats(rng, path, f"conversations v{version}", 300)
         path.write_text(json.dumps(ministral(json.loads(goldens.REAL.read_text()))))
-        check_chats(rng, path, "conversations v13, real vocabulary", 300)
+        check_chats(rng, path, "conversations v13, real vocabulary", 200)
         path.unlink()
         (folder / "tokenizer.json").write_text(goldens.hugging_face(small).to_str())
         for version in goldens.VERSIONS:
