@@ -1,6 +1,6 @@
-// Opcodes of pickle protocols 2 to 5; Lib/pickletools.py of CPython documents them. Called by
-// pickle and pickle_writer. The text opcodes of protocols 0 and 1, out of band buffers and the
-// extension registry are left out on purpose: no checkpoint has them.
+// Opcodes of pickle protocols 2 to 5; Lib/pickletools.py of CPython documents them. Used by
+// pickle.cpp only. The text opcodes of protocols 0 and 1, out of band buffers and the extension
+// registry are left out on purpose: no checkpoint has them.
 #pragma once
 
 #include <cstdint>

@@ -2,14 +2,14 @@
 """Our Megatron directories, read by the real torch.distributed.checkpoint, and the reverse.
 
   .venv/bin/python tests/interop/test_megatron_dcp.py --trestle build/release/trestle
-      imports tests/fixtures/hf and checks what it wrote against what plain torch made of the same model
+      imports tests/fixtures/hf and checks what it wrote against what plain torch made of it
   ... check DIRECTORY REFERENCE
-      every tensor of DIRECTORY equals REFERENCE: a safetensors file with tensors under their keys on disk, or a
-      directory that DCP reads
+      every tensor of DIRECTORY equals REFERENCE: a safetensors file with tensors under their
+      keys on disk, or a directory that DCP reads
   ... dump DIRECTORY OUTPUT.safetensors
       what DCP reads, for comparison with what we read
 
-DIRECTORY is an iteration (iter_0000000) with `.metadata`, or a run with one. Needs torch, safetensors and PyYAML.
+DIRECTORY is an iteration (iter_0000000) with `.metadata`, or a run with one.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def same(ours, theirs, what):
 
 
 def check_items(directory):
-    """Each item is an archive with right checksums that torch.load takes; extra states hold one empty tensor."""
+    """torch.load takes each item and its checksums are right; extra states hold an empty tensor."""
     metadata = dcp.FileSystemReader(directory).read_metadata()
     for index, place in metadata.storage_data.items():
         with open(directory / place.relative_path, "rb") as file:
@@ -94,19 +94,24 @@ def check(directory, reference):
 
     common = torch.load(directory / "common.pt", weights_only=True)
     state = torch.load(directory / "train_state.pt", weights_only=True)
-    require(common["checkpoint_version"] == 3.0 and "content_metadata" in common, f"common.pt is {common}")
-    require(state["step"].dtype == torch.int64 and state["step"].shape == (), "train_state.pt: step")
+    require(common["checkpoint_version"] == 3.0 and "content_metadata" in common,
+            f"common.pt is {common}")
+    require(state["step"].dtype == torch.int64 and state["step"].shape == (),
+            "train_state.pt: step")
     require(common["iteration"] == state["step"].item(), "common.pt and train_state.pt disagree")
     config = yaml.safe_load((directory / "run_config.yaml").read_text())
-    require(config["model"]["hf_config"]["_target_"].startswith("transformers.models."), "run_config.yaml")
-    require(isinstance(config["model"]["layernorm_epsilon"], float), "run_config.yaml: layernorm_epsilon")
+    require(config["model"]["hf_config"]["_target_"].startswith("transformers.models."),
+            "run_config.yaml: hf_config")
+    require(isinstance(config["model"]["layernorm_epsilon"], float),
+            "run_config.yaml: layernorm_epsilon")
     print(f"passed: {len(theirs)} tensors, {items} items of {directory}")
 
 
 def check_import(trestle):
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch, "run")
-        subprocess.run([trestle, "import", "--hf-model", FIXTURES / "hf", "--megatron-path", run], check=True)
+        subprocess.run([trestle, "import", "--hf-model", FIXTURES / "hf", "--megatron-path", run],
+                       check=True)
         check(run, FIXTURES / "megatron" / "megatron_reference.safetensors")
 
 
