@@ -24,11 +24,25 @@ fs::path beside(const fs::path& path) {
   return clean.parent_path() / fmt::format(".{}.tmp-{}", clean.filename().string(), ::getpid());
 }
 
-void make_parent(const fs::path& path) {
-  if (!path.has_parent_path()) return;
+// Returns the highest directory that it had to create, or an empty path.
+fs::path make_parent(const fs::path& path) {
   std::error_code error;
-  fs::create_directories(path.parent_path(), error);
+  fs::path created;
+  for (fs::path each = path.parent_path(); !each.empty() && !fs::exists(each, error);
+       each = each.parent_path()) {
+    created = each;
+  }
+  if (!created.empty()) fs::create_directories(path.parent_path(), error);
   if (error) machine_error("cannot create {}: {}", path.parent_path().string(), error.message());
+  return created;
+}
+
+// Removes the empty directories from `directory` up to and including `highest`.
+void remove_empty(fs::path directory, const fs::path& highest) {
+  std::error_code error;
+  while (!highest.empty() && fs::remove(directory, error) && directory != highest) {
+    directory = directory.parent_path();
+  }
 }
 
 void sync_path(const fs::path& path) {
@@ -127,15 +141,17 @@ OutputDirectory::OutputDirectory(fs::path path, bool replace)
   if (fs::exists(target_, error) && !replace_ && !fs::is_empty(target_, error)) {
     user_error("{} exists and is not empty; name a new directory or remove it", target_.string());
   }
-  make_parent(target_);
+  created_ = make_parent(target_);
   fs::remove_all(temporary_, error);
   fs::create_directory(temporary_, error);
   if (error) machine_error("cannot write {}: {}", target_.string(), error.message());
 }
 
 OutputDirectory::~OutputDirectory() {
+  if (committed_) return;
   std::error_code ignored;
-  if (!committed_) fs::remove_all(temporary_, ignored);
+  fs::remove_all(temporary_, ignored);
+  remove_empty(target_.parent_path(), created_);
 }
 
 void OutputDirectory::commit() {

@@ -61,7 +61,7 @@ class OutputFile {
 
 /// A directory written under a temporary name beside `path` and renamed by commit(). An existing
 /// target must be empty or, with `replace`, is swapped out whole. Without commit() the temporary
-/// directory is removed.
+/// directory and the parents made for it are removed.
 class OutputDirectory {
  public:
   explicit OutputDirectory(std::filesystem::path path, bool replace = false);
@@ -76,6 +76,7 @@ class OutputDirectory {
  private:
   std::filesystem::path target_;
   std::filesystem::path temporary_;
+  std::filesystem::path created_;  // the highest parent that was made for it
   bool replace_;
   bool committed_ = false;
 };

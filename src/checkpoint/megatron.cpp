@@ -206,7 +206,7 @@ at::Tensor MegatronCheckpoint::read(const std::string& name) const {
 }
 
 std::optional<fs::path> MegatronCheckpoint::tokenizer_directory() const {
-  const fs::path path = directory() / "tokenizer";
+  fs::path path = directory() / "tokenizer";
   if (!is_there(path)) return std::nullopt;
   return path;
 }

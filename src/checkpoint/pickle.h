@@ -76,8 +76,8 @@ class Pickle {
   /// input and whatever exceeds the limits.
   Pickle(std::span<const std::byte> bytes, std::span<const std::string_view> allowed,
          const std::string& what, PickleLimits limits = {});
-  Pickle(Pickle&&) = default;
-  Pickle& operator=(Pickle&&) = default;
+  Pickle(Pickle&&) noexcept = default;
+  Pickle& operator=(Pickle&&) noexcept = default;
   const PickleValue& root() const { return *root_; }
 
  private:

@@ -265,7 +265,7 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const TensorList& ten
                           offset + *bytes);
     offset += *bytes;
   }
-  header += "}";
+  header += '}';
   header.append((8 - header.size() % 8) % 8, ' ');  // data aligned to 8 bytes, as the format asks
 
   const uint64_t header_size = header.size();

@@ -18,6 +18,7 @@ namespace {
 // Everything `.metadata` may name. The plans that megatron-core appends are skipped, so their
 // classes stay opaque.
 constexpr std::string_view kNames[] = {
+    // NOLINTBEGIN(bugprone-suspicious-missing-comma): the macros are prefixes
     DCP "metadata.Metadata",
     DCP "metadata.TensorStorageMetadata",
     DCP "metadata.TensorProperties",
@@ -34,6 +35,7 @@ constexpr std::string_view kNames[] = {
     DCP "planner.BytesIOWriteData",
     MCORE "MCoreMetadata",
     MCORE "MCoreSavePlan",
+    // NOLINTEND(bugprone-suspicious-missing-comma)
     "collections.OrderedDict",
     "torch.Size",
     "torch.serialization._get_layout",

@@ -1,6 +1,8 @@
 // `trestle import` and `trestle export`: between Hugging Face and Megatron.
 #include "bridge/convert.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <memory>

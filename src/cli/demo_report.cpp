@@ -78,7 +78,7 @@ std::string loss_curve(const std::vector<StepMetrics>& steps) {
   };
   std::string svg = fmt::format(
       "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"loss by step\">", kWidth, kHeight);
-  for (double power = first; power <= last; ++power) {
+  for (int power = static_cast<int>(first); power <= static_cast<int>(last); ++power) {
     const double at = y(std::pow(10, power));
     svg += fmt::format(
         "<line class=\"grid\" x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\"/>"

@@ -1,9 +1,14 @@
 // The program: subcommands, and the one place where errors become a line and an exit status.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <new>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/error.h"
+#include "base/fields.h"
 #include "cli/commands.h"
 
 namespace {
@@ -11,10 +16,23 @@ namespace {
 constexpr int kFailed = 1;     // our bug, or the machine's
 constexpr int kUserError = 2;  // the user can mend it
 
-// A c10::Error carries a backtrace behind its first line.
 int fail(int status, const char* message) {
   std::fprintf(stderr, "trestle: %s\n", message);
   return status;
+}
+
+// CLI11 says of a misspelt command only that one is required.
+void check_command(const CLI::App& app, const char* given) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  if (given[0] == '-' || std::ranges::find(names, given) != names.end()) return;
+  trestle::user_error("unknown command {}; did you mean {}? See trestle --help", given,
+                      trestle::nearest(given, names));
+}
+
+// libtorch's allocator has no exception of its own.
+bool out_of_memory(const std::exception& error) {
+  return std::string_view(error.what()).find("can't allocate memory") != std::string_view::npos;
 }
 
 }  // namespace
@@ -34,6 +52,7 @@ int main(int argc, char** argv) {
   trestle::add_tokenize(app);
   trestle::add_preprocess(app);
   try {
+    if (argc > 1) check_command(app, argv[1]);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::Success& help) {
@@ -48,6 +67,7 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return fail(kFailed, "out of memory");
   } catch (const std::exception& error) {
-    return fail(kFailed, error.what());
+    // A bug of ours: a c10::Error carries a backtrace behind its first line.
+    return fail(kFailed, out_of_memory(error) ? "out of memory" : error.what());
   }
 }

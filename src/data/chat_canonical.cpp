@@ -26,7 +26,7 @@ std::string python_float(double value) {
       std::to_chars(buffer, std::end(buffer), value, std::chars_format::scientific).ptr;
   const std::string_view text(buffer, static_cast<size_t>(end - buffer));
   const size_t e = text.find('e');
-  const int exponent = std::atoi(std::string(text.substr(e + 1)).c_str());
+  const int exponent = std::stoi(std::string(text.substr(e + 1)));
   if (exponent < -4 || exponent >= 16) return std::string(text);
   std::string fixed(buffer,
                     std::to_chars(buffer, std::end(buffer), value, std::chars_format::fixed).ptr);

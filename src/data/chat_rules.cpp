@@ -125,7 +125,7 @@ class Rules {
         require_answered();
         caller = i;
         for (const ToolCall& call : messages_[i].tool_calls) {
-          if (version_ >= 11 && open.count(call.id) > 0) {
+          if (version_ >= 11 && open.contains(call.id)) {
             refuse(i, "two tool calls have the id {}", call.id);
           }
           open.insert(call.id);

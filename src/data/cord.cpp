@@ -57,7 +57,7 @@ Json parse(std::string_view text, int depth) {
       i = start - 1;
     }
   }
-  const Json last = parse_item(text.substr(start), depth);
+  Json last = parse_item(text.substr(start), depth);
   if (items.empty()) return last;
   items.push_back(last);
   return items;

@@ -48,7 +48,7 @@ std::string token_bytes(std::string_view written, const std::string& what) {
 
 bool is_set(const VocabularyJson& object, const char* key) {
   const auto it = object.find(key);
-  return it != object.end() && !it->is_null() && *it != false && *it != "";
+  return it != object.end() && !it->is_null() && *it != false && *it != VocabularyJson("");
 }
 
 // The pattern of [Split, ByteLevel] or of a ByteLevel that brings its own.

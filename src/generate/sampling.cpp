@@ -22,9 +22,11 @@ void keep_top_p(std::vector<Candidate>& kept, double share) {
   for (const Candidate& each : kept) total += each.weight;
   std::vector<Candidate> best;
   std::make_heap(kept.begin(), kept.end(), is_worse);
-  for (double mass = 0; mass < share * total && !kept.empty(); mass += best.back().weight) {
+  double mass = 0;
+  while (mass < share * total && !kept.empty()) {
     std::pop_heap(kept.begin(), kept.end(), is_worse);
     best.push_back(kept.back());
+    mass += best.back().weight;
     kept.pop_back();
   }
   kept = std::move(best);

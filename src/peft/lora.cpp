@@ -3,9 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <array>
 #include <cmath>
 #include <map>
 #include <optional>
+#include <string_view>
 
 #include "base/error.h"
 #include "bridge/table.h"
@@ -19,7 +21,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::vector<std::string> kInitMethods = {"xavier", "kaiming", "normal", "zero"};
+constexpr std::array<std::string_view, 4> kInitMethods = {"xavier", "kaiming", "normal", "zero"};
 
 struct Target {
   /// linear_qkv, ...
@@ -80,7 +82,8 @@ void require_method(std::string_view key, const std::string& method) {
 /// Megatron Bridge's `ParallelLinearAdapter._get_init_fn`: xavier_normal_, kaiming_uniform_ with
 /// a = sqrt(5), a normal of 0.2. `weight` is [fan out, fan in]; numbers are drawn in fp32, so that
 /// every dtype starts from the same.
-void initialize(at::Tensor weight, const std::string& method, const at::Generator& generator) {
+void initialize(const at::Tensor& weight, const std::string& method,
+                const at::Generator& generator) {
   const auto fan_out = static_cast<double>(weight.size(0));
   const auto fan_in = static_cast<double>(weight.size(1));
   const at::Tensor value = at::zeros(weight.sizes());

@@ -91,7 +91,7 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
 Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, AdamW& optimizer) {
   const at::NoGradGuard no_grad;
   const MegatronCheckpoint checkpoint(run);
-  const auto copy_into = [&](const std::string& name, at::Tensor target) {
+  const auto copy_into = [&](const std::string& name, const at::Tensor& target) {
     if (!checkpoint.tensors().contains(name) && !checkpoint.state().contains(name)) {
       user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
                  run.string(), name);

@@ -38,7 +38,7 @@ void MetricsLog::write(const StepMetrics& metrics) {
                      {"images", metrics.images},
                      {"seconds", metrics.seconds},
                      {"peak_memory_bytes", metrics.peak_memory_bytes}};
-  file_ << line.dump() << std::endl;
+  file_ << line.dump() << '\n' << std::flush;
   if (!file_) machine_error("cannot write {}: is the disk full?", path_.string());
 }
 

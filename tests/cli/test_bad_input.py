@@ -32,9 +32,9 @@ TRESTLE = None  # the program, absolute
 
 
 def contents(folder):
-    """Every file below a folder with a digest of what it holds."""
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).digest()
-            for path in Path(folder).rglob("*") if path.is_file()}
+    """Every file below a folder with a digest of what it holds, and every directory."""
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).digest() if path.is_file() else None
+            for path in Path(folder).rglob("*")}
 
 
 def edit_json(file, change):
@@ -295,7 +295,7 @@ class Flags(Refusals):
         self.generate(names=["--prompt"])
 
     def test_command(self):
-        self.refused("improt", names=["subcommand"])
+        self.refused("improt", names=["improt", "import"])
         self.refused(names=["subcommand"])
 
     def finetune(self, *overrides, names):
