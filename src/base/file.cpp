@@ -54,41 +54,57 @@ void sync_path(const fs::path& path) {
 
 }  // namespace
 
-MappedFile::MappedFile(const fs::path& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) user_error("cannot open {}: {}", path.string(), reason(errno));
+MappedFile::MappedFile(const fs::path& path)
+    : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  if (fd_ < 0) user_error("cannot open {}: {}", path.string(), reason(errno));
   struct stat info {};
-  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    ::close(fd);
+  if (::fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
+    ::close(fd_);
     user_error("cannot read {}: it is not a regular file", path.string());
   }
   size_ = static_cast<size_t>(info.st_size);
-  if (size_ > 0) {
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (address == MAP_FAILED) {
-      const int error = errno;
-      ::close(fd);
-      machine_error("cannot map {} ({} bytes): {}", path.string(), size_, reason(error));
-    }
-    data_ = static_cast<const std::byte*>(address);
+  if (size_ == 0) return;
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd_, 0);
+  if (address == MAP_FAILED) {
+    const int error = errno;
+    ::close(fd_);
+    machine_error("cannot map {} ({} bytes): {}", path.string(), size_, reason(error));
   }
-  ::close(fd);
+  data_ = static_cast<const std::byte*>(address);
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+void MappedFile::copy(std::span<const std::byte> part, std::byte* out) const {
+  auto offset = static_cast<off_t>(part.data() - data_);
+  for (size_t left = part.size(); left > 0;) {
+    const ssize_t n = ::pread(fd_, out, left, offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      machine_error("cannot read {} at byte {}: {}", path_.string(), offset,
+                    n == 0 ? "it became shorter while it was read" : reason(errno));
+    }
+    out += n;
+    offset += n;
+    left -= static_cast<size_t>(n);
+  }
 }
 
 OutputFile::OutputFile(fs::path path) : path_(std::move(path)), temporary_(beside(path_)) {
@@ -111,6 +127,8 @@ void OutputFile::write(std::span<const std::byte> bytes) {
 void OutputFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
 void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  const uint64_t start = offset;
+  const size_t size = bytes.size();
   while (!bytes.empty()) {
     const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0) {
@@ -120,6 +138,12 @@ void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
     }
     bytes = bytes.subspan(static_cast<size_t>(n));
     offset += static_cast<uint64_t>(n);
+  }
+  // The disk starts on large blocks at once, so that commit() finds little left to wait for.
+  constexpr size_t kLarge = 4 << 20;
+  if (size >= kLarge) {
+    ::sync_file_range(fd_, static_cast<off_t>(start), static_cast<off_t>(size),
+                      SYNC_FILE_RANGE_WRITE);
   }
 }
 

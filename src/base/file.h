@@ -26,9 +26,13 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   const std::filesystem::path& path() const { return path_; }
+  /// Copies `part` of bytes() to `out` by reading the file: unlike reading the map it leaves no
+  /// pages in this process. Throws MachineError when the disk fails or the file has shrunk.
+  void copy(std::span<const std::byte> part, std::byte* out) const;
 
  private:
   std::filesystem::path path_;
+  int fd_ = -1;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };

@@ -1,6 +1,7 @@
 #include "bridge/convert.h"
 
-#include <ATen/ATen.h>
+#include <algorithm>
+#include <memory>
 
 #include "base/error.h"
 #include "checkpoint/megatron.h"
@@ -11,26 +12,32 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Copies every tensor of `list` from source to writer.
-template <class Writer>
-Conversion copy_all(const TensorSource& source, const TensorList& list, Writer& writer,
-                    const ConversionProgress& progress) {
+// Copies every tensor of `list` from source to the writer that `open` makes.
+template <class Open>
+Conversion copy_all(const TensorSource& source, const TensorList& list, const fs::path& target,
+                    const ConvertOptions& options, const Open& open) {
+  // Before the writer: a disk without room is not touched.
+  const StreamPlan plan = plan_stream(list, options.max_memory, target);
+  if (options.on_plan) options.on_plan(plan);
+  auto writer = open();
   Conversion done;
-  for (const auto& [name, info] : list) {
-    const at::Tensor tensor = source.read(name);
-    writer.write(name, tensor);
-    ++done.tensors;
-    done.bytes += tensor.nbytes();
-    if (progress) progress(name, done);
-  }
-  writer.commit();
+  const std::string* last = nullptr;
+  stream_rows(source, list, plan.block_bytes,
+              [&](const std::string& name, std::span<const std::byte> rows) {
+                if (&name != last) ++done.tensors;
+                last = &name;
+                writer->write_rows(name, rows);
+                done.bytes += rows.size();
+                if (options.on_progress) options.on_progress(done);
+              });
+  writer->commit();
   return done;
 }
 
 }  // namespace
 
 Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
-                             const ConversionProgress& progress) {
+                             const ConvertOptions& options) {
   require_directory(hf, "--hf-model");
   const HfCheckpoint source(hf);
   const HfAsMegatron view(source, source.config());
@@ -38,18 +45,21 @@ Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
   for (const Mapping& mapping : view.table()) {
     list.emplace_back(mapping.megatron, view.tensors().at(mapping.megatron));
   }
-  MegatronWriter writer({.run = run,
-                         .config = source.config(),
-                         .hf_config = source.config_json(),
-                         .tokenizer_files = side_files(hf)},
-                        list);
-  return copy_all(view, list, writer, progress);
+  return copy_all(view, list, run, options, [&] {
+    return std::make_unique<MegatronWriter>(
+        MegatronOutput{.run = run,
+                       .config = source.config(),
+                       .hf_config = source.config_json(),
+                       .tokenizer_files = side_files(hf),
+                       .tensor_parallel = options.tensor_parallel,
+                       .pipeline_parallel = options.pipeline_parallel},
+        list);
+  });
 }
 
 Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
                     const Json& config_json, const std::vector<fs::path>& files,
-                    const fs::path& output, HfWriter::Options options,
-                    const ConversionProgress& progress) {
+                    const fs::path& output, const ConvertOptions& options) {
   const MegatronAsHf view(megatron, config);
   TensorList list;
   std::map<at::ScalarType, int64_t> dtypes;
@@ -60,16 +70,17 @@ Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
   const auto most =
       std::max_element(dtypes.begin(), dtypes.end(),
                        [](const auto& a, const auto& b) { return a.second < b.second; });
-  if (!config.vision) options.spelling = HfSpelling::kTextOnly;
-  HfWriter writer(output, list,
-                  export_config(config_json, config.text.tie_word_embeddings, most->first), files,
-                  options);
-  return copy_all(view, list, writer, progress);
+  HfWriter::Options layout = options.hf;
+  if (!config.vision) layout.spelling = HfSpelling::kTextOnly;
+  return copy_all(view, list, output, options, [&] {
+    return std::make_unique<HfWriter>(
+        output, list, export_config(config_json, config.text.tie_word_embeddings, most->first),
+        files, layout);
+  });
 }
 
 Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>& hf,
-                             const fs::path& output, HfWriter::Options options,
-                             const ConversionProgress& progress) {
+                             const fs::path& output, const ConvertOptions& options) {
   require_directory(run, "--megatron-path");
   if (!is_megatron_checkpoint(run)) {
     user_error(
@@ -78,7 +89,7 @@ Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>&
   }
   const OpenCheckpoint source(run, hf);
   return write_hf(source.weights(), source.config(), source.config_json(), source.side_files(),
-                  output, options, progress);
+                  output, options);
 }
 
 }  // namespace trestle

@@ -1,6 +1,6 @@
-// Import and export: a whole checkpoint from one family to the other, one tensor in memory at a
-// time. Called by the commands import, export, demo, and by whoever writes a model in memory as an
-// HF directory.
+// Import and export: a whole checkpoint from one family to the other, streamed in blocks of rows.
+// Called by the commands import, export, demo, and by whoever writes a model in memory as an HF
+// directory.
 #pragma once
 
 #include <filesystem>
@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "bridge/load.h"
+#include "bridge/stream.h"
 #include "checkpoint/hf_checkpoint.h"
 
 namespace trestle {
@@ -17,25 +18,35 @@ struct Conversion {
   uint64_t bytes = 0;
 };
 
-/// Called after each tensor written, with its name and the counts so far.
-using ConversionProgress = std::function<void(const std::string& name, const Conversion& done)>;
+struct ConvertOptions {
+  /// What the process may hold, in bytes.
+  uint64_t max_memory = 1'500'000'000;
+  /// Called once, before anything is written.
+  std::function<void(const StreamPlan&)> on_plan = {};
+  /// Called as tensors are completed, with the counts so far.
+  std::function<void(const Conversion& done)> on_progress = {};
+  /// Ranks whose chunks a Megatron checkpoint is written in.
+  int64_t tensor_parallel = 1;
+  int64_t pipeline_parallel = 1;
+  /// How an HF directory is laid out.
+  HfWriter::Options hf = {};
+};
 
 /// Hugging Face -> Megatron (torch_dist, iteration 0) at `run`. Throws UserError when the source is
 /// no HF directory, or `run` holds an iteration 0 already.
 Conversion import_checkpoint(const std::filesystem::path& hf, const std::filesystem::path& run,
-                             const ConversionProgress& progress = {});
+                             const ConvertOptions& options = {});
 
 /// Megatron -> Hugging Face at `output`, which must not exist or be empty. `hf` gives config,
 /// tokenizer and processor files; without it the Megatron directory's own copies are taken.
 Conversion export_checkpoint(const std::filesystem::path& run,
                              const std::optional<std::filesystem::path>& hf,
-                             const std::filesystem::path& output, HfWriter::Options options = {},
-                             const ConversionProgress& progress = {});
+                             const std::filesystem::path& output,
+                             const ConvertOptions& options = {});
 
 /// Tensors under Megatron's names as an HF directory.
 Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
                     const Json& config_json, const std::vector<std::filesystem::path>& side_files,
-                    const std::filesystem::path& output, HfWriter::Options options = {},
-                    const ConversionProgress& progress = {});
+                    const std::filesystem::path& output, const ConvertOptions& options = {});
 
 }  // namespace trestle

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <cstring>
 #include <map>
 
 #include "base/error.h"
@@ -90,6 +91,15 @@ ModelTensors::ModelTensors(const Ministral3& model, at::ScalarType dtype) : dtyp
 
 at::Tensor ModelTensors::read(const std::string& name) const {
   return parameters_.at(name).to(dtype_).contiguous();
+}
+
+void ModelTensors::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const at::Tensor& parameter = parameters_.at(name);
+  const at::Tensor rows =
+      (parameter.dim() == 0 ? parameter : parameter.narrow(0, range.first, range.count))
+          .to(dtype_)
+          .contiguous();
+  std::memcpy(out, rows.const_data_ptr(), rows.nbytes());
 }
 
 std::shared_ptr<Ministral3> load_model(const OpenCheckpoint& checkpoint, const Build& build) {

@@ -54,6 +54,7 @@ class ModelTensors : public TensorSource {
   ModelTensors(const Ministral3& model, at::ScalarType dtype);
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
 
  private:
   std::map<std::string, at::Tensor> parameters_;

@@ -20,6 +20,7 @@ struct Mapping {
   /// Shape of the Megatron tensor, as the config demands.
   std::vector<int64_t> shape;
 
+  int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
   /// Shape of hf[part].
   std::vector<int64_t> hf_shape(size_t part) const;
 };

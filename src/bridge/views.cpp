@@ -74,9 +74,16 @@ HfAsMegatron::HfAsMegatron(const TensorSource& hf, const ModelConfig& config)
 at::Tensor HfAsMegatron::read(const std::string& name) const {
   const Mapping& mapping = *by_name_.at(name);
   if (mapping.hf.size() == 1) return hf_.read(mapping.hf[0]);
-  std::vector<at::Tensor> parts;
-  for (const std::string& part : mapping.hf) parts.push_back(hf_.read(part));
-  return mapping.layout.fuse(parts, 0);
+  return read_all_rows(*this, name);
+}
+
+void HfAsMegatron::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const Mapping& mapping = *by_name_.at(name);
+  const uint64_t row = tensors_.at(name).row_bytes();
+  for (const auto& run : mapping.layout.runs(range.first, range.count, mapping.rows())) {
+    hf_.read_rows(mapping.hf[run.part], {run.part_row, run.rows},
+                  out + row * static_cast<uint64_t>(run.fused_row - range.first));
+  }
 }
 
 MegatronAsHf::MegatronAsHf(const TensorSource& megatron, const ModelConfig& config)
@@ -100,11 +107,24 @@ MegatronAsHf::MegatronAsHf(const TensorSource& megatron, const ModelConfig& conf
 at::Tensor MegatronAsHf::read(const std::string& name) const {
   const auto& [mapping, part] = by_name_.at(name);
   if (mapping->hf.size() == 1) return cut_to(megatron_.read(mapping->megatron), mapping->shape);
-  if (cached_ != mapping) {
-    parts_ = mapping->layout.split(megatron_.read(mapping->megatron), 0);
-    cached_ = mapping;
+  return read_all_rows(*this, name);
+}
+
+void MegatronAsHf::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const auto& [mapping, part] = by_name_.at(name);
+  const uint64_t row = tensors_.at(name).row_bytes();
+  const auto runs = mapping->layout.runs_of_part(part, range.first, range.count, mapping->rows());
+  for (const auto& run : runs) {
+    megatron_.read_rows(mapping->megatron, {run.fused_row, run.rows},
+                        out + row * static_cast<uint64_t>(run.part_row - range.first));
   }
-  return parts_[part];
+}
+
+at::Tensor read_all_rows(const TensorSource& source, const std::string& name) {
+  const TensorInfo& info = source.tensors().at(name);
+  at::Tensor out = at::empty(info.shape, info.dtype);
+  source.read_rows(name, {0, info.rows()}, static_cast<std::byte*>(out.mutable_data_ptr()));
+  return out;
 }
 
 }  // namespace trestle

@@ -19,6 +19,7 @@ class HfAsMegatron : public TensorSource {
   HfAsMegatron(const TensorSource& hf, const ModelConfig& config);
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
   const std::vector<Mapping>& table() const { return table_; }
 
  private:
@@ -35,6 +36,7 @@ class MegatronAsHf : public TensorSource {
   MegatronAsHf(const TensorSource& megatron, const ModelConfig& config);
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
   /// Names in the order in which reading touches each Megatron tensor once.
   const std::vector<std::string>& order() const { return order_; }
 
@@ -44,12 +46,12 @@ class MegatronAsHf : public TensorSource {
   std::map<std::string, std::pair<const Mapping*, size_t>> by_name_;
   std::map<std::string, TensorInfo> tensors_;
   std::vector<std::string> order_;
-  // The parts of the fused tensor read last: q, k and v are asked for one after the other.
-  mutable const Mapping* cached_ = nullptr;
-  mutable std::vector<at::Tensor> parts_;
 };
 
 /// A tensor with the rows of `shape`; more rows (a padded vocabulary) are cut.
 at::Tensor cut_to(const at::Tensor& tensor, const std::vector<int64_t>& shape);
+
+/// read_rows() of everything, as a tensor.
+at::Tensor read_all_rows(const TensorSource& source, const std::string& name);
 
 }  // namespace trestle

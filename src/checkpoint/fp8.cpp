@@ -60,13 +60,19 @@ Fp8Block fp8_block(const std::vector<int64_t>& weight_shape,
 
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what) {
+  return dequantize_fp8_rows(weight, 0, weight.sizes().vec(), scale, stated, what);
+}
+
+at::Tensor dequantize_fp8_rows(const at::Tensor& weight, int64_t first_row,
+                               const std::vector<int64_t>& whole_shape, const at::Tensor& scale,
+                               std::optional<Fp8Block> stated, std::string_view what) {
   if (weight.scalar_type() != at::kFloat8_e4m3fn) {
     user_error("{}: {} is not an F8_E4M3 weight", what, describe(info_of(weight)));
   }
   if (!at::isFloatingType(scale.scalar_type())) {
     user_error("{}: weight_scale_inv is {}, not a floating type", what, describe(info_of(scale)));
   }
-  const Fp8Block block = fp8_block(weight.sizes().vec(), scale.sizes().vec(), stated, what);
+  const Fp8Block block = fp8_block(whole_shape, scale.sizes().vec(), stated, what);
   const auto [rows, columns] = as_matrix(weight.sizes().vec());
   const auto [grid_rows, grid_columns] = as_matrix(scale.sizes().vec());
   const at::Tensor scale_RC = scale.to(at::kFloat).reshape({grid_rows, grid_columns});
@@ -80,7 +86,7 @@ at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
   for (int64_t row = 0; row < rows; row += strip) {
     const int64_t count = std::min(strip, rows - row);
     const at::Tensor block_of_row =
-        at::arange(row, row + count, at::kLong).div_(block.rows, "floor");
+        at::arange(first_row + row, first_row + row + count, at::kLong).div_(block.rows, "floor");
     at::Tensor scale_OC = scale_RC.index_select(0, block_of_row);
     if (grid_columns > 1) {
       scale_OC = scale_OC.repeat_interleave(block.columns, 1).narrow(1, 0, columns);

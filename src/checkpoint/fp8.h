@@ -31,5 +31,9 @@ Fp8Block fp8_block(const std::vector<int64_t>& weight_shape,
 /// weight (float8_e4m3fn) * scale in fp32, rounded once to bf16; same shape. Scales must be finite.
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what);
+/// The same of rows from `first_row` on of a weight of `whole_shape`; `scale` is that of the whole.
+at::Tensor dequantize_fp8_rows(const at::Tensor& weight, int64_t first_row,
+                               const std::vector<int64_t>& whole_shape, const at::Tensor& scale,
+                               std::optional<Fp8Block> stated, std::string_view what);
 
 }  // namespace trestle

@@ -1,5 +1,6 @@
 #include "checkpoint/hf_checkpoint.h"
 
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 #include <array>
@@ -260,6 +261,22 @@ at::Tensor HfCheckpoint::read(const std::string& name) const {
                         place(*entry.file, entry.name));
 }
 
+void HfCheckpoint::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const HfStored& entry = stored(name);
+  if (entry.scale_file == nullptr) {
+    entry.file->read_rows(entry.name, range, out);
+    return;
+  }
+  std::vector<int64_t> shape = entry.info.shape;
+  if (!shape.empty()) shape[0] = range.count;
+  const at::Tensor weight = at::empty(shape, entry.info.dtype);
+  entry.file->read_rows(entry.name, range, static_cast<std::byte*>(weight.mutable_data_ptr()));
+  const at::Tensor wide = dequantize_fp8_rows(weight, range.first, entry.info.shape,
+                                              entry.scale_file->read(entry.scale_name), fp8_block_,
+                                              place(*entry.file, entry.name));
+  std::memcpy(out, wide.const_data_ptr(), wide.nbytes());
+}
+
 std::vector<fs::path> side_files(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const char* name : kSideFiles) {
@@ -303,18 +320,32 @@ void HfWriter::plan_shards(const TensorList& tensors) {
   }
 }
 
+HfWriter::Shard& HfWriter::open_shard(const std::string& spelled) {
+  const auto found = shard_of_.find(spelled);
+  TORCH_CHECK(found != shard_of_.end(), spelled, " is not in the list");
+  Shard& shard = shards_[found->second];
+  TORCH_CHECK(shard.unwritten > 0, spelled, " was written before");
+  if (!shard.writer) shard.writer = std::make_unique<SafetensorsWriter>(shard.path, shard.tensors);
+  return shard;
+}
+
+void HfWriter::close_if_full(Shard& shard) {
+  if (--shard.unwritten > 0) return;
+  shard.writer->commit();
+  shard.writer.reset();
+}
+
 void HfWriter::write(const std::string& canonical, const at::Tensor& tensor) {
   const std::string name = spelled_name(canonical, options_.spelling);
-  const auto found = shard_of_.find(name);
-  TORCH_CHECK(found != shard_of_.end(), canonical, " is not in the list");
-  Shard& shard = shards_[found->second];
-  TORCH_CHECK(shard.unwritten > 0, canonical, " was written before");
-  if (!shard.writer) shard.writer = std::make_unique<SafetensorsWriter>(shard.path, shard.tensors);
+  Shard& shard = open_shard(name);
   shard.writer->write(name, tensor);
-  if (--shard.unwritten == 0) {
-    shard.writer->commit();
-    shard.writer.reset();
-  }
+  close_if_full(shard);
+}
+
+void HfWriter::write_rows(const std::string& canonical, std::span<const std::byte> rows) {
+  const std::string name = spelled_name(canonical, options_.spelling);
+  Shard& shard = open_shard(name);
+  if (shard.writer->write_rows(name, rows)) close_if_full(shard);
 }
 
 void HfWriter::write_index() const {

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -66,6 +67,7 @@ class HfCheckpoint : public TensorSource {
   /// not appear.
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
   /// The same tensor as it lies in the file, for `trestle inspect`.
   const HfStored& stored(const std::string& name) const;
 
@@ -108,6 +110,8 @@ class HfWriter {
 
   /// Each tensor once; in the order of the list only one shard is open at a time.
   void write(const std::string& canonical, const at::Tensor& tensor);
+  /// The next rows of a tensor.
+  void write_rows(const std::string& canonical, std::span<const std::byte> rows);
   void commit();
 
  private:
@@ -118,6 +122,8 @@ class HfWriter {
     std::unique_ptr<SafetensorsWriter> writer;
   };
   void plan_shards(const TensorList& tensors);
+  Shard& open_shard(const std::string& spelled);
+  static void close_if_full(Shard& shard);
   void write_index() const;
 
   Options options_;

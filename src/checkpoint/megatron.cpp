@@ -194,15 +194,37 @@ void MegatronCheckpoint::read_common_state() {
   }
 }
 
-at::Tensor MegatronCheckpoint::read(const std::string& name) const {
+const MegatronCheckpoint::Place& MegatronCheckpoint::place_of(const std::string& name) const {
   const auto found = places_.find(name);
   if (found == places_.end()) user_error("{}: no tensor {}", directory().string(), name);
-  const Place& place = found->second;
+  return found->second;
+}
+
+at::Tensor MegatronCheckpoint::read(const std::string& name) const {
+  const Place& place = place_of(name);
   const auto part = [&](const std::string& key) {
     return place.layer ? reader_.read_slice(key, *place.layer) : reader_.read(key);
   };
   if (place.second_key.empty()) return part(place.key);
   return at::cat({part(place.key), part(place.second_key)});
+}
+
+void MegatronCheckpoint::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const Place& place = place_of(name);
+  const auto part = [&](const std::string& key, RowRange rows) {
+    if (place.layer) return reader_.read_slice_rows(key, *place.layer, rows, out);
+    reader_.read_rows(key, rows, out);
+  };
+  if (place.second_key.empty()) return part(place.key, range);
+  const TensorInfo& info = model_.contains(name) ? model_.at(name) : state_.at(name);
+  const int64_t half = info.shape[0] / 2;
+  if (range.first < half) {
+    const RowRange upper{range.first, std::min(range.count, half - range.first)};
+    part(place.key, upper);
+    out += info.row_bytes() * static_cast<uint64_t>(upper.count);
+    range = {half, range.count - upper.count};
+  }
+  if (range.count > 0) part(place.second_key, {range.first - half, range.count});
 }
 
 std::optional<fs::path> MegatronCheckpoint::tokenizer_directory() const {

@@ -31,6 +31,7 @@ class MegatronCheckpoint : public TensorSource {
   const std::map<std::string, TensorInfo>& state() const { return state_; }
   /// Any name of tensors() or state().
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
 
   int64_t iteration() const { return iteration_; }
   const std::filesystem::path& directory() const { return reader_.directory(); }
@@ -64,6 +65,7 @@ class MegatronCheckpoint : public TensorSource {
     std::optional<int64_t> layer;
     std::string second_key;
   };
+  const Place& place_of(const std::string& name) const;
   void add(const std::string& name, TensorInfo info, Place place);
   void join_halves(std::map<std::string, TensorInfo>& tensors);
   void read_common_state();

@@ -1,9 +1,11 @@
 #include "checkpoint/megatron_writer.h"
 
 #include <ATen/Functions.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -39,24 +41,46 @@ bool has_extra_state(std::string_view module) {
   return std::ranges::find(kModules, module) != kModules.end();
 }
 
+void require_divides(std::string_view flag, int64_t ranks, int64_t size, std::string_view what) {
+  if (ranks >= 1 && size % ranks == 0) return;
+  std::vector<int64_t> fitting;
+  for (int64_t i = 1; i <= std::min<int64_t>(size, 64); ++i) {
+    if (size % i == 0) fitting.push_back(i);
+  }
+  user_error("{}={} does not divide {} {}; use one of {}", flag, ranks, size, what,
+             fmt::join(fitting, ", "));
+}
+
+MegatronOutput validated(MegatronOutput output) {
+  const TextConfig& text = output.config.text;
+  const int64_t ranks = output.tensor_parallel;
+  constexpr std::string_view kTensor = "tensor_model_parallel_size";
+  require_divides(kTensor, ranks, text.num_query_groups, "query groups");
+  require_divides(kTensor, ranks, text.intermediate_size, "rows of the feed-forward");
+  require_divides(kTensor, ranks, text.vocab_size, "rows of the vocabulary");
+  require_divides("pipeline_model_parallel_size", output.pipeline_parallel, text.num_layers,
+                  "layers");
+  return output;
+}
+
 }  // namespace
 
 MegatronWriter::MegatronWriter(MegatronOutput output, const TensorList& tensors)
-    : output_(std::move(output)),
+    : output_(validated(std::move(output))),
+      pipeline_{output_.pipeline_parallel, output_.config.text.num_layers},
       directory_(output_.run / iteration_name(output_.iteration), output_.replace),
-      data_(directory_.path()) {
+      data_(directory_.path(), output_.tensor_parallel * output_.pipeline_parallel) {
   const int64_t layers = output_.config.text.num_layers;
   std::map<std::string, TensorInfo> wholes;
   for (const auto& [name, info] : tensors) {
     has_optimizer_ = has_optimizer_ || name.starts_with("optimizer.");
-    Place place{name, info, false, std::vector<int64_t>(info.shape.size(), 0)};
+    Place place{name, info, info, std::nullopt, boxes_of(name, info)};
     const auto layer = split_layer_name(name);
     if (layer && !output_.per_layer_keys) {
       TORCH_CHECK(layer->layer < layers, name, " in a model of ", layers, " layers");
       place.key = layer->stacked();
-      place.stacked = true;
+      place.layer = layer->layer;
       place.whole.shape.insert(place.whole.shape.begin(), layers);
-      place.offsets.insert(place.offsets.begin(), layer->layer);
       const auto& whole = wholes.try_emplace(place.key, place.whole).first->second;
       TORCH_CHECK(whole == place.whole, name, " differs from the other layers");
     }
@@ -67,34 +91,115 @@ MegatronWriter::MegatronWriter(MegatronOutput output, const TensorList& tensors)
     if (name.ends_with("word_embeddings.weight") || name.find(".adapter.") != std::string::npos) {
       dtype_ = info.dtype;
     }
+    const int64_t rank = pipeline_.stage_of(name) * output_.tensor_parallel;
     const std::string module = name.substr(0, name.size() - kWeight.size());
     if (name.ends_with("decoder.final_layernorm.weight")) {
-      extra_states_.insert(module + "._extra_state/shard_0_1");
+      extra_states_.emplace(module + "._extra_state/shard_0_1", rank);
     } else if (layer) {
       const std::string inner = layer->after.substr(0, layer->after.size() - kWeight.size());
       if (!has_extra_state(inner)) continue;
-      extra_states_.insert(output_.per_layer_keys
-                               ? module + "._extra_state/shard_0_1"
-                               : fmt::format("{}{}._extra_state/shard_{}_{}", layer->before, inner,
-                                             layer->layer, layers));
+      extra_states_.emplace(output_.per_layer_keys
+                                ? module + "._extra_state/shard_0_1"
+                                : fmt::format("{}{}._extra_state/shard_{}_{}", layer->before, inner,
+                                              layer->layer, layers),
+                            rank);
     }
   }
+}
+
+std::vector<MegatronWriter::Box> MegatronWriter::boxes_of(const std::string& name,
+                                                          const TensorInfo& info) const {
+  const int64_t ranks = output_.tensor_parallel;
+  const int64_t first_rank = pipeline_.stage_of(name) * ranks;
+  const int64_t rows = info.rows();
+  const int64_t columns = info.shape.size() > 1 ? info.shape[1] : 1;
+  const RowRange all_columns{0, columns};
+  std::vector<Box> boxes;
+  const auto cut_rows = [&](int64_t first, int64_t count) {
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      const int64_t share = count / ranks;
+      boxes.push_back({first_rank + rank, {first + rank * share, share}, all_columns});
+    }
+  };
+  switch (split_of(name)) {
+    case Split::kReplicated:
+      boxes.push_back({first_rank, {0, rows}, all_columns});
+      break;
+    case Split::kRows:
+      cut_rows(0, rows);
+      break;
+    case Split::kHalvedRows:
+      cut_rows(0, rows / 2);
+      cut_rows(rows / 2, rows / 2);
+      break;
+    case Split::kColumns:
+      for (int64_t rank = 0; rank < ranks; ++rank) {
+        const int64_t share = columns / ranks;
+        boxes.push_back({first_rank + rank, {0, rows}, {rank * share, share}});
+      }
+      break;
+  }
+  return boxes;
 }
 
 void MegatronWriter::write(const std::string& name, const at::Tensor& tensor) {
   const auto found = pending_.find(name);
   TORCH_CHECK(found != pending_.end(), name, " was not announced, or is written twice");
-  const Place& place = found->second;
-  const at::Tensor chunk = place.stacked ? tensor.unsqueeze(0) : tensor;
-  if (!place.stacked) {
-    TORCH_CHECK(info_of(tensor) == place.whole, name, " is ", describe(info_of(tensor)),
-                ", announced was ", describe(place.whole));
-  } else {
-    TORCH_CHECK(tensor.sizes().equals(at::IntArrayRef(place.whole.shape).slice(1)), name, " is ",
-                describe(info_of(tensor)), ", announced was a layer of ", describe(place.whole));
+  TORCH_CHECK(info_of(tensor) == found->second.info, name, " is ", describe(info_of(tensor)),
+              ", announced was ", describe(found->second.info));
+  const at::Tensor plain = tensor.detach().cpu().contiguous();
+  write_rows(name, {static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
+}
+
+void MegatronWriter::write_rows(const std::string& name, std::span<const std::byte> bytes) {
+  const auto found = pending_.find(name);
+  TORCH_CHECK(found != pending_.end(), name, " was not announced, or is written twice");
+  Place& place = found->second;
+  const uint64_t row = place.info.row_bytes();
+  TORCH_CHECK(row == 0 || bytes.size() % row == 0, name, " comes in broken rows");
+  const RowRange rows{place.next_row,
+                      row == 0 ? place.info.rows() : static_cast<int64_t>(bytes.size() / row)};
+  for (const Box& box : place.boxes) {
+    const int64_t first = std::max(rows.first, box.rows.first);
+    const int64_t end = std::min(rows.first + rows.count, box.rows.first + box.rows.count);
+    if (first < end || box.rows.count == 0) {
+      write_part(place, box, {first, end - first},
+                 bytes.data() + row * static_cast<uint64_t>(first - rows.first));
+    }
   }
-  data_.write_chunk(place.key, place.whole, place.offsets, chunk);
-  pending_.erase(found);
+  place.next_row += rows.count;
+  if (place.next_row >= place.info.rows()) pending_.erase(found);
+}
+
+void MegatronWriter::write_part(const Place& place, const Box& box, RowRange rows,
+                                const std::byte* first_row) {
+  const TensorInfo& info = place.info;
+  if (rows.first == box.rows.first) {
+    ChunkPlace chunk{std::vector<int64_t>(info.shape.size(), 0), info.shape, box.rank};
+    if (!info.shape.empty()) chunk.offsets[0] = box.rows.first, chunk.sizes[0] = box.rows.count;
+    if (info.shape.size() > 1) {
+      chunk.offsets[1] = box.columns.first, chunk.sizes[1] = box.columns.count;
+    }
+    if (place.layer) {
+      chunk.offsets.insert(chunk.offsets.begin(), *place.layer);
+      chunk.sizes.insert(chunk.sizes.begin(), 1);
+    }
+    data_.begin_chunk(place.key, place.whole, chunk);
+  }
+  const size_t row = info.row_bytes();
+  const auto count = static_cast<size_t>(rows.count);
+  if (info.shape.size() < 2 || box.columns.count == info.shape[1]) {
+    if (count * row > 0) data_.append(box.rank, {first_row, count * row});
+    return;
+  }
+  const size_t column = row / static_cast<size_t>(info.shape[1]);
+  const size_t part = column * static_cast<size_t>(box.columns.count);
+  std::vector<std::byte> cut(count * part);
+  for (size_t i = 0; i < count; ++i) {
+    std::memcpy(cut.data() + i * part,
+                first_row + i * row + column * static_cast<size_t>(box.columns.first), part);
+  }
+  data_.append(box.rank, cut);
 }
 
 void MegatronWriter::add_object(const std::string& key, const Json& value) {
@@ -106,12 +211,12 @@ void MegatronWriter::add_object(const std::string& key, const Json& value) {
 void MegatronWriter::write_extra_states() {
   // Without fp8 the state is a list with one empty tensor.
   const at::Tensor empty = at::empty({0}, at::kByte);
-  for (const std::string& key : extra_states_) {
+  for (const auto& [key, rank] : extra_states_) {
     SavedArchiveWriter archive;
     archive.pickle().empty_list().mark();
     archive.tensor(empty);
     archive.pickle().appends();
-    data_.write_object(key, std::move(archive));
+    data_.write_object(key, std::move(archive), rank);
   }
 }
 
@@ -133,6 +238,8 @@ void MegatronWriter::write_common_state() {
 void MegatronWriter::write_run_config() {
   Json config = make_run_config(output_.hf_config, output_.config, dtype_, has_optimizer_,
                                 output_.per_layer_keys);
+  config["model"]["tensor_model_parallel_size"] = output_.tensor_parallel;
+  config["model"]["pipeline_model_parallel_size"] = output_.pipeline_parallel;
   config.merge_patch(output_.run_config);
   write_text(directory_.path() / "run_config.yaml", dump_yaml(config));
 }

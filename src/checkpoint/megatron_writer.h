@@ -8,7 +8,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <set>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_dist_writer.h"
 #include "model/config.h"
+#include "parallel/plan.h"
 
 namespace trestle {
 
@@ -35,6 +37,9 @@ struct MegatronOutput {
   Json train_state = Json::object();
   /// Merged into run_config.yaml: peft, checkpoint.pretrained_checkpoint, ...
   Json run_config = Json::object();
+  /// Ranks of the run that could have written it: they shape chunks and files. Readers cut anew.
+  int64_t tensor_parallel = 1;
+  int64_t pipeline_parallel = 1;
   /// One key a layer instead of keys stacked over layers (`hetereogenous_dist_checkpoint`).
   bool per_layer_keys = false;
   /// Whether an iteration that is there already is replaced (whole, at the end) or is an error.
@@ -42,7 +47,8 @@ struct MegatronOutput {
 };
 
 /// Nothing loads before commit() returns; without it nothing is left. Throws UserError when the
-/// iteration exists, MachineError when the disk refuses. Wrong names and shapes are our bugs.
+/// iteration exists or the model does not divide by the ranks, MachineError when the disk refuses.
+/// Wrong names and shapes are our bugs.
 class MegatronWriter {
  public:
   /// `tensors` by the names of named_parameters(), and
@@ -53,17 +59,29 @@ class MegatronWriter {
 
   /// Each tensor once, in any order; it is on its way to the disk when this returns.
   void write(const std::string& name, const at::Tensor& tensor);
+  /// The next rows of a tensor; one tensor at a time.
+  void write_rows(const std::string& name, std::span<const std::byte> rows);
   /// A plain object that MegatronCheckpoint::object(key) gives back.
   void add_object(const std::string& key, const Json& value);
   void commit();
 
  private:
+  /// What one rank writes of a tensor: rows [first, first + count), columns likewise. Tensors with
+  /// more axes are never cut by columns.
+  struct Box {
+    int64_t rank;
+    RowRange rows, columns;
+  };
   struct Place {
     std::string key;
-    TensorInfo whole;
-    bool stacked;
-    std::vector<int64_t> offsets;
+    TensorInfo info;   // of the layer's tensor
+    TensorInfo whole;  // as stored, stacked over layers
+    std::optional<int64_t> layer;
+    std::vector<Box> boxes;  // in the order of their first rows
+    int64_t next_row = 0;
   };
+  std::vector<Box> boxes_of(const std::string& name, const TensorInfo& info) const;
+  void write_part(const Place& place, const Box& box, RowRange rows, const std::byte* first_row);
   void write_extra_states();
   void write_common_state();
   void write_run_config();
@@ -71,10 +89,11 @@ class MegatronWriter {
   void copy_tokenizer();
 
   MegatronOutput output_;
+  PipelinePlan pipeline_;
   OutputDirectory directory_;
   TorchDistWriter data_;
   std::map<std::string, Place> pending_;
-  std::set<std::string> extra_states_;
+  std::map<std::string, int64_t> extra_states_;  // key -> rank
   at::ScalarType dtype_ = at::kBFloat16;
   bool has_optimizer_ = false;
 };

@@ -112,8 +112,6 @@ Json make_run_config(const Json& hf_config, const ModelConfig& config, at::Scala
       {"params_dtype", reference("torch." + dtype_name(dtype))},
       {"bf16", dtype == at::kBFloat16},
       {"fp16", dtype == at::kHalf},
-      {"tensor_model_parallel_size", 1},
-      {"pipeline_model_parallel_size", 1},
       {"hetereogenous_dist_checkpoint", per_layer_keys}};  // upstream's spelling
   add_rope(model, text.rope);
 

@@ -243,6 +243,13 @@ at::Tensor SafetensorsFile::read(const std::string& name) const {
   return aligned ? view : view.clone();
 }
 
+void SafetensorsFile::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const uint64_t row = tensors_.at(name).row_bytes();
+  file_->copy(file_->bytes().subspan(offsets_.at(name) + row * static_cast<uint64_t>(range.first),
+                                     row * static_cast<uint64_t>(range.count)),
+              out);
+}
+
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, const TensorList& tensors,
                                      const std::map<std::string, std::string>& metadata)
     : file_(path) {
@@ -259,7 +266,8 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const TensorList& ten
     const auto dtype = safetensors_dtype(info.dtype);
     const auto bytes = byte_size(info);
     TORCH_CHECK(dtype && bytes, "safetensors cannot hold ", name, ": ", describe(info));
-    TORCH_CHECK(pending_.emplace(name, Pending{info, offset}).second, name, " is listed twice");
+    TORCH_CHECK(pending_.emplace(name, Pending{info, offset, *bytes}).second, name,
+                " is listed twice");
     header += fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
                           nlohmann::json(name).dump(), *dtype, fmt::join(info.shape, ","), offset,
                           offset + *bytes);
@@ -276,13 +284,26 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const TensorList& ten
 
 void SafetensorsWriter::write(const std::string& name, const at::Tensor& tensor) {
   const auto found = pending_.find(name);
-  TORCH_CHECK(found != pending_.end(), name, " is not in the list, or was written before");
-  const auto& [info, offset] = found->second;
-  TORCH_CHECK(info == info_of(tensor), name, " is ", describe(info_of(tensor)), ", listed as ",
-              describe(info));
+  TORCH_CHECK(found == pending_.end() || found->second.info == info_of(tensor), name, " is ",
+              describe(info_of(tensor)), ", listed as ", describe(found->second.info));
   const at::Tensor plain = tensor.detach().cpu().contiguous();
-  file_.write_at(offset, {static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
+  const bool whole =
+      write_rows(name, {static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()});
+  TORCH_CHECK(whole, name, " was begun before");
+}
+
+bool SafetensorsWriter::write_rows(const std::string& name, std::span<const std::byte> rows) {
+  const auto found = pending_.find(name);
+  TORCH_CHECK(found != pending_.end(), name, " is not in the list, or was written before");
+  Pending& pending = found->second;
+  TORCH_CHECK(rows.size() <= pending.left, name, " has ", pending.left, " bytes left, not ",
+              rows.size());
+  file_.write_at(pending.offset, rows);
+  pending.offset += rows.size();
+  pending.left -= rows.size();
+  if (pending.left > 0) return false;
   pending_.erase(found);
+  return true;
 }
 
 void SafetensorsWriter::commit() {

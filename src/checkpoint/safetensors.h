@@ -17,6 +17,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,6 +51,7 @@ class SafetensorsFile : public TensorSource {
   /// Views the mapped file, which lives as long as the tensor; copied only where the file misaligns
   /// it for its dtype.
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_->path(); }
 
@@ -71,12 +73,15 @@ class SafetensorsWriter {
   SafetensorsWriter(const std::filesystem::path& path, const TensorList& tensors,
                     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
   void write(const std::string& name, const at::Tensor& tensor);
+  /// The next rows of a tensor; true with its last.
+  bool write_rows(const std::string& name, std::span<const std::byte> rows);
   void commit();
 
  private:
   struct Pending {
     TensorInfo info;
-    uint64_t offset;
+    uint64_t offset;  // of the next byte
+    uint64_t left;
   };
   OutputFile file_;
   std::map<std::string, Pending> pending_;

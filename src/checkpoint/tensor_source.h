@@ -1,9 +1,11 @@
 // A set of named tensors that lies on disk: what safetensors files and Megatron directories have in
-// common. The bridge reads one tensor at a time from it, so that no more than one is in memory.
+// common. Conversions read it in blocks of rows, so that memory does not grow with the tensors;
+// loaders read whole tensors.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -15,6 +17,16 @@ struct TensorInfo {
   at::ScalarType dtype = at::kFloat;
   std::vector<int64_t> shape;
   bool operator==(const TensorInfo&) const = default;
+
+  /// Size of the leading axis; a tensor without axes has one row.
+  int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
+  uint64_t row_bytes() const;
+};
+
+/// Rows [first, first + count) of a tensor's leading axis.
+struct RowRange {
+  int64_t first = 0;
+  int64_t count = 0;
 };
 
 class TensorSource {
@@ -25,6 +37,9 @@ class TensorSource {
   /// A contiguous CPU tensor. It may view mapped memory: callers do not write to it.
   /// Throws UserError naming file and tensor when the data cannot be read.
   virtual at::Tensor read(const std::string& name) const = 0;
+  /// Copies a range of rows to `out`, which has room for them: the same bytes as in read().
+  /// Sources that can do so without making the whole tensor override it. Throws as read() does.
+  virtual void read_rows(const std::string& name, RowRange range, std::byte* out) const;
 };
 
 }  // namespace trestle

@@ -23,11 +23,13 @@ int64_t volume(const Shape& sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
-// The part of a chunk that lies in the region asked for, in the region's coordinates.
-struct Box {
-  const TorchDistReader::Chunk* chunk;
-  Shape offset, size;
-};
+using Box = TorchDistReader::Box;
+
+int64_t covered_by(const std::vector<Box>& boxes) {
+  int64_t covered = 0;
+  for (const Box& box : boxes) covered += volume(box.size);
+  return covered;
+}
 
 std::vector<Box> boxes_inside(const std::vector<TorchDistReader::Chunk>& chunks, const Shape& begin,
                               const Shape& extent) {
@@ -82,44 +84,38 @@ Overlap find_overlap(std::vector<Box>& boxes, size_t axes) {
   return Overlap::kNone;
 }
 
-// Copies a box between two contiguous arrays, one run of the innermost axis at a time.
-void copy_box(std::byte* to, const Shape& to_shape, const Shape& to_offset, const std::byte* from,
-              const Shape& from_shape, const Shape& from_offset, const Shape& size, size_t item) {
-  size_t axes = size.size();
-  size_t run = item;
-  size_t to_step = item, from_step = item;  // bytes of one step along axis `axes - 1`
-  // Trailing axes that are copied whole are one run.
-  while (axes > 0 && size[axes - 1] == to_shape[axes - 1] &&
-         size[axes - 1] == from_shape[axes - 1]) {
-    --axes;
-    run *= static_cast<size_t>(size[axes]);
-    to_step = from_step = run;
+std::vector<size_t> byte_strides(const Shape& shape, size_t item) {
+  std::vector<size_t> strides(shape.size(), item);
+  for (size_t axis = shape.size(); axis-- > 1;) {
+    strides[axis - 1] = strides[axis] * static_cast<size_t>(shape[axis]);
   }
-  std::vector<size_t> to_stride(axes), from_stride(axes);
-  for (size_t axis = axes; axis-- > 0;) {
-    to_stride[axis] = to_step;
-    from_stride[axis] = from_step;
-    to_step *= static_cast<size_t>(to_shape[axis]);
-    from_step *= static_cast<size_t>(from_shape[axis]);
-    to += to_stride[axis] * static_cast<size_t>(to_offset[axis]);
-    from += from_stride[axis] * static_cast<size_t>(from_offset[axis]);
+  return strides;
+}
+
+size_t byte_offset(const Shape& index, const std::vector<size_t>& strides) {
+  size_t offset = 0;
+  for (size_t axis = 0; axis < index.size(); ++axis) {
+    offset += static_cast<size_t>(index[axis]) * strides[axis];
   }
-  if (axes > 0) run *= static_cast<size_t>(size[--axes]);
-  Shape index(axes, 0);
-  while (true) {
-    std::memcpy(to, from, run);
-    size_t axis = axes;
-    while (axis > 0) {
-      --axis;
-      to += to_stride[axis];
-      from += from_stride[axis];
-      if (++index[axis] < size[axis]) break;
-      to -= to_stride[axis] * static_cast<size_t>(size[axis]);
-      from -= from_stride[axis] * static_cast<size_t>(size[axis]);
-      index[axis] = 0;
-      if (axis == 0) return;
-    }
-    if (axes == 0) return;
+  return offset;
+}
+
+// Copies a box of `size` between two arrays, whose first elements of it are given, one run of the
+// innermost axis at a time.
+void copy_box(std::byte* to, const std::vector<size_t>& to_stride, const std::byte* from,
+              const std::vector<size_t>& from_stride, const Shape& size, size_t axis, size_t item) {
+  if (axis == size.size()) {
+    std::memcpy(to, from, item);
+    return;
+  }
+  const auto count = static_cast<size_t>(size[axis]);
+  if (axis + 1 == size.size()) {
+    std::memcpy(to, from, count * item);
+    return;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    copy_box(to + i * to_stride[axis], to_stride, from + i * from_stride[axis], from_stride, size,
+             axis + 1, item);
   }
 }
 
@@ -165,12 +161,12 @@ std::span<const std::byte> TorchDistReader::bytes(const Item& item) const {
 
 at::Tensor TorchDistReader::read(const std::string& name) const {
   const Shape& shape = find(name).info.shape;
-  return assemble(name, Shape(shape.size(), 0), shape, false);
+  return assemble(name, Shape(shape.size(), 0), shape, Holes::kRefused);
 }
 
 at::Tensor TorchDistReader::read_padded(const std::string& name) const {
   const Shape& shape = find(name).info.shape;
-  return assemble(name, Shape(shape.size(), 0), shape, true);
+  return assemble(name, Shape(shape.size(), 0), shape, Holes::kZero);
 }
 
 at::Tensor TorchDistReader::read_slice(const std::string& name, int64_t index) const {
@@ -181,7 +177,26 @@ at::Tensor TorchDistReader::read_slice(const std::string& name, int64_t index) c
   Shape begin(extent.size(), 0);
   begin[0] = index;
   extent[0] = 1;
-  return assemble(name, begin, extent, false).squeeze(0);
+  return assemble(name, begin, extent, Holes::kRefused).squeeze(0);
+}
+
+void TorchDistReader::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  Shape extent = find(name).info.shape;
+  Shape begin(extent.size(), 0);
+  if (!extent.empty()) begin[0] = range.first, extent[0] = range.count;
+  assemble_into(name, begin, extent, Holes::kRefused, out);
+}
+
+void TorchDistReader::read_slice_rows(const std::string& name, int64_t index, RowRange range,
+                                      std::byte* out) const {
+  Shape extent = find(name).info.shape;
+  if (extent.empty() || index < 0 || index >= extent[0]) {
+    user_error("{}: {} has no slice {}", directory_.string(), name, index);
+  }
+  Shape begin(extent.size(), 0);
+  begin[0] = index, extent[0] = 1;
+  if (extent.size() > 1) begin[1] = range.first, extent[1] = range.count;
+  assemble_into(name, begin, extent, Holes::kRefused, out);
 }
 
 std::vector<bool> TorchDistReader::stored_slices(const std::string& name) const {
@@ -200,52 +215,86 @@ std::vector<bool> TorchDistReader::stored_slices(const std::string& name) const 
   return stored;
 }
 
-at::Tensor TorchDistReader::assemble(const std::string& name, const Shape& begin,
-                                     const Shape& extent, bool holes_are_zero) const {
-  const Entry& entry = find(name);
-  std::vector<Box> boxes = boxes_inside(entry.chunks, begin, extent);
+std::vector<TorchDistReader::Box> TorchDistReader::tiles(const std::string& name,
+                                                         const Shape& begin, const Shape& extent,
+                                                         Holes holes) const {
+  std::vector<Box> boxes = boxes_inside(find(name).chunks, begin, extent);
   const Overlap overlap = find_overlap(boxes, extent.size());
   if (overlap == Overlap::kTooManyBoxes) {
     user_error("{}: {} is cut into {} pieces, too many to check", directory_.string(), name,
                boxes.size());
   }
   const int64_t wanted = volume(extent);
-  int64_t covered = 0;
-  for (const Box& box : boxes) covered += volume(box.size);
-  const bool complete = covered == wanted || (holes_are_zero && covered <= wanted);
+  const int64_t covered = covered_by(boxes);
+  const bool complete = covered == wanted || (holes == Holes::kZero && covered <= wanted);
   if (overlap == Overlap::kSome || !complete) {
     user_error("{}: the chunks of {} do not tile it: {} of {} elements are stored{}; save it again",
                directory_.string(), name, covered, wanted,
                overlap == Overlap::kSome ? ", some twice" : "");
   }
+  return boxes;
+}
+
+at::Tensor TorchDistReader::assemble(const std::string& name, const Shape& begin,
+                                     const Shape& extent, Holes holes) const {
+  // Before memory is asked for: what the file holds bounds it, but for some padding.
   constexpr int64_t kMaxPadding = 1 << 20;
+  const int64_t wanted = volume(extent);
+  const int64_t covered = covered_by(tiles(name, begin, extent, holes));
   if (wanted > 4 * covered + kMaxPadding) {
     user_error("{}: {} claims {} elements and has {}", directory_.string(), name, wanted, covered);
   }
-
-  const auto options = at::TensorOptions().dtype(entry.info.dtype);
+  const auto options = at::TensorOptions().dtype(find(name).info.dtype);
   at::Tensor out = covered == wanted ? at::empty(extent, options) : at::zeros(extent, options);
+  assemble_into(name, begin, extent, holes, static_cast<std::byte*>(out.mutable_data_ptr()));
+  return out;
+}
+
+void TorchDistReader::assemble_into(const std::string& name, const Shape& begin,
+                                    const Shape& extent, Holes holes, std::byte* out) const {
+  const Entry& entry = find(name);
+  const std::vector<Box> boxes = tiles(name, begin, extent, holes);
+  const size_t item = c10::elementSize(entry.info.dtype);
+  const std::vector<size_t> to_stride = byte_strides(extent, item);
+  std::vector<std::byte> scratch;
   for (const Box& box : boxes) {
     const Chunk& chunk = *box.chunk;
+    const MappedFile& file = files_[chunk.item.file];
     const SavedArchive archive(
         bytes(chunk.item), SavedArchive::Holds::kTensor,
-        fmt::format("{}: {} at [{}]", files_[chunk.item.file].path().string(), name,
-                    fmt::join(chunk.offsets, ", ")));
+        fmt::format("{}: {} at [{}]", file.path().string(), name, fmt::join(chunk.offsets, ", ")));
     const SavedTensor saved = archive.tensor(archive.root());
     if (saved.info != TensorInfo{entry.info.dtype, chunk.sizes}) {
       user_error("{}: the chunk of {} at [{}] has shape [{}] or type {}, .metadata says [{}] {}",
-                 files_[chunk.item.file].path().string(), name, fmt::join(chunk.offsets, ", "),
+                 file.path().string(), name, fmt::join(chunk.offsets, ", "),
                  fmt::join(saved.info.shape, ", "), c10::toString(saved.info.dtype),
                  fmt::join(chunk.sizes, ", "), c10::toString(entry.info.dtype));
     }
-    Shape from = begin;
-    for (size_t axis = 0; axis < from.size(); ++axis) {
-      from[axis] = begin[axis] + box.offset[axis] - chunk.offsets[axis];
+    // The box's corners within the chunk: what lies between them is read.
+    Shape first = begin, last = begin;
+    for (size_t axis = 0; axis < first.size(); ++axis) {
+      first[axis] += box.offset[axis] - chunk.offsets[axis];
+      last[axis] = first[axis] + box.size[axis] - 1;
     }
-    copy_box(static_cast<std::byte*>(out.mutable_data_ptr()), extent, box.offset, saved.data.data(),
-             chunk.sizes, from, box.size, c10::elementSize(entry.info.dtype));
+    const std::vector<size_t> from_stride = byte_strides(chunk.sizes, item);
+    const size_t start = byte_offset(first, from_stride);
+    const size_t length = byte_offset(last, from_stride) + item - start;
+    const auto part = saved.data.subspan(start, length);
+    Shape to_last = box.offset;
+    for (size_t axis = 0; axis < to_last.size(); ++axis) to_last[axis] += box.size[axis] - 1;
+    const size_t to_start = byte_offset(box.offset, to_stride);
+    const size_t to_length = byte_offset(to_last, to_stride) + item - to_start;
+    std::byte* to = out + to_start;
+    if (saved.owner.defined()) {
+      copy_box(to, to_stride, part.data(), from_stride, box.size, 0, item);
+    } else if (length == to_length && length == item * static_cast<size_t>(volume(box.size))) {
+      file.copy(part, to);  // one run on both sides
+    } else {
+      scratch.resize(length);
+      file.copy(part, scratch.data());
+      copy_box(to, to_stride, scratch.data(), from_stride, box.size, 0, item);
+    }
   }
-  return out;
 }
 
 std::vector<std::string> TorchDistReader::objects() const {

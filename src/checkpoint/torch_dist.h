@@ -28,6 +28,10 @@ class TorchDistReader : public TensorSource {
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   /// Throws UserError unless the chunks tile the tensor exactly.
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
+  /// Rows of `tensor[index]`.
+  void read_slice_rows(const std::string& name, int64_t index, RowRange range,
+                       std::byte* out) const;
   /// `tensor[index]` along the leading axis, from the chunks that touch it only.
   at::Tensor read_slice(const std::string& name, int64_t index) const;
   /// As read(), but what no chunk covers is 0: the flat optimizer buffers (`dp_reshardable`) have
@@ -57,11 +61,21 @@ class TorchDistReader : public TensorSource {
     TensorInfo info;
     std::vector<Chunk> chunks;
   };
+  /// The part of a chunk that lies in a region asked for, in the region's coordinates.
+  struct Box {
+    const Chunk* chunk;
+    std::vector<int64_t> offset, size;
+  };
 
  private:
   const Entry& find(const std::string& name) const;
+  enum class Holes { kRefused, kZero };
+  std::vector<Box> tiles(const std::string& name, const std::vector<int64_t>& begin,
+                         const std::vector<int64_t>& extent, Holes holes) const;
   at::Tensor assemble(const std::string& name, const std::vector<int64_t>& begin,
-                      const std::vector<int64_t>& extent, bool holes_are_zero) const;
+                      const std::vector<int64_t>& extent, Holes holes) const;
+  void assemble_into(const std::string& name, const std::vector<int64_t>& begin,
+                     const std::vector<int64_t>& extent, Holes holes, std::byte* out) const;
   std::span<const std::byte> bytes(const Item& item) const;
 
   std::filesystem::path directory_;

@@ -3,13 +3,13 @@
 #include <c10/util/Exception.h>
 
 #include "checkpoint/pickle_writer.h"
+#include "checkpoint/safetensors.h"
 #include "checkpoint/torch_dtype.h"
 
 namespace trestle {
 
 namespace {
 
-constexpr const char* kDataFile = "__0_0.distcp";
 constexpr const char* kMetadata = "torch.distributed.checkpoint.metadata";
 
 void size(PickleWriter& out, const std::vector<int64_t>& sizes) {
@@ -18,8 +18,15 @@ void size(PickleWriter& out, const std::vector<int64_t>& sizes) {
 
 }  // namespace
 
-TorchDistWriter::TorchDistWriter(const std::filesystem::path& directory)
-    : directory_(directory), data_(directory / kDataFile) {}
+TorchDistWriter::RankFile::RankFile(const std::filesystem::path& directory, std::string file_name)
+    : name(std::move(file_name)), file(directory / name) {}
+
+TorchDistWriter::TorchDistWriter(const std::filesystem::path& directory, int64_t ranks)
+    : directory_(directory) {
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    ranks_.emplace_back(directory, fmt::format("__{}_0.distcp", rank));
+  }
+}
 
 TorchDistWriter::Entry& TorchDistWriter::entry(const std::string& key) {
   const auto [position, added] = entries_.try_emplace(key);
@@ -27,28 +34,48 @@ TorchDistWriter::Entry& TorchDistWriter::entry(const std::string& key) {
   return position->second;
 }
 
-void TorchDistWriter::write_chunk(const std::string& key, const TensorInfo& whole,
-                                  const std::vector<int64_t>& offsets, const at::Tensor& chunk) {
+void TorchDistWriter::begin_chunk(const std::string& key, const TensorInfo& whole,
+                                  const ChunkPlace& place) {
   Entry& tensor = entry(key);
-  TORCH_CHECK(chunk.scalar_type() == whole.dtype && offsets.size() == whole.shape.size() &&
-                  chunk.dim() == static_cast<int64_t>(whole.shape.size()),
-              "a chunk of ", key, " does not fit its tensor");
+  TORCH_CHECK(
+      place.offsets.size() == whole.shape.size() && place.sizes.size() == whole.shape.size(),
+      "a chunk of ", key, " does not fit its tensor");
   TORCH_CHECK(tensor.chunks.empty() || tensor.whole == whole, "chunks of ", key, " disagree");
   tensor.is_tensor = true;
   tensor.whole = whole;
-  const uint64_t start = data_.offset();
-  SavedArchiveWriter archive;
-  archive.tensor(chunk);
-  const uint64_t length = archive.write(data_);
-  tensor.chunks.push_back({offsets, chunk.sizes().vec(), start, length});
+  RankFile& rank = ranks_.at(static_cast<size_t>(place.rank));
+  TORCH_CHECK(rank.chunk == nullptr, "a chunk of ", key, " begins before another has ended");
+  const TensorInfo info{whole.dtype, place.sizes};
+  tensor.chunks.push_back({place, rank.file.offset(), 0});
+  rank.chunk = &tensor.chunks.back();
+  rank.stream.emplace(rank.file, info);
+  rank.left = byte_size(info).value();
+  end_if_full(rank);
 }
 
-void TorchDistWriter::write_object(const std::string& key, SavedArchiveWriter object) {
+void TorchDistWriter::append(int64_t number, std::span<const std::byte> data) {
+  RankFile& rank = ranks_.at(static_cast<size_t>(number));
+  rank.stream.value().append(data);
+  rank.left -= data.size();
+  end_if_full(rank);
+}
+
+void TorchDistWriter::end_if_full(RankFile& rank) {
+  if (rank.left > 0) return;
+  rank.chunk->length = rank.stream->finish();
+  rank.chunk = nullptr;
+  rank.stream.reset();
+}
+
+void TorchDistWriter::write_object(const std::string& key, SavedArchiveWriter object,
+                                   int64_t number) {
   Entry& place = entry(key);
   TORCH_CHECK(place.chunks.empty(), "object ", key, " is written twice");
-  const uint64_t start = data_.offset();
-  const uint64_t length = object.write(data_);
-  place.chunks.push_back({{}, {}, start, length});
+  RankFile& rank = ranks_.at(static_cast<size_t>(number));
+  TORCH_CHECK(rank.chunk == nullptr, key, " is written into an open chunk");
+  const uint64_t start = rank.file.offset();
+  const uint64_t length = object.write(rank.file);
+  place.chunks.push_back({{{}, {}, number}, start, length});
 }
 
 std::string TorchDistWriter::metadata() const {
@@ -79,9 +106,9 @@ std::string TorchDistWriter::metadata() const {
     out.string("chunks").empty_list().mark();
     for (const Chunk& chunk : entry.chunks) {
       out.new_object(kMetadata, "ChunkStorageMetadata").empty_dict().mark().string("offsets");
-      size(out, chunk.offsets);
+      size(out, chunk.place.offsets);
       out.string("sizes");
-      size(out, chunk.sizes);
+      size(out, chunk.place.sizes);
       out.set_items().build();
     }
     out.appends().set_items().build();
@@ -96,11 +123,11 @@ std::string TorchDistWriter::metadata() const {
       out.new_object(kMetadata, "MetadataIndex").empty_dict().mark().string("fqn").string(key);
       if (entry.is_tensor) {
         out.string("offset");
-        size(out, chunk.offsets);
+        size(out, chunk.place.offsets);
       }
       out.string("index").none().set_items().build();
       out.new_object("torch.distributed.checkpoint.filesystem", "_StorageInfo").empty_dict().mark();
-      out.string("relative_path").string(kDataFile);
+      out.string("relative_path").string(ranks_[static_cast<size_t>(chunk.place.rank)].name);
       out.string("offset").integer(static_cast<int64_t>(chunk.offset));
       out.string("length").integer(static_cast<int64_t>(chunk.length));
       out.set_items().build();
@@ -111,7 +138,7 @@ std::string TorchDistWriter::metadata() const {
 }
 
 void TorchDistWriter::commit() {
-  data_.commit();
+  for (RankFile& rank : ranks_) rank.file.commit();
   write_text(directory_ / ".metadata", metadata());
 }
 

@@ -5,8 +5,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,35 +19,53 @@
 
 namespace trestle {
 
+/// Which part of a tensor a chunk is, and which file takes it: every rank of a parallel run has a
+/// file of its own.
+struct ChunkPlace {
+  std::vector<int64_t> offsets, sizes;
+  int64_t rank = 0;
+};
+
 class TorchDistWriter {
  public:
-  /// The directory exists; nothing else writes into it.
-  explicit TorchDistWriter(const std::filesystem::path& directory);
+  /// The directory exists; nothing else writes into it. Files are those of `ranks` ranks.
+  explicit TorchDistWriter(const std::filesystem::path& directory, int64_t ranks = 1);
 
-  /// One chunk of the tensor `key` of shape and type `whole`. The caller sees to it that chunks
-  /// tile the tensor. Throws MachineError when the disk refuses.
-  void write_chunk(const std::string& key, const TensorInfo& whole,
-                   const std::vector<int64_t>& offsets, const at::Tensor& chunk);
+  /// One chunk of the tensor `key` of shape and type `whole`: begun, brought in pieces, and ended
+  /// by its last byte. The caller sees to it that chunks tile the tensor. One chunk a rank may be
+  /// open at a time. Throws MachineError when the disk refuses.
+  void begin_chunk(const std::string& key, const TensorInfo& whole, const ChunkPlace& place);
+  void append(int64_t rank, std::span<const std::byte> data);
   /// A Python object; megatron-core expects a list of one value.
-  void write_object(const std::string& key, SavedArchiveWriter object);
+  void write_object(const std::string& key, SavedArchiveWriter object, int64_t rank = 0);
   /// Data on the disk first, then `.metadata` under its name: whoever sees it can read everything.
   void commit();
 
  private:
   struct Chunk {
-    std::vector<int64_t> offsets, sizes;
+    ChunkPlace place;
     uint64_t offset, length;
   };
   struct Entry {
     bool is_tensor = false;
     TensorInfo whole;
-    std::vector<Chunk> chunks;  // of an object one, with a place only
+    std::deque<Chunk> chunks;  // of an object one, with a place only; pointers to them last
+  };
+  struct RankFile {
+    std::string name;
+    OutputFile file;
+    std::optional<SavedTensorStream> stream;
+    uint64_t left = 0;
+    Chunk* chunk = nullptr;  // the open one
+
+    RankFile(const std::filesystem::path& directory, std::string name);
   };
   Entry& entry(const std::string& key);
+  void end_if_full(RankFile& rank);
   std::string metadata() const;
 
   std::filesystem::path directory_;
-  OutputFile data_;
+  std::deque<RankFile> ranks_;
   std::vector<std::string> order_;
   std::map<std::string, Entry> entries_;
 };

@@ -99,6 +99,54 @@ bool is_contiguous(const std::vector<int64_t>& shape, const std::vector<int64_t>
   return true;
 }
 
+constexpr std::string_view kArchive = "archive";  // the root folder inside a torch_dist file
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
+
+std::string record_name(std::string_view root, size_t storage) {
+  return fmt::format("{}/data/{}", root, storage);
+}
+
+// The call that rebuilds a contiguous tensor from storage number `storage`.
+void put_tensor(PickleWriter& out, const TensorInfo& info, size_t storage) {
+  const std::string storage_class = storage_class_name(info.dtype);
+  const bool v3 = storage_class.empty();
+  const auto bytes = static_cast<int64_t>(byte_size(info).value());
+  std::vector<int64_t> strides(info.shape.size(), 1);
+  for (size_t axis = strides.size(); axis-- > 1;) {
+    strides[axis - 1] = strides[axis] * std::max<int64_t>(info.shape[axis], 1);
+  }
+  out.global("torch._utils", v3 ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2").mark();
+  out.mark().string("storage");
+  if (v3) {
+    out.global("torch.storage", "UntypedStorage");
+  } else {
+    out.global("torch", storage_class);
+  }
+  out.string(std::to_string(storage))
+      .string("cpu")
+      .integer(v3 ? bytes : bytes / static_cast<int64_t>(c10::elementSize(info.dtype)))
+      .tuple()
+      .persistent();
+  out.integer(0).integers(info.shape).integers(strides).boolean(false);
+  out.global("collections", "OrderedDict").empty_tuple().reduce();
+  if (v3) out.global("torch", dtype_name(info.dtype));
+  out.tuple().reduce();
+}
+
+// What stands before and behind an archive's storages.
+void put_head(ZipWriter& zip, std::string_view root, const std::string& pickle) {
+  zip.add(fmt::format("{}/data.pkl", root), bytes_of(pickle));
+  zip.add(fmt::format("{}/byteorder", root), bytes_of("little"));
+}
+
+uint64_t put_tail(ZipWriter& zip, std::string_view root) {
+  zip.add(fmt::format("{}/version", root), bytes_of("3\n"));
+  return zip.finish();
+}
+
 }  // namespace
 
 at::Tensor SavedTensor::clone() const {
@@ -197,42 +245,28 @@ Json SavedArchive::json() const {
   }
 }
 
+SavedTensorStream::SavedTensorStream(OutputFile& file, const TensorInfo& info) : zip_(file) {
+  PickleWriter pickle;
+  put_tensor(pickle, info, 0);
+  put_head(zip_, kArchive, pickle.finish());
+  zip_.begin(record_name(kArchive, 0), info.row_bytes() * static_cast<uint64_t>(info.rows()));
+}
+
+uint64_t SavedTensorStream::finish() { return put_tail(zip_, kArchive); }
+
 void SavedArchiveWriter::tensor(const at::Tensor& tensor) {
-  const std::string storage = storage_class_name(tensor.scalar_type());
-  const bool v3 = storage.empty();
-  const at::Tensor data = tensor.detach().cpu().contiguous();
-  const auto numel = static_cast<int64_t>(v3 ? data.nbytes() : data.numel());
-  pickle_.global("torch._utils", v3 ? "_rebuild_tensor_v3" : "_rebuild_tensor_v2").mark();
-  pickle_.mark().string("storage");
-  if (v3) {
-    pickle_.global("torch.storage", "UntypedStorage");
-  } else {
-    pickle_.global("torch", storage);
-  }
-  pickle_.string(std::to_string(storages_.size()))
-      .string("cpu")
-      .integer(numel)
-      .tuple()
-      .persistent();
-  pickle_.integer(0).integers(data.sizes()).integers(data.strides()).boolean(false);
-  pickle_.global("collections", "OrderedDict").empty_tuple().reduce();
-  if (v3) pickle_.global("torch", dtype_name(tensor.scalar_type()));
-  pickle_.tuple().reduce();
-  storages_.push_back(data);
+  storages_.push_back(tensor.detach().cpu().contiguous());
+  put_tensor(pickle_, info_of(storages_.back()), storages_.size() - 1);
 }
 
 uint64_t SavedArchiveWriter::write(OutputFile& file) {
-  const std::string pickle = pickle_.finish();
-  const auto text = [](std::string_view bytes) { return std::as_bytes(std::span(bytes)); };
-  std::vector<ZipRecord> records = {{root_ + "/data.pkl", text(pickle)},
-                                    {root_ + "/byteorder", text("little")}};
+  ZipWriter zip(file);
+  put_head(zip, root_, pickle_.finish());
   for (size_t i = 0; i < storages_.size(); ++i) {
-    records.push_back(
-        {fmt::format("{}/data/{}", root_, i),
-         {static_cast<const std::byte*>(storages_[i].const_data_ptr()), storages_[i].nbytes()}});
+    zip.add(record_name(root_, i),
+            {static_cast<const std::byte*>(storages_[i].const_data_ptr()), storages_[i].nbytes()});
   }
-  records.push_back({root_ + "/version", text("3\n")});
-  return write_zip(file, records);
+  return put_tail(zip, root_);
 }
 
 }  // namespace trestle

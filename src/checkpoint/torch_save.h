@@ -52,6 +52,19 @@ class SavedArchive {
   Pickle pickle_;
 };
 
+/// Appends the archive of one tensor to a file, its data in pieces: a tensor may be larger than the
+/// memory.
+class SavedTensorStream {
+ public:
+  SavedTensorStream(OutputFile& file, const TensorInfo& info);
+  void append(std::span<const std::byte> data) { zip_.append(data); }
+  /// Returns the archive's length.
+  uint64_t finish();
+
+ private:
+  ZipWriter zip_;
+};
+
 /// Composes one archive: describe the object with pickle() and, where a tensor belongs, tensor().
 class SavedArchiveWriter {
  public:

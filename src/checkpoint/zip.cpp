@@ -1,6 +1,8 @@
 #include "checkpoint/zip.h"
 
-#include <array>
+#include <c10/util/Exception.h>
+#include <libdeflate.h>
+
 #include <cstring>
 #include <vector>
 
@@ -17,6 +19,7 @@ constexpr uint32_t kEnd64 = 0x06064b50;
 constexpr uint32_t kEnd64Locator = 0x07064b50;
 constexpr size_t kEndSize = 22, kEnd64Size = 56, kLocatorSize = 20, kLocalSize = 30,
                  kCentralSize = 46;
+constexpr size_t kLocalCrc = 14;  // within a local header
 constexpr uint16_t kZip64Extra = 1;
 constexpr uint16_t kEncrypted = 1;
 constexpr uint32_t kSee64 = 0xffffffff;
@@ -74,36 +77,6 @@ Directory find_directory(const Reader& in, std::span<const std::byte> bytes) {
   return directory;
 }
 
-// CRC-32 (IEEE 802.3), eight bytes a step: table k advances a byte by k further bytes.
-constexpr auto kCrcTables = [] {
-  std::array<std::array<uint32_t, 256>, 8> tables{};
-  for (uint32_t i = 0; i < 256; ++i) {
-    uint32_t c = i;
-    for (int bit = 0; bit < 8; ++bit) c = (c & 1) ? (c >> 1) ^ 0xedb88320u : c >> 1;
-    tables[0][i] = c;
-  }
-  for (size_t k = 1; k < 8; ++k) {
-    for (uint32_t i = 0; i < 256; ++i) {
-      tables[k][i] = (tables[k - 1][i] >> 8) ^ tables[0][tables[k - 1][i] & 0xff];
-    }
-  }
-  return tables;
-}();
-
-uint32_t crc32(std::span<const std::byte> bytes) {
-  uint32_t crc = ~0u;
-  size_t i = 0;
-  for (; i + 8 <= bytes.size(); i += 8) {
-    uint64_t word;
-    std::memcpy(&word, bytes.data() + i, 8);
-    word ^= crc;
-    crc = 0;
-    for (size_t k = 0; k < 8; ++k) crc ^= kCrcTables[7 - k][(word >> (8 * k)) & 0xff];
-  }
-  for (; i < bytes.size(); ++i) crc = (crc >> 8) ^ kCrcTables[0][(crc ^ uint32_t(bytes[i])) & 0xff];
-  return ~crc;
-}
-
 class Bytes {
  public:
   template <class T>
@@ -123,12 +96,13 @@ class Bytes {
 
 // What a local and a central header share, from "version needed" to the lengths of name and extra
 // field.
-void put_common(Bytes& out, const ZipRecord& record, uint32_t crc, bool big, size_t extra) {
-  const auto size = big ? kSee64 : static_cast<uint32_t>(record.data.size());
+void put_common(Bytes& out, std::string_view name, uint64_t size, uint32_t crc, bool big,
+                size_t extra) {
+  const auto shown = big ? kSee64 : static_cast<uint32_t>(size);
   out.put<uint16_t>(big ? 45 : 20).put<uint16_t>(0).put<uint16_t>(0);
   out.put<uint16_t>(0).put<uint16_t>(0x21);  // midnight of 1980-01-01, the earliest a zip can say
-  out.put(crc).put(size).put(size);
-  out.put(static_cast<uint16_t>(record.name.size())).put(static_cast<uint16_t>(extra));
+  out.put(crc).put(shown).put(shown);
+  out.put(static_cast<uint16_t>(name.size())).put(static_cast<uint16_t>(extra));
 }
 
 }  // namespace
@@ -194,34 +168,65 @@ std::span<const std::byte> ZipReader::record(std::string_view name) const {
   return found->second;
 }
 
-uint64_t write_zip(OutputFile& file, std::span<const ZipRecord> records, uint64_t zip64_from) {
-  const uint64_t start = file.offset();
+ZipWriter::ZipWriter(OutputFile& file, uint64_t zip64_from)
+    : file_(file), start_(file.offset()), zip64_from_(zip64_from) {}
+
+bool ZipWriter::is_big(const Record& record) const {
+  return record.size >= zip64_from_ || record.offset >= zip64_from_;
+}
+
+void ZipWriter::add(std::string_view name, std::span<const std::byte> data) {
+  begin(name, data.size());
+  append(data);
+}
+
+void ZipWriter::begin(std::string_view name, uint64_t size) {
+  TORCH_CHECK(left_ == 0, "a record of an archive lacks ", left_, " bytes");
+  const Record& record =
+      records_.emplace_back(Record{std::string(name), size, file_.offset() - start_, 0});
+  const bool big = is_big(record);
+  Bytes local;
+  local.put(kLocalHeader);
+  put_common(local, name, size, 0, big, big ? 20 : 0);
+  local.put_text(name);
+  if (big) local.put(kZip64Extra).put<uint16_t>(16).put(size).put(size);
+  file_.write(local.text());
+  left_ = size;
+}
+
+void ZipWriter::append(std::span<const std::byte> data) {
+  TORCH_CHECK(data.size() <= left_, "a record of an archive has ", left_, " bytes left, not ",
+              data.size());
+  Record& record = records_.back();
+  record.crc = libdeflate_crc32(record.crc, data.data(), data.size());
+  file_.write(data);
+  left_ -= data.size();
+  // The checksum stands before the data, so it is filled in behind.
+  if (left_ == 0) {
+    file_.write_at(start_ + record.offset + kLocalCrc, std::as_bytes(std::span(&record.crc, 1)));
+  }
+}
+
+uint64_t ZipWriter::finish() {
+  TORCH_CHECK(left_ == 0, "a record of an archive lacks ", left_, " bytes");
   Bytes directory;
   bool any_big = false;
-  for (const ZipRecord& record : records) {
-    const uint64_t offset = file.offset() - start;
-    const uint64_t size = record.data.size();
-    const bool big = size >= zip64_from || offset >= zip64_from;
+  for (const Record& record : records_) {
+    const bool big = is_big(record);
     any_big = any_big || big;
-    const uint32_t crc = crc32(record.data);
-    Bytes local;
-    local.put(kLocalHeader);
-    put_common(local, record, crc, big, big ? 20 : 0);
-    local.put_text(record.name);
-    if (big) local.put(kZip64Extra).put<uint16_t>(16).put(size).put(size);
-    file.write(local.text());
-    file.write(record.data);
-
     directory.put(kCentralHeader).put<uint16_t>(big ? 45 : 20);
-    put_common(directory, record, crc, big, big ? 28 : 0);
+    put_common(directory, record.name, record.size, record.crc, big, big ? 28 : 0);
     directory.put<uint16_t>(0).put<uint16_t>(0).put<uint16_t>(0).put<uint32_t>(0);
-    directory.put(big ? kSee64 : static_cast<uint32_t>(offset)).put_text(record.name);
-    if (big) directory.put(kZip64Extra).put<uint16_t>(24).put(size).put(size).put(offset);
+    directory.put(big ? kSee64 : static_cast<uint32_t>(record.offset)).put_text(record.name);
+    if (big) {
+      directory.put(kZip64Extra).put<uint16_t>(24);
+      directory.put(record.size).put(record.size).put(record.offset);
+    }
   }
-  const uint64_t at = file.offset() - start;
+  const uint64_t at = file_.offset() - start_;
   const uint64_t size = directory.text().size();
-  const uint64_t count = records.size();
-  const bool big = any_big || at >= zip64_from || count >= 0xffff;
+  const uint64_t count = records_.size();
+  const bool big = any_big || at >= zip64_from_ || count >= 0xffff;
   Bytes end;
   if (big) {
     end.put(kEnd64).put<uint64_t>(kEnd64Size - 12).put<uint16_t>(45).put<uint16_t>(45);
@@ -232,9 +237,9 @@ uint64_t write_zip(OutputFile& file, std::span<const ZipRecord> records, uint64_
   end.put(kEnd).put<uint16_t>(0).put<uint16_t>(0).put(short_count).put(short_count);
   end.put(big ? kSee64 : static_cast<uint32_t>(size)).put(big ? kSee64 : static_cast<uint32_t>(at));
   end.put<uint16_t>(0);
-  file.write(directory.text());
-  file.write(end.text());
-  return file.offset() - start;
+  file_.write(directory.text());
+  file_.write(end.text());
+  return file_.offset() - start_;
 }
 
 }  // namespace trestle

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/file.h"
 
@@ -33,14 +34,31 @@ class ZipReader {
   std::map<std::string, std::span<const std::byte>> records_;
 };
 
-struct ZipRecord {
-  std::string name;
-  std::span<const std::byte> data;
-};
+/// Appends an archive at the end of `file`, one record after the other, each whole or in pieces.
+class ZipWriter {
+ public:
+  /// Sizes and offsets from `zip64_from` on are written in the 64-bit fields (only tests lower it).
+  explicit ZipWriter(OutputFile& file, uint64_t zip64_from = 0xffffffff);
 
-/// Appends an archive at the end of `file` and returns its length. Sizes and offsets from
-/// `zip64_from` on are written in the 64-bit fields (only tests lower it).
-uint64_t write_zip(OutputFile& file, std::span<const ZipRecord> records,
-                   uint64_t zip64_from = 0xffffffff);
+  void add(std::string_view name, std::span<const std::byte> data);
+  /// Opens a record of `size` bytes, which append() then brings; the last byte closes it.
+  void begin(std::string_view name, uint64_t size);
+  void append(std::span<const std::byte> data);
+  /// Writes the directory and returns the archive's length.
+  uint64_t finish();
+
+ private:
+  struct Record {
+    std::string name;
+    uint64_t size = 0, offset = 0;
+    uint32_t crc = 0;
+  };
+  bool is_big(const Record& record) const;
+
+  OutputFile& file_;
+  uint64_t start_, zip64_from_;
+  std::vector<Record> records_;
+  uint64_t left_ = 0;  // bytes that the open record still lacks
+};
 
 }  // namespace trestle

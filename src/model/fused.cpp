@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 namespace trestle {
 
 std::vector<std::string> FusedLayout::parts() const {
@@ -26,6 +28,46 @@ int64_t FusedLayout::part_size(size_t index, int64_t total) const {
       break;
   }
   return total;
+}
+
+std::vector<FusedLayout::Run> FusedLayout::runs(int64_t first, int64_t count, int64_t total) const {
+  const auto names = parts();
+  if (names.empty()) return {{0, first, first, count}};
+  // Every period of the fused rows holds a slice of each part: one period in all for gate and up,
+  // one a query group for q, k and v.
+  const int64_t periods = kind == Kind::kQkv ? groups : 1;
+  const int64_t period_rows = total / periods;
+  std::vector<Run> runs;
+  for (int64_t row = first; row < first + count;) {
+    const int64_t period = row / period_rows;
+    int64_t start = period * period_rows;
+    size_t part = 0;
+    while (row >= start + part_size(part, total) / periods) {
+      start += part_size(part++, total) / periods;
+    }
+    const int64_t slice = part_size(part, total) / periods;
+    const int64_t rows = std::min(start + slice, first + count) - row;
+    runs.push_back({part, period * slice + row - start, row, rows});
+    row += rows;
+  }
+  return runs;
+}
+
+std::vector<FusedLayout::Run> FusedLayout::runs_of_part(size_t part, int64_t first, int64_t count,
+                                                        int64_t total) const {
+  if (parts().empty()) return {{0, first, first, count}};
+  const int64_t periods = kind == Kind::kQkv ? groups : 1;
+  int64_t before = 0;
+  for (size_t i = 0; i < part; ++i) before += part_size(i, total) / periods;
+  const int64_t slice = part_size(part, total) / periods;
+  std::vector<Run> runs;
+  for (int64_t row = first; row < first + count;) {
+    const int64_t period = row / slice;
+    const int64_t rows = std::min((period + 1) * slice, first + count) - row;
+    runs.push_back({part, row, period * (total / periods) + before + row % slice, rows});
+    row += rows;
+  }
+  return runs;
 }
 
 at::Tensor FusedLayout::fuse(const std::vector<at::Tensor>& separate, int64_t dim) const {

@@ -34,6 +34,15 @@ struct FusedLayout {
   std::vector<std::string> parts() const;
   /// Size of part `index` along the fused axis of `total` rows.
   int64_t part_size(size_t index, int64_t total) const;
+  /// Fused rows that lie together in one part too.
+  struct Run {
+    size_t part;
+    int64_t part_row, fused_row, rows;
+  };
+  /// Fused rows [first, first + count) of `total` as runs, in their order.
+  std::vector<Run> runs(int64_t first, int64_t count, int64_t total) const;
+  /// Rows [first, first + count) of one part as runs, in their order.
+  std::vector<Run> runs_of_part(size_t part, int64_t first, int64_t count, int64_t total) const;
   /// Joins separate tensors, given in the order of parts(), along `dim`.
   at::Tensor fuse(const std::vector<at::Tensor>& separate, int64_t dim) const;
   /// The reverse of fuse; contiguous tensors in the order of parts().

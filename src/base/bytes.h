@@ -1,0 +1,12 @@
+// Sizes as people write them. Called by the commands.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace trestle {
+
+/// "500MB", "1.5GB", "2GiB", "4096" as bytes. Throws UserError naming `flag` for anything else.
+uint64_t parse_bytes(std::string_view flag, std::string_view text);
+
+}  // namespace trestle

@@ -1,0 +1,44 @@
+#include "parallel/plan.h"
+
+#include <charconv>
+
+namespace trestle {
+
+namespace {
+
+constexpr std::string_view kLayers = "decoder.layers.";
+
+bool holds(std::string_view name, std::string_view part) {
+  return name.find(part) != std::string_view::npos;
+}
+
+}  // namespace
+
+Split split_of(std::string_view name) {
+  if (!holds(name, "language_model.") || holds(name, ".adapter.")) return Split::kReplicated;
+  if (holds(name, "layer_norm_weight")) return Split::kReplicated;
+  if (holds(name, "mlp.linear_fc1.")) return Split::kHalvedRows;
+  if (holds(name, "self_attention.linear_qkv.") || holds(name, "word_embeddings.") ||
+      holds(name, "output_layer.")) {
+    return Split::kRows;
+  }
+  if (name.ends_with("self_attention.linear_proj.weight") ||
+      name.ends_with("mlp.linear_fc2.weight")) {
+    return Split::kColumns;
+  }
+  return Split::kReplicated;
+}
+
+int64_t PipelinePlan::stage_of(std::string_view name) const {
+  const size_t at = name.find(kLayers);
+  if (at == std::string_view::npos) {
+    const bool last = holds(name, "decoder.final_layernorm") || holds(name, "output_layer");
+    return last ? stages - 1 : 0;
+  }
+  int64_t layer = 0;
+  const char* start = name.data() + at + kLayers.size();
+  std::from_chars(start, name.data() + name.size(), layer);
+  return layer * stages / layers;
+}
+
+}  // namespace trestle

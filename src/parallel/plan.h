@@ -1,0 +1,35 @@
+// How each weight is split over tensor-parallel ranks and where a layer goes in a pipeline, by
+// Megatron's names: the one table that checkpoints, layers and gradient synchronisation read.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace trestle {
+
+/// How tensor parallelism cuts a weight [out, in].
+enum class Split {
+  /// Every rank has it whole; rank 0 writes it.
+  kReplicated,
+  /// Consecutive rows: column-parallel projections (megatron-core ColumnParallelLinear), the
+  /// vocabulary.
+  kRows,
+  /// Consecutive rows of either half: gate above up.
+  kHalvedRows,
+  /// Consecutive columns: row-parallel projections (RowParallelLinear).
+  kColumns,
+};
+
+/// `name` is a model parameter's, with or without `optimizer.state.*.` before it.
+Split split_of(std::string_view name);
+
+/// The stages of a pipeline: layers in equal runs, embedding and vision on the first, final norm
+/// and head on the last.
+struct PipelinePlan {
+  int64_t stages = 1;
+  int64_t layers = 0;
+
+  int64_t stage_of(std::string_view name) const;
+};
+
+}  // namespace trestle
