@@ -41,7 +41,8 @@ struct MegatronOutput {
   bool replace = false;
 };
 
-/// Nothing loads before commit() returns; without it nothing is left. Throws UserError when the
+/// Nothing loads before commit(): a new run appears whole, in an old one the trackers are moved on
+/// when the iteration is there. Without commit() nothing is left. Throws UserError when the
 /// iteration exists, MachineError when the disk refuses. Wrong names and shapes are our bugs.
 class MegatronWriter {
  public:
@@ -69,9 +70,12 @@ class MegatronWriter {
   void write_run_config();
   void write_train_state();
   void copy_tokenizer();
+  void write_trackers(const std::filesystem::path& run) const;
 
   MegatronOutput output_;
-  OutputDirectory directory_;
+  bool new_run_;
+  OutputDirectory directory_;        // the run if it is new, or the iteration
+  std::filesystem::path iteration_;  // where it is written
   TorchDistWriter data_;
   std::map<std::string, Place> pending_;
   std::set<std::string> extra_states_;
