@@ -82,6 +82,23 @@ Overlap find_overlap(std::vector<Box>& boxes, size_t axes) {
   return Overlap::kNone;
 }
 
+// The number of elements that the boxes cover: all that are `wanted`, or fewer where there may be
+// holes, and none twice. `what` opens the UserError.
+int64_t tiled(std::vector<Box>& boxes, size_t axes, int64_t wanted, bool holes,
+              const std::string& what) {
+  const Overlap overlap = find_overlap(boxes, axes);
+  if (overlap == Overlap::kTooManyBoxes) {
+    user_error("{} are {} pieces, too many to check", what, boxes.size());
+  }
+  int64_t covered = 0;
+  for (const Box& box : boxes) covered += volume(box.size);
+  if (overlap == Overlap::kSome || covered > wanted || (covered < wanted && !holes)) {
+    user_error("{} do not tile it: {} of {} elements are stored{}; save it again", what, covered,
+               wanted, overlap == Overlap::kSome ? ", some twice" : "");
+  }
+  return covered;
+}
+
 // Copies a box between two contiguous arrays, one run of the innermost axis at a time.
 void copy_box(std::byte* to, const Shape& to_shape, const Shape& to_offset, const std::byte* from,
               const Shape& from_shape, const Shape& from_offset, const Shape& size, size_t item) {
@@ -200,24 +217,32 @@ std::vector<bool> TorchDistReader::stored_slices(const std::string& name) const 
   return stored;
 }
 
+SavedArchive TorchDistReader::open_chunk(const std::string& name, const Chunk& chunk) const {
+  return SavedArchive(bytes(chunk.item), SavedArchive::Holds::kTensor,
+                      fmt::format("{}: {} at [{}]", files_[chunk.item.file].path().string(), name,
+                                  fmt::join(chunk.offsets, ", ")));
+}
+
+SavedTensor TorchDistReader::chunk_tensor(const std::string& name, const Chunk& chunk,
+                                          const SavedArchive& archive) const {
+  const at::ScalarType dtype = find(name).info.dtype;
+  SavedTensor saved = archive.tensor(archive.root());
+  if (saved.info != TensorInfo{dtype, chunk.sizes}) {
+    user_error("{}: the chunk of {} at [{}] has shape [{}] or type {}, .metadata says [{}] {}",
+               files_[chunk.item.file].path().string(), name, fmt::join(chunk.offsets, ", "),
+               fmt::join(saved.info.shape, ", "), c10::toString(saved.info.dtype),
+               fmt::join(chunk.sizes, ", "), c10::toString(dtype));
+  }
+  return saved;
+}
+
 at::Tensor TorchDistReader::assemble(const std::string& name, const Shape& begin,
                                      const Shape& extent, bool holes_are_zero) const {
   const Entry& entry = find(name);
   std::vector<Box> boxes = boxes_inside(entry.chunks, begin, extent);
-  const Overlap overlap = find_overlap(boxes, extent.size());
-  if (overlap == Overlap::kTooManyBoxes) {
-    user_error("{}: {} is cut into {} pieces, too many to check", directory_.string(), name,
-               boxes.size());
-  }
   const int64_t wanted = volume(extent);
-  int64_t covered = 0;
-  for (const Box& box : boxes) covered += volume(box.size);
-  const bool complete = covered == wanted || (holes_are_zero && covered <= wanted);
-  if (overlap == Overlap::kSome || !complete) {
-    user_error("{}: the chunks of {} do not tile it: {} of {} elements are stored{}; save it again",
-               directory_.string(), name, covered, wanted,
-               overlap == Overlap::kSome ? ", some twice" : "");
-  }
+  const int64_t covered = tiled(boxes, extent.size(), wanted, holes_are_zero,
+                                fmt::format("{}: the chunks of {}", directory_.string(), name));
   constexpr int64_t kMaxPadding = 1 << 20;
   if (wanted > 4 * covered + kMaxPadding) {
     user_error("{}: {} claims {} elements and has {}", directory_.string(), name, wanted, covered);
@@ -227,17 +252,8 @@ at::Tensor TorchDistReader::assemble(const std::string& name, const Shape& begin
   at::Tensor out = covered == wanted ? at::empty(extent, options) : at::zeros(extent, options);
   for (const Box& box : boxes) {
     const Chunk& chunk = *box.chunk;
-    const SavedArchive archive(
-        bytes(chunk.item), SavedArchive::Holds::kTensor,
-        fmt::format("{}: {} at [{}]", files_[chunk.item.file].path().string(), name,
-                    fmt::join(chunk.offsets, ", ")));
-    const SavedTensor saved = archive.tensor(archive.root());
-    if (saved.info != TensorInfo{entry.info.dtype, chunk.sizes}) {
-      user_error("{}: the chunk of {} at [{}] has shape [{}] or type {}, .metadata says [{}] {}",
-                 files_[chunk.item.file].path().string(), name, fmt::join(chunk.offsets, ", "),
-                 fmt::join(saved.info.shape, ", "), c10::toString(saved.info.dtype),
-                 fmt::join(chunk.sizes, ", "), c10::toString(entry.info.dtype));
-    }
+    const SavedArchive archive = open_chunk(name, chunk);
+    const SavedTensor saved = chunk_tensor(name, chunk, archive);
     Shape from = begin;
     for (size_t axis = 0; axis < from.size(); ++axis) {
       from[axis] = begin[axis] + box.offset[axis] - chunk.offsets[axis];
@@ -247,6 +263,26 @@ at::Tensor TorchDistReader::assemble(const std::string& name, const Shape& begin
   }
   return out;
 }
+
+void TorchDistReader::check(const std::string& name, Holes holes) const {
+  const Entry& entry = find(name);
+  const Shape& shape = entry.info.shape;
+  std::vector<Box> boxes = boxes_inside(entry.chunks, Shape(shape.size(), 0), shape);
+  int64_t wanted = volume(shape);
+  if (holes == Holes::kLeadingSlices && !shape.empty() && wanted > 0) {
+    wanted = wanted / shape[0] * std::ranges::count(stored_slices(name), true);
+  }
+  tiled(boxes, shape.size(), wanted, holes == Holes::kAnywhere,
+        fmt::format("{}: the chunks of {}", directory_.string(), name));
+  for (const Chunk& chunk : entry.chunks) {
+    const MappedFile& file = files_[chunk.item.file];
+    const SavedArchive archive = open_chunk(name, chunk);
+    chunk_tensor(name, chunk, archive);
+    archive.check_sums([&](std::span<const std::byte> part) { file.release(part); });
+  }
+}
+
+void TorchDistReader::check_object(const std::string& key) const { object(key).check_sums(); }
 
 std::vector<std::string> TorchDistReader::objects() const {
   std::vector<std::string> keys;

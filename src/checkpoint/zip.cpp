@@ -1,5 +1,6 @@
 #include "checkpoint/zip.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <vector>
@@ -90,8 +91,9 @@ constexpr auto kCrcTables = [] {
   return tables;
 }();
 
-uint32_t crc32(std::span<const std::byte> bytes) {
-  uint32_t crc = ~0u;
+// The sum of `before` followed by `bytes`.
+uint32_t crc32(std::span<const std::byte> bytes, uint32_t before = 0) {
+  uint32_t crc = ~before;
   size_t i = 0;
   for (; i + 8 <= bytes.size(); i += 8) {
     uint64_t word;
@@ -177,6 +179,7 @@ ZipReader::ZipReader(std::span<const std::byte> bytes, std::string what) : what_
     if (!records_.emplace(name, in.slice(data, size)).second) {
       in.fail(fmt::format("record {} occurs twice", name));
     }
+    sums_.emplace(name, in.get<uint32_t>(at + 16));
     at = extra_end + comment_size;
   }
   for (const auto& [name, data] : records_) {
@@ -192,6 +195,23 @@ std::span<const std::byte> ZipReader::record(std::string_view name) const {
     user_error("{}: the archive has no record {}; the file is damaged", what_, name);
   }
   return found->second;
+}
+
+void ZipReader::check_sums(const std::function<void(std::span<const std::byte>)>& done) const {
+  constexpr size_t kBlock = size_t{16} << 20;
+  for (const auto& [name, data] : records_) {
+    const uint32_t recorded = sums_.at(name);
+    uint32_t sum = 0;
+    for (size_t at = 0; recorded != 0 && at < data.size(); at += kBlock) {
+      const auto block = data.subspan(at, std::min(kBlock, data.size() - at));
+      sum = crc32(block, sum);
+      if (done) done(block);
+    }
+    if (sum != recorded) {
+      user_error("{}: record {} has the sum {:08x}, but {:08x} was written; its data are damaged",
+                 what_, name, sum, recorded);
+    }
+  }
 }
 
 uint64_t write_zip(OutputFile& file, std::span<const ZipRecord> records, uint64_t zip64_from) {
