@@ -16,13 +16,17 @@ find_program(CCACHE ccache)
 if(CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
     CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} ${CCACHE})
-  add_compile_options(-fpch-preprocess)
+  # Without these a precompiled header is never found in the cache.
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    add_compile_options("SHELL:-Xclang -fno-pch-timestamp")
+  else()
+    add_compile_options(-fpch-preprocess)
+  endif()
 endif()
 
 list(APPEND CMAKE_PREFIX_PATH ${torch_prefix})
 set(CMAKE_FIND_PACKAGE_PREFER_CONFIG OFF)
 find_package(Torch REQUIRED)
-# Header-only: libtorch ships headers of a newer fmt than the system has, and no library for them.
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(yaml-cpp REQUIRED)
@@ -34,8 +38,11 @@ find_package(PkgConfig REQUIRED)
 pkg_check_modules(WEBP REQUIRED IMPORTED_TARGET libwebp)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 
+# What speaks of tensors sees libtorch's headers of fmt, which are newer than the system's.
+add_library(trestle_fmt STATIC cmake/fmt.cpp)
+target_include_directories(trestle_fmt SYSTEM PRIVATE ${TORCH_INCLUDE_DIRS})
 add_library(trestle_tensors INTERFACE)
-target_link_libraries(trestle_tensors INTERFACE torch fmt::fmt-header-only nlohmann_json::nlohmann_json)
+target_link_libraries(trestle_tensors INTERFACE torch trestle_fmt nlohmann_json::nlohmann_json)
 target_include_directories(trestle_tensors SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 
 file(GLOB arrow_library ${arrow_lib}/libarrow.so.*)
