@@ -5,12 +5,13 @@ BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test asan format clean
+.PHONY: help setup build demo test asan fuzzers fuzz format clean
 
 help:
 	@echo "make demo    set up, build, run the whole main job on the embedded model: demo_report.html"
 	@echo "make test    set up, build, run every test"
 	@echo "make asan    build and run the unit tests under the address and undefined-behaviour sanitizers"
+	@echo "make fuzz    run every fuzz target for SECONDS=60, going on where the last run ended"
 	@echo "make format  clang-format every source"
 	@echo "make clean   remove what was built, not what was installed"
 
@@ -31,7 +32,7 @@ demo: build
 	@echo "[demo] $(BUILD)/trestle demo"
 	@$(BUILD)/trestle demo
 
-test: build
+test: build fuzzers
 	@echo "[test] ctest --test-dir $(BUILD)"
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS) </dev/null
 
@@ -39,8 +40,15 @@ asan:
 	@$(MAKE) --no-print-directory build PRESET=asan
 	@ctest --test-dir build/asan --label-regex unit --output-on-failure
 
+fuzzers:
+	@$(MAKE) --no-print-directory build PRESET=fuzz
+
+SECONDS ?= 60
+fuzz: fuzzers
+	@.venv/bin/python fuzz/run.py --build build/fuzz --seconds $(SECONDS)
+
 format:
 	@git ls-files --cached --others --exclude-standard '*.h' '*.cpp' | xargs .venv/bin/clang-format -i
 
 clean:
-	rm -rf build/release build/dev build/asan build/tsan build/tidy
+	rm -rf build/release build/dev build/asan build/tsan build/tidy build/fuzz

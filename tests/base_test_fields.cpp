@@ -72,5 +72,23 @@ TEST(Fields, ErrorsNameTheKeyAndTheNearest) {
             "override 'on' has no '='; write key.sub=value");
 }
 
+TEST(Fields, HostileYamlIsRefused) {
+  // Nineteen lines that aliases make half a million values, with leaves and without.
+  for (const std::string leaf : {"1", "{}"}) {
+    std::string text = "a0: &a0 {x: " + leaf + "}\n";
+    for (int i = 1; i < 19; ++i) {
+      text += fmt::format("a{}: &a{} {{x: *a{}, y: *a{}}}\n", i, i, i - 1, i - 1);
+    }
+    Outer config;
+    EXPECT_NE(error_of([&] { apply_yaml(config, text, "test"); }).find("values"),
+              std::string::npos);
+    EXPECT_NE(error_of([&] { flatten_yaml(load_yaml(text, "test"), "test"); }).find("over 16384"),
+              std::string::npos);
+  }
+  Outer config;
+  EXPECT_NE(error_of([&] { apply_yaml(config, "? [a, b]\n: 1\n", "test"); }).find("a key"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace trestle

@@ -325,6 +325,10 @@ TEST(HfConfig, ExportSettlesTieAndDtypeAndKeepsTheRest) {
   const Json old = export_config(mistral_small(), false, at::kFloat);
   EXPECT_EQ(old["torch_dtype"], "float32");
   EXPECT_FALSE(old.contains("dtype"));
+  // Keys that mean nothing to a text-only model may hold anything.
+  Json text_only = mistral_small();
+  text_only["text_config"] = 3;
+  EXPECT_EQ(export_config(text_only, false, at::kFloat)["text_config"], 3);
   // A fixture that is right already comes out as it was.
   EXPECT_EQ(export_config(fixture(), false, at::kBFloat16), fixture());
 }

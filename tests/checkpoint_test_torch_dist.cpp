@@ -117,6 +117,22 @@ TEST(Zip, DamageIsRefused) {
   EXPECT_REFUSED(ZipReader(bytes_of(deflated), "zip"), "compressed");
 }
 
+TEST(Zip, SumsAreCompared) {
+  const std::string text(100, 'x');
+  std::string archive = written([&](OutputFile& file) {
+    write_zip(file, std::vector<ZipRecord>{{"a/data.pkl", bytes_of(text)}, {"a/data/0", {}}});
+  });
+  size_t read = 0;
+  ZipReader(bytes_of(archive), "zip").check_sums([&](auto block) { read += block.size(); });
+  EXPECT_EQ(read, text.size());
+  archive[archive.find(text) + 50] ^= 1;
+  EXPECT_REFUSED(ZipReader(bytes_of(archive), "zip").check_sums(), "record a/data.pkl has the sum");
+  // A sum of 0 was not recorded.
+  const size_t central = archive.find("PK\1\2");
+  archive.replace(central + 16, 4, 4, '\0');
+  ZipReader(bytes_of(archive), "zip").check_sums();
+}
+
 TEST(TorchSave, TensorsComeBack) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble, at::kLong,
                                      at::kByte, at::kBool, at::kFloat8_e4m3fn}) {
@@ -237,6 +253,20 @@ TEST(TorchDist, ScalarsAndEmptyTensors) {
   const TorchDistReader reader(path);
   EXPECT_EQ(reader.read("scalar").item<int64_t>(), 7);
   EXPECT_EQ(reader.read("empty").numel(), 0);
+}
+
+TEST(TorchDist, CheckedWithoutBeingRead) {
+  using Holes = TorchDistReader::Holes;
+  const TensorInfo info{at::kFloat, {3, 2}};
+  const at::Tensor row = at::ones({1, 2});
+  const fs::path path = directory_with(info, {{{0, 0}, row}, {{2, 0}, row}});
+  const TorchDistReader reader(path);
+  reader.check("t", Holes::kLeadingSlices);
+  reader.check("t", Holes::kAnywhere);
+  EXPECT_REFUSED(reader.check("t", Holes::kNone), "4 of 6 elements");
+  const TorchDistReader half(directory_with(info, {{{0, 0}, row}, {{1, 1}, at::ones({1, 1})}}));
+  EXPECT_REFUSED(half.check("t", Holes::kLeadingSlices), "3 of 4 elements");
+  EXPECT_REFUSED(reader.check("u", Holes::kNone), "no tensor u");
 }
 
 TEST(TorchDist, HolesAndOverlapsAreRefused) {

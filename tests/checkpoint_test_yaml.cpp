@@ -42,6 +42,25 @@ TEST(Yaml, HostileInputIsRefused) {
   EXPECT_THROW(parse_yaml("a: &x [*x]\n", "test"), UserError);
 }
 
+TEST(Yaml, OtherEncodingsAreRefused) {
+  // What JSON cannot say would surface only where a value is printed or written.
+  for (const std::string text : {"a: \xff", "a: \xc0\x80", "a: \xed\xa0\x80"}) {
+    try {
+      parse_yaml(text, "test").dump();
+      ADD_FAILURE() << "accepted";
+    } catch (const UserError& error) {
+      EXPECT_NE(std::string_view(error.what()).find("UTF-8"), std::string_view::npos);
+    }
+  }
+}
+
+TEST(RunConfig, ANameWhereTheConfigShouldBe) {
+  EXPECT_FALSE(
+      hf_config_of_run_config(Json::parse(R"({"model": {"hf_config": {"_name_": "x"}}})")));
+  EXPECT_FALSE(hf_config_of_run_config(
+      Json::parse(R"({"model": {"hf_config": {"_target_": "a.b", "_call_": false}}})")));
+}
+
 TEST(Yaml, WritesWhatItReads) {
   const Json value = Json::parse(
       R"({"a": 1, "b": 1e-05, "c": 1.5e300, "d": "null", "e": "x: y # z", "f": "", "on": {"g": []},

@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kMaxYamlBytes = 1 << 20;
 constexpr int kMaxYamlDepth = 20;
+constexpr size_t kMaxYamlValues = 1 << 14;
 
 std::string_view trimmed(std::string_view text) {
   const auto first = text.find_first_not_of(" \t\n");
@@ -134,13 +135,21 @@ YAML::Node load_yaml(const std::string& text, std::string_view what) {
 
 namespace {
 
+// `visited` counts values: aliases make a short text a huge tree.
 void flatten_into(const YAML::Node& node, const std::string& prefix, std::string_view what,
-                  int depth, std::vector<std::pair<std::string, std::string>>& out) {
+                  int depth, size_t& visited,
+                  std::vector<std::pair<std::string, std::string>>& out) {
   if (depth > kMaxYamlDepth) user_error("{}: nested deeper than {} levels", what, kMaxYamlDepth);
+  visited += 1 + (node.IsSequence() ? node.size() : 0);
+  if (visited > kMaxYamlValues) user_error("{}: over {} values", what, kMaxYamlValues);
   if (node.IsMap()) {
     for (const auto& entry : node) {
-      const auto key = entry.first.as<std::string>();
-      flatten_into(entry.second, prefix.empty() ? key : prefix + "." + key, what, depth + 1, out);
+      if (!entry.first.IsScalar()) {
+        user_error("{}: a key of '{}' is a list or map", what, prefix);
+      }
+      const std::string& key = entry.first.Scalar();
+      flatten_into(entry.second, prefix.empty() ? key : prefix + "." + key, what, depth + 1,
+                   visited, out);
     }
   } else if (node.IsSequence()) {
     std::vector<std::string> items;
@@ -161,7 +170,8 @@ std::vector<std::pair<std::string, std::string>> flatten_yaml(const YAML::Node& 
   std::vector<std::pair<std::string, std::string>> out;
   if (node.IsNull()) return out;
   if (!node.IsMap()) user_error("{}: a config is a mapping of keys to values", what);
-  flatten_into(node, "", what, 0, out);
+  size_t visited = 0;
+  flatten_into(node, "", what, 0, visited, out);
   return out;
 }
 

@@ -1,12 +1,15 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "base/error.h"
@@ -18,10 +21,66 @@ namespace {
 
 std::string reason(int error) { return std::strerror(error); }
 
-// A name beside the target, so that the rename stays on one file system.
-fs::path beside(const fs::path& path) {
-  fs::path clean = path.has_filename() ? path : path.parent_path();
-  return clean.parent_path() / fmt::format(".{}.tmp-{}", clean.filename().string(), ::getpid());
+// What is being written lies beside its target, so that the rename stays on one file system, as
+// ".TARGET.tmp-" and 16 hexadecimal digits.
+std::string temporary_prefix(const fs::path& target) {
+  return fmt::format(".{}.tmp-", target.filename().string());
+}
+
+fs::path beside(const fs::path& target) {
+  std::random_device random;
+  return target.parent_path() /
+         fmt::format("{}{:08x}{:08x}", temporary_prefix(target), random(), random());
+}
+
+// Whoever fills a temporary file or directory holds a lock on it, which the kernel drops when the
+// process dies. So one that can be locked is left over. Where the file system has no locks, nothing
+// is removed.
+void remove_leftovers(const fs::path& target) {
+  const std::string prefix = temporary_prefix(target);
+  const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
+  std::error_code ignored;
+  for (fs::directory_iterator each(parent, ignored), end; each != end; each.increment(ignored)) {
+    const std::string name = each->path().filename().string();
+    if (!name.starts_with(prefix) || name.size() != prefix.size() + 16 ||
+        name.find_first_not_of("0123456789abcdef", prefix.size()) != std::string::npos) {
+      continue;
+    }
+    const int fd = ::open(each->path().c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) continue;
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+      std::error_code error;
+      fs::remove_all(each->path(), error);
+    }
+    ::close(fd);
+  }
+}
+
+// Takes the lock on what was just created; false when another process took it for a leftover first.
+bool hold(int fd) {
+  if (::flock(fd, LOCK_EX) != 0) return true;
+  struct stat info {};
+  return ::fstat(fd, &info) == 0 && info.st_nlink > 0;
+}
+
+// Creates, opens and locks a temporary beside `target`; -1 with errno where that fails.
+int create_beside(const fs::path& target, bool directory, fs::path& temporary) {
+  while (true) {
+    temporary = beside(target);
+    if (directory && ::mkdir(temporary.c_str(), 0777) != 0) return -1;
+    const int fd = ::open(
+        temporary.c_str(),
+        directory ? O_RDONLY | O_DIRECTORY | O_CLOEXEC : O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC,
+        0666);
+    if (fd >= 0 && hold(fd)) return fd;
+    const int error = errno;
+    if (fd >= 0) ::close(fd);
+    if (fd < 0 && !(directory && error == ENOENT)) {
+      if (directory) ::rmdir(temporary.c_str());
+      errno = error;
+      return -1;
+    }
+  }
 }
 
 // Returns the highest directory that it had to create, or an empty path.
@@ -45,11 +104,24 @@ void remove_empty(fs::path directory, const fs::path& highest) {
   }
 }
 
-void sync_path(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return;
-  ::fsync(fd);
+// A directory's entries reach the disk only by an fsync of the directory.
+void sync_directory(const fs::path& path) {
+  const fs::path directory = path.empty() ? fs::path(".") : path;
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;  // it may be written to and not read
+  const bool failed = ::fsync(fd) != 0 && (errno == EIO || errno == ENOSPC || errno == EDQUOT);
+  const int error = errno;
   ::close(fd);
+  if (failed) machine_error("cannot write {} to the disk: {}", directory.string(), reason(error));
+}
+
+// The directory that holds `path`, and those that were made for it from `highest` down.
+void sync_parents(const fs::path& path, const fs::path& highest) {
+  fs::path directory = path.parent_path();
+  sync_directory(directory);
+  if (highest.empty()) return;
+  while (directory != highest) sync_directory(directory = directory.parent_path());
+  sync_directory(highest.parent_path());
 }
 
 }  // namespace
@@ -107,16 +179,28 @@ void MappedFile::copy(std::span<const std::byte> part, std::byte* out) const {
   }
 }
 
-OutputFile::OutputFile(fs::path path) : path_(std::move(path)), temporary_(beside(path_)) {
-  make_parent(path_);
-  fd_ = ::open(temporary_.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0666);
-  if (fd_ < 0) machine_error("cannot write {}: {}", path_.string(), reason(errno));
+void MappedFile::release(std::span<const std::byte> part) const {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
+  created_ = make_parent(path_);
+  remove_leftovers(path_);
+  fd_ = create_beside(path_, false, temporary_);
+  if (fd_ >= 0) return;
+  const int error = errno;
+  remove_empty(path_.parent_path(), created_);
+  machine_error("cannot write {}: {}", path_.string(), reason(error));
 }
 
 OutputFile::~OutputFile() {
-  if (fd_ < 0) return;
-  ::close(fd_);
+  if (fd_ >= 0) ::close(fd_);
+  if (committed_) return;
   ::unlink(temporary_.c_str());
+  remove_empty(path_.parent_path(), created_);
 }
 
 void OutputFile::write(std::span<const std::byte> bytes) {
@@ -148,51 +232,85 @@ void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
 }
 
 void OutputFile::commit() {
-  if (::fsync(fd_) != 0) machine_error("cannot write {}: {}", path_.string(), reason(errno));
-  if (::close(std::exchange(fd_, -1)) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(temporary_.c_str());
-    machine_error("cannot write {}: {}", path_.string(), reason(error));
+  // Renamed before it is closed: closing drops the lock.
+  if (::fsync(fd_) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    machine_error("cannot write {}: {}", path_.string(), reason(errno));
   }
-  sync_path(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
+  committed_ = true;
+  sync_parents(path_, created_);
 }
 
 OutputDirectory::OutputDirectory(fs::path path, bool replace)
-    : target_(path.has_filename() ? std::move(path) : path.parent_path()),
-      temporary_(beside(target_)),
-      replace_(replace) {
+    : target_(path.has_filename() ? std::move(path) : path.parent_path()), replace_(replace) {
   std::error_code error;
-  if (fs::exists(target_, error) && !replace_ && !fs::is_empty(target_, error)) {
-    user_error("{} exists and is not empty; name a new directory or remove it", target_.string());
+  if (fs::exists(target_, error)) {
+    if (!fs::is_directory(target_, error)) {
+      user_error("{} exists and is no directory; name a new one", target_.string());
+    }
+    if (!replace_ && !fs::is_empty(target_, error)) {
+      user_error("{} exists and is not empty; name a new directory or remove it", target_.string());
+    }
+    // What a link points to is replaced, not the link.
+    if (fs::is_symlink(target_, error)) target_ = fs::canonical(target_);
   }
   created_ = make_parent(target_);
-  fs::remove_all(temporary_, error);
-  fs::create_directory(temporary_, error);
-  if (error) machine_error("cannot write {}: {}", target_.string(), error.message());
+  remove_leftovers(target_);
+  lock_ = create_beside(target_, true, temporary_);
+  if (lock_ >= 0) return;
+  const int why = errno;
+  remove_empty(target_.parent_path(), created_);
+  machine_error("cannot write {}: {}", target_.string(), reason(why));
 }
 
 OutputDirectory::~OutputDirectory() {
-  if (committed_) return;
-  std::error_code ignored;
-  fs::remove_all(temporary_, ignored);
-  remove_empty(target_.parent_path(), created_);
+  if (!committed_) {
+    std::error_code ignored;
+    fs::remove_all(temporary_, ignored);
+    remove_empty(target_.parent_path(), created_);
+  }
+  ::close(lock_);
 }
 
 void OutputDirectory::commit() {
   std::error_code error;
+  for (const auto& each : fs::recursive_directory_iterator(temporary_, error)) {
+    if (each.is_directory()) sync_directory(each.path());
+  }
+  sync_directory(temporary_);
+  // Over nothing or an empty directory this is one step.
+  bool had_target = false;
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    if (!replace_ || (errno != ENOTEMPTY && errno != EEXIST)) {
+      machine_error("cannot write {}: {}", target_.string(), reason(errno));
+    }
+    swap_with_target();
+    had_target = true;
+  }
+  committed_ = true;
+  sync_parents(target_, created_);
+  if (had_target) fs::remove_all(temporary_, error);
+}
+
+void OutputDirectory::swap_with_target() {
+  if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
+    return;
+  }
+  if (errno != EINVAL && errno != ENOSYS) {
+    machine_error("cannot replace {}: {}", target_.string(), reason(errno));
+  }
+  // A file system without the exchange (NFS). Its name keeps the old one from being removed as a
+  // leftover, should we be killed between the two.
   const fs::path old = temporary_.string() + "-old";
-  const bool had_target = fs::exists(target_, error);
-  if (had_target) fs::rename(target_, old, error);
+  std::error_code error;
+  fs::rename(target_, old, error);
   if (error) machine_error("cannot replace {}: {}", target_.string(), error.message());
   fs::rename(temporary_, target_, error);
   if (error) {
     const std::string why = error.message();
-    if (had_target) fs::rename(old, target_, error);
+    fs::rename(old, target_, error);
     machine_error("cannot write {}: {}", target_.string(), why);
   }
-  committed_ = true;
-  sync_path(target_.has_parent_path() ? target_.parent_path() : fs::path("."));
-  if (had_target) fs::remove_all(old, error);
+  temporary_ = old;
 }
 
 std::string read_text(const fs::path& path, uint64_t limit) {

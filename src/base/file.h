@@ -29,6 +29,8 @@ class MappedFile {
   /// Copies `part` of bytes() to `out` by reading the file: unlike reading the map it leaves no
   /// pages in this process. Throws MachineError when the disk fails or the file has shrunk.
   void copy(std::span<const std::byte> part, std::byte* out) const;
+  /// Lets the pages of a part go that was read and is not needed soon; it reads the same again.
+  void release(std::span<const std::byte> part) const;
 
  private:
   std::filesystem::path path_;
@@ -38,7 +40,8 @@ class MappedFile {
 };
 
 /// Writes `path` through a temporary file beside it. Until commit() nothing is visible under
-/// `path`; without commit() the temporary file is removed. Throws MachineError (disk full,
+/// `path`; without commit() the temporary file and the parents made for it are removed. What a
+/// killed process left beside the same target is removed first. Throws MachineError (disk full,
 /// read-only) naming the target.
 class OutputFile {
  public:
@@ -53,19 +56,22 @@ class OutputFile {
   uint64_t offset() const { return offset_; }
   /// Writes at an absolute offset without moving the end; the range may lie past it.
   void write_at(uint64_t offset, std::span<const std::byte> bytes);
-  /// fsync, close, rename.
+  /// fsync, rename, fsync of the directory.
   void commit();
 
  private:
   std::filesystem::path path_;
   std::filesystem::path temporary_;
-  int fd_ = -1;
+  std::filesystem::path created_;  // the highest parent that was made for it
+  int fd_ = -1;                    // locked
   uint64_t offset_ = 0;
+  bool committed_ = false;
 };
 
 /// A directory written under a temporary name beside `path` and renamed by commit(). An existing
-/// target must be empty or, with `replace`, is swapped out whole. Without commit() the temporary
-/// directory and the parents made for it are removed.
+/// target must be empty or, with `replace`, is exchanged for the new one in one step (where the
+/// file system can). Without commit() the temporary directory and the parents made for it are
+/// removed; what a killed process left beside the same target is removed first.
 class OutputDirectory {
  public:
   explicit OutputDirectory(std::filesystem::path path, bool replace = false);
@@ -78,9 +84,12 @@ class OutputDirectory {
   void commit();
 
  private:
+  void swap_with_target();
+
   std::filesystem::path target_;
   std::filesystem::path temporary_;
   std::filesystem::path created_;  // the highest parent that was made for it
+  int lock_ = -1;
   bool replace_;
   bool committed_ = false;
 };

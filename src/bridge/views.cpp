@@ -11,37 +11,75 @@ namespace trestle {
 
 namespace {
 
-const TensorInfo& require(const TensorSource& source, const std::string& name) {
-  const auto found = source.tensors().find(name);
-  if (found == source.tensors().end()) {
-    user_error("tensor {} is missing from the checkpoint but its config asks for it", name);
-  }
-  return found->second;
-}
-
-void require_shape(const std::string& name, const std::vector<int64_t>& got,
-                   const std::vector<int64_t>& wanted) {
-  if (got == wanted) return;
-  user_error(
-      "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
-      name, fmt::join(got, ", "), fmt::join(wanted, ", "));
-}
-
-void refuse_left_over(const TensorSource& source, const std::set<std::string>& used) {
-  for (const auto& [name, info] : source.tensors()) {
-    if (!used.contains(name)) {
-      user_error("tensor {} [{}] has no place in the model that the config describes", name,
-                 fmt::join(info.shape, ", "));
-    }
-  }
-}
-
 bool is_vocabulary(const Mapping& mapping) {
   return mapping.megatron.ends_with("word_embeddings.weight") ||
          mapping.megatron.ends_with("output_layer.weight");
 }
 
+// Compares one tensor with what the config asks for; null where it is missing.
+const TensorInfo* compare(const TensorSource& source, const std::string& name,
+                          const std::vector<int64_t>& wanted, bool padded,
+                          std::vector<std::string>& out) {
+  const auto found = source.tensors().find(name);
+  if (found == source.tensors().end()) {
+    out.push_back(
+        fmt::format("tensor {} is missing from the checkpoint but its config asks for it", name));
+    return nullptr;
+  }
+  std::vector<int64_t> got = found->second.shape;
+  if (padded && !got.empty()) got[0] = std::min(got[0], wanted[0]);
+  if (got != wanted) {
+    out.push_back(fmt::format(
+        "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
+        name, fmt::join(got, ", "), fmt::join(wanted, ", ")));
+  }
+  return &found->second;
+}
+
+void require_agreement(const TensorSource& source, const std::vector<Mapping>& table, Spoken spoken,
+                       bool tied) {
+  const auto found = disagreements(source, table, spoken, tied);
+  if (!found.empty()) throw UserError(found.front());
+}
+
 }  // namespace
+
+std::vector<std::string> disagreements(const TensorSource& source,
+                                       const std::vector<Mapping>& table, Spoken spoken,
+                                       bool tied) {
+  std::vector<std::string> out;
+  std::set<std::string> used;
+  for (const Mapping& mapping : table) {
+    if (spoken == Spoken::kMegatron) {
+      compare(source, mapping.megatron, mapping.shape, is_vocabulary(mapping), out);
+      used.insert(mapping.megatron);
+      continue;
+    }
+    const TensorInfo* first = nullptr;
+    for (size_t part = 0; part < mapping.hf.size(); ++part) {
+      const std::string& name = mapping.hf[part];
+      const TensorInfo* info = compare(source, name, mapping.hf_shape(part), false, out);
+      if (part == 0) first = info;
+      if (first && info && info->dtype != first->dtype) {
+        out.push_back(fmt::format("{} is {} but {} is {}; parts of one fused tensor must agree",
+                                  mapping.hf[0], toString(first->dtype), name,
+                                  toString(info->dtype)));
+      }
+      used.insert(name);
+    }
+  }
+  // A tied checkpoint may repeat the embedding as its head; HfCheckpoint has checked that they are
+  // equal.
+  if (tied) used.insert("lm_head.weight");
+  for (const auto& [name, info] : source.tensors()) {
+    if (!used.contains(name)) {
+      out.push_back(
+          fmt::format("tensor {} [{}] has no place in the model that the config describes", name,
+                      fmt::join(info.shape, ", ")));
+    }
+  }
+  return out;
+}
 
 at::Tensor cut_to(const at::Tensor& tensor, const std::vector<int64_t>& shape) {
   return tensor.size(0) > shape[0] ? tensor.narrow(0, 0, shape[0]) : tensor;
@@ -49,26 +87,11 @@ at::Tensor cut_to(const at::Tensor& tensor, const std::vector<int64_t>& shape) {
 
 HfAsMegatron::HfAsMegatron(const TensorSource& hf, const ModelConfig& config)
     : hf_(hf), table_(mappings(config)) {
-  std::set<std::string> used;
+  require_agreement(hf, table_, Spoken::kHuggingFace, config.text.tie_word_embeddings);
   for (const Mapping& mapping : table_) {
-    at::ScalarType dtype = at::kFloat;
-    for (size_t part = 0; part < mapping.hf.size(); ++part) {
-      const TensorInfo& info = require(hf, mapping.hf[part]);
-      require_shape(mapping.hf[part], info.shape, mapping.hf_shape(part));
-      if (part > 0 && info.dtype != dtype) {
-        user_error("{} is {} but {} is {}; parts of one fused tensor must agree", mapping.hf[0],
-                   toString(dtype), mapping.hf[part], toString(info.dtype));
-      }
-      dtype = info.dtype;
-      used.insert(mapping.hf[part]);
-    }
-    tensors_[mapping.megatron] = {dtype, mapping.shape};
+    tensors_[mapping.megatron] = {hf.tensors().at(mapping.hf[0]).dtype, mapping.shape};
     by_name_[mapping.megatron] = &mapping;
   }
-  // A tied checkpoint may repeat the embedding as its head; HfCheckpoint has checked that they are
-  // equal.
-  if (config.text.tie_word_embeddings) used.insert("lm_head.weight");
-  refuse_left_over(hf, used);
 }
 
 at::Tensor HfAsMegatron::read(const std::string& name) const {
@@ -88,20 +111,15 @@ void HfAsMegatron::read_rows(const std::string& name, RowRange range, std::byte*
 
 MegatronAsHf::MegatronAsHf(const TensorSource& megatron, const ModelConfig& config)
     : megatron_(megatron), table_(mappings(config)) {
-  std::set<std::string> used;
+  require_agreement(megatron, table_, Spoken::kMegatron, false);
   for (const Mapping& mapping : table_) {
-    const TensorInfo& info = require(megatron, mapping.megatron);
-    std::vector<int64_t> got = info.shape;
-    if (is_vocabulary(mapping) && !got.empty()) got[0] = std::min(got[0], mapping.shape[0]);
-    require_shape(mapping.megatron, got, mapping.shape);
-    used.insert(mapping.megatron);
+    const TensorInfo& info = megatron.tensors().at(mapping.megatron);
     for (size_t part = 0; part < mapping.hf.size(); ++part) {
       tensors_[mapping.hf[part]] = {info.dtype, mapping.hf_shape(part)};
       by_name_[mapping.hf[part]] = {&mapping, part};
       order_.push_back(mapping.hf[part]);
     }
   }
-  refuse_left_over(megatron, used);
 }
 
 at::Tensor MegatronAsHf::read(const std::string& name) const {

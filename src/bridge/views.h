@@ -12,6 +12,15 @@
 
 namespace trestle {
 
+/// Which of a mapping's names a source speaks.
+enum class Spoken { kHuggingFace, kMegatron };
+
+/// Where tensors and the config's table disagree, one line each: missing, of another shape (a
+/// Megatron vocabulary may be padded), parts of one fused tensor that differ in dtype, and what is
+/// left over. `tied`: lm_head.weight may be there and need not.
+std::vector<std::string> disagreements(const TensorSource& source,
+                                       const std::vector<Mapping>& table, Spoken spoken, bool tied);
+
 /// Hugging Face tensors (canonical names) under Megatron's names, fused. Throws UserError when a
 /// tensor is missing, has another shape than the config says, or is left over.
 class HfAsMegatron : public TensorSource {

@@ -58,6 +58,15 @@ Fp8Block fp8_block(const std::vector<int64_t>& weight_shape,
       fmt::join(weight_shape, ", "));
 }
 
+void check_fp8_scale(const at::Tensor& scale, std::string_view what) {
+  if (!at::isFloatingType(scale.scalar_type())) {
+    user_error("{}: weight_scale_inv is {}, not a floating type", what, describe(info_of(scale)));
+  }
+  if (!at::isfinite(scale.to(at::kFloat)).all().item<bool>()) {
+    user_error("{}: weight_scale_inv holds a value that is not finite; the file is damaged", what);
+  }
+}
+
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what) {
   return dequantize_fp8_rows(weight, 0, weight.sizes().vec(), scale, stated, what);
@@ -69,16 +78,11 @@ at::Tensor dequantize_fp8_rows(const at::Tensor& weight, int64_t first_row,
   if (weight.scalar_type() != at::kFloat8_e4m3fn) {
     user_error("{}: {} is not an F8_E4M3 weight", what, describe(info_of(weight)));
   }
-  if (!at::isFloatingType(scale.scalar_type())) {
-    user_error("{}: weight_scale_inv is {}, not a floating type", what, describe(info_of(scale)));
-  }
+  check_fp8_scale(scale, what);
   const Fp8Block block = fp8_block(whole_shape, scale.sizes().vec(), stated, what);
   const auto [rows, columns] = as_matrix(weight.sizes().vec());
   const auto [grid_rows, grid_columns] = as_matrix(scale.sizes().vec());
   const at::Tensor scale_RC = scale.to(at::kFloat).reshape({grid_rows, grid_columns});
-  if (!at::isfinite(scale_RC).all().item<bool>()) {
-    user_error("{}: weight_scale_inv holds a value that is not finite; the file is damaged", what);
-  }
 
   const at::Tensor weight_OI = weight.reshape({rows, columns});
   at::Tensor result_OI = at::empty({rows, columns}, weight.options().dtype(at::kBFloat16));

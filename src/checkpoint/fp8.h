@@ -28,6 +28,9 @@ Fp8Block fp8_block(const std::vector<int64_t>& weight_shape,
                    const std::vector<int64_t>& scale_shape, std::optional<Fp8Block> stated,
                    std::string_view what);
 
+/// Throws UserError unless the scale is of a floating type and finite throughout.
+void check_fp8_scale(const at::Tensor& scale, std::string_view what);
+
 /// weight (float8_e4m3fn) * scale in fp32, rounded once to bf16; same shape. Scales must be finite.
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what);

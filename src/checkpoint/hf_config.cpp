@@ -334,9 +334,11 @@ Json export_config(Json config, bool tie_word_embeddings, at::ScalarType dtype) 
   TORCH_CHECK(name != nullptr, "no model is exported as ", dtype);
   if (!config.contains("torch_dtype")) config["dtype"] = name;
   config["tie_word_embeddings"] = tie_word_embeddings;
-  if (config.contains("text_config")) {
-    config["text_config"]["tie_word_embeddings"] = tie_word_embeddings;
-  }
+  const auto holds = [&](const char* key) {
+    const auto found = config.find(key);
+    return found != config.end() && found->is_object();
+  };
+  if (holds("text_config")) config["text_config"]["tie_word_embeddings"] = tie_word_embeddings;
   const auto settle = [&](Json& level) {
     level.erase("quantization_config");
     for (const char* key : {"dtype", "torch_dtype"}) {
@@ -345,7 +347,7 @@ Json export_config(Json config, bool tie_word_embeddings, at::ScalarType dtype) 
   };
   settle(config);
   for (const char* key : {"text_config", "vision_config"}) {
-    if (config.contains(key)) settle(config[key]);
+    if (holds(key)) settle(config[key]);
   }
   return config;
 }

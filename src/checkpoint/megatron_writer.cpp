@@ -33,6 +33,13 @@ void write_archive(const fs::path& path, SavedArchiveWriter archive) {
   file.commit();
 }
 
+// A run that is not there yet appears whole, trackers and all; in one that is, an iteration does
+// and the trackers follow it.
+bool is_new(const fs::path& run) {
+  std::error_code error;
+  return !fs::exists(run, error) || (fs::is_directory(run, error) && fs::is_empty(run, error));
+}
+
 // The modules whose Transformer Engine state the bridge insists on finding.
 bool has_extra_state(std::string_view module) {
   constexpr std::array<std::string_view, 4> kModules = {"self_attention.linear_qkv",
@@ -68,8 +75,12 @@ MegatronOutput validated(MegatronOutput output) {
 MegatronWriter::MegatronWriter(MegatronOutput output, const TensorList& tensors)
     : output_(validated(std::move(output))),
       pipeline_{output_.pipeline_parallel, output_.config.text.num_layers},
-      directory_(output_.run / iteration_name(output_.iteration), output_.replace),
-      data_(directory_.path(), output_.tensor_parallel * output_.pipeline_parallel) {
+      new_run_(is_new(output_.run)),
+      directory_(new_run_ ? output_.run : output_.run / iteration_name(output_.iteration),
+                 output_.replace),
+      iteration_(new_run_ ? directory_.path() / iteration_name(output_.iteration)
+                          : directory_.path()),
+      data_(iteration_, output_.tensor_parallel * output_.pipeline_parallel) {
   const int64_t layers = output_.config.text.num_layers;
   std::map<std::string, TensorInfo> wholes;
   for (const auto& [name, info] : tensors) {
@@ -232,7 +243,7 @@ void MegatronWriter::write_common_state() {
   state.merge_patch(output_.common_state);
   SavedArchiveWriter archive("common");
   archive.pickle().json(state);
-  write_archive(directory_.path() / "common.pt", std::move(archive));
+  write_archive(iteration_ / "common.pt", std::move(archive));
 }
 
 void MegatronWriter::write_run_config() {
@@ -241,7 +252,7 @@ void MegatronWriter::write_run_config() {
   config["model"]["tensor_model_parallel_size"] = output_.tensor_parallel;
   config["model"]["pipeline_model_parallel_size"] = output_.pipeline_parallel;
   config.merge_patch(output_.run_config);
-  write_text(directory_.path() / "run_config.yaml", dump_yaml(config));
+  write_text(iteration_ / "run_config.yaml", dump_yaml(config));
 }
 
 void MegatronWriter::write_train_state() {
@@ -268,12 +279,12 @@ void MegatronWriter::write_train_state() {
     }
   }
   archive.pickle().set_items();
-  write_archive(directory_.path() / "train_state.pt", std::move(archive));
+  write_archive(iteration_ / "train_state.pt", std::move(archive));
 }
 
 void MegatronWriter::copy_tokenizer() {
   for (const fs::path& file : output_.tokenizer_files) {
-    copy_to(file, directory_.path() / "tokenizer" / file.filename());
+    copy_to(file, iteration_ / "tokenizer" / file.filename());
   }
 }
 
@@ -287,12 +298,17 @@ void MegatronWriter::commit() {
   write_train_state();
   copy_tokenizer();
   // Its presence says that everything else is there.
-  write_text(directory_.path() / "metadata.json",
+  write_text(iteration_ / "metadata.json",
              R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})");
+  if (new_run_) write_trackers(directory_.path());
   directory_.commit();
-  copy_to(output_.run / iteration_name(output_.iteration) / "train_state.pt",
-          output_.run / "latest_train_state.pt");
-  write_text(output_.run / "latest_checkpointed_iteration.txt", std::to_string(output_.iteration));
+  if (!new_run_) write_trackers(output_.run);
+}
+
+void MegatronWriter::write_trackers(const fs::path& run) const {
+  const std::string name = iteration_name(output_.iteration);
+  copy_to(run / name / "train_state.pt", run / "latest_train_state.pt");
+  write_text(run / "latest_checkpointed_iteration.txt", std::to_string(output_.iteration));
 }
 
 }  // namespace trestle

@@ -46,7 +46,8 @@ struct MegatronOutput {
   bool replace = false;
 };
 
-/// Nothing loads before commit() returns; without it nothing is left. Throws UserError when the
+/// Nothing loads before commit(): a new run appears whole, in an old one the trackers are moved on
+/// when the iteration is there. Without commit() nothing is left. Throws UserError when the
 /// iteration exists or the model does not divide by the ranks, MachineError when the disk refuses.
 /// Wrong names and shapes are our bugs.
 class MegatronWriter {
@@ -87,10 +88,13 @@ class MegatronWriter {
   void write_run_config();
   void write_train_state();
   void copy_tokenizer();
+  void write_trackers(const std::filesystem::path& run) const;
 
   MegatronOutput output_;
   PipelinePlan pipeline_;
-  OutputDirectory directory_;
+  bool new_run_;
+  OutputDirectory directory_;        // the run if it is new, or the iteration
+  std::filesystem::path iteration_;  // where it is written
   TorchDistWriter data_;
   std::map<std::string, Place> pending_;
   std::map<std::string, int64_t> extra_states_;  // key -> rank

@@ -84,6 +84,7 @@ std::optional<Json> hf_config_of_run_config(const Json& run_config) {
   const Json* hf_config = model ? find(*model, "hf_config") : nullptr;
   if (!hf_config || !hf_config->is_object()) return std::nullopt;
   Json out = plain(*hf_config);
+  if (!out.is_object()) return std::nullopt;  // a name where the config should be
   const Json* target = find(*hf_config, "_target_");
   if (!out.contains("model_type") && target && target->is_string()) {
     out["model_type"] = model_type_of(target->get<std::string>());

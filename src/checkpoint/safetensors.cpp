@@ -158,10 +158,7 @@ nlohmann::json parse_tensor_json(std::string_view text, std::string_view what) {
   }
 }
 
-SafetensorsFile::SafetensorsFile(const fs::path& path)
-    : file_(std::make_shared<const MappedFile>(path)) {
-  const std::string file = path.string();
-  const std::string_view text = file_->text();
+SafetensorsHeader parse_safetensors_header(std::string_view text, const std::string& file) {
   if (text.starts_with("version https://git-lfs")) {
     user_error("{} is a Git LFS pointer, not the data; run `git lfs pull`", file);
   }
@@ -185,6 +182,7 @@ SafetensorsFile::SafetensorsFile(const fs::path& path)
       parse_tensor_json(text.substr(kLengthBytes, header_size), file + ": header");
   if (!header.is_object()) user_error("{}: its header is not a JSON object", file);
 
+  SafetensorsHeader out;
   std::vector<std::pair<Range, const std::string*>> ranges;
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") {
@@ -192,7 +190,7 @@ SafetensorsFile::SafetensorsFile(const fs::path& path)
       if (!entry.is_object() || !std::ranges::all_of(entry, is_text)) {
         user_error("{}: __metadata__ is not a map of strings", file);
       }
-      metadata_ = entry.get<std::map<std::string, std::string>>();
+      out.metadata = entry.get<std::map<std::string, std::string>>();
       continue;
     }
     const std::string where = fmt::format("{}: tensor {}", file, name);
@@ -209,8 +207,8 @@ SafetensorsFile::SafetensorsFile(const fs::path& path)
           "{}: its data ends at byte {} but the file holds {} bytes of data; it is truncated",
           where, range.end, data_size);
     }
-    offsets_.emplace(name, data_begin + range.begin);
-    ranges.emplace_back(range, &tensors_.emplace(name, info).first->first);
+    out.offsets.emplace(name, data_begin + range.begin);
+    ranges.emplace_back(range, &out.tensors.emplace(name, info).first->first);
   }
 
   std::ranges::sort(ranges, {},
@@ -228,13 +226,18 @@ SafetensorsFile::SafetensorsFile(const fs::path& path)
     user_error("{}: its tensors end at byte {} of the data but the file holds {}; it is damaged",
                file, end, data_size);
   }
+  return out;
 }
 
+SafetensorsFile::SafetensorsFile(const fs::path& path)
+    : file_(std::make_shared<const MappedFile>(path)),
+      header_(parse_safetensors_header(file_->text(), path.string())) {}
+
 at::Tensor SafetensorsFile::read(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) user_error("{} has no tensor {}", path().string(), name);
+  const auto found = header_.tensors.find(name);
+  if (found == header_.tensors.end()) user_error("{} has no tensor {}", path().string(), name);
   const TensorInfo& info = found->second;
-  const std::byte* data = file_->bytes().data() + offsets_.at(name);
+  const std::byte* data = file_->bytes().data() + header_.offsets.at(name);
   // The map is read-only; TensorSource forbids callers to write.
   at::Tensor view = at::from_blob(
       const_cast<std::byte*>(data), info.shape, [keep = file_](void*) {},
@@ -244,8 +247,8 @@ at::Tensor SafetensorsFile::read(const std::string& name) const {
 }
 
 void SafetensorsFile::read_rows(const std::string& name, RowRange range, std::byte* out) const {
-  const uint64_t row = tensors_.at(name).row_bytes();
-  file_->copy(file_->bytes().subspan(offsets_.at(name) + row * static_cast<uint64_t>(range.first),
+  const uint64_t row = header_.tensors.at(name).row_bytes();
+  file_->copy(file_->bytes().subspan(header_.offsets.at(name) + row * static_cast<uint64_t>(range.first),
                                      row * static_cast<uint64_t>(range.count)),
               out);
 }

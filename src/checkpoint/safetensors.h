@@ -42,24 +42,33 @@ std::optional<uint64_t> byte_size(const TensorInfo& info);
 /// text in the UserError.
 nlohmann::json parse_tensor_json(std::string_view text, std::string_view what);
 
+/// What the header says of every tensor, checked to lie in the file.
+struct SafetensorsHeader {
+  std::map<std::string, TensorInfo> tensors;
+  std::map<std::string, uint64_t> offsets;  // from the start of the file
+  std::map<std::string, std::string> metadata;
+};
+
+/// `bytes` is the whole file, of which only the header is read; `file` names it. Throws UserError
+/// naming the file, the tensor and both values.
+SafetensorsHeader parse_safetensors_header(std::string_view bytes, const std::string& file);
+
 class SafetensorsFile : public TensorSource {
  public:
-  /// Checks the whole header. Throws UserError naming the file, the tensor and both values.
+  /// Checks the whole header, as parse_safetensors_header.
   explicit SafetensorsFile(const std::filesystem::path& path);
 
-  const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
+  const std::map<std::string, TensorInfo>& tensors() const override { return header_.tensors; }
   /// Views the mapped file, which lives as long as the tensor; copied only where the file misaligns
   /// it for its dtype.
   at::Tensor read(const std::string& name) const override;
   void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   const std::filesystem::path& path() const { return file_->path(); }
 
  private:
   std::shared_ptr<const MappedFile> file_;
-  std::map<std::string, TensorInfo> tensors_;
-  std::map<std::string, uint64_t> offsets_;  // from the start of the file
-  std::map<std::string, std::string> metadata_;
+  SafetensorsHeader header_;
 };
 
 /// Names with dtype and shape in the order of the model, as writers take them.

@@ -84,6 +84,22 @@ Overlap find_overlap(std::vector<Box>& boxes, size_t axes) {
   return Overlap::kNone;
 }
 
+// The number of elements that the boxes cover: all that are `wanted`, or fewer where there may be
+// holes, and none twice. `what` opens the UserError.
+int64_t tiled(std::vector<Box>& boxes, size_t axes, int64_t wanted, bool holes,
+              const std::string& what) {
+  const Overlap overlap = find_overlap(boxes, axes);
+  if (overlap == Overlap::kTooManyBoxes) {
+    user_error("{} are {} pieces, too many to check", what, boxes.size());
+  }
+  const int64_t covered = covered_by(boxes);
+  if (overlap == Overlap::kSome || covered > wanted || (covered < wanted && !holes)) {
+    user_error("{} do not tile it: {} of {} elements are stored{}; save it again", what, covered,
+               wanted, overlap == Overlap::kSome ? ", some twice" : "");
+  }
+  return covered;
+}
+
 std::vector<size_t> byte_strides(const Shape& shape, size_t item) {
   std::vector<size_t> strides(shape.size(), item);
   for (size_t axis = shape.size(); axis-- > 1;) {
@@ -161,12 +177,12 @@ std::span<const std::byte> TorchDistReader::bytes(const Item& item) const {
 
 at::Tensor TorchDistReader::read(const std::string& name) const {
   const Shape& shape = find(name).info.shape;
-  return assemble(name, Shape(shape.size(), 0), shape, Holes::kRefused);
+  return assemble(name, Shape(shape.size(), 0), shape, Holes::kNone);
 }
 
 at::Tensor TorchDistReader::read_padded(const std::string& name) const {
   const Shape& shape = find(name).info.shape;
-  return assemble(name, Shape(shape.size(), 0), shape, Holes::kZero);
+  return assemble(name, Shape(shape.size(), 0), shape, Holes::kAnywhere);
 }
 
 at::Tensor TorchDistReader::read_slice(const std::string& name, int64_t index) const {
@@ -177,14 +193,14 @@ at::Tensor TorchDistReader::read_slice(const std::string& name, int64_t index) c
   Shape begin(extent.size(), 0);
   begin[0] = index;
   extent[0] = 1;
-  return assemble(name, begin, extent, Holes::kRefused).squeeze(0);
+  return assemble(name, begin, extent, Holes::kNone).squeeze(0);
 }
 
 void TorchDistReader::read_rows(const std::string& name, RowRange range, std::byte* out) const {
   Shape extent = find(name).info.shape;
   Shape begin(extent.size(), 0);
   if (!extent.empty()) begin[0] = range.first, extent[0] = range.count;
-  assemble_into(name, begin, extent, Holes::kRefused, out);
+  assemble_into(name, begin, extent, Holes::kNone, out);
 }
 
 void TorchDistReader::read_slice_rows(const std::string& name, int64_t index, RowRange range,
@@ -196,7 +212,7 @@ void TorchDistReader::read_slice_rows(const std::string& name, int64_t index, Ro
   Shape begin(extent.size(), 0);
   begin[0] = index, extent[0] = 1;
   if (extent.size() > 1) begin[1] = range.first, extent[1] = range.count;
-  assemble_into(name, begin, extent, Holes::kRefused, out);
+  assemble_into(name, begin, extent, Holes::kNone, out);
 }
 
 std::vector<bool> TorchDistReader::stored_slices(const std::string& name) const {
@@ -215,23 +231,31 @@ std::vector<bool> TorchDistReader::stored_slices(const std::string& name) const 
   return stored;
 }
 
+SavedArchive TorchDistReader::open_chunk(const std::string& name, const Chunk& chunk) const {
+  return SavedArchive(bytes(chunk.item), SavedArchive::Holds::kTensor,
+                      fmt::format("{}: {} at [{}]", files_[chunk.item.file].path().string(), name,
+                                  fmt::join(chunk.offsets, ", ")));
+}
+
+SavedTensor TorchDistReader::chunk_tensor(const std::string& name, const Chunk& chunk,
+                                          const SavedArchive& archive) const {
+  const at::ScalarType dtype = find(name).info.dtype;
+  SavedTensor saved = archive.tensor(archive.root());
+  if (saved.info != TensorInfo{dtype, chunk.sizes}) {
+    user_error("{}: the chunk of {} at [{}] has shape [{}] or type {}, .metadata says [{}] {}",
+               files_[chunk.item.file].path().string(), name, fmt::join(chunk.offsets, ", "),
+               fmt::join(saved.info.shape, ", "), c10::toString(saved.info.dtype),
+               fmt::join(chunk.sizes, ", "), c10::toString(dtype));
+  }
+  return saved;
+}
+
 std::vector<TorchDistReader::Box> TorchDistReader::tiles(const std::string& name,
                                                          const Shape& begin, const Shape& extent,
                                                          Holes holes) const {
   std::vector<Box> boxes = boxes_inside(find(name).chunks, begin, extent);
-  const Overlap overlap = find_overlap(boxes, extent.size());
-  if (overlap == Overlap::kTooManyBoxes) {
-    user_error("{}: {} is cut into {} pieces, too many to check", directory_.string(), name,
-               boxes.size());
-  }
-  const int64_t wanted = volume(extent);
-  const int64_t covered = covered_by(boxes);
-  const bool complete = covered == wanted || (holes == Holes::kZero && covered <= wanted);
-  if (overlap == Overlap::kSome || !complete) {
-    user_error("{}: the chunks of {} do not tile it: {} of {} elements are stored{}; save it again",
-               directory_.string(), name, covered, wanted,
-               overlap == Overlap::kSome ? ", some twice" : "");
-  }
+  tiled(boxes, extent.size(), volume(extent), holes == Holes::kAnywhere,
+        fmt::format("{}: the chunks of {}", directory_.string(), name));
   return boxes;
 }
 
@@ -260,16 +284,8 @@ void TorchDistReader::assemble_into(const std::string& name, const Shape& begin,
   for (const Box& box : boxes) {
     const Chunk& chunk = *box.chunk;
     const MappedFile& file = files_[chunk.item.file];
-    const SavedArchive archive(
-        bytes(chunk.item), SavedArchive::Holds::kTensor,
-        fmt::format("{}: {} at [{}]", file.path().string(), name, fmt::join(chunk.offsets, ", ")));
-    const SavedTensor saved = archive.tensor(archive.root());
-    if (saved.info != TensorInfo{entry.info.dtype, chunk.sizes}) {
-      user_error("{}: the chunk of {} at [{}] has shape [{}] or type {}, .metadata says [{}] {}",
-                 file.path().string(), name, fmt::join(chunk.offsets, ", "),
-                 fmt::join(saved.info.shape, ", "), c10::toString(saved.info.dtype),
-                 fmt::join(chunk.sizes, ", "), c10::toString(entry.info.dtype));
-    }
+    const SavedArchive archive = open_chunk(name, chunk);
+    const SavedTensor saved = chunk_tensor(name, chunk, archive);
     // The box's corners within the chunk: what lies between them is read.
     Shape first = begin, last = begin;
     for (size_t axis = 0; axis < first.size(); ++axis) {
@@ -296,6 +312,26 @@ void TorchDistReader::assemble_into(const std::string& name, const Shape& begin,
     }
   }
 }
+
+void TorchDistReader::check(const std::string& name, Holes holes) const {
+  const Entry& entry = find(name);
+  const Shape& shape = entry.info.shape;
+  std::vector<Box> boxes = boxes_inside(entry.chunks, Shape(shape.size(), 0), shape);
+  int64_t wanted = volume(shape);
+  if (holes == Holes::kLeadingSlices && !shape.empty() && wanted > 0) {
+    wanted = wanted / shape[0] * std::ranges::count(stored_slices(name), true);
+  }
+  tiled(boxes, shape.size(), wanted, holes == Holes::kAnywhere,
+        fmt::format("{}: the chunks of {}", directory_.string(), name));
+  for (const Chunk& chunk : entry.chunks) {
+    const MappedFile& file = files_[chunk.item.file];
+    const SavedArchive archive = open_chunk(name, chunk);
+    chunk_tensor(name, chunk, archive);
+    archive.check_sums([&](std::span<const std::byte> part) { file.release(part); });
+  }
+}
+
+void TorchDistReader::check_object(const std::string& key) const { object(key).check_sums(); }
 
 std::vector<std::string> TorchDistReader::objects() const {
   std::vector<std::string> keys;

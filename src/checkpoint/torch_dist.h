@@ -40,6 +40,14 @@ class TorchDistReader : public TensorSource {
   /// Which indices of the leading axis have any chunk.
   std::vector<bool> stored_slices(const std::string& name) const;
 
+  /// What may be missing from a tensor that is otherwise whole.
+  enum class Holes { kNone, kLeadingSlices, kAnywhere };
+  /// Reads all chunks, a little at a time: that they tile the tensor, that each archive holds what
+  /// `.metadata` says, and that the sums of its records are right. Throws UserError for the first
+  /// that is not so.
+  void check(const std::string& name, Holes holes) const;
+  void check_object(const std::string& key) const;
+
   /// Python objects by key, such as "common_state/shard_0_1".
   std::vector<std::string> objects() const;
   bool has_object(const std::string& key) const { return objects_.contains(key); }
@@ -69,13 +77,15 @@ class TorchDistReader : public TensorSource {
 
  private:
   const Entry& find(const std::string& name) const;
-  enum class Holes { kRefused, kZero };
   std::vector<Box> tiles(const std::string& name, const std::vector<int64_t>& begin,
                          const std::vector<int64_t>& extent, Holes holes) const;
   at::Tensor assemble(const std::string& name, const std::vector<int64_t>& begin,
                       const std::vector<int64_t>& extent, Holes holes) const;
   void assemble_into(const std::string& name, const std::vector<int64_t>& begin,
                      const std::vector<int64_t>& extent, Holes holes, std::byte* out) const;
+  SavedArchive open_chunk(const std::string& name, const Chunk& chunk) const;
+  SavedTensor chunk_tensor(const std::string& name, const Chunk& chunk,
+                           const SavedArchive& archive) const;
   std::span<const std::byte> bytes(const Item& item) const;
 
   std::filesystem::path directory_;

@@ -192,15 +192,19 @@ class Parser {
 
 }  // namespace
 
-TorchDistMetadata read_torch_dist_metadata(const std::filesystem::path& path) {
-  const MappedFile file(path);
-  const std::string what = path.string();
-  const Pickle pickle(file.bytes(), kNames, what, {.memory = size_t{4} << 30});
+TorchDistMetadata parse_torch_dist_metadata(std::span<const std::byte> bytes,
+                                            const std::string& what) {
+  const Pickle pickle(bytes, kNames, what, {.memory = size_t{4} << 30});
   try {
     return Parser().parse(pickle.root());
   } catch (const UserError& error) {
     user_error("{}: {}", what, error.what());
   }
+}
+
+TorchDistMetadata read_torch_dist_metadata(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  return parse_torch_dist_metadata(file.bytes(), path.string());
 }
 
 }  // namespace trestle

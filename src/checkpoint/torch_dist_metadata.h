@@ -1,8 +1,9 @@
-// Parses the pickle in `.metadata`. Called by TorchDistReader only.
+// Parses the pickle in `.metadata`. Called by TorchDistReader and the fuzzers only.
 #pragma once
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,9 @@ struct TorchDistMetadata {
   std::vector<std::string> files;
 };
 
-/// Throws UserError naming `path`. Item ranges are not compared with the files yet.
+/// `what` names the file in the UserError. Item ranges are not compared with the files yet.
+TorchDistMetadata parse_torch_dist_metadata(std::span<const std::byte> bytes,
+                                            const std::string& what);
 TorchDistMetadata read_torch_dist_metadata(const std::filesystem::path& path);
 
 }  // namespace trestle

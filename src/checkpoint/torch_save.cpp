@@ -237,6 +237,7 @@ Json SavedArchive::json() const {
       const at::Tensor whole = saved.clone();
       if (whole.scalar_type() == at::kBool) return Json(whole.item<bool>());
       if (whole.is_floating_point()) return Json(whole.item<double>());
+      if (whole.scalar_type() == at::kUInt64) return Json(whole.item().toUInt64());
       return Json(whole.item<int64_t>());
     });
   } catch (const UserError& error) {

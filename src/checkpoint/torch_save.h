@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,6 +44,10 @@ class SavedArchive {
   const PickleValue& root() const { return pickle_.root(); }
   static bool is_tensor(const PickleValue& value);
   SavedTensor tensor(const PickleValue& value) const;
+  /// ZipReader::check_sums of every record.
+  void check_sums(const std::function<void(std::span<const std::byte>)>& done = {}) const {
+    zip_.check_sums(done);
+  }
   /// The whole object; a tensor of one element becomes a number, any other "<tensor>".
   Json json() const;
 

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/text.h"
 
 namespace trestle {
 
@@ -192,6 +193,8 @@ Json parse_yaml(std::string_view text, std::string_view what) {
   if (text.size() > kMaxBytes) {
     user_error("{} has {} bytes; at most {} are read", what, text.size(), kMaxBytes);
   }
+  // yaml-cpp lets other bytes through, and JSON cannot say them.
+  if (!is_utf8(text)) user_error("{}: not valid YAML: it is not UTF-8", what);
   std::istringstream stream{std::string(text)};
   JsonBuilder builder(what);
   try {

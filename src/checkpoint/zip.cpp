@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 #include <libdeflate.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -151,6 +152,7 @@ ZipReader::ZipReader(std::span<const std::byte> bytes, std::string what) : what_
     if (!records_.emplace(name, in.slice(data, size)).second) {
       in.fail(fmt::format("record {} occurs twice", name));
     }
+    sums_.emplace(name, in.get<uint32_t>(at + 16));
     at = extra_end + comment_size;
   }
   for (const auto& [name, data] : records_) {
@@ -166,6 +168,23 @@ std::span<const std::byte> ZipReader::record(std::string_view name) const {
     user_error("{}: the archive has no record {}; the file is damaged", what_, name);
   }
   return found->second;
+}
+
+void ZipReader::check_sums(const std::function<void(std::span<const std::byte>)>& done) const {
+  constexpr size_t kBlock = size_t{16} << 20;
+  for (const auto& [name, data] : records_) {
+    const uint32_t recorded = sums_.at(name);
+    uint32_t sum = 0;
+    for (size_t at = 0; recorded != 0 && at < data.size(); at += kBlock) {
+      const auto block = data.subspan(at, std::min(kBlock, data.size() - at));
+      sum = libdeflate_crc32(sum, block.data(), block.size());
+      if (done) done(block);
+    }
+    if (sum != recorded) {
+      user_error("{}: record {} has the sum {:08x}, but {:08x} was written; its data are damaged",
+                 what_, name, sum, recorded);
+    }
+  }
 }
 
 ZipWriter::ZipWriter(OutputFile& file, uint64_t zip64_from)

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -27,11 +28,16 @@ class ZipReader {
   /// it is missing.
   std::span<const std::byte> record(std::string_view name) const;
   bool has(std::string_view name) const { return records_.contains(root_ + std::string(name)); }
+  /// Compares every record with its CRC-32, a block at a time, and hands each block to `done` when
+  /// it was read. A sum of 0 is one that was not recorded (torch.serialization.set_crc32_options).
+  /// Throws UserError naming the record and both sums.
+  void check_sums(const std::function<void(std::span<const std::byte>)>& done = {}) const;
 
  private:
   std::string what_;
   std::string root_;
   std::map<std::string, std::span<const std::byte>> records_;
+  std::map<std::string, uint32_t> sums_;
 };
 
 /// Appends an archive at the end of `file`, one record after the other, each whole or in pieces.

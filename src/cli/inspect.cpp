@@ -1,14 +1,19 @@
-// `trestle inspect`: what a checkpoint of any known kind holds, without reading its data.
+// `trestle inspect`: what a checkpoint of any known kind holds, without reading its data; with
+// --check, whether it is whole.
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <memory>
 
 #include "base/error.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "bridge/check.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
+#include "peft/peft_folder.h"
 
 namespace trestle {
 
@@ -20,7 +25,7 @@ void print_tensors(const std::map<std::string, TensorInfo>& tensors, const auto&
   uint64_t bytes = 0;
   int64_t parameters = 0;
   for (const auto& [name, info] : tensors) {
-    fmt::print("{:<90} {}{}\n", name, describe(info), note(name));
+    fmt::print("{:<90} {}{}\n", one_line(name), describe(info), note(name));
     bytes += byte_size(info).value_or(0);
     int64_t count = 1;
     for (const int64_t size : info.shape) count *= size;
@@ -62,19 +67,61 @@ void inspect(const fs::path& path) {
     const HfStored& stored = checkpoint.stored(name);
     std::string note = "  " + stored.file->path().filename().string();
     if (stored.scale_file != nullptr)
-      note += fmt::format(", stored as {} with {}", describe(stored.info), stored.scale_name);
+      note +=
+          fmt::format(", stored as {} with {}", describe(stored.info), one_line(stored.scale_name));
     return note;
   });
 }
+
+CheckReport check_any(const fs::path& path) {
+  if (!fs::exists(path)) user_error("{} does not exist", path.string());
+  if (fs::is_regular_file(path)) return check_safetensors(path);
+  if (is_megatron_checkpoint(path)) return check_megatron(path);
+  if (is_peft_folder(path)) return check_peft_folder(path);
+  return check_hf(path);
+}
+
+void check(const fs::path& path, bool as_json) {
+  const CheckReport report = check_any(path);
+  const size_t problems = report.problems.size();
+  if (as_json) {
+    const Json json = {{"path", path.string()}, {"kind", report.kind},
+                       {"ok", problems == 0},   {"tensors", report.tensors},
+                       {"bytes", report.bytes}, {"problems", report.problems}};
+    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+  } else {
+    for (const std::string& problem : report.problems) fmt::print("{}\n", one_line(problem));
+    if (problems == 0) fmt::print("ok: {} tensors, {} bytes\n", report.tensors, report.bytes);
+  }
+  std::fflush(stdout);
+  if (problems > 0) {
+    user_error("{} ({}): {} problem{}", path.string(), report.kind, problems,
+               problems == 1 ? "" : "s");
+  }
+}
+
+struct InspectFlags {
+  std::string path;
+  bool check = false, json = false;
+};
 
 }  // namespace
 
 void add_inspect(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
-  auto path = std::make_shared<std::string>();
-  command->add_option("path", *path, "directory or safetensors file")->required();
-  command->callback([path] { inspect(*path); });
+  auto flags = std::make_shared<InspectFlags>();
+  command->add_option("path", flags->path, "directory or safetensors file")->required();
+  CLI::Option* check_flag = command->add_flag(
+      "--check", flags->check, "validate it instead: one line a problem and exit status 2, or ok");
+  command->add_flag("--json", flags->json, "the result of --check as JSON")->needs(check_flag);
+  command->callback([flags] {
+    if (flags->check) {
+      check(flags->path, flags->json);
+    } else {
+      inspect(flags->path);
+    }
+  });
 }
 
 }  // namespace trestle

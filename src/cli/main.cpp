@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/fields.h"
+#include "base/text.h"
 #include "cli/commands.h"
 
 namespace {
@@ -61,9 +62,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "trestle: %s; see trestle --help\n", error.what());
     return kUserError;
   } catch (const trestle::UserError& error) {
-    return fail(kUserError, error.what());
+    return fail(kUserError, trestle::one_line(error.what()).c_str());
   } catch (const trestle::MachineError& error) {
-    return fail(kFailed, error.what());
+    return fail(kFailed, trestle::one_line(error.what()).c_str());
   } catch (const std::bad_alloc&) {
     return fail(kFailed, "out of memory");
   } catch (const std::exception& error) {

@@ -40,6 +40,14 @@ struct ParquetFile::Reader {
         check(file->ReadRowGroup(group, leaves).Value(&table));
         columns.clear();
         for (const std::string& name : names) columns.push_back(column(*table, name));
+        // The footer counts rows, the pages hold them; a damaged file may disagree with itself.
+        const int64_t wanted = starts[static_cast<size_t>(group) + 1] - *(after - 1);
+        for (const auto& array : columns) {
+          if (array->length() != wanted) {
+            user_error("{}: row group {} should have {} rows and holds {}; the file is damaged",
+                       path, group, wanted, array->length());
+          }
+        }
       } catch (const parquet::ParquetException& error) {
         user_error("{}: cannot be read as Parquet: {}", path, error.what());
       }
@@ -83,7 +91,11 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
     const auto metadata = reader_->file->parquet_reader()->metadata();
     reader_->starts.push_back(0);
     for (int i = 0; i < metadata->num_row_groups(); ++i) {
-      reader_->starts.push_back(reader_->starts.back() + metadata->RowGroup(i)->num_rows());
+      const int64_t rows = metadata->RowGroup(i)->num_rows();
+      if (rows < 0 || rows > INT64_MAX - reader_->starts.back()) {
+        user_error("{}: row group {} has {} rows; the file is damaged", path.string(), i, rows);
+      }
+      reader_->starts.push_back(reader_->starts.back() + rows);
     }
     // Only leaves under the wanted columns are read.
     const parquet::SchemaDescriptor* schema = metadata->schema();

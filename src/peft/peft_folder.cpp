@@ -182,4 +182,18 @@ void save_peft_folder(const Ministral3& model, const fs::path& directory,
   output.commit();
 }
 
+CheckReport check_peft_folder(const fs::path& directory) {
+  CheckReport report{.kind = "PEFT adapter"};
+  report.part([&] {
+    const fs::path path = directory / kConfigFile;
+    parse_peft_config(read_json(path), path.string());
+  });
+  std::optional<SafetensorsFile> file;
+  if (!report.part([&] { file.emplace(directory / kWeightsFile); })) return report;
+  report.tensors = file->tensors().size();
+  for (const auto& [name, info] : file->tensors()) report.bytes += byte_size(info).value_or(0);
+  check_factors(file->tensors(), kA, kB, file->path().string(), report);
+  return report;
+}
+
 }  // namespace trestle

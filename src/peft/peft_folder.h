@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 
+#include "bridge/check.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "model/ministral3.h"
 
@@ -18,6 +19,10 @@ bool is_peft_folder(const std::filesystem::path& path);
 /// takes PEFT's form. Throws UserError when a tensor belongs to no projection of the language
 /// tower, an adapter that the config lists is missing, or an option is not supported.
 void load_peft_folder(Ministral3& model, const std::filesystem::path& directory);
+
+/// Config, header, and that each lora_A and lora_B meet in a rank; which modules there are only the
+/// base model knows.
+CheckReport check_peft_folder(const std::filesystem::path& directory);
 
 struct PeftFolderOptions {
   /// kModelFirst is what peft wants over transformers 5, kLanguageModelFirst what older programs

@@ -1,0 +1,18 @@
+// Safetensors headers: whatever is accepted lies in the file.
+#include "checkpoint/safetensors.h"
+
+#include "fuzz/fuzz.h"
+
+using namespace trestle;
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  fuzz::or_refused([&] {
+    const SafetensorsHeader header = parse_safetensors_header(fuzz::text_of(data, size), "input");
+    for (const auto& [name, info] : header.tensors) {
+      const auto bytes = byte_size(info);
+      const uint64_t offset = header.offsets.at(name);
+      fuzz::expect(bytes && offset <= size && *bytes <= size - offset);
+    }
+  });
+  return 0;
+}

@@ -1,0 +1,16 @@
+// Text from files nobody vouches for. Called by readers, by main for every message and by `trestle
+// inspect`.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace trestle {
+
+/// Control characters become spaces or '?': no name in a file starts a line or moves the cursor.
+std::string one_line(std::string text);
+
+/// Well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
+bool is_utf8(std::string_view text);
+
+}  // namespace trestle

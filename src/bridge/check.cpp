@@ -1,0 +1,159 @@
+#include "bridge/check.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "bridge/table.h"
+#include "bridge/views.h"
+#include "checkpoint/fp8.h"
+#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/megatron.h"
+#include "checkpoint/megatron_names.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/torch_save.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+void count(const std::map<std::string, TensorInfo>& tensors, CheckReport& report) {
+  report.tensors += tensors.size();
+  for (const auto& [name, info] : tensors) report.bytes += byte_size(info).value_or(0);
+}
+
+void add_disagreements(const TensorSource& source, const ModelConfig& config, Spoken spoken,
+                       const fs::path& path, CheckReport& report) {
+  for (const std::string& each :
+       disagreements(source, mappings(config), spoken, config.text.tie_word_embeddings)) {
+    report.problems.push_back(fmt::format("{}: {}", path.string(), each));
+  }
+}
+
+// In name order, so that two runs print the same.
+std::vector<fs::path> files_named(const fs::path& directory, std::string_view prefix,
+                                  std::string_view suffix) {
+  std::vector<fs::path> files;
+  std::error_code ignored;
+  for (const auto& each : fs::directory_iterator(directory, ignored)) {
+    const std::string name = each.path().filename().string();
+    if (name.starts_with(prefix) && name.ends_with(suffix)) files.push_back(each.path());
+  }
+  std::ranges::sort(files);
+  return files;
+}
+
+// Flat optimizer buffers have padding between parameters, and of a stacked key layers without data
+// are those of another stage of the pipeline that was never saved: the table finds them missing.
+TorchDistReader::Holes holes_of(const std::string& key, const TensorInfo& info) {
+  if (!is_model_key(key) && info.shape.size() == 1) return TorchDistReader::Holes::kAnywhere;
+  return split_stacked_key(key) ? TorchDistReader::Holes::kLeadingSlices
+                                : TorchDistReader::Holes::kNone;
+}
+
+void check_archive(const fs::path& path) {
+  const MappedFile file(path);
+  const SavedArchive archive(file.bytes(), SavedArchive::Holds::kObject, path.string());
+  archive.check_sums();
+  archive.json();
+}
+
+}  // namespace
+
+bool CheckReport::part(const std::function<void()>& run) {
+  try {
+    run();
+    return true;
+  } catch (const UserError& error) {
+    problems.emplace_back(error.what());
+    return false;
+  }
+}
+
+void check_factors(const std::map<std::string, TensorInfo>& tensors, std::string_view in,
+                   std::string_view out, std::string_view what, CheckReport& report) {
+  for (const auto& [name, info] : tensors) {
+    const bool is_in = name.ends_with(in);
+    if (!is_in && !name.ends_with(out)) continue;
+    const std::string_view module =
+        std::string_view(name).substr(0, name.size() - (is_in ? in : out).size());
+    const std::string other = fmt::format("{}{}", module, is_in ? out : in);
+    const auto found = tensors.find(other);
+    if (found == tensors.end()) {
+      report.problems.push_back(fmt::format("{}: {} has no {}", what, name, other));
+      continue;
+    }
+    const auto& in_shape = info.shape;
+    const auto& out_shape = found->second.shape;
+    if (is_in && (in_shape.size() != 2 || out_shape.size() != 2 || in_shape[0] != out_shape[1])) {
+      report.problems.push_back(fmt::format("{}: {} {} and {} {} do not meet in a rank", what, name,
+                                            describe(info), other, describe(found->second)));
+    }
+  }
+}
+
+CheckReport check_safetensors(const fs::path& path) {
+  CheckReport report{.kind = "safetensors file"};
+  report.part([&] { count(SafetensorsFile(path).tensors(), report); });
+  return report;
+}
+
+CheckReport check_hf(const fs::path& directory) {
+  CheckReport report{.kind = "Hugging Face checkpoint"};
+  report.part([&] { read_hf_config(directory); });
+  // Each shard by itself, so that all damaged ones are named.
+  for (const fs::path& file : files_named(directory, "model", ".safetensors")) {
+    report.part([&] { count(SafetensorsFile(file).tensors(), report); });
+  }
+  if (!report.problems.empty()) return report;
+  std::optional<HfCheckpoint> checkpoint;
+  if (!report.part([&] { checkpoint.emplace(directory); })) return report;
+  add_disagreements(*checkpoint, checkpoint->config(), Spoken::kHuggingFace, directory, report);
+  for (const auto& [name, info] : checkpoint->tensors()) {
+    const HfStored& stored = checkpoint->stored(name);
+    if (stored.scale_file == nullptr) continue;
+    report.part([&] {
+      check_fp8_scale(stored.scale_file->read(stored.scale_name),
+                      fmt::format("{}: tensor {}", stored.file->path().string(), stored.name));
+    });
+  }
+  return report;
+}
+
+CheckReport check_megatron(const fs::path& path) {
+  CheckReport report{.kind = "Megatron checkpoint"};
+  std::optional<MegatronCheckpoint> opened;
+  if (!report.part([&] { opened.emplace(path); })) return report;
+  const MegatronCheckpoint& checkpoint = *opened;
+  const TorchDistReader& reader = checkpoint.reader();
+
+  count(reader.tensors(), report);
+  for (const auto& [key, info] : reader.tensors()) {
+    report.part([&] { reader.check(key, holes_of(key, info)); });
+  }
+  for (const std::string& key : reader.objects()) {
+    report.part([&] { reader.check_object(key); });
+  }
+  for (const fs::path& file : files_named(checkpoint.directory(), "", ".pt")) {
+    report.part([&] { check_archive(file); });
+  }
+  if (checkpoint.is_adapter()) {
+    check_factors(checkpoint.tensors(), ".linear_in.weight", ".linear_out.weight",
+                  checkpoint.directory().string(), report);
+    return report;
+  }
+  report.part([&] {
+    const fs::path source = checkpoint.directory() / "run_config.yaml";
+    const std::optional<Json> json = checkpoint.hf_config();
+    if (!json) return;
+    ModelConfig config = parse_hf_config(*json, source.string());
+    config.text.tie_word_embeddings =
+        !checkpoint.tensors().contains("language_model.output_layer.weight");
+    add_disagreements(checkpoint, config, Spoken::kMegatron, checkpoint.directory(), report);
+  });
+  return report;
+}
+
+}  // namespace trestle

@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""`trestle inspect --check` accepts every fixture and what real writers make, and names each damage.
+
+  .venv/bin/python tests/cli/test_check.py --trestle build/release/trestle [TestCase.test ...]
+"""
+
+import argparse
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.distributed.checkpoint as dcp
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+HF, MEGATRON = FIXTURES / "hf", FIXTURES / "megatron"
+TRESTLE = None
+
+
+class Checks(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory(prefix="trestle-")
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+
+    def run_check(self, path, *flags):
+        return subprocess.run([TRESTLE, "inspect", path, "--check", *flags], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=60, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    def passes(self, path, tensors=None, size=None):
+        done = self.run_check(path)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), f"{path}: {done.stdout}{done.stderr}")
+        self.assertRegex(done.stdout, r"\Aok: \d+ tensors, \d+ bytes\n\Z")
+        words = done.stdout.split()
+        if tensors is not None:
+            self.assertEqual((int(words[1]), int(words[3])), (tensors, size))
+
+    def fails(self, path, *problems):
+        """Each of `problems` (words of one line) is a line of its own, and there is no other."""
+        done = self.run_check(path)
+        lines = done.stdout.splitlines()
+        what = f"{path}:\n{done.stdout}{done.stderr}"
+        self.assertEqual(done.returncode, 2, what)
+        self.assertEqual(len(lines), len(problems), what)
+        for words in problems:
+            self.assertTrue(any(all(str(word) in line for word in words) for line in lines), f"{words} is missing: {what}")
+        self.assertRegex(done.stderr, rf"\Atrestle: .*: {len(problems)} problems?\n\Z")
+        report = self.run_check(path, "--json")
+        self.assertEqual(report.returncode, 2)
+        report = json.loads(report.stdout)
+        self.assertEqual((report["ok"], len(report["problems"])), (False, len(lines)))
+
+    def copy(self, source):
+        return Path(shutil.copytree(source, self.folder / "copy"))
+
+
+class HuggingFace(Checks):
+    def test_fixtures(self):
+        for path in (HF, FIXTURES / "hf_tied", MEGATRON / "adapter_lora", HF / "model.safetensors"):
+            with self.subTest(path=path.name):
+                self.passes(path)
+        tensors = safetensors.torch.load_file(HF / "model.safetensors")
+        self.passes(HF, len(tensors), sum(tensor.nbytes for tensor in tensors.values()))
+        report = json.loads(self.run_check(HF, "--json").stdout)
+        self.assertEqual((report["ok"], report["problems"], report["tensors"]), (True, [], len(tensors)))
+
+    def test_weights_against_config(self):
+        model = self.copy(HF)
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        q = next(name for name in tensors if name.endswith("layers.1.self_attn.q_proj.weight"))
+        norm = next(name for name in tensors if name.endswith("layers.0.input_layernorm.weight"))
+        k = next(name for name in tensors if name.endswith("layers.0.self_attn.k_proj.weight"))
+        tensors[q] = tensors[q][:-1].clone()
+        tensors[k] = tensors[k].to(torch.float64)
+        tensors["model.layers.0.extra.weight"] = torch.zeros(2)
+        del tensors[norm]
+        safetensors.torch.save_file(tensors, model / "model.safetensors")
+        self.fails(model, ["layers.1.self_attn.q_proj.weight", "shape"], ["layers.0.input_layernorm.weight", "missing"],
+                   ["layers.0.self_attn.k_proj.weight", "Double", "must agree"],
+                   ["model.layers.0.extra.weight", "no place"])
+
+    def shards(self, model):
+        """The fixture in three shards."""
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        (model / "model.safetensors").unlink()
+        names = sorted(tensors)
+        where = {name: f"model-{i % 3 + 1:05}-of-00003.safetensors" for i, name in enumerate(names)}
+        for shard in set(where.values()):
+            safetensors.torch.save_file({name: tensors[name] for name in names if where[name] == shard}, model / shard)
+        index = model / "model.safetensors.index.json"
+        index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+        return index, where
+
+    def test_every_damaged_shard_is_named(self):
+        model = self.copy(HF)
+        self.shards(model)
+        self.passes(model)
+        for number in (1, 3):
+            file = model / f"model-{number:05}-of-00003.safetensors"
+            os.truncate(file, file.stat().st_size - 1)
+        self.fails(model, ["model-00001-of", "truncated"], ["model-00003-of", "truncated"])
+
+    def test_index(self):
+        model = self.copy(HF)
+        index, where = self.shards(model)
+        name = sorted(where)[0]
+        index.write_text(json.dumps({"weight_map": where | {name: "model-00002-of-00003.safetensors"}}))
+        self.fails(model, [name, "model-00002-of-00003.safetensors"])
+        index.write_text("{")
+        self.fails(model, [index, "JSON"])
+
+    def test_fp8_scales(self):
+        model = self.copy(HF)
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        names = [name for name in tensors if name.endswith("mlp.down_proj.weight") and "vision" not in name]
+        for name in names:
+            tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+            tensors[name + "_scale_inv"] = torch.tensor(0.5, dtype=torch.bfloat16)
+        safetensors.torch.save_file(tensors, model / "model.safetensors")
+        self.passes(model)
+        for name in names[:2]:
+            tensors[name + "_scale_inv"] = torch.tensor(float("nan"))
+        safetensors.torch.save_file(tensors, model / "model.safetensors")
+        self.fails(model, *([name, "not finite"] for name in names[:2]))
+
+    def test_adapter(self):
+        adapter = self.copy(MEGATRON / "adapter_lora")
+        tensors = safetensors.torch.load_file(adapter / "adapter_model.safetensors")
+        first, second = [name for name in sorted(tensors) if name.endswith("lora_A.weight")][:2]
+        tensors[first] = tensors[first][:-1].clone()
+        del tensors[second]
+        safetensors.torch.save_file(tensors, adapter / "adapter_model.safetensors")
+        (adapter / "adapter_config.json").write_text("[]")
+        self.fails(adapter, ["adapter_config.json"], [first, "rank"], [second.replace("lora_A", "lora_B"), "has no"])
+
+    def test_names_cannot_write_lines_of_their_own(self):
+        """What a file calls a tensor stays on one line and moves no cursor."""
+        model = self.copy(HF)
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        safetensors.torch.save_file(tensors | {"a\nok: 1\x1b[2J": torch.zeros(1)}, model / "model.safetensors")
+        self.fails(model, ["tensor a ok: 1?[2J", "no place"])
+        listed = subprocess.run([TRESTLE, "inspect", model / "model.safetensors"], capture_output=True, text=True)
+        self.assertNotIn("\x1b", listed.stdout)
+
+
+class Megatron(Checks):
+    def setUp(self):
+        super().setUp()
+        self.run_folder = self.copy(MEGATRON / "import")
+        self.iteration = next(self.run_folder.glob("iter_*"))
+
+    def test_fixtures(self):
+        for path in sorted(MEGATRON.iterdir()):
+            if path.is_dir():
+                with self.subTest(path=path.name):
+                    self.passes(path)
+
+    def metadata(self):
+        return pickle.loads((self.iteration / ".metadata").read_bytes())
+
+    def rewrite(self, metadata):
+        (self.iteration / ".metadata").write_bytes(pickle.dumps(metadata))
+
+    def items(self):
+        """(place, key) of every item, in the order of the file."""
+        return sorted((info.offset, info.length, index.fqn) for index, info in self.metadata().storage_data.items())
+
+    def damage(self, offset, length):
+        """Flips a bit in the middle of an item's tensor data."""
+        file = self.iteration / "__0_0.distcp"
+        data = bytearray(file.read_bytes())
+        with tempfile.TemporaryFile() as item:
+            item.write(data[offset:offset + length])
+            tensor = torch.load(item, weights_only=True)
+        at = data.find(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), offset, offset + length)
+        self.assertGreater(at, 0)
+        data[at + tensor.nbytes // 2] ^= 1
+        file.write_bytes(data)
+
+    def test_flipped_bits(self):
+        damaged = [item for item in self.items() if item[2].endswith("weight") and "_extra_state" not in item[2]][::7]
+        for offset, length, _ in damaged:
+            self.damage(offset, length)
+        self.assertGreater(len(damaged), 2)
+        keys = sorted({key for _, _, key in damaged})
+        self.assertEqual(len(keys), len(damaged))
+        self.fails(self.run_folder, *([key, "damaged"] for key in keys))
+
+    def test_sums_that_were_not_recorded(self):
+        """Archives as torch writes them under set_crc32_options(False)."""
+        done = {}
+        for recorded in (True, False):
+            torch.serialization.set_crc32_options(recorded)
+            try:
+                torch.save({"iteration": 0, "more": torch.arange(100)}, self.iteration / "common.pt")
+            finally:
+                torch.serialization.set_crc32_options(True)
+            self.passes(self.run_folder)
+            data = bytearray((self.iteration / "common.pt").read_bytes())
+            at = data.find(struct.pack("<3q", 50, 51, 52))
+            data[at] ^= 1
+            (self.iteration / "common.pt").write_bytes(data)
+            done[recorded] = self.run_check(self.run_folder).returncode
+        self.assertEqual(done, {True: 2, False: 0})
+
+    def test_chunks_that_do_not_tile(self):
+        metadata = self.metadata()
+        key = next(key for key, value in metadata.state_dict_metadata.items()
+                   if key.endswith("linear_proj.weight") and hasattr(value, "chunks"))
+        entry = metadata.state_dict_metadata[key]
+        entry.size = torch.Size([*entry.size[:-1], entry.size[-1] + 1])
+        self.rewrite(metadata)
+        self.fails(self.run_folder, [key, "do not tile"], *(
+            [key.replace("decoder.layers.", f"decoder.layers.{layer}."), "shape"] for layer in range(entry.size[0])))
+
+    def test_missing_and_strange_tensors(self):
+        metadata = self.metadata()
+        tensors = metadata.state_dict_metadata
+        tensors["language_model.decoder.final_layernorm.wait"] = tensors.pop("language_model.decoder.final_layernorm.weight")
+        metadata.storage_data = {
+            (type(index)("language_model.decoder.final_layernorm.wait", index.offset, index.index)
+             if index.fqn == "language_model.decoder.final_layernorm.weight" else index): info
+            for index, info in metadata.storage_data.items()}
+        self.rewrite(metadata)
+        self.fails(self.run_folder, ["final_layernorm.weight", "missing"], ["final_layernorm.wait", "no place"])
+
+    def test_files(self):
+        state = self.iteration / "train_state.pt"
+        good = state.read_bytes()
+        state.write_bytes(good[:-30])
+        self.fails(self.run_folder, [state, "archive"])
+        state.write_bytes(good)
+        (self.iteration / "run_config.yaml").write_text("a: [")
+        self.fails(self.run_folder, ["run_config.yaml", "YAML"])
+        os.truncate(self.iteration / "__0_0.distcp", 1000)
+        self.fails(self.run_folder, ["__0_0.distcp", "cut short"])
+        (self.iteration / "metadata.json").unlink()
+        self.fails(self.run_folder, ["metadata.json", "cut off"])
+
+    def test_memory_is_bounded(self):
+        """256 MB in one chunk are read in pieces: the mapped file does not stay in memory."""
+        path = self.folder / "large"
+        dcp.save({"rng_state.large": torch.ones(1 << 26)}, checkpoint_id=path, no_dist=True)
+        (path / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+        torch.save({"iteration": 0}, path / "common.pt")
+        self.assertLess(self.peak(path) - self.peak(self.run_folder), 100 << 20)
+
+    def peak(self, path):
+        """Peak resident bytes of a check."""
+        running = subprocess.Popen([TRESTLE, "inspect", path, "--check"], stdout=subprocess.DEVNULL,
+                                   env=os.environ | {"OMP_NUM_THREADS": "1"})
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(running.returncode, 0)
+        return usage.ru_maxrss * 1024
+
+
+class Others(Checks):
+    def test_nothing_there(self):
+        done = self.run_check(self.folder / "absent")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("does not exist", done.stderr)
+        self.fails(self.folder, ["config.json"])
+
+    def test_json_alone(self):
+        done = subprocess.run([TRESTLE, "inspect", HF, "--json"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--check", done.stderr)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trestle", type=Path, required=True)
+    known, others = parser.parse_known_args()
+    TRESTLE = known.trestle.resolve()
+    unittest.main(argv=["test_check.py", *others])
