@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/text.h"
 #include "base/file.h"
+#include "base/text.h"
 
 namespace trestle {
 namespace {

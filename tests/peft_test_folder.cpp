@@ -24,16 +24,17 @@ using testing::TempDir;
 using testing::write_safetensors;
 
 const fs::path kPeft = "golden/model/tied/lora";
-const fs::path kShared = "golden/model/tied/lora_shared";
+const fs::path kDora = "golden/model/tied/dora";
 constexpr const char* kConfig = "adapter_config.json";
 constexpr const char* kWeights = "adapter_model.safetensors";
 
-// A copy of kPeft whose config and tensors went through `edit`.
-fs::path variant(const TempDir& scratch, const std::function<void(NamedTensors&, Json&)>& edit) {
+// A copy of `source` whose config and tensors went through `edit`.
+fs::path variant(const TempDir& scratch, const std::function<void(NamedTensors&, Json&)>& edit,
+                 const fs::path& source = kPeft) {
   static int count = 0;
   const fs::path directory = scratch / fmt::format("variant{}", ++count);
-  NamedTensors tensors = read_safetensors(kPeft / kWeights);
-  Json config = read_json(kPeft / kConfig);
+  NamedTensors tensors = read_safetensors(source / kWeights);
+  Json config = read_json(source / kConfig);
   edit(tensors, config);
   fs::create_directories(directory);
   write_json(directory / kConfig, config);
@@ -41,11 +42,14 @@ fs::path variant(const TempDir& scratch, const std::function<void(NamedTensors&,
   return directory;
 }
 
-fs::path with_prefix(const TempDir& scratch, const std::string& prefix) {
+fs::path with_prefix(const TempDir& scratch, const std::string& prefix, const fs::path& source) {
   const std::string old = "base_model.model.model.language_model.";
-  return variant(scratch, [&](NamedTensors& tensors, Json&) {
-    for (auto& [name, tensor] : tensors) name = prefix + name.substr(old.size());
-  });
+  return variant(
+      scratch,
+      [&](NamedTensors& tensors, Json&) {
+        for (auto& [name, tensor] : tensors) name = prefix + name.substr(old.size());
+      },
+      source);
 }
 
 at::Tensor logits_with(const fs::path& adapter) {
@@ -58,7 +62,7 @@ at::Tensor logits_with(const fs::path& adapter) {
 }
 
 TEST(PeftFolder, LogitsArePefts) {
-  for (const char* form : {"lora", "lora_shared"}) {
+  for (const char* form : {"lora", "lora_shared", "dora"}) {
     const Golden golden(std::string("tied/") + form);
     const auto model = Golden("tied").model();
     const AdapterSummary summary = load_adapter(*model, golden.directory);
@@ -71,14 +75,30 @@ TEST(PeftFolder, LogitsArePefts) {
 
 TEST(PeftFolder, EverySpellingLoadsToTheSame) {
   const TempDir scratch;
-  const at::Tensor wanted = logits_with(kPeft);
-  for (const char* prefix :
-       {"base_model.model.model.language_model.", "base_model.model.language_model.model.",
-        "base_model.model.model.", "model.language_model.", "language_model.model.", "model."}) {
-    EXPECT_TRUE(at::equal(logits_with(with_prefix(scratch, prefix)), wanted)) << prefix;
+  for (const fs::path& source : {kPeft, kDora}) {
+    const at::Tensor wanted = logits_with(source);
+    for (const char* prefix :
+         {"base_model.model.model.language_model.", "base_model.model.language_model.model.",
+          "base_model.model.model.", "model.language_model.", "language_model.model.", "model."}) {
+      EXPECT_TRUE(at::equal(logits_with(with_prefix(scratch, prefix, source)), wanted)) << prefix;
+    }
   }
-  expect_mentions(error_of([&] { logits_with(with_prefix(scratch, "base_model.model.gpt.")); }),
+  const fs::path gpt = with_prefix(scratch, "base_model.model.gpt.", kPeft);
+  expect_mentions(error_of([&] { logits_with(gpt); }),
                   {"none of its 42 tensors", "base_model.model.gpt.layers.0.mlp.down_proj"});
+}
+
+TEST(PeftFolder, MagnitudesUnderBothNames) {
+  const TempDir scratch;
+  const fs::path longer = variant(
+      scratch,
+      [](NamedTensors& tensors, Json&) {
+        for (auto& [name, tensor] : tensors) {
+          if (name.ends_with("lora_magnitude_vector")) name += ".weight";
+        }
+      },
+      kDora);
+  EXPECT_TRUE(at::equal(logits_with(longer), logits_with(kDora)));
 }
 
 TEST(PeftFolder, TextOnlyModelsTakeTheSameNames) {
@@ -96,27 +116,81 @@ TEST(PeftFolder, TextOnlyModelsTakeTheSameNames) {
 
 TEST(PeftFolder, SavedAdaptersComeBackToTheBit) {
   const TempDir scratch;
-  const auto model = Golden("tied").model();
-  load_adapter(*model, kPeft);
-  save_peft_folder(*model, scratch / "again", {.base_model = "base"});
-  const NamedTensors wanted = read_safetensors(kPeft / kWeights);
-  const NamedTensors got = read_safetensors(scratch / "again" / kWeights);
-  ASSERT_EQ(got.size(), wanted.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    EXPECT_EQ(got[i].first, wanted[i].first);
-    EXPECT_TRUE(same_bits(got[i].second, wanted[i].second)) << got[i].first;
+  for (const fs::path& source : {kPeft, kDora}) {
+    const fs::path again = scratch / source.filename();
+    const auto model = Golden("tied").model();
+    load_adapter(*model, source);
+    save_peft_folder(*model, again, {.base_model = "base"});
+    const NamedTensors wanted = read_safetensors(source / kWeights);
+    const NamedTensors got = read_safetensors(again / kWeights);
+    ASSERT_EQ(got.size(), wanted.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_EQ(got[i].first, wanted[i].first);
+      EXPECT_TRUE(same_bits(got[i].second, wanted[i].second)) << got[i].first;
+    }
+    const Json config = read_json(again / kConfig);
+    EXPECT_EQ(config["r"], 4);
+    EXPECT_EQ(config["lora_alpha"], Json(8));
+    EXPECT_TRUE(config["lora_alpha"].is_number_integer());
+    EXPECT_EQ(config["use_dora"], source == kDora);
+    EXPECT_EQ(config["base_model_name_or_path"], "base");
+    // Whole names: "q_proj" alone would match the vision tower's too.
+    EXPECT_EQ(config["target_modules"].size(), 21u);
+    for (const Json& target : config["target_modules"]) {
+      EXPECT_TRUE(target.get<std::string>().starts_with("model.language_model.layers.")) << target;
+    }
+    EXPECT_TRUE(at::equal(logits_with(again), logits_with(source)));
   }
-  const Json config = read_json(scratch / "again" / kConfig);
-  EXPECT_EQ(config["r"], 4);
-  EXPECT_EQ(config["lora_alpha"], Json(8));
-  EXPECT_TRUE(config["lora_alpha"].is_number_integer());
-  EXPECT_EQ(config["base_model_name_or_path"], "base");
-  // Whole names: "q_proj" alone would match the vision tower's too.
-  EXPECT_EQ(config["target_modules"].size(), 21u);
-  for (const Json& target : config["target_modules"]) {
-    EXPECT_TRUE(target.get<std::string>().starts_with("model.language_model.layers.")) << target;
+}
+
+// Cuts the tensors of every `part` to rank 2.
+void cut_rank(NamedTensors& tensors, const std::string& part) {
+  for (auto& [name, tensor] : tensors) {
+    if (name.find(part + ".lora_A") != std::string::npos) tensor = tensor.narrow(0, 0, 2).clone();
+    if (name.find(part + ".lora_B") != std::string::npos) tensor = tensor.narrow(1, 0, 2).clone();
   }
-  EXPECT_TRUE(at::equal(logits_with(scratch / "again"), logits_with(kPeft)));
+}
+
+// The same update at full rank: zeros for what cut_rank takes away, and B scaled for another alpha.
+void pad_rank(NamedTensors& tensors, const std::string& part, double factor) {
+  for (auto& [name, tensor] : tensors) {
+    if (name.find(part + ".lora_B") == std::string::npos) continue;
+    tensor = tensor * factor;
+    tensor.narrow(1, 2, 2).zero_();
+  }
+}
+
+TEST(PeftFolder, RanksAndAlphasByModule) {
+  const TempDir scratch;
+  for (const bool rslora : {false, true}) {
+    const fs::path patterns = variant(scratch, [&](NamedTensors& tensors, Json& config) {
+      cut_rank(tensors, "q_proj");
+      config["use_rslora"] = rslora;
+      config["rank_pattern"] = {{"q_proj", 2}};
+      config["alpha_pattern"] = {{"self_attn.q_proj", 6},
+                                 {"^language_model.model.layers.1.mlp.up_proj", 12},
+                                 {"^up_proj", 99}};
+    });
+    const fs::path plain = variant(scratch, [&](NamedTensors& tensors, Json& config) {
+      config["use_rslora"] = rslora;
+      // (6 / 2) / (8 / 4), or with the roots of 2 and 4.
+      pad_rank(tensors, "q_proj", rslora ? 6 / std::sqrt(2.0) / 4 : 1.5);
+      for (auto& [name, tensor] : tensors) {
+        if (name.find("1.mlp.up_proj.lora_B") != std::string::npos) tensor = tensor * 1.5;
+      }
+    });
+    const at::Tensor wanted = logits_with(plain);
+    EXPECT_GT((wanted - logits_with(kPeft)).abs().max().item<double>(), 0.1);
+    expect_near(logits_with(patterns), wanted, 1e-4, "by module");
+
+    const auto model = Golden("tied").model();
+    load_adapter(*model, patterns);
+    const fs::path again = scratch / (rslora ? "rslora" : "plain");
+    save_peft_folder(*model, again);
+    EXPECT_EQ(read_json(again / kConfig)["alpha_pattern"].size(), 4u);  // 3 layers' q and one up
+    EXPECT_TRUE(at::equal(logits_with(again), logits_with(patterns)));
+    expect_mentions(error_of([&] { lora_config_of(*model); }), {"rank 2", "rank 4"});
+  }
 }
 
 TEST(PeftFolder, MegatronsFormGoesOutWithItsSharedA) {
@@ -171,12 +245,12 @@ TEST(PeftFolder, RefusesOptionsByName) {
     EXPECT_NE(message.find(kConfig), std::string::npos) << message;
     return message;
   };
-  expect_mentions(refused("use_dora", true), {"DoRA adapters are not supported yet"});
   expect_mentions(refused("peft_type", "LOHA"), {"peft_type", "LOHA", "LORA"});
   expect_mentions(refused("bias", "all"), {"bias", "all"});
   expect_mentions(refused("modules_to_save", {"lm_head"}), {"modules_to_save", "lm_head"});
-  expect_mentions(refused("rank_pattern", {{"q_proj", 8}}), {"rank_pattern", "q_proj"});
-  expect_mentions(refused("alpha_pattern", {{"q_proj", 8}}), {"alpha_pattern"});
+  expect_mentions(refused("rank_pattern", 8), {"rank_pattern"});
+  expect_mentions(refused("alpha_pattern", {{"(q|k)_proj", 8}}), {"alpha_pattern", "(q|k)_proj"});
+  expect_mentions(refused("alpha_pattern", {{"q_proj", "8"}}), {"alpha_pattern", "q_proj"});
   expect_mentions(refused("init_lora_weights", "pissa"), {"init_lora_weights", "pissa"});
   expect_mentions(refused("fan_in_fan_out", true), {"fan_in_fan_out"});
   expect_mentions(refused("an_option_of_tomorrow", 3), {"an_option_of_tomorrow"});
@@ -186,6 +260,45 @@ TEST(PeftFolder, RefusesOptionsByName) {
   expect_mentions(refused("lora_dropout", -1), {"lora_dropout"});
   const fs::path list = variant(scratch, [](NamedTensors&, Json& config) { config = {1}; });
   expect_mentions(error_of([&] { logits_with(list); }), {kConfig});
+}
+
+TEST(PeftFolder, RefusesHalfADora) {
+  const TempDir scratch;
+  const auto refused = [&](const fs::path& source,
+                           const std::function<void(NamedTensors&, Json&)>& edit) {
+    const fs::path folder = variant(scratch, edit, source);
+    return error_of([&] { logits_with(folder); });
+  };
+  const std::string q = "layers.0.self_attn.q_proj.lora_magnitude_vector";
+  const auto find_q = [&](NamedTensors& tensors) {
+    return std::ranges::find_if(tensors, [&](const auto& each) { return each.first.ends_with(q); });
+  };
+  expect_mentions(refused(kPeft, [](NamedTensors&, Json& config) { config["use_dora"] = true; }),
+                  {"lora_A.weight has no magnitude", "DoRA"});
+  expect_mentions(refused(kDora, [](NamedTensors&, Json& config) { config["use_dora"] = false; }),
+                  {"lora_magnitude_vector is DoRA's", "LoRA"});
+  expect_mentions(
+      refused(kDora, [&](NamedTensors& tensors, Json&) { tensors.erase(find_q(tensors)); }),
+      {"layers.0.self_attn.q_proj", "has no magnitude"});
+  expect_mentions(refused(kDora,
+                          [&](NamedTensors& tensors, Json&) {
+                            find_q(tensors)->second = at::ones({1, 96});
+                          }),
+                  {q, "[1, 96]", "[96]"});
+  expect_mentions(refused(kDora,
+                          [&](NamedTensors& tensors, Json&) {
+                            tensors.emplace_back(find_q(tensors)->first + ".weight",
+                                                 at::ones({96}));
+                          }),
+                  {q, "are one tensor"});
+  expect_mentions(refused(kDora,
+                          [&](NamedTensors& tensors, Json&) {
+                            std::erase_if(tensors, [](const auto& each) {
+                              return each.first.find("q_proj.lora_A") != std::string::npos ||
+                                     each.first.find("q_proj.lora_B") != std::string::npos;
+                            });
+                          }),
+                  {"q_proj.lora_magnitude_vector", "no partner"});
 }
 
 TEST(PeftFolder, RefusesTensorsThatDoNotFit) {
@@ -230,13 +343,6 @@ TEST(PeftFolder, RefusesTensorsThatDoNotFit) {
                                          take(tensors, "up_proj.lora_A").second);
                   }),
                   {"are one tensor"});
-  expect_mentions(refused([&](NamedTensors& tensors, Json&) {
-                    tensors.emplace_back(
-                        "base_model.model.model.language_model.layers.0.mlp."
-                        "up_proj.lora_magnitude_vector",
-                        at::ones({80}));
-                  }),
-                  {"DoRA"});
   expect_mentions(refused([&](NamedTensors& tensors, Json&) { tensors.clear(); }),
                   {"none of its 0 tensors"});
 }
@@ -291,20 +397,29 @@ TEST(PeftFolder, ForPeftItself) {
   const std::vector<std::pair<std::string, std::vector<std::string>>> forms = {
       {"fused", LoraConfig().target_modules}, {"parts", {"q_proj", "v_proj", "down_proj"}}};
   for (const char* name : {"tied", "text"}) {
-    for (const auto& [form, targets] : forms) {
-      const Golden golden(name);
-      const auto model = golden.model();
-      LoraConfig config;
-      config.dim = 5;
-      config.alpha = 7;
-      config.target_modules = targets;
-      config.lora_B_init_method = "normal";
-      attach_lora(*model, config, 17);
-      const fs::path folder = fs::path(target) / name / form;
-      save_peft_folder(*model, folder);
-      const at::NoGradGuard no_grad;
-      write_safetensors(folder / "logits.safetensors",
-                        {{"logits", model->logits(golden.input()).contiguous()}});
+    for (const char* scheme : {"lora", "dora"}) {
+      for (const auto& [form, targets] : forms) {
+        const Golden golden(name);
+        const auto model = golden.model();
+        LoraConfig config;
+        config.scheme = scheme;
+        config.dim = 5;
+        config.alpha = 7;
+        config.target_modules = targets;
+        config.lora_B_init_method = "normal";
+        attach_lora(*model, config, 17);
+        const at::NoGradGuard no_grad;
+        for (const auto& entry : model->named_parameters()) {
+          if (entry.key().ends_with("weight_magnitude")) {
+            at::Tensor magnitude = entry.value();
+            magnitude.mul_(1 + 0.4 * at::rand(magnitude.sizes()));
+          }
+        }
+        const fs::path folder = fs::path(target) / name / (form + "_" + scheme);
+        save_peft_folder(*model, folder);
+        write_safetensors(folder / "logits.safetensors",
+                          {{"logits", model->logits(golden.input()).contiguous()}});
+      }
     }
   }
 }

@@ -1,4 +1,4 @@
-// LoRA inside the model: what is adapted, how it starts, what trains, and merging.
+// LoRA and DoRA inside the model: what is adapted, how it starts, what trains, and merging.
 #include <cmath>
 #include <set>
 
@@ -79,6 +79,52 @@ TEST(Lora, StartsAsTheBaseModel) {
   const at::Tensor before = model->logits(golden.input());
   attach_lora(*model, config_of(kMegatron, "zero"), 1);
   EXPECT_TRUE(at::equal(model->logits(golden.input()), before));
+}
+
+TEST(Dora, StartsAsTheBaseModel) {
+  const Golden golden("tied");
+  for (const auto& targets : {kMegatron, kHuggingFace, {"k_proj", "up_proj"}}) {
+    const auto model = golden.model();
+    const at::NoGradGuard no_grad;
+    const at::Tensor before = model->logits(golden.input());
+    LoraConfig config = config_of(targets, "zero");
+    config.scheme = "dora";
+    const AdapterSummary summary = attach_lora(*model, config, 1);
+    EXPECT_TRUE(at::equal(model->logits(golden.input()), before));
+    EXPECT_EQ(lora_config_of(*model).scheme, "dora");
+    int64_t magnitudes = 0;
+    for (const auto& [name, tensor] : adapter_parameters(*model)) {
+      EXPECT_TRUE(tensor.requires_grad()) << name;
+      magnitudes += name.ends_with("weight_magnitude");
+    }
+    // One for each A.
+    EXPECT_EQ(3u * static_cast<size_t>(magnitudes), adapter_parameters(*model).size());
+    EXPECT_EQ(summary.modules, targets.size() == 2 ? 6 : 12);
+  }
+}
+
+TEST(Dora, MergingKeepsTheLogits) {
+  const Golden golden("tied");
+  for (const auto& targets : {kMegatron, kHuggingFace, {"v_proj", "up_proj"}}) {
+    const auto model = golden.model();
+    const at::NoGradGuard no_grad;
+    const at::Tensor plain = model->logits(golden.input());
+    LoraConfig config = config_of(targets);
+    config.scheme = "dora";
+    attach_lora(*model, config, 5);
+    // Updates of the size that training makes.
+    for (auto& [name, tensor] : adapter_parameters(*model)) {
+      if (name.ends_with("linear_out.weight")) at::Tensor(tensor).mul_(0.1);
+    }
+    for (const AdapterSite& site : adapter_sites(*model)) {
+      const auto& adapter = site.linear->adapter();
+      if (adapter) adapter->set_magnitude(site.linear->row_norms() * 1.1);
+    }
+    const at::Tensor adapted = model->logits(golden.input());
+    EXPECT_GT((adapted - plain).abs().max().item<double>(), 0.1);
+    EXPECT_EQ(merge_adapters(*model), targets.size() == 2 ? 6 : 12);
+    expect_near(model->logits(golden.input()), adapted, 1e-5, "merged");
+  }
 }
 
 TEST(Lora, TheSeedAloneDecidesTheStart) {
@@ -185,7 +231,8 @@ TEST(Lora, RankStabilisedScale) {
   config.dim = 3;
   config.use_rslora = true;
   attach_lora(*model, config, 5);
-  EXPECT_NEAR(adapter_sites(*model)[0].linear->adapter()->scale(), 8 / std::sqrt(3.0), 1e-12);
+  EXPECT_NEAR(adapter_sites(*model)[0].linear->adapter()->whole()->scale(), 8 / std::sqrt(3.0),
+              1e-12);
 }
 
 TEST(Lora, TheModelTellsItsConfig) {
@@ -223,8 +270,7 @@ TEST(Lora, RefusesWhatCannotBe) {
                   {"o_proj", "linear_proj"});
   expect_mentions(refused([](Config c) { c.target_modules = {"q_porj"}; }), {"q_porj", "q_proj?"});
   expect_mentions(refused([](Config c) { c.target_modules = {}; }), {"target_modules is empty"});
-  expect_mentions(refused([](Config c) { c.scheme = "dora"; }), {"DoRA", "not supported yet"});
-  expect_mentions(refused([](Config c) { c.scheme = "ia3"; }), {"ia3", "lora"});
+  expect_mentions(refused([](Config c) { c.scheme = "ia3"; }), {"ia3", "lora", "dora"});
   expect_mentions(refused([](Config c) { c.dim = 0; }), {"peft.dim=0"});
   expect_mentions(refused([](Config c) { c.alpha = NAN; }), {"peft.alpha"});
   expect_mentions(refused([](Config c) { c.dropout = 1; }), {"peft.dropout=1"});

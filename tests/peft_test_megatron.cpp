@@ -6,6 +6,7 @@
 #include "peft/lora.h"
 #include "peft/megatron_adapter.h"
 #include "peft/peft_folder.h"
+#include "peft/sites.h"
 
 namespace trestle {
 namespace {
@@ -66,8 +67,74 @@ TEST(MegatronAdapter, TheBridgesExportLoadsToTheSameModel) {
                        "logits");
 }
 
+// By hand, from what the fixture says of itself: y = m / ||W + 2 B A|| (W + 2 B A) x.
+TEST(MegatronAdapter, TheBridgesDoraIsItsFormula) {
+  const OpenCheckpoint base("fixtures/hf");
+  const MegatronCheckpoint stored(kFixtures / "dora");
+  const auto model = load_model(base, {at::kFloat, at::kCPU});
+  const at::NoGradGuard no_grad;
+  EXPECT_EQ(load_adapter(*model, kFixtures / "dora").modules, 12);
+  EXPECT_EQ(stored.tensors().size(), 36u);
+  for (const AdapterSite& site : adapter_sites(*model)) {
+    const auto read = [&](const std::string& name) {
+      return stored.read(site.name + ".adapter." + name).to(at::kDouble);
+    };
+    const at::Tensor sum = site.linear->weight.to(at::kDouble) +
+                           2 * at::mm(read("linear_out.weight"), read("linear_in.weight"));
+    const at::Tensor norms = at::linalg_vector_norm(sum, 2, at::IntArrayRef{1});
+    const at::Tensor weight = sum * (read("weight_magnitude") / norms).unsqueeze(1);
+    const at::Tensor x = at::randn({5, weight.size(1)});
+    const at::Tensor y = site.linear->Linear::forward(x);
+    testing::expect_near(y, at::linear(x.to(at::kDouble), weight), 1e-5, site.name);
+  }
+}
+
+TEST(MegatronAdapter, TheBridgesDoraGoesToPeftAndBack) {
+  const TempDir scratch;
+  Ministral3 model = without_weights();
+  load_adapter(model, kFixtures / "dora");
+  save_peft_folder(model, scratch / "out");
+  EXPECT_EQ(read_json(scratch / "out" / "adapter_config.json")["use_dora"], true);
+  const MegatronCheckpoint stored(kFixtures / "dora");
+  const SafetensorsFile file(scratch / "out" / "adapter_model.safetensors");
+  EXPECT_EQ(file.tensors().size(), 3u * 7 * 3);
+  size_t compared = 0;
+  for (const AdapterSite& site : adapter_sites(model)) {
+    const auto fused = [&](const std::string& ending) {
+      std::vector<at::Tensor> parts;
+      for (const std::string& module : site.hf) {
+        parts.push_back(file.read("base_model.model." +
+                                  spelled_name(module, HfSpelling::kModelFirst) + ending));
+      }
+      return parts.size() == 1 ? parts[0] : site.linear->layout().fuse(parts, 0);
+    };
+    const std::string prefix = site.name + ".adapter.";
+    EXPECT_TRUE(same_bits(fused(".lora_B.weight"), stored.read(prefix + "linear_out.weight")));
+    EXPECT_TRUE(
+        same_bits(fused(".lora_magnitude_vector"), stored.read(prefix + "weight_magnitude")));
+    for (const std::string& module : site.hf) {
+      EXPECT_TRUE(
+          same_bits(file.read("base_model.model." + spelled_name(module, HfSpelling::kModelFirst) +
+                              ".lora_A.weight"),
+                    stored.read(prefix + "linear_in.weight")));
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 21u);
+
+  const OpenCheckpoint base("fixtures/hf");
+  const auto logits = [&](const fs::path& adapter) {
+    const auto adapted = load_model(base, {at::kFloat, at::kCPU});
+    load_adapter(*adapted, adapter);
+    const at::NoGradGuard no_grad;
+    return adapted->logits(ModelInput::make(at::arange(20, 40, at::kLong), {20}));
+  };
+  testing::expect_near(logits(scratch / "out"), logits(kFixtures / "dora"), 1e-5, "logits");
+}
+
 // What the trainer does: adapter tensors and the peft section.
-fs::path write_checkpoint(const Ministral3& model, const fs::path& run, const Json& peft) {
+fs::path write_checkpoint(const Ministral3& model, const fs::path& run, const Json& peft,
+                          const std::function<void(std::string&)>& rename = {}) {
   MegatronOutput output;
   output.run = run;
   output.iteration = 3;
@@ -75,7 +142,9 @@ fs::path write_checkpoint(const Ministral3& model, const fs::path& run, const Js
   output.run_config = {{"peft", peft}};
   NamedTensors tensors;
   for (const auto& entry : model.named_parameters()) {
-    if (entry.value().requires_grad()) tensors.emplace_back(entry.key(), entry.value().detach());
+    if (!entry.value().requires_grad()) continue;
+    tensors.emplace_back(entry.key(), entry.value().detach());
+    if (rename) rename(tensors.back().first);
   }
   MegatronWriter writer(output, testing::list_of(tensors));
   for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
@@ -83,20 +152,33 @@ fs::path write_checkpoint(const Ministral3& model, const fs::path& run, const Js
   return run;
 }
 
+// The Ministral 3 of fixtures/hf with weights of a kind: DoRA starts from their norms.
+Ministral3 with_weights() {
+  Ministral3 model(parse_hf_config(read_json("fixtures/hf/config.json"), "config.json"),
+                   {at::kBFloat16, at::kCPU});
+  const at::NoGradGuard no_grad;
+  for (at::Tensor& parameter : model.parameters()) parameter.normal_();
+  return model;
+}
+
 TEST(MegatronAdapter, OurOwnComeBackToTheBit) {
   const TempDir scratch;
-  for (const auto& targets :
-       {LoraConfig().target_modules, {"q_proj", "v_proj", "o_proj", "up_proj"}}) {
-    Ministral3 model = without_weights();
+  for (const auto& [scheme, targets] :
+       {std::pair{"lora", LoraConfig().target_modules},
+        std::pair{"lora", std::vector<std::string>{"q_proj", "v_proj", "o_proj", "up_proj"}},
+        std::pair{"dora", LoraConfig().target_modules},
+        std::pair{"dora", std::vector<std::string>{"q_proj", "v_proj", "o_proj", "up_proj"}}}) {
+    Ministral3 model = with_weights();
     LoraConfig config;
+    config.scheme = scheme;
     config.dim = 3;
     config.alpha = 5;
     config.dropout = 0.125;
     config.target_modules = targets;
     config.lora_B_init_method = "normal";
     attach_lora(model, config, 21);
-    const fs::path run =
-        write_checkpoint(model, scratch / targets[0], peft_run_config(lora_config_of(model)));
+    const fs::path run = write_checkpoint(model, scratch / (scheme + targets[0]),
+                                          peft_run_config(lora_config_of(model)));
     Ministral3 again = without_weights();
     load_adapter(again, run);
     size_t compared = 0;
@@ -109,12 +191,45 @@ TEST(MegatronAdapter, OurOwnComeBackToTheBit) {
           << entry.key();
       ++compared;
     }
-    EXPECT_EQ(compared, 24u);
+    EXPECT_EQ(compared, config.is_dora() ? 36u : 24u);
     const LoraConfig told = lora_config_of(again);
+    EXPECT_EQ(told.scheme, scheme);
     EXPECT_EQ(told.dim, 3);
     EXPECT_EQ(told.alpha, 5);
     EXPECT_EQ(told.dropout, 0.125);
   }
+}
+
+// The names of LoRALinearSplitQKV and LoRALinearSplitFC1UpGate in the bridge's canonical_lora.py.
+TEST(MegatronAdapter, CanonicalLoraIsOurFormOfParts) {
+  const TempDir scratch;
+  Ministral3 model = without_weights();
+  LoraConfig config;
+  config.dim = 3;
+  config.target_modules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                           "gate_proj", "up_proj", "down_proj"};
+  config.lora_B_init_method = "normal";
+  attach_lora(model, config, 21);
+  Json peft = peft_run_config(config);
+  peft["_target_"] = "megatron.bridge.peft.canonical_lora.CanonicalLoRA";
+  const fs::path run = write_checkpoint(model, scratch / "run", peft, [](std::string& name) {
+    for (const std::string part : {"q", "k", "v", "gate", "up"}) {
+      const size_t at = name.find("." + part + "_proj.");
+      if (at != std::string::npos) name.replace(at + 1, part.size() + 5, "adapter_" + part);
+    }
+  });
+  EXPECT_TRUE(MegatronCheckpoint(run).tensors().contains(
+      "language_model.decoder.layers.1.mlp.linear_fc1.adapter.adapter_gate.linear_in.weight"));
+  Ministral3 again = without_weights();
+  load_adapter(again, run);
+  const auto parameters = again.named_parameters();
+  size_t compared = 0;
+  for (const auto& entry : model.named_parameters()) {
+    if (!entry.value().requires_grad()) continue;
+    EXPECT_TRUE(same_bits(parameters[entry.key()].detach(), entry.value().detach()));
+    ++compared;
+  }
+  EXPECT_EQ(compared, 3u * 7 * 2);
 }
 
 TEST(MegatronAdapter, RunConfigIsTheBridgesWhereItCanBe) {
@@ -130,6 +245,12 @@ TEST(MegatronAdapter, RunConfigIsTheBridgesWhereItCanBe) {
   EXPECT_EQ(peft_run_config(config)["alpha"], 32 * 4);
   config.target_modules = {"q_proj"};
   EXPECT_FALSE(peft_run_config(config).contains("_target_"));
+  LoraConfig dora;
+  dora.scheme = "dora";
+  const Json ours = peft_run_config(dora);
+  EXPECT_EQ(ours["_target_"], "megatron.bridge.peft.dora.DoRA");
+  const Json dora_theirs = MegatronCheckpoint(kFixtures / "dora").run_config()["peft"];
+  for (const auto& [key, value] : ours.items()) EXPECT_TRUE(dora_theirs.contains(key)) << key;
 }
 
 TEST(MegatronAdapter, RefusesWhatIsNoLora) {
@@ -137,7 +258,6 @@ TEST(MegatronAdapter, RefusesWhatIsNoLora) {
     Ministral3 model = without_weights(hf);
     return error_of([&] { load_adapter(model, path); });
   };
-  expect_mentions(refused(kFixtures / "dora"), {"DoRA adapters are not supported yet"});
   expect_mentions(refused(kFixtures / "import"), {"holds a model's weights, not an adapter"});
   // Other sizes, one after the other.
   expect_mentions(refused(kFixtures / "lora", "golden/model/tied"),
@@ -159,7 +279,10 @@ TEST(MegatronAdapter, RefusesWrongRunConfigs) {
     Ministral3 target = without_weights();
     return error_of([&] { load_adapter(target, run); });
   };
-  expect_mentions(refused({{"_target_", "megatron.bridge.peft.dora.DoRA"}}), {"DoRA", "lora.LoRA"});
+  expect_mentions(refused({{"_target_", "megatron.bridge.peft.dora.DoRA"}}),
+                  {"linear_in.weight has no magnitude", "DoRA"});
+  expect_mentions(refused({{"_target_", "megatron.bridge.peft.vera.VeRA"}}),
+                  {"VeRA", "lora.LoRA", "dora.DoRA", "CanonicalLoRA"});
   expect_mentions(refused({{"alpha", nullptr}}), {"peft.alpha is missing"});
   expect_mentions(refused({{"dim", "four"}}), {"peft.dim"});
   expect_mentions(refused({{"dim", 0}}), {"dim 0"});

@@ -1,5 +1,5 @@
-// Ten steps of LoRA against peft's own and against Megatron's form in plain torch, on one batch
-// from one start.
+// Ten steps of LoRA and DoRA against peft's own and against Megatron's form in plain torch, on one
+// batch from one start.
 #include <gtest/gtest.h>
 
 #include "bridge/table.h"
@@ -67,18 +67,25 @@ std::map<std::string, std::string> peft_names() {
             modules.size() > 1 ? each.substr(each.rfind('.') + 1) + "." : std::string();
         names[ours + ".adapter." + part + "linear_in.weight"] = theirs + ".lora_A.weight";
         names[ours + ".adapter." + part + "linear_out.weight"] = theirs + ".lora_B.weight";
+        names[ours + ".adapter." + part + "weight_magnitude"] = theirs + ".lora_magnitude_vector";
       }
     }
   }
   return names;
 }
 
-TEST(TrainLora, PeftsForm) {
-  const Golden golden("tied/lora");
+class PeftsForm : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Schemes, PeftsForm, ::testing::Values("lora", "dora"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(PeftsForm, TenStepsArePefts) {
+  const Golden golden(std::string("tied/") + GetParam());
   const auto model = Golden("tied").model();
   load_adapter(*model, golden.directory);
   const auto names = peft_names();
-  ASSERT_EQ(trainable(*model).size(), names.size());
+  const SafetensorsFile stored(golden.directory + "/adapter_model.safetensors");
+  ASSERT_EQ(trainable(*model).size(), stored.tensors().size());
   const Golden data("tied");
   const auto [sum, targets] = model->loss_sum(data.input(), data.shifted_labels());
   (sum / targets).backward();

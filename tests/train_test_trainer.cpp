@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "base/error.h"
 #include "base/file.h"
 #include "golden.h"
 #include "train/recipes.h"
@@ -121,6 +122,38 @@ TEST_F(Run, LoraWithDropoutResumesToTheBit) {
   lora.peft.dim = 4;
   lora.peft.dropout = 0.1;
   expect_exact_resume(lora);
+}
+
+TEST_F(Run, DoraWithDropoutResumesToTheBit) {
+  TrainConfig dora = config("dora");
+  dora.peft.scheme = "dora";
+  dora.peft.dim = 4;
+  dora.peft.dropout = 0.1;
+  expect_exact_resume(dora);
+}
+
+TEST_F(Run, DoraInFp32ResumesToTheBit) {
+  TrainConfig dora = config("dora32");
+  dora.peft.scheme = "dora";
+  dora.peft.dim = 4;
+  dora.model.params_dtype = "float32";
+  expect_exact_resume(dora);
+}
+
+TEST_F(Run, StartsFromAnAdapterOfItsScheme) {
+  TrainConfig dora = config("dora");
+  dora.peft.scheme = "dora";
+  dora.peft.adapter_path = "fixtures/megatron/dora";
+  dora.train.train_iters = 1;
+  EXPECT_EQ(losses(dora).size(), 1u);
+  dora.peft.adapter_path = "fixtures/megatron/lora";
+  try {
+    const Trainer trainer(dora);
+    FAIL() << "a LoRA adapter was taken for a DoRA run";
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("is a lora adapter"), std::string::npos)
+        << error.what();
+  }
 }
 
 TEST_F(Run, FrozenPartsStay) {

@@ -77,11 +77,12 @@ def make_bf16(model):
 
 
 def make_lora(model):
-    """Two adapters on the language model: peft's form, and Megatron's with its shared A."""
+    """Adapters on the language model: LoRA in peft's form and in Megatron's with its shared A, and
+    peft's DoRA."""
     folder = GOLDEN / model.name
     batch, _ = models.make_batch(model)
     plain = record.forward(models.load_model(model, folder), batch).logits
-    for form, make in (("lora", lora.separate), ("lora_shared", lora.shared)):
+    for form, make in (("lora", lora.separate), ("lora_shared", lora.shared), ("dora", lora.dora)):
         target = folder / form
         golden = make(models.load_model(model, folder), batch, target, model.seed)
         moved = (golden["logits"] - plain).abs().max().item()

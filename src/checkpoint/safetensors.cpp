@@ -248,9 +248,10 @@ at::Tensor SafetensorsFile::read(const std::string& name) const {
 
 void SafetensorsFile::read_rows(const std::string& name, RowRange range, std::byte* out) const {
   const uint64_t row = header_.tensors.at(name).row_bytes();
-  file_->copy(file_->bytes().subspan(header_.offsets.at(name) + row * static_cast<uint64_t>(range.first),
-                                     row * static_cast<uint64_t>(range.count)),
-              out);
+  file_->copy(
+      file_->bytes().subspan(header_.offsets.at(name) + row * static_cast<uint64_t>(range.first),
+                             row * static_cast<uint64_t>(range.count)),
+      out);
 }
 
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, const TensorList& tensors,

@@ -9,14 +9,17 @@
 #include <memory>
 
 #include "base/bytes.h"
+#include "base/error.h"
 #include "cli/commands.h"
+#include "peft/merged.h"
 
 namespace trestle {
 
 namespace {
 
 struct ConvertFlags {
-  std::string hf_model, megatron, hf_output;
+  std::string hf_model, megatron, hf_output, adapter;
+  bool adapter_only = false;
   std::string max_memory = "1.5GB", max_shard_size = "5GB", layout = "tf4";
   ConvertOptions options;
 
@@ -50,6 +53,27 @@ void report(const char* verb, const std::string& target, ConvertFlags& flags,
              static_cast<double>(done.bytes) / 1e6 / std::max(seconds, 1e-3), target);
 }
 
+Conversion run_export(const ConvertFlags& flags) {
+  if (flags.megatron.empty() && flags.adapter.empty()) {
+    user_error("give --megatron-path, --adapter-path or both");
+  }
+  const AdapterExport request{.megatron = flags.megatron,
+                              .adapter = flags.adapter,
+                              .hf_model = flags.hf_model,
+                              .output = flags.hf_output,
+                              .adapter_only = flags.adapter_only};
+  if (has_adapter(request)) {
+    const AdapterExported done = export_adapter(request, flags.options);
+    if (done.summary.changes_nothing) {
+      fmt::print(stderr, "{}\n", nothing_changes_warning(done.adapter));
+    }
+    return done.written;
+  }
+  const auto hf =
+      flags.hf_model.empty() ? std::nullopt : std::optional<std::filesystem::path>(flags.hf_model);
+  return export_checkpoint(flags.megatron, hf, flags.hf_output, flags.options);
+}
+
 }  // namespace
 
 void add_import(CLI::App& app) {
@@ -80,9 +104,15 @@ void add_export(CLI::App& app) {
   auto flags = std::make_shared<ConvertFlags>();
   command->add_option(
       "--hf-model,--hf_model", flags->hf_model,
-      "HF directory with config, tokenizer and processor files; default: those in the run");
-  command->add_option("--megatron-path,--megatron_path", flags->megatron, "run directory to read")
-      ->required();
+      "HF directory with config, tokenizer and processor files; default: those in the run. Of "
+      "adapters: their base model; default: the one that the run was trained on");
+  command->add_option(
+      "--megatron-path,--megatron_path", flags->megatron,
+      "run directory to read: a model, or adapters, which are merged into their base");
+  command->add_option("--adapter-path,--adapter_path", flags->adapter,
+                      "PEFT folder or run of adapters to merge into the model");
+  command->add_flag("--adapter-only,--adapter_only", flags->adapter_only,
+                    "write the adapter alone, as a PEFT folder");
   command->add_option("--hf-path,--hf_path", flags->hf_output, "HF directory to write")->required();
   command
       ->add_option("--max-shard-size,--max_shard_size", flags->max_shard_size,
@@ -100,12 +130,7 @@ void add_export(CLI::App& app) {
     hf.max_shard_bytes = parse_bytes("--max-shard-size", flags->max_shard_size);
     hf.spelling =
         flags->layout == "tf5" ? HfSpelling::kModelFirst : HfSpelling::kLanguageModelFirst;
-    const auto config = flags->hf_model.empty()
-                            ? std::nullopt
-                            : std::optional<std::filesystem::path>(flags->hf_model);
-    report("exported", flags->hf_output, *flags, [&] {
-      return export_checkpoint(flags->megatron, config, flags->hf_output, flags->options);
-    });
+    report("exported", flags->hf_output, *flags, [&] { return run_export(*flags); });
   });
 }
 

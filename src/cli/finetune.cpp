@@ -61,7 +61,7 @@ void finetune(const FinetuneFlags& flags) {
 }  // namespace
 
 void add_finetune(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("finetune", "train: full fine-tuning or LoRA");
+  CLI::App* command = app.add_subcommand("finetune", "train: full fine-tuning, LoRA or DoRA");
   auto flags = std::make_shared<FinetuneFlags>();
   command->add_option("--recipe", flags->recipe, "see trestle recipes")->required();
   command->add_option("--config", flags->config_file, "YAML file over the recipe");
@@ -71,7 +71,7 @@ void add_finetune(CLI::App& app) {
       ->add_option("--dataset-type,--dataset_type", flags->dataset_type,
                    "hf (the recipe's maker) or jsonl")
       ->check(CLI::IsMember({"hf", "jsonl"}));
-  command->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme, "lora or none");
+  command->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme, "lora, dora or none");
   command->add_flag("--freeze-language-model,--freeze_language_model",
                     flags->freeze_language_model);
   command->add_flag("--freeze-vision-model,--freeze_vision_model", flags->freeze_vision_model);

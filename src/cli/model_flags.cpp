@@ -12,7 +12,8 @@ void ModelFlags::add_to(CLI::App& command) {
                      "Hugging Face directory: weights, config, tokenizer");
   command.add_option("--megatron-model-path,--megatron_model_path", megatron_model_path,
                      "Megatron checkpoint: weights, and what no HF directory gives");
-  command.add_option("--adapter-path,--adapter_path", adapter_path, "LoRA adapter for that model");
+  command.add_option("--adapter-path,--adapter_path", adapter_path,
+                     "LoRA or DoRA adapter for that model: a PEFT folder or a run of adapters");
   command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
 }
@@ -29,7 +30,9 @@ OpenCheckpoint ModelFlags::open() const {
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
   const bool half = dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16";
   auto model = load_model(checkpoint, {half ? at::kBFloat16 : at::kFloat, at::kCPU});
-  if (!adapter_path.empty()) load_adapter(*model, adapter_path);
+  if (!adapter_path.empty() && load_adapter(*model, adapter_path).changes_nothing) {
+    fmt::print(stderr, "{}\n", nothing_changes_warning(adapter_path));
+  }
   model->eval();
   return model;
 }

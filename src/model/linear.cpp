@@ -1,8 +1,7 @@
 #include "model/linear.h"
 
 #include <ATen/ATen.h>
-
-#include <algorithm>
+#include <c10/core/InferenceMode.h>
 
 #include "model/layers.h"
 
@@ -12,62 +11,13 @@ at::Tensor Build::empty(at::IntArrayRef shape) const {
   return at::empty(shape, at::TensorOptions().dtype(dtype).device(device));
 }
 
-LowRank::LowRank(int64_t in, int64_t out, int64_t rank, const Build& build) {
-  // Submodules only for their names: Megatron's checkpoints say linear_in.weight and
-  // linear_out.weight.
-  auto linear_in = register_module("linear_in", std::make_shared<torch::nn::Module>());
-  auto linear_out = register_module("linear_out", std::make_shared<torch::nn::Module>());
-  a = linear_in->register_parameter("weight", build.empty({rank, in}));
-  b = linear_out->register_parameter("weight", build.empty({out, rank}));
-}
-
-at::Tensor LowRank::forward(const at::Tensor& x) const { return at::linear(at::linear(x, a), b); }
-
-Adapter::Adapter(int64_t in, int64_t out, const FusedLayout& layout,
-                 const std::vector<std::string>& parts, int64_t rank, double alpha, double dropout,
-                 const Build& build)
-    : layout_(layout), out_(out), scale_(alpha / static_cast<double>(rank)), dropout_(dropout) {
-  if (parts.empty()) {
-    whole_ = std::make_shared<LowRank>(in, out, rank, build);
-    // Megatron has no level between adapter and linear_in.
-    for (const auto& child : whole_->named_children()) register_module(child.key(), child.value());
-    return;
+std::vector<Derived::Stamp> Derived::stamps_of(const std::vector<at::Tensor>& sources) {
+  std::vector<Stamp> stamps;
+  for (const at::Tensor& source : sources) {
+    if (source.is_inference()) return {};
+    stamps.push_back({source.const_data_ptr(), source._version()});
   }
-  const std::vector<std::string> all = layout.parts();
-  for (size_t i = 0; i < all.size(); ++i) {
-    const bool adapted = std::find(parts.begin(), parts.end(), all[i]) != parts.end();
-    pairs_.push_back(adapted
-                         ? register_module(all[i], std::make_shared<LowRank>(
-                                                       in, layout.part_size(i, out), rank, build))
-                         : nullptr);
-  }
-}
-
-at::Tensor Adapter::forward(const at::Tensor& x) const {
-  const at::Tensor input = is_training() && dropout_ > 0 ? at::dropout(x, dropout_, true) : x;
-  if (whole_) return whole_->forward(input) * scale_;
-  std::vector<at::Tensor> deltas;
-  for (size_t i = 0; i < pairs_.size(); ++i) {
-    deltas.push_back(pairs_[i] ? pairs_[i]->forward(input)
-                               : at::zeros({x.size(0), layout_.part_size(i, out_)}, x.options()));
-  }
-  return layout_.fuse(deltas, -1) * scale_;
-}
-
-at::Tensor Adapter::delta_weight() const {
-  const auto product = [](const LowRank& pair) {
-    return at::mm(pair.b.to(at::kFloat), pair.a.to(at::kFloat));
-  };
-  if (whole_) return product(*whole_) * scale_;
-  std::vector<at::Tensor> deltas;
-  int64_t in = 0;
-  for (const auto& pair : pairs_) {
-    if (pair) in = pair->a.size(1);
-  }
-  for (size_t i = 0; i < pairs_.size(); ++i) {
-    deltas.push_back(pairs_[i] ? product(*pairs_[i]) : at::zeros({layout_.part_size(i, out_), in}));
-  }
-  return layout_.fuse(deltas, 0) * scale_;
+  return stamps;
 }
 
 Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, FusedLayout layout)
@@ -77,9 +27,28 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
 }
 
 at::Tensor Linear::forward(const at::Tensor& x) const {
-  at::Tensor y = at::linear(x, weight, bias);
-  if (adapter_) y = y + adapter_->forward(x);
-  return y;
+  if (!adapter_) return at::linear(x, weight, bias);
+  const at::Tensor input = adapter_->dropped(x);
+  if (!adapter_->is_dora()) return at::linear(x, weight, bias) + adapter_->delta(input);
+  // The gain in fp32, so that bf16 rounds once.
+  at::Tensor y = at::linear(input, weight) + adapter_->delta(input);
+  y = (y * adapter_->gain(row_norms())).to(x.scalar_type());
+  // Dropout leaves W x itself alone, as in peft and Megatron Bridge:
+  // W x + (g - 1) W d + g s B A d = g (W + s B A) d + W (x - d).
+  if (!input.is_same(x)) y = y + at::linear(x - input, weight);
+  return bias.defined() ? y + bias : y;
+}
+
+const at::Tensor& Linear::row_norms() const {
+  // Fused optimizer kernels change what they train without counting a version.
+  const bool training = at::GradMode::is_enabled();
+  // What is kept serves training too, which takes no tensor made in inference mode.
+  const c10::InferenceMode normal(false);
+  const at::Tensor& squares = row_squares_.get({weight}, !(training && weight.requires_grad()),
+                                               [&] { return square_rows(weight); });
+  std::vector<at::Tensor> sources = adapter_->low_rank_weights();
+  sources.push_back(weight);
+  return row_norms_.get(sources, !training, [&] { return adapter_->row_norms(weight, squares); });
 }
 
 void Linear::attach(std::shared_ptr<Adapter> adapter) {
@@ -90,7 +59,7 @@ void Linear::attach(std::shared_ptr<Adapter> adapter) {
 void Linear::merge_adapter() {
   if (!adapter_) return;
   const at::NoGradGuard no_grad;
-  weight.copy_(weight.to(at::kFloat) + adapter_->delta_weight());
+  weight.copy_(adapter_->merged(weight));
   unregister_module("adapter");
   adapter_ = nullptr;
 }

@@ -1,6 +1,5 @@
-// The linear layer of every tower, with Megatron's names, and the low-rank adapter that may live
-// inside it. Built by the decoder, the vision tower and the projector; adapters are attached by
-// peft/.
+// The linear layer of every tower, with Megatron's names. Built by the decoder, the vision tower
+// and the projector; adapters are attached by peft/.
 #pragma once
 
 #include <torch/nn/module.h>
@@ -10,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "model/adapter.h"
 #include "model/fused.h"
 
 namespace trestle {
@@ -23,41 +23,34 @@ struct Build {
   at::Tensor empty(at::IntArrayRef shape) const;
 };
 
-/// One low-rank pair: x -> x A^T B^T. `linear_in.weight` A is [rank, in], `linear_out.weight` B is
-/// [out, rank].
-class LowRank : public torch::nn::Module {
+/// A tensor made from others, and kept until one of those has changed as far as torch counts
+/// versions. Not for several threads at once.
+class Derived {
  public:
-  LowRank(int64_t in, int64_t out, int64_t rank, const Build& build);
-  at::Tensor forward(const at::Tensor& x) const;
-
-  at::Tensor a, b;
-};
-
-/// LoRA (Hu et al. 2021) inside a projection: y += (alpha / rank) B A dropout(x).
-/// In Megatron's form one pair adapts the fused projection (linear_in.weight, linear_out.weight);
-/// in PEFT's form each adapted part has a pair of its own (q_proj.linear_in.weight, ...).
-class Adapter : public torch::nn::Module {
- public:
-  /// `parts` empty: Megatron's form. Else a subset of layout.parts().
-  Adapter(int64_t in, int64_t out, const FusedLayout& layout, const std::vector<std::string>& parts,
-          int64_t rank, double alpha, double dropout, const Build& build);
-  /// What is added to the projection's output: [T, in] -> [T, out].
-  at::Tensor forward(const at::Tensor& x) const;
-  /// scale * B A in the fused row order, [out, in] in fp32: what merging adds to the weight.
-  at::Tensor delta_weight() const;
-  double scale() const { return scale_; }
-  double dropout() const { return dropout_; }
-  /// The pair that adapts the whole fused projection, or null in PEFT's form.
-  const std::shared_ptr<LowRank>& whole() const { return whole_; }
-  /// In the order of layout.parts(); null where a part is not adapted. Empty in Megatron's form.
-  const std::vector<std::shared_ptr<LowRank>>& pairs() const { return pairs_; }
+  /// `make()`, or what is kept where `sources` are the same tensors with the same values; the
+  /// result is kept only with `keep`.
+  template <class Make>
+  const at::Tensor& get(const std::vector<at::Tensor>& sources, bool keep, const Make& make) {
+    std::vector<Stamp> stamps = keep ? stamps_of(sources) : std::vector<Stamp>();
+    if (stamps.empty() || stamps != stamps_) {
+      stamps_.clear();
+      value_ = make();
+      stamps_ = std::move(stamps);
+    }
+    return value_;
+  }
 
  private:
-  FusedLayout layout_;
-  int64_t out_;
-  double scale_, dropout_;
-  std::shared_ptr<LowRank> whole_;
-  std::vector<std::shared_ptr<LowRank>> pairs_;
+  struct Stamp {
+    const void* data;
+    int64_t version;
+    bool operator==(const Stamp&) const = default;
+  };
+  /// None where torch does not count versions, as for tensors made in inference mode.
+  static std::vector<Stamp> stamps_of(const std::vector<at::Tensor>& sources);
+
+  std::vector<Stamp> stamps_;
+  at::Tensor value_;
 };
 
 /// y = x W^T + b, weight [out, in].
@@ -68,6 +61,9 @@ class Linear : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& x) const;
 
   void attach(std::shared_ptr<Adapter> adapter);
+  /// Of W + s B A, [out] in fp32: what a DoRA adapter divides by. Kept while no gradients are asked
+  /// for; in training only the part of the frozen weight is.
+  const at::Tensor& row_norms() const;
   /// Adds the adapter to the weight (in fp32, rounded once) and removes it.
   void merge_adapter();
   const std::shared_ptr<Adapter>& adapter() const { return adapter_; }
@@ -78,6 +74,7 @@ class Linear : public torch::nn::Module {
  private:
   FusedLayout layout_;
   std::shared_ptr<Adapter> adapter_;
+  mutable Derived row_squares_, row_norms_;
 };
 
 /// RMSNorm and a projection under one name, as Transformer Engine's LayerNormLinear has it:

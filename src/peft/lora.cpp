@@ -105,6 +105,16 @@ void initialize(const AdapterSite& site, const LoraConfig& config, const at::Gen
   for (const auto& pair : adapter.pairs()) {
     if (pair) both(*pair);
   }
+  if (adapter.is_dora()) site.linear->adapter()->set_magnitude(site.linear->row_norms());
+}
+
+bool changes_nothing(const Ministral3& model) {
+  return std::ranges::all_of(adapter_sites(model), [](const AdapterSite& site) {
+    const auto& adapter = site.linear->adapter();
+    if (!adapter) return true;
+    const at::Tensor& weight = site.linear->weight;
+    return !(adapter->is_dora() && weight.is_meta()) && adapter->changes_nothing(weight);
+  });
 }
 
 AdapterSummary summarize(const Ministral3& model) {
@@ -120,16 +130,14 @@ AdapterSummary summarize(const Ministral3& model) {
 
 }  // namespace
 
-double LoraConfig::scale() const {
-  const auto rank = static_cast<double>(dim);
-  return alpha / (use_rslora ? std::sqrt(rank) : rank);
+double LoraConfig::scaling_alpha() const {
+  return use_rslora ? alpha * std::sqrt(static_cast<double>(dim)) : alpha;
 }
 
 void LoraConfig::validate() const {
-  if (scheme == "dora")
-    user_error("peft.scheme=dora: DoRA adapters are not supported yet; use lora");
-  if (!scheme.empty() && scheme != "lora") {
-    user_error("peft.scheme={}: there is lora, or nothing to train the weights themselves", scheme);
+  if (!scheme.empty() && scheme != "lora" && scheme != "dora") {
+    user_error("peft.scheme={}: there are lora, dora, or nothing to train the weights themselves",
+               scheme);
   }
   if (dim < 1) user_error("peft.dim={}: a rank is at least 1", dim);
   if (!std::isfinite(alpha) || alpha <= 0) user_error("peft.alpha={}: it must be over 0", alpha);
@@ -154,14 +162,17 @@ AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t
                config.dim, hidden);
   }
   const auto parts = chosen_parts(config);
-  const AdapterNumbers numbers{config.dim, config.scale() * static_cast<double>(config.dim),
-                               config.dropout};
   const at::NoGradGuard no_grad;
   const at::Generator generator = at::detail::createCPUGenerator(seed);
   for (const AdapterSite& site : adapter_sites(model)) {
     const auto chosen = parts.find(last_component(site.name));
     if (chosen == parts.end()) continue;
-    attach_adapter(site, chosen->second, numbers);
+    AdapterSpec spec{.pairs = {}, .dropout = config.dropout, .dora = config.is_dora()};
+    for (const std::string& part : chosen->second) {
+      spec.pairs.push_back({part, config.dim, config.scaling_alpha()});
+    }
+    if (spec.pairs.empty()) spec.pairs.push_back({"", config.dim, config.scaling_alpha()});
+    attach_adapter(site, spec, site.linear->weight.scalar_type());
     initialize(site, config, generator);
   }
   train_adapters_only(model);
@@ -179,25 +190,28 @@ AdapterSummary load_adapter(Ministral3& model, const fs::path& path) {
         "{} holds no adapter: neither adapter_config.json nor a Megatron checkpoint is in it",
         path.string());
   }
-  return summarize(model);
+  AdapterSummary summary = summarize(model);
+  summary.changes_nothing = changes_nothing(model);
+  return summary;
 }
 
 LoraConfig lora_config_of(const Ministral3& model) {
   std::optional<LoraConfig> config;
   const auto add = [&](const Adapter& adapter, const LowRank& pair, const std::string& target) {
-    const int64_t rank = pair.a.size(0);
     if (!config) {
       config.emplace();
-      config->scheme = "lora";
-      config->dim = rank;
-      config->alpha = adapter.scale() * static_cast<double>(rank);
-      // scale is alpha / rank: the product is alpha but for its last bits.
-      const double whole = std::round(config->alpha);
-      if (std::abs(config->alpha - whole) < 1e-9 * whole) config->alpha = whole;
+      config->scheme = adapter.is_dora() ? "dora" : "lora";
+      config->dim = pair.rank();
+      config->alpha = pair.alpha();
       config->dropout = adapter.dropout();
       config->target_modules.clear();
     }
-    TORCH_CHECK(config->dim == rank, "adapters of several ranks");
+    if (config->dim != pair.rank() || config->alpha != pair.alpha()) {
+      user_error(
+          "the adapter has rank {} with alpha {} in one place, rank {} with alpha {} in another; a "
+          "run takes one of each",
+          config->dim, config->alpha, pair.rank(), pair.alpha());
+    }
     auto& names = config->target_modules;
     if (std::ranges::find(names, target) == names.end()) names.push_back(target);
   };
@@ -211,6 +225,12 @@ LoraConfig lora_config_of(const Ministral3& model) {
   }
   TORCH_CHECK(config, "the model has no adapter");
   return *config;
+}
+
+std::string nothing_changes_warning(const fs::path& adapter) {
+  return fmt::format(
+      "warning: this adapter changes nothing: {} leaves every weight as it is; was it trained?",
+      adapter.string());
 }
 
 int64_t merge_adapters(Ministral3& model) {

@@ -1,4 +1,4 @@
-// LoRA on the language tower: attach for training, load from disk, merge into the weights.
+// LoRA and DoRA on the language tower: attach for training, load from disk, merge into the weights.
 // Called by the trainer, generate, logits and export.
 #pragma once
 
@@ -26,15 +26,18 @@ struct LoraConfig {
   bool use_rslora = false;
   std::string adapter_path;
 
-  /// What B A is multiplied by: alpha / dim, or alpha / sqrt(dim) (Kalajdzievski 2023).
-  double scale() const;
+  bool is_dora() const { return scheme == "dora"; }
+  /// The alpha of which alpha / dim is the scale of B A: with use_rslora alpha * sqrt(dim)
+  /// (Kalajdzievski 2023).
+  double scaling_alpha() const;
   /// Throws UserError for a scheme, target or method that does not exist and for numbers out of
   /// range; needs no model.
   void validate() const;
 
   static constexpr auto fields() {
     return std::tuple(
-        field("scheme", &LoraConfig::scheme, "lora, or empty to train the weights themselves"),
+        field("scheme", &LoraConfig::scheme,
+              "lora, dora, or empty to train the weights themselves"),
         field("dim", &LoraConfig::dim, "rank of the adapters"),
         field("alpha", &LoraConfig::alpha, "adapters are scaled by alpha / dim"),
         field("dropout", &LoraConfig::dropout, "on the adapters' input, in training"),
@@ -58,21 +61,30 @@ struct AdapterSummary {
   /// Parameters that train, and all of them with the adapters.
   int64_t trainable = 0;
   int64_t total = 0;
+  /// Whether the model computes what it would without them: every B is zero and, in DoRA, every
+  /// magnitude the norm of its row. Only a loaded adapter is looked at, and one of DoRA not without
+  /// the base's weights.
+  bool changes_nothing = false;
 };
 
 /// Adapts `config.target_modules` in every layer of the language tower, in each weight's dtype and
-/// device, initialised from `seed` alone, and freezes everything else. Throws UserError as
-/// validate() does, and for a rank that no projection of this model can use.
+/// device, initialised from `seed` alone, and freezes everything else; DoRA's magnitudes start as
+/// the rows' norms, so the model must have its weights. Throws UserError as validate() does, and
+/// for a rank that no projection of this model can use.
 AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed);
 
 /// Attaches the adapter of a PEFT folder or of a Megatron adapter checkpoint and freezes everything
 /// else. Throws UserError when it is neither, does not fit, or asks for what is not supported. On a
-/// model on the meta device the adapters lie on the CPU: one form becomes the other without the
-/// base's weights.
+/// model on the meta device the adapters lie on the CPU as they are stored: one form becomes the
+/// other without the base's weights.
 AdapterSummary load_adapter(Ministral3& model, const std::filesystem::path& path);
 
-/// The config of the adapters that the model has: what a checkpoint of them must state.
+/// The config of the adapters that the model has: what a checkpoint of them must state. Throws
+/// UserError when they have several ranks or alphas, which no such config can say.
 LoraConfig lora_config_of(const Ministral3& model);
+
+/// What to tell of an adapter that changes_nothing.
+std::string nothing_changes_warning(const std::filesystem::path& adapter);
 
 /// Adds every adapter to its weight, in fp32 rounded once, and removes it. Returns their number.
 int64_t merge_adapters(Ministral3& model);

@@ -1,6 +1,7 @@
 #include "peft/megatron_adapter.h"
 
 #include <cmath>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
@@ -11,6 +12,16 @@ namespace trestle {
 namespace {
 
 constexpr const char* kLoraClass = "megatron.bridge.peft.lora.LoRA";
+constexpr const char* kDoraClass = "megatron.bridge.peft.dora.DoRA";
+// A LoRA for each part of a fused projection.
+constexpr const char* kCanonicalClass = "megatron.bridge.peft.canonical_lora.CanonicalLoRA";
+
+struct Numbers {
+  int64_t rank;
+  double alpha, dropout;
+  /// Nothing where the section names no class: our own form with an A for each part.
+  std::optional<bool> dora;
+};
 
 double number_in(const Json& peft, const char* key, const std::string& what) {
   const auto found = peft.find(key);
@@ -20,14 +31,19 @@ double number_in(const Json& peft, const char* key, const std::string& what) {
   return found->get<double>();
 }
 
-AdapterNumbers read_numbers(const MegatronCheckpoint& checkpoint) {
+Numbers read_numbers(const MegatronCheckpoint& checkpoint) {
   const std::string what = (checkpoint.directory() / "run_config.yaml").string();
   const auto peft = checkpoint.run_config().find("peft");
   if (peft == checkpoint.run_config().end() || !peft->is_object()) {
     user_error("{} has no peft section, which would say the adapters' alpha", what);
   }
-  if (const auto target = peft->find("_target_"); target != peft->end() && *target != kLoraClass) {
-    user_error("{}: peft is {}; only {} is read", what, target->dump(), kLoraClass);
+  std::optional<bool> dora;
+  if (const auto target = peft->find("_target_"); target != peft->end()) {
+    if (*target != kLoraClass && *target != kDoraClass && *target != kCanonicalClass) {
+      user_error("{}: peft is {}; only {}, {} and {} are read", what, target->dump(), kLoraClass,
+                 kDoraClass, kCanonicalClass);
+    }
+    dora = *target == kDoraClass;
   }
   const double dim = number_in(*peft, "dim", what);
   const double alpha = number_in(*peft, "alpha", what);
@@ -37,7 +53,12 @@ AdapterNumbers read_numbers(const MegatronCheckpoint& checkpoint) {
     user_error("{}: peft has dim {}, alpha {} and dropout {}, which no adapter can have", what, dim,
                alpha, dropout);
   }
-  return {static_cast<int64_t>(dim), alpha, dropout};
+  return {static_cast<int64_t>(dim), alpha, dropout, dora};
+}
+
+// CanonicalLoRA says adapter.adapter_q where we say adapter.q_proj.
+std::string canonical_prefix(const AdapterSite& site, const std::string& part) {
+  return site.name + ".adapter.adapter_" + part.substr(0, part.find("_proj")) + ".";
 }
 
 }  // namespace
@@ -48,21 +69,26 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
   if (!checkpoint.is_adapter()) {
     user_error("{} holds a model's weights, not an adapter; give it as the model", what);
   }
-  for (const auto& [name, info] : tensors) {
-    if (name.ends_with(".weight_magnitude")) {
-      user_error("{} has {}: DoRA adapters are not supported yet", what, name);
-    }
-  }
-  const AdapterNumbers numbers = read_numbers(checkpoint);
+  const Numbers numbers = read_numbers(checkpoint);
 
+  bool magnitudes = false;
   std::set<std::string> used;
   std::vector<StoredAdapter> adapters;
   for (const AdapterSite& site : adapter_sites(model)) {
     StoredAdapter adapter{site, {}};
     const auto take = [&](const std::string& part) {
-      const std::string prefix = site.name + ".adapter." + (part.empty() ? "" : part + ".");
-      const StoredPair pair{prefix + "linear_in.weight", prefix + "linear_out.weight"};
+      std::string prefix = site.name + ".adapter." + (part.empty() ? "" : part + ".");
+      if (!tensors.contains(prefix + "linear_in.weight")) prefix = canonical_prefix(site, part);
+      StoredPair pair{.a = prefix + "linear_in.weight",
+                      .b = prefix + "linear_out.weight",
+                      .rank = numbers.rank,
+                      .alpha = numbers.alpha};
       if (!tensors.contains(pair.a) || !tensors.contains(pair.b)) return;
+      if (const std::string name = prefix + "weight_magnitude"; tensors.contains(name)) {
+        pair.magnitude = name;
+        used.insert(name);
+        magnitudes = true;
+      }
       adapter.pairs[part] = pair;
       used.insert({pair.a, pair.b});
     };
@@ -80,11 +106,12 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
     user_error("{}: {} of {} adapter tensors have no place in this model, or no partner: {}", what,
                left_over.size(), tensors.size(), list_some(left_over));
   }
-  attach_stored(model, adapters, checkpoint, numbers, what);
+  attach_stored(model, adapters, checkpoint, numbers.dropout, numbers.dora.value_or(magnitudes),
+                what);
 }
 
 Json peft_run_config(const LoraConfig& config) {
-  const double alpha = config.scale() * static_cast<double>(config.dim);
+  const double alpha = config.scaling_alpha();
   Json peft = {{"dim", config.dim},
                {"alpha", alpha},
                {"dropout", config.dropout},
@@ -93,10 +120,10 @@ Json peft_run_config(const LoraConfig& config) {
                {"lora_B_init_method", config.lora_B_init_method},
                {"target_modules", config.target_modules}};
   if (alpha == std::floor(alpha) && alpha < 1e15) peft["alpha"] = static_cast<int64_t>(alpha);
-  // An A for each part is nothing that the bridge's LoRA can express, so its class is not claimed.
+  // An A for each part is nothing that the bridge's classes can express, so none is claimed.
   const bool fused = std::ranges::all_of(
       config.target_modules, [](const std::string& name) { return name.starts_with("linear_"); });
-  if (fused) peft["_target_"] = kLoraClass;
+  if (fused) peft["_target_"] = config.is_dora() ? kDoraClass : kLoraClass;
   return peft;
 }
 

@@ -1,5 +1,6 @@
-// Adapters in a Megatron checkpoint, as Megatron Bridge's LoRA and our own training runs save them.
-// Called by load_adapter; MegatronWriter writes them, with peft_run_config() in run_config.yaml.
+// Adapters in a Megatron checkpoint, as Megatron Bridge's LoRA, CanonicalLoRA and DoRA and our own
+// training runs save them. Called by load_adapter; MegatronWriter writes them, with
+// peft_run_config() in run_config.yaml.
 #pragma once
 
 #include "base/json.h"
@@ -9,10 +10,11 @@
 
 namespace trestle {
 
-/// Tensors bear the names of named_parameters(): MODULE.adapter.linear_in.weight [dim, in] and
-/// .linear_out.weight [out, dim], or MODULE.adapter.PART.* for the parts of a fused projection one
-/// by one; dim, alpha and dropout are of run_config.yaml's peft section. Throws UserError when the
-/// checkpoint holds a model instead, another method than LoRA, or what does not fit this model.
+/// Tensors bear the names of named_parameters(): MODULE.adapter.linear_in.weight [dim, in],
+/// .linear_out.weight [out, dim] and DoRA's .weight_magnitude [out], or MODULE.adapter.PART.* for
+/// the parts of a fused projection one by one (CanonicalLoRA: adapter_q for q_proj); dim, alpha and
+/// dropout are of run_config.yaml's peft section. Throws UserError when the checkpoint holds a
+/// model instead, another method than LoRA and DoRA, or what does not fit this model.
 void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoint);
 
 /// The `peft` section that such a checkpoint's run_config.yaml must hold. Megatron Bridge reads it

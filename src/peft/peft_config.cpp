@@ -3,21 +3,30 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 
 #include "base/error.h"
+#include "checkpoint/hf_checkpoint.h"
 
 namespace trestle {
 
 namespace {
 
-// Options that say nothing about what a finished adapter computes, and those that are read below.
-constexpr std::array<std::string_view, 24> kKnown = {
-    "peft_type",         "task_type",           "auto_mapping",   "base_model_name_or_path",
-    "revision",          "peft_version",        "inference_mode", "r",
-    "lora_alpha",        "lora_dropout",        "use_rslora",     "target_modules",
-    "exclude_modules",   "layers_to_transform", "layers_pattern", "bias",
-    "init_lora_weights", "loftq_config",        "eva_config",     "corda_config",
-    "lora_ga_config",    "megatron_config",     "megatron_core",  "qalora_group_size"};
+// Options that say nothing about what a finished adapter computes.
+constexpr std::array<std::string_view, 15> kNeutral = {
+    "task_type",     "auto_mapping",      "base_model_name_or_path", "revision",
+    "peft_version",  "inference_mode",    "layers_pattern",          "loftq_config",
+    "eva_config",    "corda_config",      "lora_ga_config",          "megatron_config",
+    "megatron_core", "qalora_group_size", "ensure_weight_tying"};
+
+// Options that are read or refused by their values.
+constexpr std::array<std::string_view, 13> kRead = {"peft_type",           "r",
+                                                    "lora_alpha",          "lora_dropout",
+                                                    "use_rslora",          "use_dora",
+                                                    "rank_pattern",        "alpha_pattern",
+                                                    "target_modules",      "exclude_modules",
+                                                    "layers_to_transform", "bias",
+                                                    "init_lora_weights"};
 
 // Ways to start that leave the base's weights as they are; the others (pissa, olora, ...) move a
 // part of them into the adapter, which then belongs to other weights.
@@ -45,7 +54,6 @@ void refuse_unsupported(const Json& json, std::string_view what) {
     user_error("{}: peft_type is {}; only LORA is supported", what,
                json.value("peft_type", Json()).dump());
   }
-  if (is_set(json, "use_dora")) user_error("{}: DoRA adapters are not supported yet", what);
   if (const Json bias = json.value("bias", Json("none")); bias != "none") {
     user_error("{}: bias is {}; only \"none\" is supported", what, bias.dump());
   }
@@ -60,9 +68,49 @@ void refuse_unsupported(const Json& json, std::string_view what) {
         what, init.dump());
   }
   for (const auto& [key, value] : json.items()) {
-    if (std::ranges::find(kKnown, key) == kKnown.end() && !is_off(value)) {
+    const bool known = std::ranges::count(kNeutral, key) + std::ranges::count(kRead, key) > 0;
+    if (!known && !is_off(value)) {
       user_error("{}: {} is {}; this option is not supported", what, key, value.dump());
     }
+  }
+}
+
+// Keys are regular expressions to peft. Names are read, with or without the "^" of a whole name; a
+// real expression is refused.
+std::vector<std::pair<std::string, double>> read_alphas(const Json& json, std::string_view what) {
+  const auto pattern = json.find("alpha_pattern");
+  if (pattern == json.end() || is_off(*pattern)) return {};
+  if (!pattern->is_object()) user_error("{}: alpha_pattern is no object", what);
+  constexpr std::string_view kName =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
+  std::vector<std::pair<std::string, double>> alphas;
+  for (const auto& [key, value] : pattern->items()) {
+    const size_t start = key.starts_with('^') ? 1 : 0;
+    if (key.find_first_not_of(kName, start) != std::string::npos) {
+      user_error("{}: alpha_pattern has {}, a regular expression; only module names are read", what,
+                 key);
+    }
+    if (!value.is_number() || !std::isfinite(value.get<double>())) {
+      user_error("{}: alpha_pattern says {} for {}", what, value.dump(), key);
+    }
+    alphas.emplace_back(key, value.get<double>());
+  }
+  return alphas;
+}
+
+template <class Number>
+Number most_common(const std::vector<PeftModule>& modules, Number PeftModule::*member) {
+  std::map<Number, int64_t> counts;
+  for (const PeftModule& module : modules) ++counts[module.*member];
+  return std::ranges::max_element(counts, {}, [](const auto& each) { return each.second; })->first;
+}
+
+void put_number(Json& json, const std::string& key, double value) {
+  // peft's type for alpha is int.
+  if (value == std::floor(value) && std::abs(value) < 1e15) {
+    json[key] = static_cast<int64_t>(value);
+  } else {
+    json[key] = value;
   }
 }
 
@@ -94,37 +142,62 @@ PeftConfig parse_peft_config(const Json& json, std::string_view what) {
   }
   if (!(dropout >= 0 && dropout < 1)) user_error("{}: lora_dropout is {}", what, dropout);
   PeftConfig config;
-  config.numbers.rank = static_cast<int64_t>(rank);
-  // alpha / sqrt(r), written as what alpha / r needs for the same.
-  config.numbers.alpha = is_set(json, "use_rslora") ? alpha * std::sqrt(rank) : alpha;
-  config.numbers.dropout = dropout;
+  config.rank = static_cast<int64_t>(rank);
+  config.alpha = alpha;
+  config.dropout = dropout;
+  config.rslora = is_set(json, "use_rslora");
+  config.dora = is_set(json, "use_dora");
+  config.ranks_differ = is_set(json, "rank_pattern");
+  if (config.ranks_differ && !json["rank_pattern"].is_object()) {
+    user_error("{}: rank_pattern is no object", what);
+  }
+  config.alphas = read_alphas(json, what);
   config.target_modules = read_targets(json);
   return config;
 }
 
-Json make_peft_config(const AdapterNumbers& numbers, const std::vector<std::string>& target_modules,
+bool names_module(const std::string& name, const std::string& module) {
+  const std::string canonical = canonical_name(name);
+  return module == canonical || module.ends_with("." + canonical);
+}
+
+double PeftConfig::scaling_alpha(const std::string& module, int64_t module_rank) const {
+  const auto own = std::ranges::find_if(alphas, [&](const auto& each) {
+    const std::string& key = each.first;
+    return key.starts_with('^') ? canonical_name(key.substr(1)) == module
+                                : names_module(key, module);
+  });
+  const double value = own == alphas.end() ? alpha : own->second;
+  return rslora ? value * std::sqrt(static_cast<double>(module_rank)) : value;
+}
+
+Json make_peft_config(const std::vector<PeftModule>& modules, double dropout, bool dora,
                       const std::string& base_model) {
+  const int64_t most_rank = most_common(modules, &PeftModule::rank);
+  const double most_alpha = most_common(modules, &PeftModule::alpha);
+  Json names = Json::array(), ranks = Json::object(), alphas = Json::object();
+  for (const PeftModule& module : modules) {
+    names.push_back(module.name);
+    if (module.rank != most_rank) ranks[module.name] = module.rank;
+    if (module.alpha != most_alpha) put_number(alphas, module.name, module.alpha);
+  }
   Json json = {{"peft_type", "LORA"},
                {"task_type", "CAUSAL_LM"},
                {"base_model_name_or_path", nullptr},
-               {"r", numbers.rank},
-               {"lora_alpha", numbers.alpha},
-               {"lora_dropout", numbers.dropout},
+               {"r", most_rank},
+               {"lora_dropout", dropout},
                {"bias", "none"},
                {"use_rslora", false},
-               {"use_dora", false},
+               {"use_dora", dora},
                {"fan_in_fan_out", false},
                {"init_lora_weights", true},
                {"inference_mode", true},
                {"modules_to_save", nullptr},
-               {"rank_pattern", Json::object()},
-               {"alpha_pattern", Json::object()},
-               {"target_modules", target_modules}};
+               {"rank_pattern", ranks},
+               {"alpha_pattern", alphas},
+               {"target_modules", names}};
+  put_number(json, "lora_alpha", most_alpha);
   if (!base_model.empty()) json["base_model_name_or_path"] = base_model;
-  // peft's type for it is int.
-  if (numbers.alpha == std::floor(numbers.alpha) && std::abs(numbers.alpha) < 1e15) {
-    json["lora_alpha"] = static_cast<int64_t>(numbers.alpha);
-  }
   return json;
 }
 

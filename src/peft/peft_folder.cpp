@@ -1,13 +1,13 @@
 #include "peft/peft_folder.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
-#include "peft/lora.h"
 #include "peft/peft_config.h"
 #include "peft/sites.h"
 
@@ -21,6 +21,18 @@ constexpr const char* kWeightsFile = "adapter_model.safetensors";
 constexpr std::string_view kRoot = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight";
 constexpr std::string_view kB = ".lora_B.weight";
+// peft takes the ".weight" of its module off when it saves; files that keep it exist too.
+constexpr std::string_view kMagnitude = ".lora_magnitude_vector";
+constexpr std::string_view kMagnitudeWeight = ".lora_magnitude_vector.weight";
+
+struct Role {
+  std::string_view ending;
+  std::string StoredPair::*name;
+};
+constexpr std::array<Role, 4> kRoles = {{{kA, &StoredPair::a},
+                                         {kB, &StoredPair::b},
+                                         {kMagnitude, &StoredPair::magnitude},
+                                         {kMagnitudeWeight, &StoredPair::magnitude}}};
 
 bool is_there(const fs::path& path) {
   std::error_code error;
@@ -39,13 +51,11 @@ PairsByModule collect_pairs(const SafetensorsFile& file, const std::vector<Adapt
   const std::string what = file.path().string();
   std::vector<std::string> strangers;
   for (const auto& [name, info] : file.tensors()) {
-    if (name.find(".lora_magnitude_vector") != std::string::npos) {
-      user_error("{} has {}: DoRA adapters are not supported yet", what, name);
-    }
-    const bool is_a = name.ends_with(kA);
+    const auto role =
+        std::ranges::find_if(kRoles, [&](const Role& each) { return name.ends_with(each.ending); });
     std::string module;
-    if (is_a || name.ends_with(kB)) {
-      module = name.substr(0, name.size() - kA.size());
+    if (role != kRoles.end()) {
+      module = name.substr(0, name.size() - role->ending.size());
       if (module.starts_with(kRoot)) module.erase(0, kRoot.size());
       module = canonical_name(module);
     }
@@ -54,9 +64,9 @@ PairsByModule collect_pairs(const SafetensorsFile& file, const std::vector<Adapt
       strangers.push_back(name);
       continue;
     }
-    std::string& factor = is_a ? place->second.a : place->second.b;
-    if (!factor.empty()) user_error("{}: {} and {} are one tensor", what, factor, name);
-    factor = name;
+    std::string& stored = place->second.*(role->name);
+    if (!stored.empty()) user_error("{}: {} and {} are one tensor", what, stored, name);
+    stored = name;
   }
   if (strangers.size() == file.tensors().size()) {
     user_error(
@@ -69,22 +79,27 @@ PairsByModule collect_pairs(const SafetensorsFile& file, const std::vector<Adapt
     user_error("{}: {} of {} tensors belong to no projection of this model's language tower: {}",
                what, strangers.size(), file.tensors().size(), list_some(strangers));
   }
-  std::erase_if(pairs,
-                [](const auto& each) { return each.second.a.empty() && each.second.b.empty(); });
+  std::erase_if(pairs, [](const auto& each) {
+    const StoredPair& pair = each.second;
+    return pair.a.empty() && pair.b.empty() && pair.magnitude.empty();
+  });
   for (const auto& [module, pair] : pairs) {
     if (pair.a.empty() || pair.b.empty()) {
+      const std::string& lonely = pair.a.empty() ? pair.b : pair.a;
       user_error("{}: {} has no partner; the file is incomplete", what,
-                 pair.a.empty() ? pair.b : pair.a);
+                 lonely.empty() ? pair.magnitude : lonely);
     }
   }
   return pairs;
 }
 
-bool is_target(const std::string& module, const std::vector<std::string>& targets) {
-  return std::ranges::any_of(targets, [&](const std::string& each) {
-    const std::string target = canonical_name(each);
-    return module == target || module.ends_with("." + target);
-  });
+// Ranks and alphas as the config has them; where ranks differ by module, a tensor says its own.
+void set_numbers(PairsByModule& pairs, const PeftConfig& config, const SafetensorsFile& file) {
+  for (auto& [module, pair] : pairs) {
+    const std::vector<int64_t>& shape = file.tensors().at(pair.a).shape;
+    pair.rank = config.ranks_differ && !shape.empty() && shape[0] > 0 ? shape[0] : config.rank;
+    pair.alpha = config.scaling_alpha(module, pair.rank);
+  }
 }
 
 void require_all_targets(const PairsByModule& pairs, const std::vector<AdapterSite>& sites,
@@ -92,7 +107,9 @@ void require_all_targets(const PairsByModule& pairs, const std::vector<AdapterSi
   std::vector<std::string> missing;
   for (const AdapterSite& site : sites) {
     for (const std::string& module : site.hf) {
-      if (!pairs.contains(module) && is_target(module, targets)) missing.push_back(module);
+      const bool wanted = std::ranges::any_of(
+          targets, [&](const std::string& target) { return names_module(target, module); });
+      if (wanted && !pairs.contains(module)) missing.push_back(module);
     }
   }
   if (!missing.empty()) {
@@ -100,31 +117,6 @@ void require_all_targets(const PairsByModule& pairs, const std::vector<AdapterSi
         "{}: {} lists {} modules more in target_modules than {} has: {}; the adapter is incomplete",
         directory.string(), kConfigFile, missing.size(), kWeightsFile, list_some(missing));
   }
-}
-
-struct NamedPair {
-  std::string module;  // canonical
-  at::Tensor a, b;
-};
-
-std::vector<NamedPair> named_pairs(const Ministral3& model) {
-  std::vector<NamedPair> pairs;
-  for (const AdapterSite& site : adapter_sites(model)) {
-    const auto& adapter = site.linear->adapter();
-    if (!adapter) continue;
-    if (const auto& whole = adapter->whole()) {
-      const bool fused = site.hf.size() > 1;
-      const auto rows = fused ? site.linear->layout().split(whole->b.detach(), 0)
-                              : std::vector<at::Tensor>{whole->b.detach()};
-      for (size_t i = 0; i < rows.size(); ++i)
-        pairs.push_back({site.hf[i], whole->a.detach(), rows[i]});
-    }
-    for (size_t i = 0; i < adapter->pairs().size(); ++i) {
-      const auto& pair = adapter->pairs()[i];
-      if (pair) pairs.push_back({site.hf[i], pair->a.detach(), pair->b.detach()});
-    }
-  }
-  return pairs;
 }
 
 }  // namespace
@@ -140,7 +132,8 @@ void load_peft_folder(Ministral3& model, const fs::path& directory) {
   }
   const SafetensorsFile file(directory / kWeightsFile);
   const std::vector<AdapterSite> sites = adapter_sites(model);
-  const PairsByModule pairs = collect_pairs(file, sites);
+  PairsByModule pairs = collect_pairs(file, sites);
+  set_numbers(pairs, config, file);
   if (config.target_modules) require_all_targets(pairs, sites, *config.target_modules, directory);
 
   std::vector<StoredAdapter> adapters;
@@ -153,31 +146,34 @@ void load_peft_folder(Ministral3& model, const fs::path& directory) {
     }
     if (!adapter.pairs.empty()) adapters.push_back(std::move(adapter));
   }
-  attach_stored(model, adapters, file, config.numbers, file.path().string());
+  attach_stored(model, adapters, file, config.dropout, config.dora, file.path().string());
 }
 
 void save_peft_folder(const Ministral3& model, const fs::path& directory,
                       const PeftFolderOptions& options) {
-  const LoraConfig config = lora_config_of(model);
   const HfSpelling spelling = model.config().vision ? options.spelling : HfSpelling::kTextOnly;
   const std::vector<NamedPair> pairs = named_pairs(model);
-  TensorList list;
-  std::vector<std::string> modules;
+  TORCH_CHECK(!pairs.empty(), "the model has no adapter");
+  std::vector<PeftModule> modules;
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  bool dora = false;
+  double dropout = 0;
   for (const NamedPair& pair : pairs) {
-    modules.push_back(spelled_name(pair.module, spelling));
-    const std::string name = std::string(kRoot) + modules.back();
-    list.emplace_back(name + std::string(kA), info_of(pair.a));
-    list.emplace_back(name + std::string(kB), info_of(pair.b));
+    modules.push_back({spelled_name(pair.module, spelling), pair.a.size(0), pair.alpha});
+    const std::string name = std::string(kRoot) + modules.back().name;
+    tensors.emplace_back(name + std::string(kA), pair.a);
+    tensors.emplace_back(name + std::string(kB), pair.b);
+    dora = pair.magnitude.defined();
+    if (dora) tensors.emplace_back(name + std::string(kMagnitude), pair.magnitude);
+    dropout = pair.dropout;
   }
+  TensorList list;
+  for (const auto& [name, tensor] : tensors) list.emplace_back(name, info_of(tensor));
   OutputDirectory output(directory, options.replace);
-  write_json(
-      output.path() / kConfigFile,
-      make_peft_config({config.dim, config.alpha, config.dropout}, modules, options.base_model));
+  write_json(output.path() / kConfigFile,
+             make_peft_config(modules, dropout, dora, options.base_model));
   SafetensorsWriter writer(output.path() / kWeightsFile, list);
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    writer.write(list[2 * i].first, pairs[i].a.cpu().contiguous());
-    writer.write(list[2 * i + 1].first, pairs[i].b.cpu().contiguous());
-  }
+  for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
   writer.commit();
   output.commit();
 }

@@ -14,10 +14,12 @@ namespace trestle {
 /// Whether `path` has an adapter_config.json.
 bool is_peft_folder(const std::filesystem::path& path);
 
-/// Reads PREFIX.layers.N.self_attn.q_proj.lora_A.weight [r, in] and .lora_B.weight [out, r], PREFIX
-/// in any spelling of the module names, with or without peft's `base_model.model.`. The adapter
-/// takes PEFT's form. Throws UserError when a tensor belongs to no projection of the language
-/// tower, an adapter that the config lists is missing, or an option is not supported.
+/// Reads PREFIX.layers.N.self_attn.q_proj.lora_A.weight [r, in], .lora_B.weight [out, r] and, with
+/// use_dora, .lora_magnitude_vector [out] or
+/// .lora_magnitude_vector.weight, PREFIX in any spelling of the module names, with or without
+/// peft's `base_model.model.`. The adapter takes PEFT's form. Throws UserError when a tensor
+/// belongs to no projection of the language tower, an adapter that the config lists is missing, or
+/// an option is not supported.
 void load_peft_folder(Ministral3& model, const std::filesystem::path& directory);
 
 /// Config, header, and that each lora_A and lora_B meet in a rank; which modules there are only the

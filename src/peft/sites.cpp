@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <optional>
+
 #include "base/error.h"
 #include "bridge/table.h"
 #include "checkpoint/safetensors.h"
@@ -41,6 +43,21 @@ void require_fit(const TensorSource& source, const std::string& name,
   }
 }
 
+// The dtype that holds every tensor of a projection's adapter as it is stored.
+at::ScalarType stored_dtype(const TensorSource& source,
+                            const std::map<std::string, StoredPair>& pairs) {
+  std::optional<at::ScalarType> all;
+  for (const auto& [part, pair] : pairs) {
+    for (const std::string& name : {pair.a, pair.b, pair.magnitude}) {
+      if (name.empty()) continue;
+      at::ScalarType dtype = source.tensors().at(name).dtype;
+      if (c10::elementSize(dtype) < 2) dtype = at::kFloat;  // fp8 takes part in no arithmetic
+      all = all ? at::promote_types(*all, dtype) : dtype;
+    }
+  }
+  return *all;
+}
+
 }  // namespace
 
 const std::vector<std::string>& adaptable_modules() {
@@ -68,40 +85,75 @@ std::string last_component(const std::string& module) {
   return module.substr(module.rfind('.') + 1);
 }
 
-void attach_adapter(const AdapterSite& site, const std::vector<std::string>& parts,
-                    const AdapterNumbers& numbers) {
+void attach_adapter(const AdapterSite& site, const AdapterSpec& spec, at::ScalarType dtype) {
   const at::Tensor& weight = site.linear->weight;
-  const Build build{weight.scalar_type(), weight.is_meta() ? at::kCPU : weight.device()};
-  auto adapter =
-      std::make_shared<Adapter>(weight.size(1), weight.size(0), site.linear->layout(), parts,
-                                numbers.rank, numbers.alpha, numbers.dropout, build);
+  const auto options = at::TensorOptions().dtype(dtype).device(
+      weight.is_meta() ? at::Device(at::kCPU) : weight.device());
+  auto adapter = std::make_shared<Adapter>(weight.size(1), weight.size(0), site.linear->layout(),
+                                           spec, options);
   adapter->train(site.linear->is_training());
   site.linear->attach(std::move(adapter));
 }
 
 void attach_stored(Ministral3& model, const std::vector<StoredAdapter>& adapters,
-                   const TensorSource& source, const AdapterNumbers& numbers,
-                   std::string_view what) {
+                   const TensorSource& source, double dropout, bool dora, std::string_view what) {
   for (const auto& [site, pairs] : adapters) {
     for (const auto& [part, pair] : pairs) {
-      require_fit(source, pair.a, {numbers.rank, site.linear->weight.size(1)}, what);
-      require_fit(source, pair.b, {rows_of(*site.linear, part), numbers.rank}, what);
+      const int64_t rows = rows_of(*site.linear, part);
+      require_fit(source, pair.a, {pair.rank, site.linear->weight.size(1)}, what);
+      require_fit(source, pair.b, {rows, pair.rank}, what);
+      if (dora != !pair.magnitude.empty()) {
+        user_error("{}: {} {}; the adapter is incomplete, or its config is another's", what,
+                   dora ? pair.a : pair.magnitude,
+                   dora ? "has no magnitude, which DoRA needs"
+                        : "is DoRA's, but the config says that this is a LoRA");
+      }
+      if (dora) require_fit(source, pair.magnitude, {rows}, what);
     }
   }
   const at::NoGradGuard no_grad;
   for (const auto& [site, pairs] : adapters) {
-    std::vector<std::string> parts;
-    for (const auto& [part, pair] : pairs) {
-      if (!part.empty()) parts.push_back(part);
-    }
-    attach_adapter(site, parts, numbers);
+    AdapterSpec spec{.pairs = {}, .dropout = dropout, .dora = dora};
+    for (const auto& [part, pair] : pairs) spec.pairs.push_back({part, pair.rank, pair.alpha});
+    const at::Tensor& weight = site.linear->weight;
+    attach_adapter(site, spec,
+                   weight.is_meta() ? stored_dtype(source, pairs) : weight.scalar_type());
     for (const auto& [part, pair] : pairs) {
       LowRank& target = pair_of(site, part);
       target.a.copy_(source.read(pair.a));
       target.b.copy_(source.read(pair.b));
+      if (dora) target.magnitude.copy_(source.read(pair.magnitude));
     }
   }
   train_adapters_only(model);
+}
+
+std::vector<NamedPair> named_pairs(const Ministral3& model) {
+  std::vector<NamedPair> named;
+  for (const AdapterSite& site : adapter_sites(model)) {
+    const auto& adapter = site.linear->adapter();
+    if (!adapter) continue;
+    const auto rows = [&](const at::Tensor& tensor) {
+      if (!tensor.defined()) return std::vector<at::Tensor>(site.hf.size());
+      if (site.hf.size() == 1) return std::vector<at::Tensor>{tensor.detach()};
+      return site.linear->layout().split(tensor.detach(), 0);
+    };
+    if (const auto& whole = adapter->whole()) {
+      const auto b = rows(whole->b), magnitude = rows(whole->magnitude);
+      for (size_t i = 0; i < site.hf.size(); ++i) {
+        named.push_back({site.hf[i], whole->a.detach(), b[i], magnitude[i], whole->alpha(),
+                         adapter->dropout()});
+      }
+    }
+    for (size_t i = 0; i < adapter->pairs().size(); ++i) {
+      const auto& pair = adapter->pairs()[i];
+      if (!pair) continue;
+      named.push_back({site.hf[i], pair->a.detach(), pair->b.detach(),
+                       adapter->is_dora() ? pair->magnitude.detach() : at::Tensor(), pair->alpha(),
+                       adapter->dropout()});
+    }
+  }
+  return named;
 }
 
 void train_adapters_only(Ministral3& model) {

@@ -30,19 +30,16 @@ std::vector<AdapterSite> adapter_sites(const Ministral3& model);
 /// "layers.3.mlp.linear_fc1" -> "linear_fc1".
 std::string last_component(const std::string& module);
 
-struct AdapterNumbers {
-  int64_t rank = 0;
-  double alpha = 0;
-  double dropout = 0;
-};
+/// Makes an adapter with uninitialised weights of `dtype`.
+void attach_adapter(const AdapterSite& site, const AdapterSpec& spec, at::ScalarType dtype);
 
-/// Makes an adapter with uninitialised weights; `parts` as Adapter's constructor has them.
-void attach_adapter(const AdapterSite& site, const std::vector<std::string>& parts,
-                    const AdapterNumbers& numbers);
-
-/// One low-rank pair as a file holds it.
+/// One low-rank pair as a file holds it: the names of its tensors, and the numbers that go with it.
 struct StoredPair {
   std::string a, b;
+  /// DoRA's; empty in LoRA.
+  std::string magnitude = {};
+  int64_t rank = 0;
+  double alpha = 0;
 };
 
 /// The pairs of one projection: a single one under "" in Megatron's form and where the layout has
@@ -52,12 +49,26 @@ struct StoredAdapter {
   std::map<std::string, StoredPair> pairs;
 };
 
-/// Attaches them all with the values of `source` in the model's dtypes, and freezes the rest.
-/// `what` names the source. Throws UserError, the model as it was, when a tensor has another shape
-/// than its place.
+/// Attaches them all with the values of `source` in the model's dtypes (on the meta device in their
+/// own), and freezes the rest. `what` names the source. Throws UserError, the model as it was, when
+/// a tensor has another shape than its place, or when `dora` and a pair has no magnitude or the
+/// reverse.
 void attach_stored(Ministral3& model, const std::vector<StoredAdapter>& adapters,
-                   const TensorSource& source, const AdapterNumbers& numbers,
-                   std::string_view what);
+                   const TensorSource& source, double dropout, bool dora, std::string_view what);
+
+/// A pair of the model's adapters under Hugging Face's names.
+struct NamedPair {
+  /// Canonical: model.layers.3.mlp.up_proj.
+  std::string module;
+  /// Detached; the rows of b and of the magnitude are the module's. The magnitude is undefined in
+  /// LoRA.
+  at::Tensor a, b, magnitude;
+  /// alpha / rank is the scale.
+  double alpha, dropout;
+};
+
+/// In the order of the model. In Megatron's form the parts of a fused projection share one a.
+std::vector<NamedPair> named_pairs(const Ministral3& model);
 
 /// Parameters of adapters ask for gradients, all others do not.
 void train_adapters_only(Ministral3& model);

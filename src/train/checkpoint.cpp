@@ -64,14 +64,14 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
     tensors[name] = tensor.detach().contiguous();
   };
   for (const auto& entry : model.named_parameters()) {
-    if (!config.is_lora() || is_adapter(entry.key())) add(entry.key(), entry.value());
+    if (!config.trains_adapters() || is_adapter(entry.key())) add(entry.key(), entry.value());
   }
   for (const auto& [name, tensor] : optimizer.state()) add("optimizer.state." + name, tensor);
   add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
 
   Json run_config = {
       {"checkpoint", {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}}}};
-  if (config.is_lora()) run_config["peft"] = peft_run_config(lora_config_of(model));
+  if (config.trains_adapters()) run_config["peft"] = peft_run_config(lora_config_of(model));
   MegatronWriter writer({.run = run,
                          .iteration = progress.step,
                          .config = model.config(),

@@ -18,9 +18,9 @@ struct Progress {
   int64_t consumed_samples = 0;
 };
 
-/// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA run), AdamW's state,
-/// the schedule, the position in the data and torch's random state. An iteration that is there
-/// already is replaced whole.
+/// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA or DoRA run), AdamW's
+/// state, the schedule, the position in the data and torch's random state. An iteration that is
+/// there already is replaced whole.
 void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
                      const AdamW& optimizer, const Progress& progress, const TrainConfig& config,
                      const OpenCheckpoint& base);

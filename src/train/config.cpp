@@ -44,7 +44,7 @@ void TrainConfig::validate() const {
           format_value(optimizer.min_lr), "must lie between 0 and optimizer.lr");
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
-      !is_lora()) {
+      !trains_adapters()) {
     user_error("model.freeze_* freeze every part; nothing would be trained");
   }
   require(!checkpoint.pretrained_checkpoint.empty(), "checkpoint.pretrained_checkpoint", "",

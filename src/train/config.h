@@ -140,7 +140,8 @@ struct TrainConfig {
                       field("logger", &TrainConfig::logger), field("rng", &TrainConfig::rng));
   }
 
-  bool is_lora() const { return peft.scheme == "lora"; }
+  /// LoRA or DoRA: the base's weights stay as they are.
+  bool trains_adapters() const { return !peft.scheme.empty(); }
   at::ScalarType dtype() const {
     return model.params_dtype == "float32" ? at::kFloat : at::kBFloat16;
   }

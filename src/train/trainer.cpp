@@ -41,12 +41,12 @@ Trainer::Trainer(const TrainConfig& config)
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
   model_ = load_model(base_, {config_.dtype(), at::kCPU});
   model_->train();
-  if (!config_.is_lora()) {
+  if (!config_.trains_adapters()) {
     freeze();
   } else if (config_.peft.adapter_path.empty()) {
     attach_lora(*model_, config_.peft, static_cast<uint64_t>(config_.rng.seed));
   } else {
-    load_adapter(*model_, config_.peft.adapter_path);
+    start_from_adapter();
   }
   AdamW::NamedTensors trained;
   for (const auto& entry : model_->named_parameters()) {
@@ -70,6 +70,14 @@ void Trainer::freeze() {
         (config_.model.freeze_vision_model && name.starts_with("vision_tower.")) ||
         (config_.model.freeze_vision_projection && name.starts_with("multi_modal_projector."));
     entry.value().requires_grad_(!frozen);
+  }
+}
+
+void Trainer::start_from_adapter() {
+  load_adapter(*model_, config_.peft.adapter_path);
+  if (const std::string scheme = lora_config_of(*model_).scheme; scheme != config_.peft.scheme) {
+    user_error("peft.adapter_path={} is a {} adapter but peft.scheme={}; set the one to the other",
+               config_.peft.adapter_path, scheme, config_.peft.scheme);
   }
 }
 

@@ -1,5 +1,5 @@
-// The one training loop: full fine-tuning, LoRA and frozen parts differ in which parameters ask for
-// gradients. Called by `trestle finetune` and the demo.
+// The one training loop: full fine-tuning, LoRA, DoRA and frozen parts differ in which parameters
+// ask for gradients. Called by `trestle finetune` and the demo.
 #pragma once
 
 #include <filesystem>
@@ -52,6 +52,7 @@ class Trainer {
  private:
   std::vector<Sample> next_samples();
   void freeze();
+  void start_from_adapter();
   void save();
 
   TrainConfig config_;

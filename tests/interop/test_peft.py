@@ -5,11 +5,14 @@
 
 Adapters that peft_test (beside the program) writes load in peft with every tensor in its place and
 nothing else adapted, to the same logits; adapters that peft writes load in trestle to the same
-logits, or are refused by name. Ends with "N passed, M failed".
+logits, or are refused by name. Runs that trestle trains leave it as a PEFT folder and as a merged
+model, and all of them have the same logits here and there. Ends with "N passed, M failed".
 """
 
 import argparse
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from goldens import models, record  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "model"
+FIXTURE = ROOT / "tests" / "fixtures" / "hf"
 LOGITS = 1e-4
 MODELS = {model.name: model for model in models.all_models() if model.name in ("tied", "text")}
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -80,14 +84,29 @@ def check_ours_in_peft(name, folder):
     same_logits(ours.view_as(plain), logits_of(adapted, name), plain)
 
 
-def trestle_logits(trestle, name, adapter, scratch):
-    batch = {key: value.contiguous() for key, value in golden_batch(name).items()}
+def call(trestle, *arguments):
+    return subprocess.run([trestle, *map(str, arguments)], capture_output=True, text=True)
+
+
+def run(trestle, *arguments):
+    """The run's stderr; it must succeed."""
+    done = call(trestle, *arguments)
+    require(done.returncode == 0,
+            f"trestle {arguments[0]} exits {done.returncode}: {done.stderr.strip()}")
+    return done.stderr
+
+
+def logits_flags(model, batch, scratch, adapter=None):
     inputs, output = scratch / "in.safetensors", scratch / "out.safetensors"
-    save_file(batch, inputs)
-    done = subprocess.run(
-        [trestle, "logits", "--hf-model-path", GOLDEN / name, "--adapter-path", adapter,
-         "--inputs", inputs, "--output", output, "--dtype", "float32"],
-        capture_output=True, text=True)
+    save_file({key: value.contiguous() for key, value in batch.items()}, inputs)
+    more = ["--adapter-path", adapter] if adapter else []
+    return output, ["logits", "--hf-model-path", model, "--inputs", inputs, "--output", output,
+                    "--dtype", "float32", *more]
+
+
+def trestle_logits(trestle, name, adapter, scratch):
+    output, flags = logits_flags(GOLDEN / name, golden_batch(name), scratch, adapter)
+    done = call(trestle, *flags)
     return done, load_file(output)["logits"] if done.returncode == 0 else None
 
 
@@ -99,8 +118,11 @@ def peft_adapter(name, folder, **options):
     adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=6, **options))
     generator = torch.Generator().manual_seed(5)
     for key, parameter in adapted.named_parameters():
-        if ".lora_" in key and "magnitude" not in key:
-            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "lora_magnitude" in key:
+            parameter.data = parameter.data * (1 + 0.2 * noise)
+        elif ".lora_" in key:
+            parameter.data = 0.1 * noise
     adapted.save_pretrained(folder)
     return plain, logits_of(adapted.eval(), name)
 
@@ -119,6 +141,71 @@ def check_refused(trestle, name, scratch, says, **options):
     require(says in done.stderr, f"'{says}' is not in: {done.stderr.strip()}")
 
 
+def fp32_base(folder):
+    """The fixture's model, tokenizer and all, in fp32: bf16 would hide what a merge does."""
+    shutil.copytree(FIXTURE, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: value.float() for name, value in tensors.items()},
+              folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    for level in (config, config["text_config"], config["vision_config"]):
+        level["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def train(trestle, base, scheme, scratch):
+    """A few steps on nonsense; the run's folder, which its base lies beside."""
+    rows = [{"messages": [{"role": "user", "content": f"what is {n}"},
+                          {"role": "assistant", "content": "it is " + "a" * n}]}
+            for n in range(1, 6)]
+    (scratch / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(trestle, "finetune", "--recipe", "ministral3_3b_peft_config", "--peft-scheme", scheme,
+        "--dataset-type", "jsonl", "--pretrained-checkpoint", base,
+        f"dataset.path_or_dataset={scratch / 'data.jsonl'}", f"checkpoint.save={scratch / 'run'}",
+        "model.params_dtype=float32", "train.train_iters=8", "train.global_batch_size=4",
+        "optimizer.lr=3e-2", "scheduler.lr_warmup_iters=0", "peft.dim=4")
+    return scratch / "run"
+
+
+@torch.no_grad()
+def check_trained_run(trestle, scheme, scratch):
+    """One adapter, five ways: the run, its PEFT folder, its merged model in trestle; the folder in
+    peft over the base as trestle exports it, and the merged model in transformers."""
+    base = fp32_base(scratch / "base")
+    trained = train(trestle, base, scheme, scratch)
+    folder, merged, megatron, exported = (
+        scratch / name for name in ("folder", "merged", "megatron", "exported"))
+    run(trestle, "export", "--megatron-path", trained, "--adapter-only", "--hf-path", folder)
+    said = run(trestle, "export", "--megatron-path", trained, "--hf-path", merged)
+    require("changes nothing" not in said, said)
+    run(trestle, "import", "--hf-model", base, "--megatron-path", megatron)
+    run(trestle, "export", "--megatron-path", megatron, "--hf-path", exported)
+
+    batch = {"input_ids": torch.randint(20, 280, (2, 24), generator=torch.Generator().manual_seed(1))}
+
+    def ours(model, adapter=None):
+        output, flags = logits_flags(model, batch, scratch, adapter)
+        require("changes nothing" not in run(trestle, *flags), "the adapter is said to do nothing")
+        return load_file(output)["logits"]
+
+    reference = models.load_model(MODELS["tied"], exported)
+    plain = reference(**batch).logits
+    adapted = peft.PeftModel.from_pretrained(reference, folder)
+    names = adapted_modules(adapted)
+    require(len(names) == 3 * len(NAMES), f"peft adapts {len(names)} modules")
+    require(not [name for name in names if "vision" in name], "peft adapts the vision tower")
+    theirs = adapted(**batch).logits
+    for model, adapter in ((base, trained), (base, folder), (exported, folder), (merged, None)):
+        same_logits(ours(model, adapter), theirs, plain)
+    in_transformers = models.load_model(MODELS["tied"], merged)
+    same_logits(in_transformers(**batch).logits, theirs, plain)
+
+    weights = adapted.merge_and_unload().state_dict()
+    for name, value in in_transformers.state_dict().items():
+        require((value - weights[name]).abs().max() <= 1e-6, f"{name} is merged otherwise by peft")
+
+
 def cases(trestle, ours):
     for folder in sorted(ours.glob("*/*")):
         name = folder.parent.name
@@ -131,20 +218,31 @@ def cases(trestle, ours):
             ("rsLoRA", "tied", {"target_modules": every, "use_rslora": True}),
             ("one layer", "text", {"target_modules": ["k_proj", "up_proj"],
                                    "layers_to_transform": [1]}),
-            ("dropout, not used", "text", {"target_modules": NAMES, "lora_dropout": 0.5})):
+            ("dropout, not used", "text", {"target_modules": NAMES, "lora_dropout": 0.5}),
+            ("ranks and alphas by pattern", "tied",
+             {"target_modules": every, "rank_pattern": {r".*layers\.1\..*": 2, "q_proj": 3},
+              "alpha_pattern": {"mlp.up_proj": 9, "k_proj": 1}}),
+            ("DoRA", "tied", {"target_modules": every, "use_dora": True}),
+            ("DoRA of k and o", "text", {"target_modules": ["k_proj", "o_proj"],
+                                         "use_dora": True, "lora_dropout": 0.5}),
+            ("rsLoRA and DoRA, ranks by pattern", "text",
+             {"target_modules": NAMES, "use_dora": True, "use_rslora": True,
+              "rank_pattern": {"v_proj": 2}})):
         yield f"peft's in trestle: {title}", (
             lambda s, n=name, o=options: check_theirs_in_trestle(trestle, n, s, **o))
     for title, says, options in (
-            ("DoRA", "DoRA", {"target_modules": every, "use_dora": True}),
             ("vision tower", "vision_tower", {"target_modules": ["q_proj"]}),
-            ("ranks by pattern", "rank_pattern",
-             {"target_modules": every, "rank_pattern": {"q_proj": 2}}),
+            ("alphas by expression", "alpha_pattern",
+             {"target_modules": every, "alpha_pattern": {"[qk]_proj": 2}}),
             ("bias", "lora_bias", {"target_modules": every, "lora_bias": True}),
             ("saved modules", "modules_to_save",
              {"target_modules": every, "modules_to_save": ["lm_head"]}),
             ("pissa", "pissa", {"target_modules": every, "init_lora_weights": "pissa"})):
         yield f"refused: {title}", (
             lambda s, w=says, o=options: check_refused(trestle, "tied", s, w, **o))
+    for scheme in ("lora", "dora"):
+        yield f"a trained run, five ways: {scheme}", (
+            lambda s, x=scheme: check_trained_run(trestle, x, s))
 
 
 def main():

@@ -1,4 +1,5 @@
-"""LoRA goldens on one model: peft's own, and Megatron's form, where fused linears share one A."""
+"""LoRA and DoRA goldens on one model: peft's own, and Megatron's form, where fused linears share
+one A."""
 
 import json
 import re
@@ -26,10 +27,10 @@ def random_factor(generator, dtype, *shape):
     return torch.randn(shape, generator=generator).to(dtype) * (0.05 if shape[1] == RANK else 0.1)
 
 
-def peft_model(model):
+def peft_model(model, **options):
     model.name_or_path = ""  # else the path of this machine lands in adapter_config.json
     config = peft.LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=PATTERN, task_type="CAUSAL_LM")
+        r=RANK, lora_alpha=ALPHA, target_modules=PATTERN, task_type="CAUSAL_LM", **options)
     return peft.get_peft_model(model, config)
 
 
@@ -47,16 +48,29 @@ def run(model, batch, parameters):
     return out
 
 
-def separate(model, batch, folder, seed):
-    """peft as it is: every linear its own A and B. Returns the golden; writes the initial adapter
-    into `folder` as peft saves it."""
-    adapted = peft_model(model)
+def disk_name(name):
+    """A parameter's name in the file: peft leaves out the adapter's name, and a magnitude's
+    `.weight`."""
+    name = name.replace(".default", "")
+    return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
+
+
+def separate(model, batch, folder, seed, **options):
+    """peft as it is: every linear its own A and B, and with use_dora its own magnitudes, which are
+    put at some distance from the rows' norms. Returns the golden; writes the initial adapter into
+    `folder` as peft saves it."""
+    adapted = peft_model(model, **options)
     generator = torch.Generator().manual_seed(seed)
     parameters = {}
     for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad:
+        if not parameter.requires_grad:
+            continue
+        if "lora_magnitude_vector" in name:
+            stretch = 1 + 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.data = parameter.data * stretch.to(model.dtype)
+        else:
             parameter.data = random_factor(generator, model.dtype, *parameter.shape)
-            parameters[name.replace(".default", "")] = parameter
+        parameters[disk_name(name)] = parameter
     adapted.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     saved = load_file(folder / "adapter_model.safetensors")
@@ -174,6 +188,10 @@ def shared(model, batch, folder, seed):
     golden |= {f"final.{name}": p for name, p in parameters.items()}
     golden |= {f"final.{name}": value for name, value in to_peft(fused).items()}
     return golden
+
+
+def dora(model, batch, folder, seed):
+    return separate(model, batch, folder, seed, use_dora=True)
 
 
 def check_shared(model, folder, batch, golden):
