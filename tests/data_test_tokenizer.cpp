@@ -217,6 +217,7 @@ TEST(Tokenizer, MalformedFilesAreRefused) {
   tekken([](Json& j) { j["config"]["version"] = "thirteen"; }, "version");
   tekken([](Json& j) { j["config"]["pattern"] = "(a"; }, "does not compile");
   tekken([](Json& j) { j["config"]["pattern"] = R"([\S])"; }, "negated class");
+  tekken([](Json& j) { j["config"]["pattern"] = R"(\C)"; }, "does not compile");  // half characters
   tekken([](Json& j) { j["vocab"][300]["rank"] = 301; }, "vocab[300]");
   tekken([](Json& j) { j["vocab"][300]["token_bytes"] = "a?=="; }, "vocab[300]");
   tekken([](Json& j) { j["vocab"][300]["token_bytes"] = "abc"; }, "vocab[300]");

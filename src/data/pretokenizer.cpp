@@ -94,8 +94,10 @@ Pretokenizer::Pretokenizer(std::string_view pattern, std::string_view what) {
   const std::string expanded = expand_classes(pattern, what);
   int error = 0;
   PCRE2_SIZE offset = 0;
-  compiled->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expanded.data()), expanded.size(),
-                                 PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+  // \C would end a match inside a character, where the next may not start.
+  compiled->code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expanded.data()), expanded.size(),
+                    PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
   if (compiled->code == nullptr) {
     PCRE2_UCHAR message[256];
     pcre2_get_error_message(error, message, sizeof message);
