@@ -25,7 +25,7 @@ class Files : public testing::Test {
   std::vector<std::string> names() const {
     std::vector<std::string> out;
     for (const auto& each : fs::recursive_directory_iterator(folder_)) {
-      out.push_back(fs::relative(each.path(), folder_).string());
+      out.push_back(each.path().lexically_relative(folder_).string());
     }
     std::ranges::sort(out);
     return out;

@@ -120,7 +120,7 @@ TEST(Zip, DamageIsRefused) {
 TEST(Zip, SumsAreCompared) {
   const std::string text(100, 'x');
   std::string archive = written([&](OutputFile& file) {
-    write_zip(file, std::vector<ZipRecord>{{"a/data.pkl", bytes_of(text)}, {"a/data/0", {}}});
+    write_zip(file, Records{{"a/data.pkl", bytes_of(text)}, {"a/data/0", {}}});
   });
   size_t read = 0;
   ZipReader(bytes_of(archive), "zip").check_sums([&](auto block) { read += block.size(); });

@@ -18,8 +18,8 @@ Conversion copy_all(const TensorSource& source, const TensorList& list, const fs
                     const ConvertOptions& options, const Open& open) {
   // Before the writer: a disk without room is not touched.
   const StreamPlan plan = plan_stream(list, options.max_memory, target);
-  if (options.on_plan) options.on_plan(plan);
   auto writer = open();
+  if (options.on_plan) options.on_plan(plan);  // what the writer refuses has been refused
   Conversion done;
   const std::string* last = nullptr;
   stream_rows(source, list, plan.block_bytes,

@@ -21,7 +21,7 @@ struct Conversion {
 struct ConvertOptions {
   /// What the process may hold, in bytes.
   uint64_t max_memory = 1'500'000'000;
-  /// Called once, before anything is written.
+  /// Called once, before tensors are written.
   std::function<void(const StreamPlan&)> on_plan = {};
   /// Called as tensors are completed, with the counts so far.
   std::function<void(const Conversion& done)> on_progress = {};

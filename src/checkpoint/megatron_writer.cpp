@@ -307,8 +307,9 @@ void MegatronWriter::commit() {
 
 void MegatronWriter::write_trackers(const fs::path& run) const {
   const std::string name = iteration_name(output_.iteration);
-  copy_to(run / name / "train_state.pt", run / "latest_train_state.pt");
+  // The last is the one that readers prefer: until it is there, the older iteration is the latest.
   write_text(run / "latest_checkpointed_iteration.txt", std::to_string(output_.iteration));
+  copy_to(run / name / "train_state.pt", run / "latest_train_state.pt");
 }
 
 }  // namespace trestle

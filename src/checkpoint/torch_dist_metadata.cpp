@@ -36,6 +36,9 @@ constexpr std::string_view kNames[] = {
     MCORE "MCoreMetadata",
     MCORE "MCoreSavePlan",
     // NOLINTEND(bugprone-suspicious-missing-comma)
+    // The checkpoint_id that torch keeps may be a path.
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
     "collections.OrderedDict",
     "torch.Size",
     "torch.serialization._get_layout",

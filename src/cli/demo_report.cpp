@@ -165,7 +165,8 @@ void write_demo_report(const std::filesystem::path& path, const DemoReport& repo
       "say as cord-v2's "
       "structured text. The {} test receipts were in no training set. All receipts are "
       "<b>synthetic</b>: rendered in "
-      "one real font on grey paper, without noise, from 50 words and random prices. They "
+      "six real faces of two families, in several sizes and layouts, slightly rotated and noisy, "
+      "from 50 words and random prices. They "
       "are far easier than "
       "photographs; the numbers say that the whole path works, not how well Ministral 3 reads.</p>",
       static_cast<double>(report.total - report.trainable) / 1e6, report.steps.size(),

@@ -348,7 +348,7 @@ class Outputs(Refusals):
         for size in (0, 4096):
             for arguments in self.written(self.folder):
                 with self.subTest(command=arguments[0], size=size):
-                    self.refused(*arguments, status=MACHINE, names=[self.folder, "File too large"],
+                    self.refused(*arguments, status=MACHINE, progress=True, names=[self.folder, "File too large"],
                                  preexec_fn=limit(size), restore_signals=False)
 
     def test_full_disk_while_training(self):

@@ -161,7 +161,7 @@ def main():
     dataset = commands.add_parser("dataset")
     dataset.add_argument("--train-rows", type=int, default=600)
     dataset.add_argument("--test-rows", type=int, default=120)
-    dataset.add_argument("--level", type=int, default=0)
+    dataset.add_argument("--level", type=int, default=1)
     pretrain = commands.add_parser("pretrain")
     pretrain.add_argument("--rows", type=int, default=24 * SHARD_ROWS)
     pretrain.add_argument("--processes", type=int, default=os.cpu_count())
