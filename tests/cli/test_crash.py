@@ -81,9 +81,12 @@ def write_data(folder):
 
 def tracked(run_folder):
     """The iteration that a run's tracker names, which is what loads; None without a tracker."""
-    tracker = run_folder / "latest_train_state.pt"
+    tracker, text = run_folder / "latest_train_state.pt", run_folder / "latest_checkpointed_iteration.txt"
     if not tracker.exists():
-        return None
+        if not text.exists():
+            return None
+        path = run_folder / f"iter_{int(text.read_text()):07}"
+        return {path.name: contents(path)}
     for path in sorted(run_folder.glob("iter_*")):
         if (path / "train_state.pt").read_bytes() == tracker.read_bytes():
             return {path.name: contents(path)}
