@@ -216,6 +216,22 @@ TEST_F(ImageConfig, ReadsBothFiles) {
   EXPECT_EQ(read().std[2], 0.25);
 }
 
+// Mistral's own directories have params.json only; a processor's file counts before it.
+TEST_F(ImageConfig, ReadsMistralsParams) {
+  put("params.json", R"({"dim": 48, "vision_encoder": {"image_size": 1540, "max_image_size": 560,
+          "patch_size": 16, "spatial_merge_size": 3}})");
+  EXPECT_EQ(read().longest_edge, 560);
+  EXPECT_EQ(read().patch_size, 16);
+  EXPECT_EQ(read().spatial_merge_size, 3);
+  put("processor_config.json", R"({"patch_size": 14})");
+  EXPECT_EQ(read().patch_size, 14);
+  EXPECT_EQ(read().longest_edge, 560);
+  put("params.json", R"({"dim": 48})");
+  EXPECT_EQ(read().longest_edge, 1540);
+  put("params.json", R"({"vision_encoder": []})");
+  EXPECT_THROW(read(), UserError);
+}
+
 TEST_F(ImageConfig, RefusesWhatItCannotDo) {
   for (const char* text :
        {R"([])", R"({"image_processor": 3})", R"({"image_processor": {"resample": 2}})",

@@ -27,7 +27,7 @@ if ((${#missing[@]})); then
   fi
 fi
 
-stamp=.venv/installed-$(sha256sum tools/requirements.txt | cut -c1-16)
+stamp=.venv/installed-$(cat tools/requirements.txt tools/requirements_no_deps.txt | sha256sum | cut -c1-16)
 if [[ ! -e $stamp ]]; then
   python=${PYTHON:-python3.11}
   command -v "$python" >/dev/null || python=python3
@@ -36,6 +36,7 @@ if [[ ! -e $stamp ]]; then
   # torch first and alone: no later line may choose another build of it.
   .venv/bin/pip install --quiet --disable-pip-version-check "$(grep '^torch==' tools/requirements.txt)"
   .venv/bin/pip install --quiet --disable-pip-version-check -r tools/requirements.txt
+  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r tools/requirements_no_deps.txt
   # Arrow's wheel holds libarrow.so.NN; the linker wants libarrow.so.
   .venv/bin/python -c 'import pyarrow; pyarrow.create_library_symlinks()'
   rm -f .venv/installed-*

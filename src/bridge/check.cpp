@@ -1,6 +1,7 @@
 #include "bridge/check.h"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 
 #include "base/error.h"
@@ -100,16 +101,18 @@ CheckReport check_safetensors(const fs::path& path) {
   return report;
 }
 
-CheckReport check_hf(const fs::path& directory) {
-  CheckReport report{.kind = "Hugging Face checkpoint"};
-  report.part([&] { read_hf_config(directory); });
+CheckReport check_model_directory(const fs::path& directory, CheckpointFormat format) {
+  const bool mistral = format == CheckpointFormat::kMistral;
+  CheckReport report{.kind = mistral ? "Mistral checkpoint" : "Hugging Face checkpoint"};
+  report.part([&] { read_model_config(directory, format); });
   // Each shard by itself, so that all damaged ones are named.
-  for (const fs::path& file : files_named(directory, "model", ".safetensors")) {
+  for (const fs::path& file :
+       files_named(directory, mistral ? "consolidated" : "model", ".safetensors")) {
     report.part([&] { count(SafetensorsFile(file).tensors(), report); });
   }
   if (!report.problems.empty()) return report;
-  std::optional<HfCheckpoint> checkpoint;
-  if (!report.part([&] { checkpoint.emplace(directory); })) return report;
+  std::unique_ptr<HfCheckpoint> checkpoint;
+  if (!report.part([&] { checkpoint = open_model_directory(directory, format); })) return report;
   add_disagreements(*checkpoint, checkpoint->config(), Spoken::kHuggingFace, directory, report);
   for (const auto& [name, info] : checkpoint->tensors()) {
     const HfStored& stored = checkpoint->stored(name);

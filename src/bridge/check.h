@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "checkpoint/format.h"
 #include "checkpoint/tensor_source.h"
 
 namespace trestle {
@@ -31,9 +32,9 @@ struct CheckReport {
 
 /// One safetensors file: its header, and that its tensors tile the data.
 CheckReport check_safetensors(const std::filesystem::path& path);
-/// A Hugging Face directory: config, every shard, index and shards against each other, FP8 scales,
-/// and names, shapes and dtypes against the config.
-CheckReport check_hf(const std::filesystem::path& directory);
+/// A Hugging Face or Mistral directory: config, every shard, index and shards against each other,
+/// FP8 scales, and names, shapes and dtypes against the config.
+CheckReport check_model_directory(const std::filesystem::path& directory, CheckpointFormat format);
 /// A Megatron run or iteration: `.metadata`, every chunk (tiling, archive, sums of its records),
 /// every pickle, and names and shapes against run_config.yaml where that has the model's config.
 /// Reads all data, a few megabytes in memory at a time.

@@ -6,6 +6,8 @@
 #include "base/error.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/megatron_writer.h"
+#include "checkpoint/mistral_names.h"
+#include "checkpoint/mistral_params.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -39,7 +41,8 @@ Conversion copy_all(const TensorSource& source, const TensorList& list, const fs
 Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
                              const ConvertOptions& options) {
   require_directory(hf, "--hf-model");
-  const HfCheckpoint source(hf);
+  const auto opened = open_model_directory(hf, choose_format(hf, options.format).format);
+  const HfCheckpoint& source = *opened;
   const HfAsMegatron view(source, source.config());
   TensorList list;
   for (const Mapping& mapping : view.table()) {
@@ -71,6 +74,12 @@ Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
       std::max_element(dtypes.begin(), dtypes.end(),
                        [](const auto& a, const auto& b) { return a.second < b.second; });
   HfWriter::Options layout = options.hf;
+  if (layout.spelling == HfSpelling::kMistral) {
+    const Json params = params_of_config(config, config_json);
+    return copy_all(MistralRows(view, config), list, output, options, [&] {
+      return std::make_unique<HfWriter>(output, list, params, files, layout);
+    });
+  }
   if (!config.vision) layout.spelling = HfSpelling::kTextOnly;
   return copy_all(view, list, output, options, [&] {
     return std::make_unique<HfWriter>(
@@ -87,7 +96,7 @@ Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>&
         "--megatron-path {} is no Megatron checkpoint: it has neither a tracker file nor .metadata",
         run.string());
   }
-  const OpenCheckpoint source(run, hf);
+  const OpenCheckpoint source(run, hf, options.format);
   return write_hf(source.weights(), source.config(), source.config_json(), source.side_files(),
                   output, options);
 }

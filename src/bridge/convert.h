@@ -28,12 +28,14 @@ struct ConvertOptions {
   /// Ranks whose chunks a Megatron checkpoint is written in.
   int64_t tensor_parallel = 1;
   int64_t pipeline_parallel = 1;
-  /// How an HF directory is laid out.
+  /// How an HF directory is laid out, or Mistral's own (HfSpelling::kMistral).
   HfWriter::Options hf = {};
+  /// Which form of the source is read where it has several; nothing for choose_format's precedence.
+  std::optional<CheckpointFormat> format = {};
 };
 
-/// Hugging Face -> Megatron (torch_dist, iteration 0) at `run`. Throws UserError when the source is
-/// no HF directory, or `run` holds an iteration 0 already.
+/// Hugging Face or Mistral -> Megatron (torch_dist, iteration 0) at `run`. Throws UserError when
+/// the source is neither, or `run` holds an iteration 0 already.
 Conversion import_checkpoint(const std::filesystem::path& hf, const std::filesystem::path& run,
                              const ConvertOptions& options = {});
 
@@ -44,7 +46,7 @@ Conversion export_checkpoint(const std::filesystem::path& run,
                              const std::filesystem::path& output,
                              const ConvertOptions& options = {});
 
-/// Tensors under Megatron's names as an HF directory.
+/// Tensors under Megatron's names as the directory that `options.hf` describes.
 Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
                     const Json& config_json, const std::vector<std::filesystem::path>& side_files,
                     const std::filesystem::path& output, const ConvertOptions& options = {});

@@ -5,9 +5,9 @@
 
 #include <cstring>
 #include <map>
+#include <tuple>
 
 #include "base/error.h"
-#include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron.h"
 
@@ -15,11 +15,13 @@ namespace trestle {
 namespace fs = std::filesystem;
 
 OpenCheckpoint::OpenCheckpoint(const fs::path& path,
-                               const std::optional<fs::path>& config_directory) {
+                               const std::optional<fs::path>& config_directory,
+                               std::optional<CheckpointFormat> format) {
   require_directory(path, "checkpoint");
-  is_megatron_ = is_megatron_checkpoint(path);
+  const CheckpointFormat form = choose_format(path, format).format;
+  is_megatron_ = form == CheckpointFormat::kMegatron;
   if (!is_megatron_) {
-    auto hf = std::make_unique<HfCheckpoint>(path);
+    auto hf = open_model_directory(path, form);
     config_ = hf->config();
     config_json_ = hf->config_json();
     assets_ = path;
@@ -33,17 +35,16 @@ OpenCheckpoint::OpenCheckpoint(const fs::path& path,
     user_error("{} holds adapters only; name its base model and give this as the adapter",
                path.string());
   }
+  std::string config_file = (path / "run_config.yaml").string();
   if (config_directory) {
-    config_json_ = read_json(*config_directory / "config.json");
+    std::tie(config_json_, config_file) = read_config_json(*config_directory);
   } else if (auto embedded = megatron->hf_config()) {
     config_json_ = *embedded;
   } else {
     user_error("{} says nothing of the model's config; name the HF model it came from",
                path.string());
   }
-  config_ =
-      parse_hf_config(config_json_, config_directory ? (*config_directory / "config.json").string()
-                                                     : (path / "run_config.yaml").string());
+  config_ = parse_hf_config(config_json_, config_file);
   // An output layer of its own says more than a flag that transformers writes by default.
   config_.text.tie_word_embeddings =
       !megatron->tensors().contains("language_model.output_layer.weight");

@@ -9,18 +9,21 @@
 
 #include "base/json.h"
 #include "bridge/views.h"
+#include "checkpoint/format.h"
 #include "checkpoint/tensor_source.h"
 #include "model/ministral3.h"
 
 namespace trestle {
 
-/// A model on disk, Hugging Face's or Megatron's, its tensors under Megatron's names.
+/// A model on disk, Hugging Face's, Mistral's or Megatron's, its tensors under Megatron's names.
 class OpenCheckpoint {
  public:
-  /// A Megatron directory that holds no config of its own takes `config_directory`'s (an HF
-  /// directory). Throws UserError when the path is neither kind, or holds adapters only.
+  /// A Megatron directory that holds no config of its own takes `config_directory`'s (an HF or
+  /// Mistral directory). `format` chooses where `path` holds several forms (choose_format). Throws
+  /// UserError when the path is of no form, or holds adapters only.
   explicit OpenCheckpoint(const std::filesystem::path& path,
-                          const std::optional<std::filesystem::path>& config_directory = {});
+                          const std::optional<std::filesystem::path>& config_directory = {},
+                          std::optional<CheckpointFormat> format = {});
 
   const TensorSource& weights() const { return *weights_; }
   const ModelConfig& config() const { return config_; }

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <set>
@@ -10,14 +11,15 @@
 
 #include "base/error.h"
 #include "checkpoint/fp8.h"
+#include "checkpoint/mistral_names.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kParamsFile = "params.json";
+constexpr const char* kTekkenFile = "tekken.json";
 constexpr const char* kHead = "lm_head.weight";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr std::string_view kScaleSuffix = "_scale_inv";
@@ -40,6 +42,26 @@ constexpr std::array kSideFiles = {
     "CHAT_SYSTEM_PROMPT.txt",
 };
 
+// The files of a directory, by how they are spelled.
+struct FileNames {
+  const char* config;
+  const char* stem;
+  std::string single() const { return fmt::format("{}.safetensors", stem); }
+  std::string index() const { return fmt::format("{}.safetensors.index.json", stem); }
+};
+
+FileNames file_names(HfSpelling spelling) {
+  return spelling == HfSpelling::kMistral ? FileNames{kParamsFile, "consolidated"}
+                                          : FileNames{"config.json", "model"};
+}
+
+// Mistral's readers know tekken.json and the prompts; Hugging Face's all but params.json.
+bool belongs(const fs::path& file, HfSpelling spelling) {
+  const std::string name = file.filename().string();
+  if (spelling != HfSpelling::kMistral) return name != kParamsFile;
+  return name == kTekkenFile || name.ends_with("SYSTEM_PROMPT.txt");
+}
+
 // Replaces the prefix in place; false where it is another.
 bool swap_prefix(std::string& name, std::string_view from, std::string_view to) {
   if (!name.starts_with(from)) return false;
@@ -47,11 +69,13 @@ bool swap_prefix(std::string& name, std::string_view from, std::string_view to) 
   return true;
 }
 
-// Static quantization's activation scales, and rope tables that old files carry: transformers drops
-// them too.
+// Static quantization's scales of activations and of the cache, and rope tables that old files
+// carry: transformers drops them too.
 bool is_ignored(std::string_view name) {
-  for (const std::string_view suffix : {".activation_scale", ".input_scale", ".rotary_emb.inv_freq",
-                                        ".patch_positional_embedding.inv_freq"}) {
+  if (name.find("fake_quantizer") != std::string_view::npos) return true;
+  for (const std::string_view suffix :
+       {".activation_scale", ".input_scale", ".qscale_act", ".rotary_emb.inv_freq",
+        ".patch_positional_embedding.inv_freq"}) {
     if (name.ends_with(suffix)) return true;
   }
   return false;
@@ -125,30 +149,43 @@ std::string spelled_name(const std::string& canonical, HfSpelling spelling) {
       break;
     case HfSpelling::kTextOnly:
       break;
+    case HfSpelling::kMistral:
+      if (const auto name = mistral_of_canonical(canonical)) return *name;
+      break;
   }
   return result;
 }
 
 HfCheckpoint::HfCheckpoint(const fs::path& directory) : directory_(directory) {
   require_directory(directory_, "Hugging Face model");
-  const fs::path config_path = directory_ / "config.json";
-  config_json_ = read_json(config_path);
-  config_ = parse_hf_config(config_json_, config_path.string());
-  fp8_block_ = stated_fp8_block(config_json_, config_path.string());
+  config_json_ = read_json(directory_ / file_names(spelling_).config);
+  open();
+}
+
+HfCheckpoint::HfCheckpoint(const fs::path& directory, HfSpelling spelling, Json config_json)
+    : directory_(directory), config_json_(std::move(config_json)), spelling_(spelling) {
+  open();
+}
+
+void HfCheckpoint::open() {
+  const std::string config_path = (directory_ / file_names(spelling_).config).string();
+  config_ = parse_hf_config(config_json_, config_path);
+  fp8_block_ = stated_fp8_block(config_json_, config_path);
   open_shards();
   collect_tensors();
   settle_tie();
 }
 
 void HfCheckpoint::open_shards() {
-  if (present(directory_ / kSingleFile)) {
-    files_.push_back(std::make_unique<SafetensorsFile>(directory_ / kSingleFile));
+  const FileNames names = file_names(spelling_);
+  if (present(directory_ / names.single())) {
+    files_.push_back(std::make_unique<SafetensorsFile>(directory_ / names.single()));
     return;
   }
-  const fs::path index_path = directory_ / kIndexFile;
+  const fs::path index_path = directory_ / names.index();
   if (!present(index_path)) {
     user_error("{} holds neither {} nor {}; is the download complete?", directory_.string(),
-               kSingleFile, kIndexFile);
+               names.single(), names.index());
   }
   const std::map<std::string, std::string> shard_of = read_weight_map(index_path);
   std::map<std::string, const SafetensorsFile*> opened;
@@ -179,13 +216,22 @@ void HfCheckpoint::open_shards() {
 }
 
 void HfCheckpoint::collect_tensors() {
+  const bool mistral = spelling_ == HfSpelling::kMistral;
   std::map<std::string, HfStored> scales;  // by the canonical name of their weight
   for (const auto& file : files_) {
     for (const auto& [name, info] : file->tensors()) {
       if (is_ignored(name)) continue;
-      if (name.starts_with("language_model.")) spelling_ = HfSpelling::kLanguageModelFirst;
-      if (name.starts_with("model.language_model.")) spelling_ = HfSpelling::kModelFirst;
-      std::string canonical = canonical_name(name);
+      const auto native = mistral ? canonical_of_mistral(name) : std::nullopt;
+      if (mistral && !native) {
+        user_error("{} has no place in Mistral's form", place(*file, name));
+      }
+      std::string canonical = native ? *native : canonical_name(name);
+      if (!mistral && name.starts_with("language_model.")) {
+        spelling_ = HfSpelling::kLanguageModelFirst;
+      }
+      if (!mistral && name.starts_with("model.language_model.")) {
+        spelling_ = HfSpelling::kModelFirst;
+      }
       const bool is_scale = canonical.ends_with(kScaleSuffix);
       if (is_scale) canonical.resize(canonical.size() - kScaleSuffix.size());
       auto& target = is_scale ? scales : stored_;
@@ -201,8 +247,9 @@ void HfCheckpoint::collect_tensors() {
     const auto scale = scales.extract(canonical);
     if (stored.info.dtype == at::kFloat8_e4m3fn) {
       if (scale.empty()) {
-        user_error("{} is FP8 but has no {}{}; without its scale the weight is meaningless",
-                   place(*stored.file, stored.name), stored.name, kScaleSuffix);
+        user_error("{} is FP8 but has no {}; without its scale the weight is meaningless",
+                   place(*stored.file, stored.name),
+                   spelled_name(canonical + std::string(kScaleSuffix), spelling_));
       }
       stored.scale_file = scale.mapped().file;
       stored.scale_name = scale.mapped().name;
@@ -227,10 +274,13 @@ void HfCheckpoint::collect_tensors() {
 void HfCheckpoint::settle_tie() {
   const std::optional<bool> stated = stated_tie(config_json_);
   const bool has_head = stored_.contains(kHead);
-  const std::string config_path = (directory_ / "config.json").string();
+  const bool mistral = spelling_ == HfSpelling::kMistral;
+  const std::string flag =
+      fmt::format("{}: {}", (directory_ / file_names(spelling_).config).string(),
+                  mistral ? "tied_embeddings" : "tie_word_embeddings");
   if (stated == false && !has_head) {
-    user_error("{}: tie_word_embeddings=false but {} holds no {}; set it to true or add the tensor",
-               config_path, directory_.string(), kHead);
+    user_error("{}=false but {} holds no {}; set it to true or add the tensor", flag,
+               directory_.string(), mistral ? spelled_name(kHead, spelling_) : kHead);
   }
   bool tied = stated.value_or(!has_head);
   // Where the flags leave it open, or say tied, a head equal to the embedding is only a copy of it.
@@ -238,9 +288,9 @@ void HfCheckpoint::settle_tie() {
     tied = equal_bytes(read(kHead), read(kEmbedding));
     if (stated == true && !tied) {
       const HfStored& head = stored_.at(kHead);
-      user_error(
-          "{}: tie_word_embeddings=true but {} differs from {}; set it to false at both levels",
-          config_path, place(*head.file, head.name), stored_.at(kEmbedding).name);
+      user_error("{}=true but {} differs from {}; set it to false{}", flag,
+                 place(*head.file, head.name), stored_.at(kEmbedding).name,
+                 mistral ? "" : " at both levels");
     }
   }
   config_.text.tie_word_embeddings = tied;
@@ -282,14 +332,26 @@ std::vector<fs::path> side_files(const fs::path& directory) {
   for (const char* name : kSideFiles) {
     if (fs::is_regular_file(directory / name)) files.push_back(directory / name);
   }
+  const fs::path params = directory / kParamsFile;
+  if (fs::is_regular_file(params) && !present(directory / "config.json")) files.push_back(params);
   return files;
 }
 
 HfWriter::HfWriter(const fs::path& directory, const TensorList& tensors, const Json& config,
                    const std::vector<fs::path>& side_files, Options options)
     : options_(options), output_(directory, options.replace) {
-  write_json(output_.path() / "config.json", config);
+  const bool mistral = options_.spelling == HfSpelling::kMistral;
+  if (mistral && std::ranges::none_of(side_files, [](const fs::path& file) {
+        return file.filename() == kTekkenFile;
+      })) {
+    user_error(
+        "{}: Mistral's form needs the vocabulary as tekken.json, and the source has none; give a "
+        "source that does",
+        directory.string());
+  }
+  write_json(output_.path() / file_names(options_.spelling).config, config);
   for (const fs::path& source : side_files) {
+    if (!belongs(source, options_.spelling)) continue;
     const MappedFile file(source);
     write_text(output_.path() / source.filename(), file.text());
   }
@@ -312,11 +374,12 @@ void HfWriter::plan_shards(const TensorList& tensors) {
     shard_bytes += *bytes;
     total_bytes_ += *bytes;
   }
+  const FileNames names = file_names(options_.spelling);
   for (size_t i = 0; i < shards_.size(); ++i) {
     shards_[i].path =
-        output_.path() / (shards_.size() == 1 ? kSingleFile
-                                              : fmt::format("model-{:05}-of-{:05}.safetensors",
-                                                            i + 1, shards_.size()));
+        output_.path() / (shards_.size() == 1 ? names.single()
+                                              : fmt::format("{}-{:05}-of-{:05}.safetensors",
+                                                            names.stem, i + 1, shards_.size()));
   }
 }
 
@@ -354,7 +417,7 @@ void HfWriter::write_index() const {
   for (const auto& [name, shard] : shard_of_) {
     index["weight_map"][name] = shards_[shard].path.filename().string();
   }
-  write_text(output_.path() / kIndexFile, index.dump(2) + "\n");
+  write_text(output_.path() / file_names(options_.spelling).index(), index.dump(2) + "\n");
 }
 
 void HfWriter::commit() {

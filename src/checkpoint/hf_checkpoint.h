@@ -1,5 +1,6 @@
 // A Hugging Face model directory as one set of tensors under one spelling of names, and its writer.
-// Called by the bridge (import, export), the model loader and `trestle inspect`.
+// Called by the bridge (import, export), the model loader and `trestle inspect`; format.h opens it
+// or its sibling for Mistral's own files, mistral_checkpoint.h.
 //
 // The canonical names are those of the text-only files with the towers beside them:
 //   model.embed_tokens.weight, model.layers.N.*, model.norm.weight, lm_head.weight   language
@@ -34,9 +35,13 @@ enum class HfSpelling {
   kModelFirst,
   /// model.*, lm_head.weight: Ministral3ForCausalLM.
   kTextOnly,
+  /// layers.*, vision_encoder.*, output.weight: Mistral's own files, consolidated.safetensors
+  /// beside
+  /// params.json. Their q and k have another order of rows, which is MistralRows' to make.
+  kMistral,
 };
 
-/// Any of the spellings -> canonical. Names of none of them pass unchanged, for the bridge to
+/// Hugging Face's spellings -> canonical. Names of none of them pass unchanged, for the bridge to
 /// refuse.
 std::string canonical_name(std::string_view name);
 std::string spelled_name(const std::string& canonical, HfSpelling spelling);
@@ -52,7 +57,7 @@ struct HfStored {
 };
 
 /// Tokenizer, processor, chat template and generation files that belong beside a model's weights;
-/// those that exist in `directory`.
+/// those that exist in `directory`, and params.json where no config.json says what it says.
 std::vector<std::filesystem::path> side_files(const std::filesystem::path& directory);
 
 class HfCheckpoint : public TensorSource {
@@ -77,7 +82,13 @@ class HfCheckpoint : public TensorSource {
   const Json& config_json() const { return config_json_; }
   HfSpelling spelling() const { return spelling_; }
 
+ protected:
+  /// A directory whose files are spelled kMistral; `config_json` is its params.json in the words of
+  /// config.json.
+  HfCheckpoint(const std::filesystem::path& directory, HfSpelling spelling, Json config_json);
+
  private:
+  void open();
   void open_shards();
   void collect_tensors();
   void settle_tie();
@@ -93,7 +104,8 @@ class HfCheckpoint : public TensorSource {
 };
 
 /// Writes a model directory; nothing is visible under its name before commit(). Throws UserError
-/// when the directory exists and is not empty, MachineError when the disk refuses.
+/// when the directory exists and is not empty or tekken.json is missing for kMistral, MachineError
+/// when the disk refuses.
 class HfWriter {
  public:
   struct Options {
@@ -103,8 +115,9 @@ class HfWriter {
     bool replace = false;
   };
 
-  /// `tensors` by canonical name in the order of the files; `config` goes out as given (see
-  /// export_config); `side_files` are copied.
+  /// `tensors` by canonical name in the order of the files; `config` goes out as given, as
+  /// config.json (see export_config) or for kMistral as params.json (see params_of_config); of
+  /// `side_files` those are copied that the spelling's readers know.
   HfWriter(const std::filesystem::path& directory, const TensorList& tensors, const Json& config,
            const std::vector<std::filesystem::path>& side_files, Options options);
 

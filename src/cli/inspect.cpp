@@ -9,10 +9,10 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "bridge/check.h"
-#include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
+#include "cli/format_flag.h"
 #include "peft/peft_folder.h"
 
 namespace trestle {
@@ -37,14 +37,15 @@ void print_tensors(const std::map<std::string, TensorInfo>& tensors, const auto&
 
 std::string no_note(const std::string&) { return ""; }
 
-void inspect(const fs::path& path) {
+void inspect(const fs::path& path, const FormatFlag& format) {
   if (!fs::exists(path)) user_error("{} does not exist", path.string());
   if (fs::is_regular_file(path)) {
     fmt::print("safetensors file\n");
     print_tensors(SafetensorsFile(path).tensors(), no_note);
     return;
   }
-  if (is_megatron_checkpoint(path)) {
+  const CheckpointFormat form = format.settle(path);
+  if (form == CheckpointFormat::kMegatron) {
     const MegatronCheckpoint checkpoint(path);
     fmt::print("Megatron checkpoint (torch_dist), iteration {}{}\n", checkpoint.iteration(),
                checkpoint.is_adapter() ? ", adapters only" : "");
@@ -60,8 +61,10 @@ void inspect(const fs::path& path) {
     print_tensors(SafetensorsFile(path / "adapter_model.safetensors").tensors(), no_note);
     return;
   }
-  const HfCheckpoint checkpoint(path);
-  fmt::print("Hugging Face checkpoint, {} embeddings\n",
+  const auto opened = open_model_directory(path, form);
+  const HfCheckpoint& checkpoint = *opened;
+  fmt::print("{} checkpoint, {} embeddings\n",
+             form == CheckpointFormat::kMistral ? "Mistral" : "Hugging Face",
              checkpoint.config().text.tie_word_embeddings ? "tied" : "untied");
   print_tensors(checkpoint.tensors(), [&](const std::string& name) {
     const HfStored& stored = checkpoint.stored(name);
@@ -73,16 +76,17 @@ void inspect(const fs::path& path) {
   });
 }
 
-CheckReport check_any(const fs::path& path) {
+CheckReport check_any(const fs::path& path, const FormatFlag& format) {
   if (!fs::exists(path)) user_error("{} does not exist", path.string());
   if (fs::is_regular_file(path)) return check_safetensors(path);
-  if (is_megatron_checkpoint(path)) return check_megatron(path);
+  const CheckpointFormat form = format.settle(path);
+  if (form == CheckpointFormat::kMegatron) return check_megatron(path);
   if (is_peft_folder(path)) return check_peft_folder(path);
-  return check_hf(path);
+  return check_model_directory(path, form);
 }
 
-void check(const fs::path& path, bool as_json) {
-  const CheckReport report = check_any(path);
+void check(const fs::path& path, const FormatFlag& format, bool as_json) {
+  const CheckReport report = check_any(path, format);
   const size_t problems = report.problems.size();
   if (as_json) {
     const Json json = {{"path", path.string()}, {"kind", report.kind},
@@ -102,6 +106,7 @@ void check(const fs::path& path, bool as_json) {
 
 struct InspectFlags {
   std::string path;
+  FormatFlag format;
   bool check = false, json = false;
 };
 
@@ -115,11 +120,12 @@ void add_inspect(CLI::App& app) {
   CLI::Option* check_flag = command->add_flag(
       "--check", flags->check, "validate it instead: one line a problem and exit status 2, or ok");
   command->add_flag("--json", flags->json, "the result of --check as JSON")->needs(check_flag);
+  flags->format.add_to(*command);
   command->callback([flags] {
     if (flags->check) {
-      check(flags->path, flags->json);
+      check(flags->path, flags->format, flags->json);
     } else {
-      inspect(flags->path);
+      inspect(flags->path, flags->format);
     }
   });
 }

@@ -9,22 +9,24 @@ namespace trestle {
 
 void ModelFlags::add_to(CLI::App& command) {
   command.add_option("--hf-model-path,--hf_model_path", hf_model_path,
-                     "Hugging Face directory: weights, config, tokenizer");
+                     "Hugging Face or Mistral directory: weights, config, tokenizer");
   command.add_option("--megatron-model-path,--megatron_model_path", megatron_model_path,
                      "Megatron checkpoint: weights, and what no HF directory gives");
   command.add_option("--adapter-path,--adapter_path", adapter_path,
                      "LoRA or DoRA adapter for that model: a PEFT folder or a run of adapters");
   command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
+  format.add_to(command);
 }
 
 OpenCheckpoint ModelFlags::open() const {
   if (megatron_model_path.empty()) {
     if (hf_model_path.empty()) user_error("give --hf-model-path or --megatron-model-path");
-    return OpenCheckpoint(hf_model_path);
+    return OpenCheckpoint(hf_model_path, {}, format.settle(hf_model_path));
   }
-  if (hf_model_path.empty()) return OpenCheckpoint(megatron_model_path);
-  return OpenCheckpoint(megatron_model_path, hf_model_path);
+  const CheckpointFormat form = format.settle(megatron_model_path);
+  if (hf_model_path.empty()) return OpenCheckpoint(megatron_model_path, {}, form);
+  return OpenCheckpoint(megatron_model_path, hf_model_path, form);
 }
 
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bridge/load.h"
+#include "cli/format_flag.h"
 #include "model/ministral3.h"
 
 namespace CLI {
@@ -19,6 +20,7 @@ namespace trestle {
 
 struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
+  FormatFlag format;
 
   void add_to(CLI::App& command);
   /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF

@@ -22,9 +22,9 @@ struct ImageProcessorConfig {
   std::array<double, 3> std = {0.26862954, 0.26130258, 0.27577711};
 };
 
-/// Reads processor_config.json and preprocessor_config.json of a checkpoint directory; what neither
-/// states keeps its default. Throws UserError on values out of range and on processing that is not
-/// done here (another resampling, no resize).
+/// Reads processor_config.json, preprocessor_config.json and, after them in rank, Mistral's
+/// params.json of a checkpoint directory; what none states keeps its default. Throws UserError on
+/// values out of range and on processing that is not done here (another resampling, no resize).
 ImageProcessorConfig read_image_processor_config(const std::filesystem::path& directory);
 
 struct ImageGrid {

@@ -94,6 +94,17 @@ ImageProcessorConfig read_image_processor_config(const fs::path& directory) {
     if (!json.is_object()) user_error("{}: must hold a JSON object", path.string());
     use(Section{json, path.string()});
   };
+  // Mistral's own directories have no file for the processor.
+  read("params.json", [&](const Section& s) {
+    const Json* vision = s.find("vision_encoder");
+    if (vision == nullptr) return;
+    if (!vision->is_object()) s.refuse("vision_encoder", "a JSON object");
+    const Section section{*vision, s.name + ", vision_encoder"};
+    section.read_side("image_size", config.longest_edge);
+    section.read_side("max_image_size", config.longest_edge);
+    section.read_side("patch_size", config.patch_size);
+    section.read_side("spatial_merge_size", config.spatial_merge_size);
+  });
   // Older checkpoints keep the image part in a file of its own; in newer ones it is a section of
   // processor_config.json, whose own patch_size counts last because that is what the processor
   // passes on.

@@ -1,0 +1,33 @@
+#include "cli/format_flag.h"
+
+#include <CLI/CLI.hpp>
+
+namespace trestle {
+
+namespace {
+
+std::optional<CheckpointFormat> named(const std::string& name) {
+  for (const CheckpointFormat format :
+       {CheckpointFormat::kHf, CheckpointFormat::kMistral, CheckpointFormat::kMegatron}) {
+    if (name == format_name(format)) return format;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+void FormatFlag::add_to(CLI::App& command) {
+  command
+      .add_option("--format", name,
+                  "hf, mistral or megatron: which form to read of a directory that holds several; "
+                  "default: Megatron's, then Hugging Face's, then Mistral's")
+      ->check(CLI::IsMember({"hf", "mistral", "megatron"}));
+}
+
+CheckpointFormat FormatFlag::settle(const std::filesystem::path& directory) const {
+  const FormatChoice choice = choose_format(directory, named(name));
+  if (!choice.note.empty()) fmt::print(stderr, "{}\n", choice.note);
+  return choice.format;
+}
+
+}  // namespace trestle

@@ -1,0 +1,24 @@
+// --format, the same for every command that reads a checkpoint.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "checkpoint/format.h"
+
+namespace CLI {
+class App;
+}
+
+namespace trestle {
+
+struct FormatFlag {
+  /// hf, mistral, megatron; empty for the precedence of choose_format.
+  std::string name;
+
+  void add_to(CLI::App& command);
+  /// The form to read. Says so on stderr where the directory holds several.
+  CheckpointFormat settle(const std::filesystem::path& directory) const;
+};
+
+}  // namespace trestle
