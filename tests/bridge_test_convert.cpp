@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "bridge/convert.h"
+#include "bridge_testing.h"
 #include "checkpoint/megatron.h"
 
 namespace trestle {
@@ -11,31 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Convert : public ::testing::Test {
- protected:
-  void SetUp() override {
-    directory_ = fs::temp_directory_path() / fmt::format("trestle-convert-{}", ::getpid());
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-  fs::path directory_;
-};
-
-void expect_equal(const TensorSource& got, const TensorSource& wanted) {
-  ASSERT_EQ(got.tensors(), wanted.tensors());
-  for (const auto& [name, info] : wanted.tensors()) {
-    EXPECT_TRUE(at::equal(got.read(name), wanted.read(name))) << name;
-  }
-}
-
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using Convert = InDirectory<::testing::Test>;
 
 TEST_F(Convert, RoundTripIsBitExact) {
   for (const std::string name : {"hf", "hf_tied"}) {

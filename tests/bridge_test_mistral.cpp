@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "bridge/convert.h"
+#include "bridge_testing.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_names.h"
@@ -17,25 +18,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Mistral : public ::testing::TestWithParam<std::pair<const char*, const char*>> {
+class Mistral : public InDirectory<::testing::TestWithParam<std::pair<const char*, const char*>>> {
  protected:
-  void SetUp() override {
-    directory_ = fs::temp_directory_path() / fmt::format("trestle-mistral-{}", ::getpid());
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
   fs::path native() const { return fs::path("fixtures") / GetParam().first; }
   fs::path hf() const { return fs::path("fixtures") / GetParam().second; }
-  fs::path directory_;
 };
-
-void expect_equal(const TensorSource& got, const TensorSource& wanted) {
-  ASSERT_EQ(got.tensors(), wanted.tensors());
-  for (const auto& [name, info] : wanted.tensors()) {
-    const at::Tensor a = got.read(name).contiguous(), b = wanted.read(name).contiguous();
-    EXPECT_EQ(std::memcmp(a.const_data_ptr(), b.const_data_ptr(), b.nbytes()), 0) << name;
-  }
-}
 
 // params.json without the keys that state nothing.
 Json stated(const fs::path& directory) {
@@ -132,15 +119,6 @@ TEST_P(Mistral, GivesAMegatronRunItsConfig) {
       native());
   EXPECT_EQ(checkpoint.config().text.num_query_groups, 2);
   EXPECT_EQ(checkpoint.assets(), native());
-}
-
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST_P(Mistral, RefusesOtherShapesAndMissingTensors) {

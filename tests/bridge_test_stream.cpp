@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "bridge/convert.h"
+#include "bridge_testing.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_dist.h"
@@ -13,22 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Stream : public ::testing::Test {
- protected:
-  void SetUp() override {
-    directory_ = fs::temp_directory_path() / fmt::format("trestle-stream-{}", ::getpid());
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-  fs::path directory_;
-};
-
-void expect_equal(const TensorSource& got, const TensorSource& wanted) {
-  ASSERT_EQ(got.tensors(), wanted.tensors());
-  for (const auto& [name, info] : wanted.tensors()) {
-    EXPECT_TRUE(at::equal(got.read(name), wanted.read(name))) << name;
-  }
-}
+using Stream = InDirectory<::testing::Test>;
 
 // A model that eight ranks divide: the real config of a fixture with other sizes.
 fs::path wide_model(const fs::path& directory) {

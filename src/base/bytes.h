@@ -9,4 +9,6 @@ namespace trestle {
 /// "500MB", "1.5GB", "2GiB", "4096" as bytes. Throws UserError naming `flag` for anything else.
 uint64_t parse_bytes(std::string_view flag, std::string_view text);
 
+inline double gigabytes(uint64_t bytes) { return static_cast<double>(bytes) / 1e9; }
+
 }  // namespace trestle

@@ -327,6 +327,11 @@ void write_text(const fs::path& path, std::string_view text) {
   file.commit();
 }
 
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
 void require_directory(const fs::path& path, std::string_view what) {
   std::error_code error;
   if (!fs::exists(path, error)) user_error("{}: {} does not exist", what, path.string());

@@ -98,6 +98,9 @@ class OutputDirectory {
 std::string read_text(const std::filesystem::path& path, uint64_t limit = 1ull << 30);
 /// Atomic write of a small file.
 void write_text(const std::filesystem::path& path, std::string_view text);
+/// Whether anything has this name. A name too long to ask for, or a place that may not be looked
+/// into, has none.
+bool is_there(const std::filesystem::path& path);
 /// Throws UserError when `path` is not a directory.
 void require_directory(const std::filesystem::path& path, std::string_view what);
 

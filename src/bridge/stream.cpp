@@ -11,6 +11,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/bytes.h"
 #include "base/error.h"
 
 namespace trestle {
@@ -23,8 +24,6 @@ constexpr size_t kAhead = 2;  // blocks read and not yet taken
 // for what dequantising, casting and cutting columns need beside them.
 constexpr uint64_t kBlocks = 8;
 constexpr uint64_t kSmallestBlock = 1 << 20, kLargestBlock = 32 << 20;
-
-double gigabytes(uint64_t bytes) { return static_cast<double>(bytes) / 1e9; }
 
 uint64_t resident_bytes() {
   std::ifstream file("/proc/self/statm");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_params.h"
@@ -32,11 +33,6 @@ constexpr std::array<Form, 3> kForms = {
 
 const Form& form_of(CheckpointFormat format) {
   return *std::ranges::find(kForms, format, &Form::format);
-}
-
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
 }
 
 bool has_form(const fs::path& directory, const Form& form) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "checkpoint/fp8.h"
 #include "checkpoint/mistral_names.h"
 
@@ -79,12 +80,6 @@ bool is_ignored(std::string_view name) {
     if (name.ends_with(suffix)) return true;
   }
   return false;
-}
-
-// A name from an index may be too long to ask for; that is no such file either.
-bool present(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
 }
 
 bool is_float8(at::ScalarType dtype) {
@@ -178,12 +173,12 @@ void HfCheckpoint::open() {
 
 void HfCheckpoint::open_shards() {
   const FileNames names = file_names(spelling_);
-  if (present(directory_ / names.single())) {
+  if (is_there(directory_ / names.single())) {
     files_.push_back(std::make_unique<SafetensorsFile>(directory_ / names.single()));
     return;
   }
   const fs::path index_path = directory_ / names.index();
-  if (!present(index_path)) {
+  if (!is_there(index_path)) {
     user_error("{} holds neither {} nor {}; is the download complete?", directory_.string(),
                names.single(), names.index());
   }
@@ -191,7 +186,7 @@ void HfCheckpoint::open_shards() {
   std::map<std::string, const SafetensorsFile*> opened;
   for (const auto& [name, shard] : shard_of) {
     if (opened.contains(shard)) continue;
-    if (!present(directory_ / shard)) {
+    if (!is_there(directory_ / shard)) {
       user_error("{}: tensor {} should lie in {}, which does not exist", index_path.string(), name,
                  shard);
     }
@@ -333,7 +328,7 @@ std::vector<fs::path> side_files(const fs::path& directory) {
     if (fs::is_regular_file(directory / name)) files.push_back(directory / name);
   }
   const fs::path params = directory / kParamsFile;
-  if (fs::is_regular_file(params) && !present(directory / "config.json")) files.push_back(params);
+  if (fs::is_regular_file(params) && !is_there(directory / "config.json")) files.push_back(params);
   return files;
 }
 

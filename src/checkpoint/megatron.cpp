@@ -19,11 +19,6 @@ constexpr const char* kTracker = "latest_checkpointed_iteration.txt";
 constexpr const char* kTrackerState = "latest_train_state.pt";
 constexpr const char* kCommonState = "common_state/shard_0_1";
 
-bool is_there(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
-
 std::optional<int64_t> parse_iteration(std::string_view text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

@@ -200,7 +200,7 @@ void TorchDistReader::read_rows(const std::string& name, RowRange range, std::by
   Shape extent = find(name).info.shape;
   Shape begin(extent.size(), 0);
   if (!extent.empty()) begin[0] = range.first, extent[0] = range.count;
-  assemble_into(name, begin, extent, Holes::kNone, out);
+  copy_boxes(name, begin, extent, tiles(name, begin, extent, Holes::kNone), out);
 }
 
 void TorchDistReader::read_slice_rows(const std::string& name, int64_t index, RowRange range,
@@ -212,7 +212,7 @@ void TorchDistReader::read_slice_rows(const std::string& name, int64_t index, Ro
   Shape begin(extent.size(), 0);
   begin[0] = index, extent[0] = 1;
   if (extent.size() > 1) begin[1] = range.first, extent[1] = range.count;
-  assemble_into(name, begin, extent, Holes::kNone, out);
+  copy_boxes(name, begin, extent, tiles(name, begin, extent, Holes::kNone), out);
 }
 
 std::vector<bool> TorchDistReader::stored_slices(const std::string& name) const {
@@ -264,20 +264,20 @@ at::Tensor TorchDistReader::assemble(const std::string& name, const Shape& begin
   // Before memory is asked for: what the file holds bounds it, but for some padding.
   constexpr int64_t kMaxPadding = 1 << 20;
   const int64_t wanted = volume(extent);
-  const int64_t covered = covered_by(tiles(name, begin, extent, holes));
+  const std::vector<Box> boxes = tiles(name, begin, extent, holes);
+  const int64_t covered = covered_by(boxes);
   if (wanted > 4 * covered + kMaxPadding) {
     user_error("{}: {} claims {} elements and has {}", directory_.string(), name, wanted, covered);
   }
   const auto options = at::TensorOptions().dtype(find(name).info.dtype);
   at::Tensor out = covered == wanted ? at::empty(extent, options) : at::zeros(extent, options);
-  assemble_into(name, begin, extent, holes, static_cast<std::byte*>(out.mutable_data_ptr()));
+  copy_boxes(name, begin, extent, boxes, static_cast<std::byte*>(out.mutable_data_ptr()));
   return out;
 }
 
-void TorchDistReader::assemble_into(const std::string& name, const Shape& begin,
-                                    const Shape& extent, Holes holes, std::byte* out) const {
+void TorchDistReader::copy_boxes(const std::string& name, const Shape& begin, const Shape& extent,
+                                 const std::vector<Box>& boxes, std::byte* out) const {
   const Entry& entry = find(name);
-  const std::vector<Box> boxes = tiles(name, begin, extent, holes);
   const size_t item = c10::elementSize(entry.info.dtype);
   const std::vector<size_t> to_stride = byte_strides(extent, item);
   std::vector<std::byte> scratch;

@@ -81,8 +81,9 @@ class TorchDistReader : public TensorSource {
                          const std::vector<int64_t>& extent, Holes holes) const;
   at::Tensor assemble(const std::string& name, const std::vector<int64_t>& begin,
                       const std::vector<int64_t>& extent, Holes holes) const;
-  void assemble_into(const std::string& name, const std::vector<int64_t>& begin,
-                     const std::vector<int64_t>& extent, Holes holes, std::byte* out) const;
+  void copy_boxes(const std::string& name, const std::vector<int64_t>& begin,
+                  const std::vector<int64_t>& extent, const std::vector<Box>& boxes,
+                  std::byte* out) const;
   SavedArchive open_chunk(const std::string& name, const Chunk& chunk) const;
   SavedTensor chunk_tensor(const std::string& name, const Chunk& chunk,
                            const SavedArchive& archive) const;

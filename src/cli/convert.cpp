@@ -37,8 +37,6 @@ struct ConvertFlags {
   }
 };
 
-double gigabytes(uint64_t bytes) { return static_cast<double>(bytes) / 1e9; }
-
 template <class Convert>
 void report(const char* verb, const std::string& target, ConvertFlags& flags,
             const Convert& convert) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron.h"
 #include "peft/peft_folder.h"
@@ -17,11 +18,6 @@ namespace {
 
 bool is_adapter_run(const fs::path& path) {
   return is_megatron_checkpoint(path) && MegatronCheckpoint(path).is_adapter();
-}
-
-bool is_there(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(path, error);
 }
 
 // The base that a run was trained on. A relative path may have been meant from where the run was

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
 #include "peft/peft_config.h"
@@ -33,11 +34,6 @@ constexpr std::array<Role, 4> kRoles = {{{kA, &StoredPair::a},
                                          {kB, &StoredPair::b},
                                          {kMagnitude, &StoredPair::magnitude},
                                          {kMagnitudeWeight, &StoredPair::magnitude}}};
-
-bool is_there(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(path, error);
-}
 
 /// Canonical module -> its pair of tensors, by their names in the file.
 using PairsByModule = std::map<std::string, StoredPair>;
