@@ -76,6 +76,9 @@ bool read_header(PngReader* reader) {
   reader->info = png_create_info_struct(reader->png);
   if (reader->info == nullptr) return false;
   png_set_read_fn(reader->png, reader, take);
+  // Of the chunks beside the pixels only tRNS is wanted. libpng would ask for whatever size the
+  // others claim, and unpack some.
+  png_set_keep_unknown_chunks(reader->png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   png_read_info(reader->png, reader->info);
   reader->height = png_get_image_height(reader->png, reader->info);
   reader->width = png_get_image_width(reader->png, reader->info);

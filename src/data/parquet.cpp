@@ -12,6 +12,12 @@
 
 namespace trestle {
 
+namespace {
+
+constexpr int64_t kMaxRowsOfGroup = 1 << 24;
+
+}  // namespace
+
 struct ParquetFile::Reader {
   std::string path;
   std::vector<std::string> names;
@@ -84,6 +90,8 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
   reader_->names = std::move(columns);
   auto input = arrow::io::ReadableFile::Open(path.string());
   if (!input.ok()) user_error("cannot open {}: {}", path.string(), input.status().message());
+  const auto size = (*input)->GetSize();
+  reader_->check(size.status());
   try {
     auto opened = parquet::arrow::OpenFile(*input, arrow::default_memory_pool());
     reader_->check(opened.status());
@@ -91,9 +99,13 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
     const auto metadata = reader_->file->parquet_reader()->metadata();
     reader_->starts.push_back(0);
     for (int i = 0; i < metadata->num_row_groups(); ++i) {
+      // Arrow asks for memory by this number before it has seen a row. A row of ours, a picture and
+      // its text, takes a byte at least.
       const int64_t rows = metadata->RowGroup(i)->num_rows();
-      if (rows < 0 || rows > INT64_MAX - reader_->starts.back()) {
-        user_error("{}: row group {} has {} rows; the file is damaged", path.string(), i, rows);
+      const int64_t most = std::min(kMaxRowsOfGroup, *size);
+      if (rows < 0 || rows > most) {
+        user_error("{}: row group {} claims {} rows in a file of {} bytes; at most {} are read",
+                   path.string(), i, rows, *size, most);
       }
       reader_->starts.push_back(reader_->starts.back() + rows);
     }

@@ -1,0 +1,47 @@
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "data/parquet.h"
+
+namespace trestle {
+namespace {
+
+// The fuzzers' seeds are files of the real writer.
+const std::filesystem::path kSeeds = "../fuzz/seeds/parquet";
+const std::vector<std::string> kColumns = {"image.bytes", "ground_truth"};
+
+std::string error_of(auto&& action) {
+  try {
+    action();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Parquet, RowsInOneGroupOrSeveral) {
+  for (const char* name : {"plain", "snappy", "groups"}) {
+    const ParquetFile file(kSeeds / name, kColumns);
+    ASSERT_EQ(file.rows(), 3) << name;
+    EXPECT_EQ(file.bytes(0, 0), "picture");
+    EXPECT_EQ(file.bytes(1, 0), R"({"gt_parse": {"total": "1"}})");
+    // A null field, and a field of a null struct.
+    EXPECT_FALSE(file.bytes(0, 1));
+    EXPECT_FALSE(file.bytes(0, 2));
+    EXPECT_FALSE(file.bytes(1, 2));
+    EXPECT_NE(error_of([&] { file.bytes(0, 3); }).find("3 rows"), std::string::npos);
+    EXPECT_NE(error_of([&] { file.bytes(0, -1); }).find("3 rows"), std::string::npos);
+    EXPECT_NE(error_of([&] { file.integer(0, 0); }).find("no integer"), std::string::npos);
+  }
+  EXPECT_NE(error_of([] { ParquetFile(kSeeds / "plain", {"labels"}); }).find("labels"),
+            std::string::npos);
+}
+
+// 768 bytes whose footer claims 79,557,490,301 rows: Arrow would ask for gigabytes.
+TEST(Parquet, RowsThatAFileCannotHoldAreRefused) {
+  const std::string message = error_of([] { ParquetFile(kSeeds / "found_rows", kColumns); });
+  EXPECT_NE(message.find("79557490301 rows in a file of 768 bytes"), std::string::npos) << message;
+}
+
+}  // namespace
+}  // namespace trestle
