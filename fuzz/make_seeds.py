@@ -16,6 +16,8 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import gguf
+import numpy
 import pyarrow
 import pyarrow.parquet
 import safetensors.torch
@@ -103,6 +105,25 @@ def texts():
     seed("yaml", "overrides", "optimizer:\n  lr: 1e-4\npeft:\n  target_modules: [linear_qkv, linear_proj]\n")
 
 
+def ggufs():
+    with tempfile.TemporaryDirectory() as folder:
+        for name, kind in (("q8_0", gguf.GGMLQuantizationType.Q8_0), ("f16", gguf.GGMLQuantizationType.F16)):
+            path = Path(folder) / name
+            writer = gguf.GGUFWriter(path, "mistral3")
+            writer.add_array("words", ["a", "\u20ac", ""])
+            writer.add_array("numbers", [1, -2, 3])
+            writer.add_float32("rate", 0.5)
+            writer.add_bool("flag", True)
+            writer.add_tensor("a.weight", gguf.quants.quantize(numpy.arange(64, dtype=numpy.float32).reshape(2, 32), kind),
+                              raw_dtype=kind)
+            writer.add_tensor("b", numpy.ones(3, dtype=numpy.float32))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            seed("gguf", name, path.read_bytes())
+
+
 def tokenizers():
     words = [bytes([i]) for i in range(256)] + [b"th", b"the", b" p"]
     seed("tokenizer", "tekken", json.dumps({
@@ -145,5 +166,5 @@ def tables():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for made in (pickles, archives, directories, texts, tokenizers, pictures, tables):
+    for made in (pickles, archives, directories, texts, ggufs, tokenizers, pictures, tables):
         made()

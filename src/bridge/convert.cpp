@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "bridge/copy.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/megatron_writer.h"
 #include "checkpoint/mistral_names.h"
@@ -11,32 +12,6 @@
 
 namespace trestle {
 namespace fs = std::filesystem;
-
-namespace {
-
-// Copies every tensor of `list` from source to the writer that `open` makes.
-template <class Open>
-Conversion copy_all(const TensorSource& source, const TensorList& list, const fs::path& target,
-                    const ConvertOptions& options, const Open& open) {
-  // Before the writer: a disk without room is not touched.
-  const StreamPlan plan = plan_stream(list, options.max_memory, target);
-  auto writer = open();
-  if (options.on_plan) options.on_plan(plan);  // what the writer refuses has been refused
-  Conversion done;
-  const std::string* last = nullptr;
-  stream_rows(source, list, plan.block_bytes,
-              [&](const std::string& name, std::span<const std::byte> rows) {
-                if (&name != last) ++done.tensors;
-                last = &name;
-                writer->write_rows(name, rows);
-                done.bytes += rows.size();
-                if (options.on_progress) options.on_progress(done);
-              });
-  writer->commit();
-  return done;
-}
-
-}  // namespace
 
 Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
                              const ConvertOptions& options) {
@@ -90,12 +65,7 @@ Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
 
 Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>& hf,
                              const fs::path& output, const ConvertOptions& options) {
-  require_directory(run, "--megatron-path");
-  if (!is_megatron_checkpoint(run)) {
-    user_error(
-        "--megatron-path {} is no Megatron checkpoint: it has neither a tracker file nor .metadata",
-        run.string());
-  }
+  require_megatron(run, "--megatron-path");
   const OpenCheckpoint source(run, hf, options.format);
   return write_hf(source.weights(), source.config(), source.config_json(), source.side_files(),
                   output, options);

@@ -115,12 +115,14 @@ void read_all(const TensorSource& source, const TensorList& list, uint64_t block
 
 }  // namespace
 
-StreamPlan plan_stream(const TensorList& list, uint64_t max_memory, const fs::path& target) {
+StreamPlan plan_stream(const TensorList& list, uint64_t max_memory, const fs::path& target,
+                       std::optional<uint64_t> written) {
   StreamPlan plan;
   for (const auto& [name, info] : list) {
     ++plan.tensors;
     plan.bytes += byte_size(info).value_or(0);
   }
+  plan.bytes = written.value_or(plan.bytes);
   const uint64_t now = resident_bytes();
   if (max_memory < now + kBlocks * kSmallestBlock) {
     user_error(

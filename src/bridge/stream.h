@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -23,10 +24,11 @@ struct StreamPlan {
   uint64_t free_disk = 0;
 };
 
-/// Chooses blocks so that the process stays below `max_memory` bytes. Throws UserError when that is
-/// less than it holds already, MachineError when `target`'s disk has too little room.
+/// Chooses blocks so that the process stays below `max_memory` bytes. `written` is what `target`
+/// will take where that is not the tensors' own size. Throws UserError when the memory is less than
+/// the process holds already, MachineError when `target`'s disk has too little room.
 StreamPlan plan_stream(const TensorList& list, uint64_t max_memory,
-                       const std::filesystem::path& target);
+                       const std::filesystem::path& target, std::optional<uint64_t> written = {});
 
 /// Gets the next rows of a tensor, in the order of the list.
 using RowSink = std::function<void(const std::string& name, std::span<const std::byte> rows)>;

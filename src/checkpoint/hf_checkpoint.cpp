@@ -95,7 +95,8 @@ bool equal_bytes(const at::Tensor& a, const at::Tensor& b) {
          std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
 }
 
-// weight_map of an index: tensor -> file name, checked to stay in the directory.
+}  // namespace
+
 std::map<std::string, std::string> read_weight_map(const fs::path& path) {
   const MappedFile file(path);
   const nlohmann::json index = parse_tensor_json(file.text(), path.string());
@@ -117,8 +118,6 @@ std::map<std::string, std::string> read_weight_map(const fs::path& path) {
   }
   return shard_of;
 }
-
-}  // namespace
 
 std::string canonical_name(std::string_view name) {
   std::string result(name);
@@ -320,6 +319,10 @@ void HfCheckpoint::read_rows(const std::string& name, RowRange range, std::byte*
                                               entry.scale_file->read(entry.scale_name), fp8_block_,
                                               place(*entry.file, entry.name));
   std::memcpy(out, wide.const_data_ptr(), wide.nbytes());
+}
+
+bool is_side_file(std::string_view name) {
+  return std::ranges::find(kSideFiles, name) != kSideFiles.end();
 }
 
 std::vector<fs::path> side_files(const fs::path& directory) {

@@ -56,9 +56,14 @@ struct HfStored {
   std::string scale_name{};
 };
 
-/// Tokenizer, processor, chat template and generation files that belong beside a model's weights;
-/// those that exist in `directory`, and params.json where no config.json says what it says.
+/// Whether a file of this name belongs beside a model's weights: tokenizer, processor, chat
+/// template and generation files.
+bool is_side_file(std::string_view name);
+/// Those that exist in `directory`, and params.json where no config.json says what it says.
 std::vector<std::filesystem::path> side_files(const std::filesystem::path& directory);
+
+/// weight_map of an index: tensor -> file name, a plain one. Throws UserError naming the index.
+std::map<std::string, std::string> read_weight_map(const std::filesystem::path& index);
 
 class HfCheckpoint : public TensorSource {
  public:

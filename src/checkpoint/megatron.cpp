@@ -93,6 +93,13 @@ const Json* find(const Json& object, std::string_view key) {
 
 }  // namespace
 
+void require_megatron(const fs::path& path, std::string_view flag) {
+  require_directory(path, flag);
+  if (is_megatron_checkpoint(path)) return;
+  user_error("{} {} is no Megatron checkpoint: it has neither a tracker file nor .metadata", flag,
+             path.string());
+}
+
 bool is_megatron_checkpoint(const fs::path& path) {
   return is_iteration(path) || is_there(path / kTracker) || is_there(path / kTrackerState);
 }

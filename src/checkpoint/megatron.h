@@ -81,6 +81,8 @@ class MegatronCheckpoint : public TensorSource {
 
 /// Whether a directory looks like a Megatron run or iteration (it may still be broken).
 bool is_megatron_checkpoint(const std::filesystem::path& path);
+/// Throws UserError, naming `flag`, where it does not.
+void require_megatron(const std::filesystem::path& path, std::string_view flag);
 /// train_state.pt as JSON.
 Json read_train_state(const std::filesystem::path& path);
 

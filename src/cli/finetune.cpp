@@ -66,7 +66,8 @@ void add_finetune(CLI::App& app) {
   command->add_option("--recipe", flags->recipe, "see trestle recipes")->required();
   command->add_option("--config", flags->config_file, "YAML file over the recipe");
   command->add_option("--pretrained-checkpoint,--pretrained_checkpoint",
-                      flags->pretrained_checkpoint, "HF or Megatron directory to start from");
+                      flags->pretrained_checkpoint,
+                      "HF or Megatron directory or ORG/NAME[@REVISION] to start from");
   command
       ->add_option("--dataset-type,--dataset_type", flags->dataset_type,
                    "hf (the recipe's maker) or jsonl")

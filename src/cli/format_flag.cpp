@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "checkpoint/hub.h"
+
 namespace trestle {
 
 namespace {
@@ -22,6 +24,12 @@ void FormatFlag::add_to(CLI::App& command) {
                   "hf, mistral or megatron: which form to read of a directory that holds several; "
                   "default: Megatron's, then Hugging Face's, then Mistral's")
       ->check(CLI::IsMember({"hf", "mistral", "megatron"}));
+}
+
+std::filesystem::path FormatFlag::resolve(const std::string& given, std::string_view flag) const {
+  return resolve_model(
+      given, flag,
+      named(name) == CheckpointFormat::kMistral ? HubFiles::kConsolidated : HubFiles::kModel);
 }
 
 CheckpointFormat FormatFlag::settle(const std::filesystem::path& directory) const {

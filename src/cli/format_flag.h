@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include "checkpoint/format.h"
 
@@ -17,6 +18,8 @@ struct FormatFlag {
   std::string name;
 
   void add_to(CLI::App& command);
+  /// The directory that `flag` names, perhaps on the Hub; the form asked for is downloaded.
+  std::filesystem::path resolve(const std::string& given, std::string_view flag) const;
   /// The form to read. Says so on stderr where the directory holds several.
   CheckpointFormat settle(const std::filesystem::path& directory) const;
 };

@@ -9,6 +9,9 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "bridge/check.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hub.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
@@ -39,6 +42,18 @@ std::string no_note(const std::string&) { return ""; }
 
 void inspect(const fs::path& path, const FormatFlag& format) {
   if (!fs::exists(path)) user_error("{} does not exist", path.string());
+  if (fs::is_regular_file(path) && is_gguf(path)) {
+    const GgufFile file(path);
+    fmt::print("GGUF file\n");
+    for (const auto& [key, value] : file.metadata()) {
+      fmt::print("{:<60} {}\n", key, value.describe());
+    }
+    print_tensors(file.tensors(), [&](const std::string& name) {
+      return fmt::format("  stored as {}, {} bytes", file.stored(name).name,
+                         file.stored_bytes(name));
+    });
+    return;
+  }
   if (fs::is_regular_file(path)) {
     fmt::print("safetensors file\n");
     print_tensors(SafetensorsFile(path).tensors(), no_note);
@@ -116,16 +131,20 @@ void add_inspect(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
   auto flags = std::make_shared<InspectFlags>();
-  command->add_option("path", flags->path, "directory or safetensors file")->required();
+  command
+      ->add_option("path", flags->path,
+                   "directory, safetensors or GGUF file, or ORG/NAME[@REVISION]")
+      ->required();
   CLI::Option* check_flag = command->add_flag(
       "--check", flags->check, "validate it instead: one line a problem and exit status 2, or ok");
   command->add_flag("--json", flags->json, "the result of --check as JSON")->needs(check_flag);
   flags->format.add_to(*command);
   command->callback([flags] {
+    const fs::path path = flags->format.resolve(flags->path, "path");
     if (flags->check) {
-      check(flags->path, flags->format, flags->json);
+      check(path, flags->format, flags->json);
     } else {
-      inspect(flags->path, flags->format);
+      inspect(path, flags->format);
     }
   });
 }

@@ -3,37 +3,47 @@
 #include <CLI/CLI.hpp>
 
 #include "base/error.h"
+#include "checkpoint/hub.h"
 #include "peft/lora.h"
 
 namespace trestle {
 
 void ModelFlags::add_to(CLI::App& command) {
   command.add_option("--hf-model-path,--hf_model_path", hf_model_path,
-                     "Hugging Face or Mistral directory: weights, config, tokenizer");
+                     "Hugging Face or Mistral directory, or ORG/NAME[@REVISION]: weights, config, "
+                     "tokenizer");
   command.add_option("--megatron-model-path,--megatron_model_path", megatron_model_path,
                      "Megatron checkpoint: weights, and what no HF directory gives");
-  command.add_option("--adapter-path,--adapter_path", adapter_path,
-                     "LoRA or DoRA adapter for that model: a PEFT folder or a run of adapters");
+  command.add_option(
+      "--adapter-path,--adapter_path", adapter_path,
+      "LoRA or DoRA adapter for that model: a PEFT folder, ORG/NAME[@REVISION] or a run of "
+      "adapters");
   command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
   format.add_to(command);
 }
 
 OpenCheckpoint ModelFlags::open() const {
+  constexpr const char *kHf = "--hf-model-path", *kMegatron = "--megatron-model-path";
   if (megatron_model_path.empty()) {
-    if (hf_model_path.empty()) user_error("give --hf-model-path or --megatron-model-path");
-    return OpenCheckpoint(hf_model_path, {}, format.settle(hf_model_path));
+    if (hf_model_path.empty()) user_error("give {} or {}", kHf, kMegatron);
+    const auto model = format.resolve(hf_model_path, kHf);
+    return OpenCheckpoint(model, {}, format.settle(model));
   }
-  const CheckpointFormat form = format.settle(megatron_model_path);
-  if (hf_model_path.empty()) return OpenCheckpoint(megatron_model_path, {}, form);
-  return OpenCheckpoint(megatron_model_path, hf_model_path, form);
+  const auto weights = format.resolve(megatron_model_path, kMegatron);
+  const CheckpointFormat form = format.settle(weights);
+  if (hf_model_path.empty()) return OpenCheckpoint(weights, {}, form);
+  return OpenCheckpoint(weights, resolve_model(hf_model_path, kHf, HubFiles::kAssets), form);
 }
 
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
   const bool half = dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16";
   auto model = load_model(checkpoint, {half ? at::kBFloat16 : at::kFloat, at::kCPU});
-  if (!adapter_path.empty() && load_adapter(*model, adapter_path).changes_nothing) {
-    fmt::print(stderr, "{}\n", nothing_changes_warning(adapter_path));
+  if (!adapter_path.empty()) {
+    const auto adapter = resolve_model(adapter_path, "--adapter-path");
+    if (load_adapter(*model, adapter).changes_nothing) {
+      fmt::print(stderr, "{}\n", nothing_changes_warning(adapter));
+    }
   }
   model->eval();
   return model;

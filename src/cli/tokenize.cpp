@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "data/chat.h"
 #include "data/chat_json.h"
@@ -62,7 +63,8 @@ class LineTokenizer {
  public:
   explicit LineTokenizer(const TokenizeFlags& flags)
       : flags_(flags),
-        tokenizer_(Tokenizer::open(flags.tokenizer)),
+        tokenizer_(
+            Tokenizer::open(resolve_model(flags.tokenizer, "--tokenizer", HubFiles::kAssets))),
         config_(image_config(tokenizer_)) {
     if (flags.chat) encoder_.emplace(tokenizer_);
   }

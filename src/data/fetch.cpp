@@ -1,13 +1,11 @@
 #include "data/fetch.h"
 
-#include <curl/curl.h>
-
 #include <array>
-#include <memory>
 #include <string_view>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/http.h"
 
 namespace trestle {
 
@@ -31,37 +29,6 @@ bool has_prefix(std::string_view text, std::string_view lower_case) {
 
 std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text));
-}
-
-struct Body {
-  std::string bytes;
-  uint64_t max_bytes;
-  bool too_large = false;
-};
-
-size_t receive(char* data, size_t unit, size_t count, void* user) {
-  auto* body = static_cast<Body*>(user);
-  const size_t size = unit * count;
-  if (size > body->max_bytes - body->bytes.size()) {
-    body->too_large = true;
-    return 0;  // tells libcurl to stop
-  }
-  try {
-    body->bytes.append(data, size);
-  } catch (const std::bad_alloc&) {
-    return 0;
-  }
-  return size;
-}
-
-void allow_only_http(CURL* curl) {
-#if LIBCURL_VERSION_NUM >= 0x075500
-  curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
-  curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
-#else
-  curl_easy_setopt(curl, CURLOPT_PROTOCOLS, CURLPROTO_HTTP | CURLPROTO_HTTPS);
-  curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS, CURLPROTO_HTTP | CURLPROTO_HTTPS);
-#endif
 }
 
 /// RFC 4648 with line breaks allowed; `limit` is on the decoded size.
@@ -119,45 +86,26 @@ std::string decode_data_uri(std::string_view source, std::string_view name, uint
 }  // namespace
 
 std::string fetch_url(const std::string& url, const FetchLimits& limits) {
-  static const CURLcode ready = curl_global_init(CURL_GLOBAL_DEFAULT);
-  const std::unique_ptr<CURL, decltype(&curl_easy_cleanup)> handle(curl_easy_init(),
-                                                                   curl_easy_cleanup);
-  CURL* curl = handle.get();
-  if (ready != CURLE_OK || curl == nullptr) machine_error("cannot start libcurl");
+  HttpResponse response = HttpClient().send({.url = url,
+                                             .max_bytes = limits.max_bytes,
+                                             .max_redirects = limits.max_redirects,
+                                             .connect_timeout = limits.connect_timeout,
+                                             .timeout = limits.timeout});
   const std::string name = shortened(url);
-
-  Body body{.bytes = {}, .max_bytes = limits.max_bytes};
-  std::array<char, CURL_ERROR_SIZE> reason{};
-  allow_only_http(curl);
-  curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
-  curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L);
-  curl_easy_setopt(curl, CURLOPT_MAXREDIRS, limits.max_redirects);
-  // Honours an announced size at once; receive() counts what really comes.
-  curl_easy_setopt(curl, CURLOPT_MAXFILESIZE_LARGE, static_cast<curl_off_t>(limits.max_bytes));
-  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS,
-                   static_cast<long>(limits.connect_timeout.count()));
-  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, static_cast<long>(limits.timeout.count()));
-  curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);  // data loaders call from several threads
-  curl_easy_setopt(curl, CURLOPT_USERAGENT, "trestle");
-  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, receive);
-  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &body);
-  curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, reason.data());
-
-  const CURLcode result = curl_easy_perform(curl);
-  if (body.too_large || result == CURLE_FILESIZE_EXCEEDED) {
-    user_error("{}: the body is over the limit of {} bytes", name, limits.max_bytes);
+  switch (response.fault) {
+    case HttpFault::kNone:
+      break;
+    case HttpFault::kTooLarge:
+      user_error("{}: the body is over the limit of {} bytes", name, limits.max_bytes);
+    case HttpFault::kTooManyRedirects:
+      user_error("{}: {}", name, response.reason);
+    default:
+      user_error("{}: cannot be fetched: {}", name, response.reason);
   }
-  if (result == CURLE_TOO_MANY_REDIRECTS) {
-    user_error("{}: more than {} redirects", name, limits.max_redirects);
+  if (response.status != 200) {
+    user_error("{}: HTTP status {} instead of 200", name, response.status);
   }
-  if (result != CURLE_OK) {
-    user_error("{}: cannot be fetched: {}", name,
-               reason[0] != '\0' ? reason.data() : curl_easy_strerror(result));
-  }
-  long status = 0;
-  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-  if (status != 200) user_error("{}: HTTP status {} instead of 200", name, status);
-  return std::move(body.bytes);
+  return std::move(response.body);
 }
 
 at::Tensor load_image(const std::string& source, const ImageOptions& options,

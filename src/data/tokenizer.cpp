@@ -11,24 +11,32 @@ namespace {
 constexpr size_t kMaxText = 1u << 30;  // parts of a piece are numbered in 31 bits
 constexpr int kDefaultVersion = 13;
 
-fs::path find_file(const fs::path& path) {
+std::optional<fs::path> find_file(const fs::path& path) {
   std::error_code error;
-  if (!fs::exists(path, error)) user_error("tokenizer: {} does not exist", path.string());
+  if (!fs::exists(path, error)) return std::nullopt;
   if (!fs::is_directory(path, error)) return path;
   for (const char* name :
        {"tekken.json", "tokenizer.json", "tokenizer/tekken.json", "tokenizer/tokenizer.json"}) {
     if (fs::exists(path / name, error)) return path / name;
   }
-  user_error("tokenizer: {} holds neither tekken.json nor tokenizer.json", path.string());
+  return std::nullopt;
 }
 
 }  // namespace
 
 Tokenizer Tokenizer::open(const fs::path& path) {
-  fs::path file = find_file(path);
-  Vocabulary vocabulary = read_vocabulary(file);
-  return Tokenizer(std::move(vocabulary), std::move(file));
+  std::optional<fs::path> file = find_file(path);
+  if (!file) {
+    std::error_code error;
+    user_error("tokenizer: {} {}", path.string(),
+               fs::exists(path, error) ? "holds neither tekken.json nor tokenizer.json"
+                                       : "does not exist");
+  }
+  Vocabulary vocabulary = read_vocabulary(*file);
+  return Tokenizer(std::move(vocabulary), *std::move(file));
 }
+
+bool Tokenizer::exists(const fs::path& path) { return find_file(path).has_value(); }
 
 Tokenizer::Tokenizer(Vocabulary vocabulary, fs::path file)
     : file_(std::move(file)),

@@ -30,6 +30,8 @@ class Tokenizer {
   /// last two is where a Megatron checkpoint keeps it). Throws UserError on a missing or malformed
   /// file.
   static Tokenizer open(const std::filesystem::path& path);
+  /// Whether open finds a file there.
+  static bool exists(const std::filesystem::path& path);
 
   /// The file that was opened; its directory holds the chat template and the system prompt, if
   /// there are any.
@@ -42,6 +44,7 @@ class Tokenizer {
   /// sides. Throws UserError on ids outside [0, vocab_size).
   std::string decode(std::span<const int64_t> ids, Specials specials = Specials::kSkip) const;
 
+  const Vocabulary& vocabulary() const { return *vocabulary_; }
   int64_t vocab_size() const { return static_cast<int64_t>(vocabulary_->tokens.size()); }
   bool is_special(int64_t id) const { return token(id).special; }
   /// Bytes of an ordinary token, the name of a special one.

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "data/tokenizer_vocabulary.h"
+#include "data/utf8.h"
 
 namespace trestle {
 
@@ -117,6 +118,21 @@ std::vector<Vocabulary::Merge> read_merges(const VocabularyJson& model,
 }
 
 }  // namespace
+
+std::string byte_level(std::string_view bytes) {
+  static const std::array<std::string, 256> kWritten = [] {
+    std::array<std::string, 256> written;
+    const std::array<int, 0x144> alphabet = byte_alphabet();
+    for (size_t code = 0; code < alphabet.size(); ++code) {
+      if (alphabet[code] < 0) continue;
+      append_utf8(written[static_cast<size_t>(alphabet[code])], static_cast<uint32_t>(code));
+    }
+    return written;
+  }();
+  std::string text;
+  for (const char byte : bytes) text += kWritten[static_cast<uint8_t>(byte)];
+  return text;
+}
 
 Vocabulary read_tokenizer_json(const VocabularyJson& file, const std::filesystem::path& path) {
   const std::string what = path.string();

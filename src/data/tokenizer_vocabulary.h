@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace trestle {
@@ -51,6 +52,9 @@ inline constexpr int64_t kMaxVocabulary = 1 << 22;
 /// another pre-tokenizer, ...).
 Vocabulary read_tekken(const VocabularyJson& file, const std::filesystem::path& path);
 Vocabulary read_tokenizer_json(const VocabularyJson& file, const std::filesystem::path& path);
+
+/// Bytes as tokenizer.json and GGUF write them, one printable character a byte (GPT-2's alphabet).
+std::string byte_level(std::string_view bytes);
 
 /// Parses the file and tells by its keys which of the two it is.
 Vocabulary read_vocabulary(const std::filesystem::path& path);

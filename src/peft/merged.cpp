@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/hf_config.h"
+#include "checkpoint/hub.h"
 #include "checkpoint/megatron.h"
 #include "peft/peft_folder.h"
 #include "peft/sites.h"
@@ -33,6 +34,11 @@ fs::path base_of_run(const fs::path& run) {
   const fs::path directory = checkpoint.directory();
   for (const fs::path& start : {directory.parent_path(), directory.parent_path().parent_path()}) {
     if (named.is_relative() && is_there(start / named)) return start / named;
+  }
+  if (parse_hub_name(named.string())) {
+    return resolve_model(named, fmt::format("{}: name the base of its adapters with --hf-model; "
+                                            "checkpoint.pretrained_checkpoint",
+                                            run.string()));
   }
   user_error("{} belongs to the model {}, which is not there; name it with --hf-model",
              run.string(), named.string());
@@ -94,7 +100,7 @@ ModelConfig config_for_folder(const Parts& parts) {
 AdapterSummary write_folder(const Parts& parts, const AdapterExport& request, Conversion& written) {
   Ministral3 model(config_for_folder(parts), {at::kBFloat16, at::Device(at::kMeta)});
   const AdapterSummary summary = load_adapter(model, parts.adapter);
-  save_peft_folder(model, request.output, {.base_model = request.hf_model.string()});
+  save_peft_folder(model, request.output, {.base_model = request.base_name});
   for (const NamedPair& pair : named_pairs(model)) {
     for (const at::Tensor& tensor : {pair.a, pair.b, pair.magnitude}) {
       if (!tensor.defined()) continue;
@@ -137,7 +143,7 @@ bool has_adapter(const AdapterExport& request) {
   return request.adapter_only || !request.adapter.empty() || is_adapter_run(request.megatron);
 }
 
-AdapterExported export_adapter(const AdapterExport& request, const ConvertOptions& options) {
+AdapterExported export_adapter(const AdapterExport& request, const ModelWriter& write) {
   const Parts parts = parts_of(request);
   AdapterExported done;
   done.adapter = parts.adapter;
@@ -150,8 +156,7 @@ AdapterExported export_adapter(const AdapterExport& request, const ConvertOption
   Ministral3 adapters(base.config(), {at::kFloat, at::Device(at::kMeta)});
   done.summary = load_adapter(adapters, parts.adapter);
   const MergedTensors merged(base.weights(), adapters);
-  done.written = write_hf(merged, base.config(), base.config_json(), base.side_files(),
-                          request.output, options);
+  done.written = write(merged, base);
   done.summary.changes_nothing = !merged.changed();
   return done;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -42,10 +43,11 @@ struct AdapterExport {
   /// The base model, or only the config, tokenizer and processor files of a base in Megatron's
   /// form.
   std::filesystem::path hf_model;
-  /// The directory to write; it must not exist or be empty.
-  std::filesystem::path output;
-  /// A PEFT folder instead of a merged model.
+  /// How a PEFT folder names its base: what the user called hf_model.
+  std::string base_name;
+  /// A PEFT folder at `output` instead of a merged model; it must not exist or be empty.
   bool adapter_only = false;
+  std::filesystem::path output;
 };
 
 /// Whether the request speaks of an adapter: one is named, or the Megatron checkpoint holds nothing
@@ -59,10 +61,15 @@ struct AdapterExported {
   std::filesystem::path adapter;
 };
 
-/// Writes request.output. The base of a run's adapters is hf_model or, without it, the
-/// checkpoint.pretrained_checkpoint of its run_config.yaml, looked for where the path leads and
-/// then beside the run; a PEFT folder can be written without its weights. Throws UserError when
-/// there is no adapter or no base, and as load_adapter and HfWriter do.
-AdapterExported export_adapter(const AdapterExport& request, const ConvertOptions& options = {});
+/// Writes a model somewhere: weights under Megatron's names; config and files as `model` has them.
+using ModelWriter =
+    std::function<Conversion(const TensorSource& weights, const OpenCheckpoint& model)>;
+
+/// Writes the PEFT folder, or has `write` take the merged model. The base of a run's adapters is
+/// hf_model or, without it, the checkpoint.pretrained_checkpoint of its run_config.yaml, looked for
+/// where the path leads, then beside the run, then on the Hub; a PEFT folder can be written without
+/// its weights. Throws UserError when
+/// there is no adapter or no base, and as load_adapter does.
+AdapterExported export_adapter(const AdapterExport& request, const ModelWriter& write);
 
 }  // namespace trestle

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "checkpoint/hub.h"
 #include "train/metrics.h"
 
 namespace trestle {
@@ -33,7 +34,8 @@ int64_t peak_memory_bytes() {
 
 Trainer::Trainer(const TrainConfig& config)
     : config_(validated(config)),
-      base_(config_.checkpoint.pretrained_checkpoint),
+      base_(resolve_model(config_.checkpoint.pretrained_checkpoint,
+                          "checkpoint.pretrained_checkpoint")),
       processor_(base_.assets()),
       dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset,
                             config_.dataset.split)),
@@ -74,7 +76,7 @@ void Trainer::freeze() {
 }
 
 void Trainer::start_from_adapter() {
-  load_adapter(*model_, config_.peft.adapter_path);
+  load_adapter(*model_, resolve_model(config_.peft.adapter_path, "peft.adapter_path"));
   if (const std::string scheme = lora_config_of(*model_).scheme; scheme != config_.peft.scheme) {
     user_error("peft.adapter_path={} is a {} adapter but peft.scheme={}; set the one to the other",
                config_.peft.adapter_path, scheme, config_.peft.scheme);

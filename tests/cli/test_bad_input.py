@@ -25,6 +25,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 HF, MEGATRON = TESTS / "fixtures" / "hf", TESTS / "fixtures" / "megatron" / "import"
+DEMO = TESTS.parent / "assets" / "demo" / "model"
 IMAGE = TESTS / "golden" / "images" / "exact_28x56.png"
 USER, MACHINE = 2, 1
 NOBODY = 65534
@@ -338,6 +339,7 @@ class Outputs(Refusals):
         """Commands that write a checkpoint or a file into a folder."""
         return (["import", "--hf-model", HF, "--megatron-path", folder / "run"],
                 ["export", "--megatron-path", MEGATRON, "--hf-model", HF, "--hf-path", folder / "hf"],
+                ["export", "--hf-model", DEMO, "--gguf-path", folder],
                 ["preprocess", "--image-path", IMAGE, "--output", folder / "pixels.safetensors"])
 
     def test_full_disk(self):
@@ -398,6 +400,74 @@ class Outputs(Refusals):
         (self.folder / "hf").mkdir()
         (self.folder / "hf" / "mine.txt").write_text("mine")
         self.refused("export", "--megatron-path", "run", "--hf-path", "hf", names=["hf"])
+
+
+class Gguf(Refusals):
+    """Small files made here; the readers' own tests have every lie of a header."""
+
+    def test_inspect(self):
+        file = self.folder / "bad.gguf"
+        header = b"GGUF" + struct.pack("<I", 3)
+        for data, names in ((header + struct.pack("<QQ", 1 << 60, 0), [1 << 60, "tensors"]),
+                            (header + struct.pack("<QQ", 0, 1 << 60), [1 << 60, "keys"]),
+                            (header + struct.pack("<QQQ", 0, 1, 1 << 60) + bytes(40), ["key", 1 << 60]),
+                            (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), ["version 9"]), (b"GGUF", ["truncated"])):
+            with self.subTest(names=names):
+                file.write_bytes(data)
+                self.refused("inspect", file, names=[file, *names])
+
+    def export(self, model, names, *more, **options):
+        self.refused("export", "--hf-model", model, "--gguf-path", "out", *more, names=names, **options)
+
+    def test_flags(self):
+        self.refused("export", "--hf-model", HF, names=["--hf-path", "--gguf-path"])
+        self.refused("export", "--gguf-path", "out", names=["--megatron-path", "--hf-model"])
+        self.refused("export", "--hf-model", HF, "--hf-path", "out", "--gguf-type", "f16", names=["--gguf-path"])
+        self.export(DEMO, ["--gguf-type", "q4_0"], "--gguf-type", "q4_0")
+        self.export("absent", ["absent"])
+
+    def test_what_llama_cpp_cannot_run(self):
+        def edited(section, **changes):
+            model = Path(shutil.copytree(DEMO, self.folder / "model", dirs_exist_ok=True))
+
+            def change(config):
+                for key in section:
+                    config = config[key]
+                config.update(changes)
+
+            edit_json(model / "config.json", change)
+            return model
+
+        rope = ("text_config", "rope_parameters")
+        self.export(edited(rope, truncate=False), ["truncate"])
+        self.export(edited(("text_config",), rms_norm_eps=1e-6), ["rms_norm_eps", "1e-06", "1e-05"])
+        self.export(edited((), projector_hidden_act="silu"), ["projector_hidden_act"])
+        self.export(edited((), vision_feature_layer=0), ["vision_feature_layer=0"])
+        self.export(edited(("vision_config", "rope_parameters"), rope_theta=500.0), ["rope_theta", 500, 10000])
+
+    def test_no_row_break(self):
+        model = Path(shutil.copytree(DEMO, self.folder / "model"))
+        for file in ("tokenizer.json", "tekken.json"):
+            (model / file).unlink()
+        self.export(model, ["[IMG_BREAK]"], progress=True)
+
+    def test_another_way_of_cutting_text(self):
+        model = Path(shutil.copytree(DEMO, self.folder / "model"))
+        edit_json(model / "tekken.json", lambda file: file["config"].update(pattern=r"\p{L}+|."))
+        self.export(model, [model / "tekken.json", "pattern"])
+
+    def test_value_beyond_float16(self):
+        (self.folder / "out").mkdir()
+        model = Path(shutil.copytree(DEMO, self.folder / "model"))
+        file = model / "model.safetensors"
+        data = bytearray(file.read_bytes())
+        size = struct.unpack("<Q", data[:8])[0]
+        entry = json.loads(data[8:8 + size])["language_model.model.layers.2.mlp.up_proj.weight"]
+        self.assertEqual(entry["dtype"], "BF16")
+        at = 8 + size + entry["data_offsets"][0]
+        data[at:at + 2] = struct.pack("<H", 0x4780)  # 65536
+        file.write_bytes(data)
+        self.export(model, ["blk.2.ffn_up.weight", "F16", "bf16"], "--gguf-type", "f16", progress=True)
 
 
 class Call:

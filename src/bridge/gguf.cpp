@@ -1,0 +1,215 @@
+#include "bridge/gguf.h"
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/digest.h"
+#include "bridge/copy.h"
+#include "bridge/gguf_metadata.h"
+#include "bridge/views.h"
+#include "checkpoint/mistral_names.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kUuidKey = "general.uuid";
+constexpr const char* kNoUuid = "00000000-0000-0000-0000-000000000000";
+constexpr const char* kBreakName = "v.token_embd.img_break";
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+
+// Parts of the names on both sides, in the order in which they are tried; `.N.` stays as it is.
+constexpr std::pair<std::string_view, std::string_view> kLanguageNames[] = {
+    {"model.embed_tokens", "token_embd"},
+    {"model.norm", "output_norm"},
+    {"lm_head", "output"},
+    {"model.layers.", "blk."},
+    {"input_layernorm", "attn_norm"},
+    {"post_attention_layernorm", "ffn_norm"},
+    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},
+    {"self_attn.v_proj", "attn_v"},
+    {"self_attn.o_proj", "attn_output"},
+    {"mlp.gate_proj", "ffn_gate"},
+    {"mlp.up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},
+};
+constexpr std::pair<std::string_view, std::string_view> kVisionNames[] = {
+    {"vision_tower.patch_conv", "v.patch_embd"},
+    {"vision_tower.ln_pre", "v.pre_ln"},
+    {"vision_tower.transformer.layers.", "v.blk."},
+    {"attention_norm", "ln1"},
+    {"ffn_norm", "ln2"},
+    {"attention.q_proj", "attn_q"},
+    {"attention.k_proj", "attn_k"},
+    {"attention.v_proj", "attn_v"},
+    {"attention.o_proj", "attn_out"},
+    {"feed_forward.gate_proj", "ffn_gate"},
+    {"feed_forward.up_proj", "ffn_up"},
+    {"feed_forward.down_proj", "ffn_down"},
+    {"multi_modal_projector.norm", "mm.input_norm"},
+    {"multi_modal_projector.patch_merger.merging_layer", "mm.patch_merger"},
+    {"multi_modal_projector.linear_1", "mm.1"},
+    {"multi_modal_projector.linear_2", "mm.2"},
+};
+
+bool is_vision(const std::string& hf) {
+  return hf.starts_with("vision_tower.") || hf.starts_with("multi_modal_projector.");
+}
+
+std::string gguf_name(const std::string& hf) {
+  std::string name = hf;
+  const auto rename = [&](const auto& table) {
+    for (const auto& [from, to] : table) {
+      if (const size_t at = name.find(from); at != std::string::npos) {
+        name.replace(at, from.size(), to);
+      }
+    }
+  };
+  if (is_vision(hf)) {
+    rename(kVisionNames);
+  } else {
+    rename(kLanguageNames);
+  }
+  return name;
+}
+
+// The layer of a vision tensor, or -1.
+int64_t vision_layer(const std::string& hf) {
+  constexpr std::string_view prefix = "vision_tower.transformer.layers.";
+  return hf.starts_with(prefix) ? std::stoll(hf.substr(prefix.size())) : -1;
+}
+
+// What llama.cpp's converter writes for the tensor of this name.
+GgmlType stored_type(const std::string& name, const std::vector<int64_t>& shape, GgmlType wanted) {
+  if (shape.size() < 2 || !name.ends_with(".weight")) return GgmlType::kF32;
+  if (name == "v.patch_embd.weight" || name == "mm.patch_merger.weight") {
+    return wanted == GgmlType::kF16 ? GgmlType::kF16 : GgmlType::kF32;
+  }
+  return shape.back() % ggml_layout(wanted).block == 0 ? wanted : GgmlType::kF16;
+}
+
+// A UUID of version 8, which RFC 9562 leaves to the application, of a SHA-256.
+std::string uuid_of(const std::string& hex) {
+  return fmt::format("{}-{}-8{}-8{}-{}", hex.substr(0, 8), hex.substr(8, 4), hex.substr(13, 3),
+                     hex.substr(17, 3), hex.substr(20, 12));
+}
+
+int64_t file_type(GgmlType type) {  // llama.cpp's LLAMA_FTYPE_MOSTLY_*
+  if (type == GgmlType::kF16) return 1;
+  return type == GgmlType::kQ8_0 ? 7 : 32;
+}
+
+GgufMetadata general(const char* architecture, const char* kind, const GgufOptions& options) {
+  GgufMetadata keys;
+  keys.set_text("general.architecture", architecture);
+  keys.set_text("general.type", kind);
+  keys.set_text("general.name", options.name);
+  keys.set_text(kUuidKey, kNoUuid);
+  keys.set_uint32("general.file_type", file_type(options.type));
+  keys.set_uint32("general.quantization_version", 2);
+  return keys;
+}
+
+// Both files, filled side by side.
+class GgufPair {
+ public:
+  GgufPair(const TensorSource& source, const ModelConfig& config, const GgufAssets& assets,
+           const GgufOptions& options)
+      : source_(source), config_(config) {
+    language_keys_ = general("mistral3", "model", options);
+    language_keys_.append(gguf_language_metadata(config.text));
+    language_keys_.append(assets.tokenizer);
+    if (assets.tokenizer.empty()) language_keys_.set_text("tokenizer.ggml.model", "none");
+    if (!config.vision) return;
+    vision_keys_ = general("clip", "mmproj", options);
+    vision_keys_.append(gguf_vision_metadata(config, assets));
+  }
+
+  void list(const TensorList& tensors, GgmlType type) {
+    for (const auto& [hf, info] : tensors) {
+      if (!is_used(hf)) continue;
+      const std::string name = gguf_name(hf);
+      (is_vision(hf) ? vision_tensors_ : language_tensors_)
+          .push_back({name, info.shape, stored_type(name, info.shape, type)});
+    }
+    if (config_.vision) {
+      vision_tensors_.push_back({kBreakName, {config_.text.hidden_size}, GgmlType::kF32});
+    }
+  }
+  uint64_t bytes() const { return gguf_bytes(language_tensors_) + gguf_bytes(vision_tensors_); }
+
+  void open(const GgufFiles& files, const GgufAssets& assets) {
+    language_ = std::make_unique<GgufWriter>(files.language, language_keys_, language_tensors_);
+    if (!files.mmproj) return;
+    vision_ = std::make_unique<GgufWriter>(*files.mmproj, vision_keys_, vision_tensors_);
+    const TensorInfo& info = source_.tensors().at(kEmbedding);
+    const at::Tensor row = at::empty({1, config_.text.hidden_size}, info.dtype);
+    source_.read_rows(kEmbedding, {*assets.image_break_id, 1},
+                      static_cast<std::byte*>(row.mutable_data_ptr()));
+    vision_->write(kBreakName, row[0]);
+  }
+
+  void write_rows(const std::string& hf, std::span<const std::byte> rows) {
+    fingerprint_.update({reinterpret_cast<const char*>(rows.data()), rows.size()});
+    if (!is_used(hf)) return;
+    (is_vision(hf) ? *vision_ : *language_)
+        .write_rows(gguf_name(hf), source_.tensors().at(hf).dtype, rows);
+  }
+
+  void commit() {
+    uuid_ = uuid_of(fingerprint_.hex());
+    language_->replace_text(kUuidKey, uuid_);
+    if (vision_) {
+      vision_->replace_text(kUuidKey, uuid_);
+      vision_->commit();
+    }
+    language_->commit();
+  }
+  const std::string& uuid() const { return uuid_; }
+
+ private:
+  bool is_used(const std::string& hf) const {
+    return !config_.vision || vision_layer(hf) < gguf_vision_layers(config_);
+  }
+
+  const TensorSource& source_;
+  const ModelConfig& config_;
+  GgufMetadata language_keys_, vision_keys_;
+  std::vector<GgufTensor> language_tensors_, vision_tensors_;
+  std::unique_ptr<GgufWriter> language_, vision_;
+  // Of the weights as the source has them.
+  Digest fingerprint_{Digest::Kind::kSha256};
+  std::string uuid_;
+};
+
+}  // namespace
+
+GgufFiles export_gguf(const TensorSource& megatron, const ModelConfig& config,
+                      const GgufAssets& assets, const fs::path& directory,
+                      const GgufOptions& options, const ConvertOptions& convert) {
+  const MegatronAsHf view(megatron, config);
+  // llama.cpp's rotation turns neighbouring rows of a head, as Mistral's own files have them.
+  const MistralRows source(view, config);
+  TensorList list;
+  for (const std::string& hf : view.order()) list.emplace_back(hf, view.tensors().at(hf));
+  GgufPair pair(source, config, assets, options);
+  pair.list(list, options.type);
+
+  const std::string file = fmt::format("{}-{}.gguf", options.name, ggml_layout(options.type).name);
+  GgufFiles result{.language = directory / file, .mmproj = {}, .uuid = {}, .done = {}};
+  if (config.vision) result.mmproj = directory / ("mmproj-" + file);
+  const auto open = [&] {
+    pair.open(result, assets);
+    return &pair;
+  };
+  result.done = copy_all(source, list, directory, convert, open, pair.bytes());
+  result.uuid = pair.uuid();
+  return result;
+}
+
+}  // namespace trestle

@@ -1,0 +1,55 @@
+// A checkpoint as the two files llama.cpp runs it from: the language model, and the vision tower
+// with its projector ("mmproj"). Called by `trestle export --gguf-path`.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "bridge/convert.h"
+#include "checkpoint/ggml.h"
+#include "checkpoint/gguf_writer.h"
+#include "checkpoint/tensor_source.h"
+#include "model/config.h"
+
+namespace trestle {
+
+/// What the files beside the weights say (data/gguf_assets.h reads them).
+struct GgufAssets {
+  /// The keys `tokenizer.*`; none where the checkpoint has no tokenizer, and the file then takes
+  /// and gives token ids only.
+  GgufMetadata tokenizer;
+  /// The id of [IMG_BREAK]: mmproj holds its embedding, which llama.cpp puts after each row.
+  std::optional<int64_t> image_break_id;
+  std::array<double, 3> image_mean{}, image_std{};
+};
+
+struct GgufOptions {
+  /// kF16, kBF16 or kQ8_0: the type of the matrices. What llama.cpp's converter keeps in float32
+  /// stays float32 (norms, biases, the row-break embedding, and, unless F16 is asked for, the
+  /// patch convolution and merger); rows that are no whole Q8_0 blocks become F16.
+  GgmlType type = GgmlType::kBF16;
+  /// `general.name`, and the files' names: NAME-BF16.gguf, mmproj-NAME-BF16.gguf.
+  std::string name;
+};
+
+struct GgufFiles {
+  std::filesystem::path language;
+  /// Nothing for a text-only model.
+  std::optional<std::filesystem::path> mmproj;
+  /// `general.uuid` of both: a hash of all weights as the source has them, so that files of one
+  /// checkpoint go together whatever their types.
+  std::string uuid;
+  Conversion done;
+};
+
+/// Writes both files into `directory`, replacing files of their names; they appear when both are
+/// whole. Of `convert`, memory and reports are heeded. Throws UserError, before anything is
+/// written, for what llama.cpp cannot run as the config says it (see docs/gguf.md).
+GgufFiles export_gguf(const TensorSource& megatron, const ModelConfig& config,
+                      const GgufAssets& assets, const std::filesystem::path& directory,
+                      const GgufOptions& options, const ConvertOptions& convert = {});
+
+}  // namespace trestle

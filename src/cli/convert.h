@@ -1,0 +1,23 @@
+// What `trestle import` and `trestle export` have in common: flags, and the lines before and after.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "bridge/convert.h"
+#include "cli/format_flag.h"
+
+namespace trestle {
+
+struct ConvertFlags {
+  std::string hf_model, megatron, max_memory = "1.5GB";
+  FormatFlag format;
+  ConvertOptions options;
+
+  void add_to(CLI::App& command);
+  /// Runs `convert` between a line with its plan and a line with what it did.
+  void report(const char* verb, const std::string& target,
+              const std::function<Conversion()>& convert);
+};
+
+}  // namespace trestle

@@ -1,0 +1,37 @@
+// `trestle import`: Hugging Face's or Mistral's files -> Megatron.
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/convert.h"
+
+namespace trestle {
+
+void add_import(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("import", "Hugging Face or Mistral checkpoint -> Megatron checkpoint");
+  auto flags = std::make_shared<ConvertFlags>();
+  command
+      ->add_option("--hf-model,--hf_model", flags->hf_model,
+                   "HF or Mistral directory, or ORG/NAME[@REVISION], to read")
+      ->required();
+  command->add_option("--megatron-path,--megatron_path", flags->megatron, "run directory to write")
+      ->required();
+  command
+      ->add_option("--tensor-model-parallel-size,--tensor_model_parallel_size",
+                   flags->options.tensor_parallel, "write the chunks of so many ranks")
+      ->capture_default_str();
+  command
+      ->add_option("--pipeline-model-parallel-size,--pipeline_model_parallel_size",
+                   flags->options.pipeline_parallel, "write the files of so many stages")
+      ->capture_default_str();
+  flags->add_to(*command);
+  command->callback([flags] {
+    const auto source = flags->format.resolve(flags->hf_model, "--hf-model");
+    flags->options.format = flags->format.settle(source);
+    flags->report("imported", flags->megatron,
+                  [&] { return import_checkpoint(source, flags->megatron, flags->options); });
+  });
+}
+
+}  // namespace trestle

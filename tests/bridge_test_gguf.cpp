@@ -1,0 +1,141 @@
+// The export for llama.cpp, read back with our own reader; interop/test_gguf.py asks gguf-py and
+// llama.cpp.
+#include <unistd.h>
+
+#include <set>
+
+#include "base/error.h"
+#include "bridge/gguf.h"
+#include "checkpoint/gguf.h"
+#include "golden.h"
+
+namespace trestle {
+namespace {
+
+using testing::Golden;
+namespace fs = std::filesystem;
+
+class Gguf : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = fs::temp_directory_path() / fmt::format("trestle-gguf-{}", ::getpid());
+    assets_.image_break_id = 12;
+    assets_.image_mean = {0.5, 0.25, 0.125};
+    assets_.image_std = {1, 2, 4};
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+
+  GgufFiles exported(const OpenCheckpoint& source, GgmlType type) const {
+    return export_gguf(source.weights(), source.config(), assets_, directory_,
+                       {.type = type, .name = "tiny"});
+  }
+
+  fs::path directory_;
+  GgufAssets assets_;
+};
+
+std::string error_of(auto&& action) {
+  try {
+    action();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST_F(Gguf, WritesTheWeightsOfBothTowers) {
+  const OpenCheckpoint source("golden/model/tied");
+  const SafetensorsFile weights("golden/model/tied/model.safetensors");
+  const GgufFiles files = exported(source, GgmlType::kBF16);
+  EXPECT_EQ(files.language, directory_ / "tiny-BF16.gguf");
+  EXPECT_EQ(files.mmproj, directory_ / "mmproj-tiny-BF16.gguf");
+  const GgufFile language(files.language), mmproj(*files.mmproj);
+  EXPECT_EQ(language.tensors().size() + mmproj.tensors().size(), weights.tensors().size() + 1);
+
+  const at::Tensor embedding = weights.read("language_model.model.embed_tokens.weight");
+  EXPECT_TRUE(at::equal(language.read("token_embd.weight"), embedding.to(at::kBFloat16)));
+  EXPECT_TRUE(at::equal(mmproj.read("v.token_embd.img_break"), embedding[12]));
+  EXPECT_FALSE(language.tensors().contains("output.weight"));
+  const std::string layer = "language_model.model.layers.1.";
+  EXPECT_TRUE(at::equal(language.read("blk.1.ffn_norm.weight"),
+                        weights.read(layer + "post_attention_layernorm.weight")));
+  // Rows 0 and 1 of llama.cpp's head are what rotates together: rows 0 and H/2 of ours.
+  const at::Tensor q = weights.read(layer + "self_attn.q_proj.weight").to(at::kBFloat16);
+  const at::Tensor theirs = language.read("blk.1.attn_q.weight");
+  const int64_t half = source.config().text.head_dim / 2;
+  for (int64_t row = 0; row < q.size(0); ++row) {
+    const int64_t head = row / (2 * half), within = row % (2 * half);
+    const int64_t place = head * 2 * half + within % half * 2 + within / half;
+    ASSERT_TRUE(at::equal(theirs[place], q[row])) << row;
+  }
+  EXPECT_TRUE(at::equal(language.read("blk.1.attn_v.weight"),
+                        weights.read(layer + "self_attn.v_proj.weight").to(at::kBFloat16)));
+  EXPECT_TRUE(at::equal(mmproj.read("v.patch_embd.weight"),
+                        weights.read("vision_tower.patch_conv.weight")));
+}
+
+TEST_F(Gguf, StatesWhatTheConfigStates) {
+  const GgufFiles files = exported(OpenCheckpoint("golden/model/tied"), GgmlType::kF16);
+  const GgufFile language(files.language), mmproj(*files.mmproj);
+  const auto& keys = language.metadata();
+  EXPECT_EQ(keys.at("general.architecture").text(), "mistral3");
+  EXPECT_EQ(keys.at("general.file_type").integer(), 1);
+  EXPECT_EQ(keys.at("tokenizer.ggml.model").text(), "none");
+  EXPECT_EQ(keys.at("mistral3.vocab_size").integer(), 160);
+  EXPECT_EQ(keys.at("mistral3.attention.head_count").integer(), 6);
+  EXPECT_EQ(keys.at("mistral3.attention.head_count_kv").integer(), 2);
+  EXPECT_EQ(keys.at("mistral3.attention.key_length").integer(), 16);
+  EXPECT_EQ(keys.at("mistral3.rope.freq_base").number(), 100);
+  EXPECT_EQ(keys.at("mistral3.rope.scaling.type").text(), "yarn");
+  EXPECT_EQ(keys.at("mistral3.rope.scaling.factor").number(), 8);
+  EXPECT_EQ(keys.at("mistral3.rope.scaling.original_context_length").integer(), 16);
+  EXPECT_EQ(keys.at("mistral3.rope.scaling.yarn_log_multiplier").number(), 0.5);
+  EXPECT_EQ(keys.at("mistral3.attention.temperature_scale").number(), 0.3f);
+  const auto& clip = mmproj.metadata();
+  EXPECT_EQ(clip.at("clip.projector_type").text(), "pixtral");
+  EXPECT_EQ(clip.at("clip.vision.block_count").integer(), 2);
+  EXPECT_EQ(clip.at("clip.vision.projection_dim").integer(), 48);
+  EXPECT_EQ(clip.at("clip.vision.image_mean").numbers(), (std::vector<double>{0.5, 0.25, 0.125}));
+  EXPECT_EQ(clip.at("clip.use_silu").integer(), 1);
+}
+
+TEST_F(Gguf, FilesOfOneModelShareAnId) {
+  const OpenCheckpoint source("golden/model/tied");
+  std::set<std::string> ids;
+  for (const GgmlType type : {GgmlType::kF16, GgmlType::kBF16, GgmlType::kQ8_0}) {
+    const GgufFiles files = exported(source, type);
+    ids.insert(files.uuid);
+    for (const fs::path& path : {files.language, *files.mmproj}) {
+      EXPECT_EQ(GgufFile(path).metadata().at("general.uuid").text(), files.uuid);
+    }
+  }
+  EXPECT_EQ(ids.size(), 1u);
+  EXPECT_EQ(ids.begin()->size(), 36u);
+}
+
+TEST_F(Gguf, RefusesWhatLlamaCppCannotRun) {
+  const auto refusal = [&](const std::string& model, auto&& edit) {
+    const OpenCheckpoint source("golden/model/" + model);
+    ModelConfig config = source.config();
+    edit(config);
+    const std::string message = error_of(
+        [&] { export_gguf(source.weights(), config, assets_, directory_, {.name = "tiny"}); });
+    EXPECT_FALSE(fs::exists(directory_)) << message;
+    return message;
+  };
+  const auto as_is = [](ModelConfig&) {};
+  EXPECT_NE(refusal("text", as_is).find("truncate=false"), std::string::npos);
+  EXPECT_NE(refusal("untied", as_is).find("rms_norm_eps=0.02"), std::string::npos);
+  EXPECT_NE(refusal("mistral", as_is).find("projector_hidden_act"), std::string::npos);
+  EXPECT_NE(refusal("tied",
+                    [](ModelConfig& config) {
+                      config.text.rope.llama_4_original_max_position_embeddings = 32;
+                    })
+                .find("from 16 positions but the query scale from 32"),
+            std::string::npos);
+  assets_.image_break_id.reset();
+  EXPECT_NE(refusal("tied", as_is).find("[IMG_BREAK]"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace trestle
