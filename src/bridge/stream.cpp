@@ -84,7 +84,7 @@ class Queue {
   void stop(std::exception_ptr failure = nullptr) {
     const std::scoped_lock lock(mutex_);
     stopped_ = true;
-    failure_ = failure;
+    failure_ = std::move(failure);
     changed_.notify_all();
   }
 

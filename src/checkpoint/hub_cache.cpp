@@ -173,6 +173,7 @@ void HubCache::set_commit(const std::string& revision, const std::string& commit
   try {
     write_text(folder_ / "refs" / revision, commit);
   } catch (const MachineError&) {
+    return;  // a cache that cannot be written is asked again next time
   }
 }
 
@@ -197,9 +198,10 @@ std::optional<std::set<std::string>> HubCache::listed(const std::string& commit)
     for (const auto& [name, file] : tree.at("files").items()) names.insert(name);
     return names;
   } catch (const UserError&) {
+    return std::nullopt;  // only a convenience of that library; a damaged one is as none
   } catch (const Json::exception&) {
+    return std::nullopt;
   }
-  return std::nullopt;  // only a convenience of that library; a damaged one is as none
 }
 
 void HubCache::link(const std::string& commit,

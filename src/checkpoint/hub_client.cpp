@@ -231,6 +231,7 @@ HubRevision HubClient::revision(bool patient) {
   } catch (const UserError& error) {
     reason = error.what();
   } catch (const Json::exception&) {
+    reason = "its JSON is of another shape";
   }
   machine_error("{} does not answer as a Hub does ({}); is HF_ENDPOINT one?", settings_.endpoint,
                 shown(reason));

@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <limits>
-#include <map>
 #include <memory>
 
 #include "base/bytes.h"
@@ -22,8 +21,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::map<std::string, GgmlType> kGgufTypes = {
-    {"f16", GgmlType::kF16}, {"bf16", GgmlType::kBF16}, {"q8_0", GgmlType::kQ8_0}};
+GgmlType gguf_type(std::string_view name) {
+  if (name == "f16") return GgmlType::kF16;
+  return name == "q8_0" ? GgmlType::kQ8_0 : GgmlType::kBF16;
+}
 
 struct ExportFlags : ConvertFlags {
   std::string adapter, hf_output, mistral_output, gguf_output;
@@ -80,7 +81,7 @@ Conversion write_gguf(const TensorSource& weights, const OpenCheckpoint& model,
   const std::string& given = !flags.adapter.empty()    ? flags.adapter
                              : !flags.megatron.empty() ? flags.megatron
                                                        : flags.hf_model;
-  const GgufOptions options{.type = kGgufTypes.at(flags.gguf_type), .name = name_of(given)};
+  const GgufOptions options{.type = gguf_type(flags.gguf_type), .name = name_of(given)};
   return export_gguf(weights, model.config(), assets, flags.gguf_output, options, flags.options)
       .done;
 }
@@ -151,7 +152,7 @@ void add_export(CLI::App& app) {
       command->add_option("--gguf-path,--gguf_path", flags->gguf_output,
                           "directory for llama.cpp's NAME-TYPE.gguf and mmproj-NAME-TYPE.gguf");
   command->add_option("--gguf-type,--gguf_type", flags->gguf_type, "type of the matrices there")
-      ->check(CLI::IsMember(kGgufTypes))
+      ->check(CLI::IsMember({"f16", "bf16", "q8_0"}))
       ->needs(gguf)
       ->capture_default_str();
   command

@@ -25,13 +25,13 @@ bool is_adapter_run(const fs::path& path) {
 // started, which is most often the folder it lies in.
 fs::path base_of_run(const fs::path& run) {
   const MegatronCheckpoint checkpoint(run);
-  const fs::path named = checkpoint.base_checkpoint().value_or("");
+  fs::path named = checkpoint.base_checkpoint().value_or("");
   if (named.empty()) {
     user_error("{} does not say which model its adapters belong to; name it with --hf-model",
                run.string());
   }
   if (is_there(named)) return named;
-  const fs::path directory = checkpoint.directory();
+  const fs::path& directory = checkpoint.directory();
   for (const fs::path& start : {directory.parent_path(), directory.parent_path().parent_path()}) {
     if (named.is_relative() && is_there(start / named)) return start / named;
   }
@@ -120,7 +120,7 @@ MergedTensors::MergedTensors(const TensorSource& base, const Ministral3& adapter
 }
 
 at::Tensor MergedTensors::read(const std::string& name) const {
-  const at::Tensor weight = base_.read(name);
+  at::Tensor weight = base_.read(name);
   const auto adapter = adapters_.find(name);
   if (adapter == adapters_.end()) return weight;
   at::Tensor merged = adapter->second->merged(weight);
