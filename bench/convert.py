@@ -4,7 +4,7 @@
   convert.py --model HF_DIR --work DIR [--rounds 3] [--trestle build/release/trestle]
 
 Each round runs, in turn: `cp` of the weights with fsync, `trestle import`, `trestle export` of what
-was imported, and a streaming Python conversion (safetensors and torch: one layer in memory, one
+was imported without and with the verification of the result, and a streaming Python conversion (safetensors and torch: one layer in memory, one
 shard a layer, with fsync). Every run starts with the source in the page cache and its own target
 absent. Prints seconds, MB/s of what was written and peak memory as the kernel counted it (mapped
 files included), then medians and ratios.
@@ -101,8 +101,9 @@ def main():
                        [copy], copy),
         "trestle import": ([options.trestle, "import", "--hf-model", str(options.model),
                             "--megatron-path", str(run)], [run], run),
-        "trestle export": ([options.trestle, "export", "--megatron-path", str(run), "--hf-path",
+        "trestle export": ([options.trestle, "export", "--no-verify", "--megatron-path", str(run), "--hf-path",
                             str(back)], [back], back),
+        "  verified": ([options.trestle, "export", "--megatron-path", str(run), "--hf-path", str(back)], [back], back),
         "python": ([sys.executable, __file__, "--model", str(options.model), "--work", str(work),
                     "--python-only", str(peer)], [peer], peer),
     }

@@ -53,6 +53,15 @@ TEST_F(Convert, EveryModelFixtureExports) {
   EXPECT_EQ(HfCheckpoint(directory_ / "sft").tensors(), HfCheckpoint("fixtures/hf").tensors());
 }
 
+TEST_F(Convert, EveryModelFixtureComesBack) {
+  for (const std::string name : {"import", "import_tied", "tp2", "sft"}) {
+    const fs::path run = fs::path("fixtures/megatron") / name;
+    export_checkpoint(run, std::nullopt, directory_ / (name + "-hf"));
+    import_checkpoint(directory_ / (name + "-hf"), directory_ / (name + "-run"));
+    expect_equal(MegatronCheckpoint(directory_ / (name + "-run")), MegatronCheckpoint(run));
+  }
+}
+
 TEST_F(Convert, ErrorsAreOneLineAndLeaveNothing) {
   const fs::path run = directory_ / "run";
   EXPECT_NE(error_of([&] { import_checkpoint(directory_ / "absent", run); }).find("does not exist"),

@@ -64,8 +64,8 @@ inline void expect_mentions(const std::string& message, const std::vector<std::s
 
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
-         std::memcmp(a.contiguous().const_data_ptr(), b.contiguous().const_data_ptr(),
-                     a.nbytes()) == 0;
+         (a.numel() == 0 || std::memcmp(a.contiguous().const_data_ptr(),
+                                        b.contiguous().const_data_ptr(), a.nbytes()) == 0);
 }
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;

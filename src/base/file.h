@@ -56,6 +56,8 @@ class OutputFile {
   uint64_t offset() const { return offset_; }
   /// Writes at an absolute offset without moving the end; the range may lie past it.
   void write_at(uint64_t offset, std::span<const std::byte> bytes);
+  /// Where the bytes are until commit().
+  const std::filesystem::path& temporary() const { return temporary_; }
   /// fsync, rename, fsync of the directory.
   void commit();
 

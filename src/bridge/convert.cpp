@@ -13,6 +13,27 @@
 namespace trestle {
 namespace fs = std::filesystem;
 
+namespace {
+
+// The last steps of a conversion: what was written is looked at before it gets its name.
+template <class Writer>
+Conversion publish(Copied<Writer> copied, const ConvertOptions& options) {
+  if (options.verify) options.verify(copied.writer->finish());
+  copied.writer->commit();
+  return copied.done;
+}
+
+// The dtype that a config states: that of most tensors which are no FP8.
+at::ScalarType most_frequent(const TensorList& list) {
+  std::map<at::ScalarType, int64_t> count;
+  for (const auto& [name, info] : list) {
+    if (info.dtype != at::kFloat8_e4m3fn && !info.shape.empty()) ++count[info.dtype];
+  }
+  return std::ranges::max_element(count, {}, [](const auto& each) { return each.second; })->first;
+}
+
+}  // namespace
+
 Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
                              const ConvertOptions& options) {
   require_directory(hf, "--hf-model");
@@ -23,7 +44,7 @@ Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
   for (const Mapping& mapping : view.table()) {
     list.emplace_back(mapping.megatron, view.tensors().at(mapping.megatron));
   }
-  return copy_all(view, list, run, options, [&] {
+  const auto open = [&] {
     return std::make_unique<MegatronWriter>(
         MegatronOutput{.run = run,
                        .config = source.config(),
@@ -32,35 +53,42 @@ Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
                        .tensor_parallel = options.tensor_parallel,
                        .pipeline_parallel = options.pipeline_parallel},
         list);
-  });
+  };
+  return publish(copy_all(view, list, run, options, open), options);
 }
 
 Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
                     const Json& config_json, const std::vector<fs::path>& files,
                     const fs::path& output, const ConvertOptions& options) {
   const MegatronAsHf view(megatron, config);
+  std::optional<Recast> recast;
+  if (options.dtype) recast.emplace(view, *options.dtype);
+  const TensorSource& source = recast ? static_cast<const TensorSource&>(*recast) : view;
   TensorList list;
-  std::map<at::ScalarType, int64_t> dtypes;
-  for (const std::string& name : view.order()) {
-    list.emplace_back(name, view.tensors().at(name));
-    ++dtypes[list.back().second.dtype];
+  if (recast) {
+    list = recast->list(view.order());
+  } else {
+    for (const std::string& name : view.order()) list.emplace_back(name, view.tensors().at(name));
   }
-  const auto most =
-      std::max_element(dtypes.begin(), dtypes.end(),
-                       [](const auto& a, const auto& b) { return a.second < b.second; });
   HfWriter::Options layout = options.hf;
   if (layout.spelling == HfSpelling::kMistral) {
+    TORCH_CHECK(options.dtype != WeightDtype::kFp8, "FP8 is written in Hugging Face's form only");
     const Json params = params_of_config(config, config_json);
-    return copy_all(MistralRows(view, config), list, output, options, [&] {
+    const auto open = [&] {
       return std::make_unique<HfWriter>(output, list, params, files, layout);
-    });
+    };
+    return publish(copy_all(MistralRows(source, config), list, output, options, open), options);
   }
   if (!config.vision) layout.spelling = HfSpelling::kTextOnly;
-  return copy_all(view, list, output, options, [&] {
-    return std::make_unique<HfWriter>(
-        output, list, export_config(config_json, config.text.tie_word_embeddings, most->first),
-        files, layout);
-  });
+  Json stated = export_config(config_json, config.text.tie_word_embeddings, most_frequent(list));
+  if (options.dtype == WeightDtype::kFp8) {
+    stated["quantization_config"] = {{"quant_method", "fp8"},
+                                     {"activation_scheme", "dynamic"},
+                                     {"weight_block_size", nullptr},
+                                     {"modules_to_not_convert", modules_without_fp8()}};
+  }
+  const auto open = [&] { return std::make_unique<HfWriter>(output, list, stated, files, layout); };
+  return publish(copy_all(source, list, output, options, open), options);
 }
 
 Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>& hf,

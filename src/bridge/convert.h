@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "bridge/load.h"
+#include "bridge/recast.h"
 #include "bridge/stream.h"
 #include "checkpoint/hf_checkpoint.h"
 
@@ -28,8 +29,13 @@ struct ConvertOptions {
   /// Ranks whose chunks a Megatron checkpoint is written in.
   int64_t tensor_parallel = 1;
   int64_t pipeline_parallel = 1;
+  /// What weights are rounded to on their way out; nothing for what the source has. write_hf only.
+  std::optional<WeightDtype> dtype = {};
   /// How an HF directory is laid out, or Mistral's own (HfSpelling::kMistral).
   HfWriter::Options hf = {};
+  /// Called with the finished checkpoint's temporary place before it gets its name; what it throws
+  /// leaves nothing behind.
+  std::function<void(const std::filesystem::path& written)> verify = {};
   /// Which form of the source is read where it has several; nothing for choose_format's precedence.
   std::optional<CheckpointFormat> format = {};
 };

@@ -5,18 +5,25 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "bridge/convert.h"
 #include "bridge/stream.h"
 
 namespace trestle {
 
-/// Copies every tensor of `list` from source to the writer that `open` makes: a pointer to
-/// something with write_rows(name, rows) and commit(). `written`: see plan_stream.
+template <class Writer>
+struct Copied {
+  Conversion done;
+  Writer writer;
+};
+
+/// Copies every tensor of `list` from source to the writer that `open` makes, a pointer to
+/// something with write_rows(name, rows), and gives it back. `written`: see plan_stream.
 template <class Open>
-Conversion copy_all(const TensorSource& source, const TensorList& list,
-                    const std::filesystem::path& target, const ConvertOptions& options,
-                    const Open& open, std::optional<uint64_t> written = {}) {
+auto copy_all(const TensorSource& source, const TensorList& list,
+              const std::filesystem::path& target, const ConvertOptions& options, const Open& open,
+              std::optional<uint64_t> written = {}) {
   // Before the writer: a disk without room is not touched.
   const StreamPlan plan = plan_stream(list, options.max_memory, target, written);
   auto writer = open();
@@ -31,8 +38,7 @@ Conversion copy_all(const TensorSource& source, const TensorList& list,
                 done.bytes += rows.size();
                 if (options.on_progress) options.on_progress(done);
               });
-  writer->commit();
-  return done;
+  return Copied<decltype(writer)>{done, std::move(writer)};
 }
 
 }  // namespace trestle

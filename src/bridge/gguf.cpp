@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "bridge/copy.h"
 #include "bridge/gguf_metadata.h"
+#include "bridge/gguf_names.h"
 #include "bridge/views.h"
 #include "checkpoint/mistral_names.h"
 
@@ -19,79 +20,7 @@ namespace {
 
 constexpr const char* kUuidKey = "general.uuid";
 constexpr const char* kNoUuid = "00000000-0000-0000-0000-000000000000";
-constexpr const char* kBreakName = "v.token_embd.img_break";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
-
-// Parts of the names on both sides, in the order in which they are tried; `.N.` stays as it is.
-constexpr std::pair<std::string_view, std::string_view> kLanguageNames[] = {
-    {"model.embed_tokens", "token_embd"},
-    {"model.norm", "output_norm"},
-    {"lm_head", "output"},
-    {"model.layers.", "blk."},
-    {"input_layernorm", "attn_norm"},
-    {"post_attention_layernorm", "ffn_norm"},
-    {"self_attn.q_proj", "attn_q"},
-    {"self_attn.k_proj", "attn_k"},
-    {"self_attn.v_proj", "attn_v"},
-    {"self_attn.o_proj", "attn_output"},
-    {"mlp.gate_proj", "ffn_gate"},
-    {"mlp.up_proj", "ffn_up"},
-    {"mlp.down_proj", "ffn_down"},
-};
-constexpr std::pair<std::string_view, std::string_view> kVisionNames[] = {
-    {"vision_tower.patch_conv", "v.patch_embd"},
-    {"vision_tower.ln_pre", "v.pre_ln"},
-    {"vision_tower.transformer.layers.", "v.blk."},
-    {"attention_norm", "ln1"},
-    {"ffn_norm", "ln2"},
-    {"attention.q_proj", "attn_q"},
-    {"attention.k_proj", "attn_k"},
-    {"attention.v_proj", "attn_v"},
-    {"attention.o_proj", "attn_out"},
-    {"feed_forward.gate_proj", "ffn_gate"},
-    {"feed_forward.up_proj", "ffn_up"},
-    {"feed_forward.down_proj", "ffn_down"},
-    {"multi_modal_projector.norm", "mm.input_norm"},
-    {"multi_modal_projector.patch_merger.merging_layer", "mm.patch_merger"},
-    {"multi_modal_projector.linear_1", "mm.1"},
-    {"multi_modal_projector.linear_2", "mm.2"},
-};
-
-bool is_vision(const std::string& hf) {
-  return hf.starts_with("vision_tower.") || hf.starts_with("multi_modal_projector.");
-}
-
-std::string gguf_name(const std::string& hf) {
-  std::string name = hf;
-  const auto rename = [&](const auto& table) {
-    for (const auto& [from, to] : table) {
-      if (const size_t at = name.find(from); at != std::string::npos) {
-        name.replace(at, from.size(), to);
-      }
-    }
-  };
-  if (is_vision(hf)) {
-    rename(kVisionNames);
-  } else {
-    rename(kLanguageNames);
-  }
-  return name;
-}
-
-// The layer of a vision tensor, or -1.
-int64_t vision_layer(const std::string& hf) {
-  constexpr std::string_view prefix = "vision_tower.transformer.layers.";
-  return hf.starts_with(prefix) ? std::stoll(hf.substr(prefix.size())) : -1;
-}
-
-// What llama.cpp's converter writes for the tensor of this name.
-GgmlType stored_type(const std::string& name, const std::vector<int64_t>& shape, GgmlType wanted) {
-  if (shape.size() < 2 || !name.ends_with(".weight")) return GgmlType::kF32;
-  if (name == "v.patch_embd.weight" || name == "mm.patch_merger.weight") {
-    return wanted == GgmlType::kF16 ? GgmlType::kF16 : GgmlType::kF32;
-  }
-  return shape.back() % ggml_layout(wanted).block == 0 ? wanted : GgmlType::kF16;
-}
 
 // A UUID of version 8, which RFC 9562 leaves to the application, of a SHA-256.
 std::string uuid_of(const std::string& hex) {
@@ -132,13 +61,13 @@ class GgufPair {
 
   void list(const TensorList& tensors, GgmlType type) {
     for (const auto& [hf, info] : tensors) {
-      if (!is_used(hf)) continue;
+      if (!gguf_uses(hf, config_)) continue;
       const std::string name = gguf_name(hf);
-      (is_vision(hf) ? vision_tensors_ : language_tensors_)
-          .push_back({name, info.shape, stored_type(name, info.shape, type)});
+      (is_gguf_vision(hf) ? vision_tensors_ : language_tensors_)
+          .push_back({name, info.shape, gguf_stored_type(name, info.shape, type)});
     }
     if (config_.vision) {
-      vision_tensors_.push_back({kBreakName, {config_.text.hidden_size}, GgmlType::kF32});
+      vision_tensors_.push_back({kGgufRowBreak, {config_.text.hidden_size}, GgmlType::kF32});
     }
   }
   uint64_t bytes() const { return gguf_bytes(language_tensors_) + gguf_bytes(vision_tensors_); }
@@ -151,32 +80,32 @@ class GgufPair {
     const at::Tensor row = at::empty({1, config_.text.hidden_size}, info.dtype);
     source_.read_rows(kEmbedding, {*assets.image_break_id, 1},
                       static_cast<std::byte*>(row.mutable_data_ptr()));
-    vision_->write(kBreakName, row[0]);
+    vision_->write(kGgufRowBreak, row[0]);
   }
 
   void write_rows(const std::string& hf, std::span<const std::byte> rows) {
     fingerprint_.update({reinterpret_cast<const char*>(rows.data()), rows.size()});
-    if (!is_used(hf)) return;
-    (is_vision(hf) ? *vision_ : *language_)
+    if (!gguf_uses(hf, config_)) return;
+    (is_gguf_vision(hf) ? *vision_ : *language_)
         .write_rows(gguf_name(hf), source_.tensors().at(hf).dtype, rows);
   }
 
+  // The files at their temporary places.
+  GgufFiles finish() {
+    const std::string uuid = uuid_of(fingerprint_.hex());
+    language_->replace_text(kUuidKey, uuid);
+    if (vision_) vision_->replace_text(kUuidKey, uuid);
+    return {.language = language_->finish(),
+            .mmproj = vision_ ? std::optional(vision_->finish()) : std::nullopt,
+            .uuid = uuid,
+            .done = {}};
+  }
   void commit() {
-    uuid_ = uuid_of(fingerprint_.hex());
-    language_->replace_text(kUuidKey, uuid_);
-    if (vision_) {
-      vision_->replace_text(kUuidKey, uuid_);
-      vision_->commit();
-    }
+    if (vision_) vision_->commit();
     language_->commit();
   }
-  const std::string& uuid() const { return uuid_; }
 
  private:
-  bool is_used(const std::string& hf) const {
-    return !config_.vision || vision_layer(hf) < gguf_vision_layers(config_);
-  }
-
   const TensorSource& source_;
   const ModelConfig& config_;
   GgufMetadata language_keys_, vision_keys_;
@@ -184,7 +113,6 @@ class GgufPair {
   std::unique_ptr<GgufWriter> language_, vision_;
   // Of the weights as the source has them.
   Digest fingerprint_{Digest::Kind::kSha256};
-  std::string uuid_;
 };
 
 }  // namespace
@@ -207,8 +135,11 @@ GgufFiles export_gguf(const TensorSource& megatron, const ModelConfig& config,
     pair.open(result, assets);
     return &pair;
   };
-  result.done = copy_all(source, list, directory, convert, open, pair.bytes());
-  result.uuid = pair.uuid();
+  result.done = copy_all(source, list, directory, convert, open, pair.bytes()).done;
+  const GgufFiles finished = pair.finish();
+  result.uuid = finished.uuid;
+  if (options.verify) options.verify(finished);
+  pair.commit();
   return result;
 }
 

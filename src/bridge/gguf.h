@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -26,15 +27,6 @@ struct GgufAssets {
   std::array<double, 3> image_mean{}, image_std{};
 };
 
-struct GgufOptions {
-  /// kF16, kBF16 or kQ8_0: the type of the matrices. What llama.cpp's converter keeps in float32
-  /// stays float32 (norms, biases, the row-break embedding, and, unless F16 is asked for, the
-  /// patch convolution and merger); rows that are no whole Q8_0 blocks become F16.
-  GgmlType type = GgmlType::kBF16;
-  /// `general.name`, and the files' names: NAME-BF16.gguf, mmproj-NAME-BF16.gguf.
-  std::string name;
-};
-
 struct GgufFiles {
   std::filesystem::path language;
   /// Nothing for a text-only model.
@@ -43,6 +35,17 @@ struct GgufFiles {
   /// checkpoint go together whatever their types.
   std::string uuid;
   Conversion done;
+};
+
+struct GgufOptions {
+  /// kF16, kBF16 or kQ8_0: the type of the matrices. What llama.cpp's converter keeps in float32
+  /// stays float32 (norms, biases, the row-break embedding, and, unless F16 is asked for, the
+  /// patch convolution and merger); rows that are no whole Q8_0 blocks become F16.
+  GgmlType type = GgmlType::kBF16;
+  /// `general.name`, and the files' names: NAME-BF16.gguf, mmproj-NAME-BF16.gguf.
+  std::string name;
+  /// Sees the finished files at their temporary places; what it throws leaves none.
+  std::function<void(const GgufFiles&)> verify = {};
 };
 
 /// Writes both files into `directory`, replacing files of their names; they appear when both are

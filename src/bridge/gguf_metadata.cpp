@@ -42,6 +42,12 @@ int64_t gguf_vision_layers(const ModelConfig& config) {
   return layer < 0 ? config.vision->num_layers + 1 + layer : layer;
 }
 
+bool gguf_uses(const std::string& hf, const ModelConfig& config) {
+  constexpr std::string_view prefix = "vision_tower.transformer.layers.";
+  return !hf.starts_with(prefix) ||
+         std::stoll(hf.substr(prefix.size())) < gguf_vision_layers(config);
+}
+
 GgufMetadata gguf_language_metadata(const TextConfig& text) {
   const RopeConfig& rope = text.rope;
   GgufMetadata keys;

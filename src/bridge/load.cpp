@@ -64,21 +64,32 @@ at::ScalarType OpenCheckpoint::dtype() const {
   return most->first;
 }
 
-void load_weights(Ministral3& model, const TensorSource& megatron) {
+void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
+                  std::string_view prefix) {
   const at::NoGradGuard no_grad;
-  for (const auto& entry : model.named_parameters()) {
-    const std::string& name = entry.key();
+  for (const auto& entry : module.named_parameters()) {
+    const std::string name = std::string(prefix) + entry.key();
     at::Tensor parameter = entry.value();
-    if (!megatron.tensors().contains(name)) {
+    const auto found = megatron.tensors().find(name);
+    if (found == megatron.tensors().end()) {
       user_error("tensor {} is missing from the checkpoint but its config asks for it", name);
     }
-    const at::Tensor stored = cut_to(megatron.read(name), parameter.sizes().vec());
-    if (stored.sizes() != parameter.sizes()) {
+    std::vector<int64_t> shape = found->second.shape;
+    // More rows are a padded vocabulary.
+    if (!shape.empty() && parameter.dim() > 0) shape[0] = std::min(shape[0], parameter.size(0));
+    if (parameter.sizes() != shape) {
       user_error(
           "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
-          name, fmt::join(stored.sizes(), ", "), fmt::join(parameter.sizes(), ", "));
+          name, fmt::join(found->second.shape, ", "), fmt::join(parameter.sizes(), ", "));
     }
-    parameter.copy_(stored);
+    // Straight into its place where nothing is to be cast.
+    const bool cast = parameter.scalar_type() != found->second.dtype || !parameter.is_cpu() ||
+                      !parameter.is_contiguous();
+    const at::Tensor rows =
+        cast ? at::empty(shape, at::TensorOptions(found->second.dtype)) : parameter.detach();
+    megatron.read_rows(name, {0, shape.empty() ? 1 : shape[0]},
+                       static_cast<std::byte*>(rows.mutable_data_ptr()));
+    if (cast) parameter.copy_(rows);
   }
 }
 

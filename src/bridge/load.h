@@ -46,9 +46,11 @@ class OpenCheckpoint {
   bool is_megatron_ = false;
 };
 
-/// Fills every parameter from the tensor of its name, cast to the parameter's dtype. Throws
-/// UserError when one is missing or has another shape; a padded vocabulary is cut.
-void load_weights(Ministral3& model, const TensorSource& megatron);
+/// Fills every parameter from the tensor of its name, cast to the parameter's dtype; `prefix` comes
+/// before the module's own names. Throws UserError when one is missing or has another shape; a
+/// padded vocabulary is cut.
+void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
+                  std::string_view prefix = {});
 
 /// A model in memory as a source, its floating-point tensors cast to `dtype`: what writers take.
 /// Adapters are not part of it; merge them first.

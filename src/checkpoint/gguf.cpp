@@ -221,22 +221,43 @@ void GgufFile::place_data(uint64_t begin) {
   }
 }
 
-at::Tensor GgufFile::read(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) user_error("{} has no tensor {}", path().string(), name);
-  const auto& [layout, offset, bytes] = places_.at(name);
-  if (!ggml_readable(layout->type)) {
+const GgufFile::Place& GgufFile::readable(const std::string& name) const {
+  const auto found = places_.find(name);
+  if (found == places_.end()) user_error("{} has no tensor {}", path().string(), name);
+  const GgmlLayout& layout = *found->second.layout;
+  if (!ggml_readable(layout.type)) {
     user_error(
         "{}: tensor {} is {}, which this program does not decode; F32, F16, BF16 and Q8_0 "
         "are read",
-        path().string(), name, layout->name);
+        path().string(), name, layout.name);
   }
+  return found->second;
+}
+
+void GgufFile::read_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const auto& [layout, offset, bytes] = readable(name);
+  const auto rows = static_cast<uint64_t>(tensors_.at(name).rows());
+  if (rows == 0 || range.count == 0) return;
+  // Rows are whole blocks.
+  const uint64_t row = bytes / rows, from = offset + row * static_cast<uint64_t>(range.first);
+  const uint64_t size = row * static_cast<uint64_t>(range.count);
+  const std::span<const std::byte> data = file_->bytes().subspan(from, size);
+  if (layout->type != GgmlType::kQ8_0) return file_->copy(data, out);
+  std::vector<std::byte> blocks(size);
+  file_->copy(data, blocks.data());
+  const at::Tensor values = ggml_decode_q8_0(blocks);
+  std::memcpy(out, values.const_data_ptr(), values.nbytes());
+}
+
+at::Tensor GgufFile::read(const std::string& name) const {
+  const auto& [layout, offset, bytes] = readable(name);
+  const std::vector<int64_t>& shape = tensors_.at(name).shape;
   const std::span<const std::byte> data = file_->bytes().subspan(offset, bytes);
-  if (layout->type == GgmlType::kQ8_0) return ggml_decode_q8_0(data).view(found->second.shape);
+  if (layout->type == GgmlType::kQ8_0) return ggml_decode_q8_0(data).view(shape);
   // The map is read-only; TensorSource forbids callers to write.
   const at::Tensor view = at::from_blob(
-      const_cast<std::byte*>(data.data()), found->second.shape, [keep = file_](void*) {},
-      at::TensorOptions().dtype(found->second.dtype));
+      const_cast<std::byte*>(data.data()), shape, [keep = file_](void*) {},
+      at::TensorOptions().dtype(tensors_.at(name).dtype));
   const bool aligned =
       reinterpret_cast<uintptr_t>(data.data()) % static_cast<uintptr_t>(layout->bytes) == 0;
   return aligned ? view : view.clone();

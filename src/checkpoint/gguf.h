@@ -30,6 +30,7 @@ class GgufFile : public TensorSource {
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   /// A view of the file for F32, F16 and BF16; Q8_0 as float32. Throws UserError for other types.
   at::Tensor read(const std::string& name) const override;
+  void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
   /// The ggml type in which a tensor lies in the file.
   const GgmlLayout& stored(const std::string& name) const { return *places_.at(name).layout; }
   /// Bytes of the tensor in the file.
@@ -48,6 +49,7 @@ class GgufFile : public TensorSource {
   uint64_t alignment() const;
   void read_tensor(Header& header, uint64_t alignment);
   void place_data(uint64_t begin);
+  const Place& readable(const std::string& name) const;
 
   std::shared_ptr<const MappedFile> file_;
   std::map<std::string, GgufValue> metadata_;

@@ -180,7 +180,7 @@ void GgufWriter::replace_text(const std::string& key, std::string_view text) {
   file_.write_at(texts_.at(key), std::as_bytes(std::span(text)));
 }
 
-void GgufWriter::commit() {
+std::filesystem::path GgufWriter::finish() {
   TORCH_CHECK(pending_.empty(), pending_.begin()->first, " and ", pending_.size() - 1,
               " more tensors were not written");
   // The padding behind the last tensor belongs to the file as gguf-py writes it.
@@ -188,6 +188,11 @@ void GgufWriter::commit() {
     const std::byte zero{0};
     file_.write_at(end_ - 1, std::span(&zero, 1));
   }
+  return file_.temporary();
+}
+
+void GgufWriter::commit() {
+  finish();
   file_.commit();
 }
 

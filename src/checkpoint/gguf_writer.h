@@ -64,6 +64,9 @@ class GgufWriter {
   void write(const std::string& name, const at::Tensor& tensor);
   /// Another text of the same length for a key that is set: what is known only at the end.
   void replace_text(const std::string& key, std::string_view text);
+  /// Everything is written, at the returned place; under its name only after commit().
+  std::filesystem::path finish();
+  /// finish(), and the rename.
   void commit();
 
  private:

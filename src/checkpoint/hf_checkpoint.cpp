@@ -418,12 +418,17 @@ void HfWriter::write_index() const {
   write_text(output_.path() / file_names(options_.spelling).index(), index.dump(2) + "\n");
 }
 
-void HfWriter::commit() {
+fs::path HfWriter::finish() {
   for (const Shard& shard : shards_) {
     TORCH_CHECK(shard.unwritten == 0, shard.unwritten, " tensors of ",
                 shard.path.filename().string(), " were not written");
   }
   if (shards_.size() > 1) write_index();
+  return output_.path();
+}
+
+void HfWriter::commit() {
+  finish();
   output_.commit();
 }
 

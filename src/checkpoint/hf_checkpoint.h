@@ -130,6 +130,9 @@ class HfWriter {
   void write(const std::string& canonical, const at::Tensor& tensor);
   /// The next rows of a tensor.
   void write_rows(const std::string& canonical, std::span<const std::byte> rows);
+  /// Everything is written, at the returned place; under its name only after commit().
+  std::filesystem::path finish();
+  /// finish(), and the rename.
   void commit();
 
  private:

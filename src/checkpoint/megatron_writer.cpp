@@ -288,7 +288,7 @@ void MegatronWriter::copy_tokenizer() {
   }
 }
 
-void MegatronWriter::commit() {
+fs::path MegatronWriter::finish() {
   TORCH_CHECK(pending_.empty(), pending_.size(), " tensors were announced and not written, ",
               pending_.empty() ? "" : pending_.begin()->first, " the first");
   write_extra_states();
@@ -301,6 +301,12 @@ void MegatronWriter::commit() {
   write_text(iteration_ / "metadata.json",
              R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})");
   if (new_run_) write_trackers(directory_.path());
+  finished_ = true;
+  return directory_.path();
+}
+
+void MegatronWriter::commit() {
+  if (!finished_) finish();
   directory_.commit();
   if (!new_run_) write_trackers(output_.run);
 }

@@ -64,6 +64,10 @@ class MegatronWriter {
   void write_rows(const std::string& name, std::span<const std::byte> rows);
   /// A plain object that MegatronCheckpoint::object(key) gives back.
   void add_object(const std::string& key, const Json& value);
+  /// Everything is written, at the returned place (a new run or an iteration); loadable under its
+  /// name only after commit().
+  std::filesystem::path finish();
+  /// finish() where it was not called, and the rename.
   void commit();
 
  private:
@@ -100,6 +104,7 @@ class MegatronWriter {
   std::map<std::string, int64_t> extra_states_;  // key -> rank
   at::ScalarType dtype_ = at::kBFloat16;
   bool has_optimizer_ = false;
+  bool finished_ = false;
 };
 
 }  // namespace trestle

@@ -4,11 +4,14 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 
 #include "base/bytes.h"
 
 namespace trestle {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 void ConvertFlags::add_to(CLI::App& command) {
   command
@@ -30,8 +33,7 @@ void ConvertFlags::report(const char* verb, const std::string& target,
   };
   const auto start = std::chrono::steady_clock::now();
   const Conversion done = convert();
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = seconds_since(start);
   fmt::print(stderr, "{} {} tensors, {:.1f} MB in {:.1f} s ({:.0f} MB/s) to {}\n", verb,
              done.tensors, static_cast<double>(done.bytes) / 1e6, seconds,
              static_cast<double>(done.bytes) / 1e6 / std::max(seconds, 1e-3), target);

@@ -1,6 +1,7 @@
 // What `trestle import` and `trestle export` have in common: flags, and the lines before and after.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <string>
 
@@ -8,6 +9,8 @@
 #include "cli/format_flag.h"
 
 namespace trestle {
+
+double seconds_since(std::chrono::steady_clock::time_point start);
 
 struct ConvertFlags {
   std::string hf_model, megatron, max_memory = "1.5GB";

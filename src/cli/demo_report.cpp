@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/file.h"
+#include "cli/html.h"
 #include "data/cord.h"
 
 namespace trestle {
@@ -25,29 +26,6 @@ std::string base64(std::string_view bytes) {
     for (int k = 0; k < 4; ++k) {
       const bool padding = i + static_cast<size_t>(k) > bytes.size();
       out += padding ? '=' : kAlphabet[word >> (18 - 6 * k) & 63];
-    }
-  }
-  return out;
-}
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
     }
   }
   return out;
@@ -125,20 +103,6 @@ std::string receipt_card(const DemoReport::Receipt& receipt) {
       escaped(receipt.before.answer));
 }
 
-constexpr std::string_view kStyle = R"(
-:root{color-scheme:light dark;--fg:#1d2330;--bg:#fff;--soft:#5b6475;--line:#d9dee7;--good:#0a7d45;--bad:#b3261e;--accent:#2757d6}
-@media(prefers-color-scheme:dark){:root{--fg:#e8ebf1;--bg:#15181f;--soft:#9aa4b5;--line:#333a48;--good:#4cc38a;--bad:#ff8a80;--accent:#7aa2ff}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:960px;margin:2rem auto;padding:0 1rem}
-h1{margin-bottom:.2rem}h2{margin-top:2.2rem}h3{margin:.1rem 0 .5rem;font-size:1rem}.soft{color:var(--soft)}
-.scores{display:flex;gap:1rem;flex-wrap:wrap}.scores div{border:1px solid var(--line);border-radius:8px;padding:.8rem 1.2rem;min-width:12rem}
-.scores b{display:block;font-size:1.7rem}svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
-.grid{stroke:var(--line)}.curve{fill:none;stroke:var(--accent);stroke-width:1.6}
-table{border-collapse:collapse;font-size:.85rem}td,th{text-align:left;padding:.1rem .8rem .1rem 0;border-bottom:1px solid var(--line)}
-.right td:last-child{color:var(--good)}.wrong td:last-child{color:var(--bad);font-weight:600}
-article{display:flex;gap:1.2rem;border:1px solid var(--line);border-left:4px solid var(--good);border-radius:8px;padding:1rem;margin:1rem 0;flex-wrap:wrap}
-article.part{border-left-color:var(--bad)}img{border:1px solid var(--line);image-rendering:auto}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem})";
-
 }  // namespace
 
 void write_demo_report(const std::filesystem::path& path, const DemoReport& report) {
@@ -153,11 +117,9 @@ void write_demo_report(const std::filesystem::path& path, const DemoReport& repo
     return fmt::format("<div>{}<b>{:.1f} % &rarr; {:.1f} %</b></div>", what, 100 * before,
                        100 * after);
   };
-  std::string page = fmt::format(
-      "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "
-      "content=\"width=device-width\"><title>Trestle demo</title><style>{}</style>"
-      "<h1>Trestle demo</h1><p class=\"soft\">{}, {}, {:.0f} s in all</p>",
-      kStyle, escaped(report.date), escaped(report.machine), seconds);
+  std::string page = html_head("Trestle demo");
+  page += fmt::format("<p class=\"soft\">{}, {}, {:.0f} s in all</p>", escaped(report.date),
+                      escaped(report.machine), seconds);
   page += fmt::format(
       "<p>A {:.1f} M parameter model of the Ministral 3 architecture, pre-trained by this program "
       "to read receipts aloud, "

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <limits>
 #include <memory>
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "bridge/compare.h"
 #include "bridge/gguf.h"
 #include "checkpoint/hub.h"
 #include "checkpoint/megatron.h"
@@ -26,10 +28,17 @@ GgmlType gguf_type(std::string_view name) {
   return name == "q8_0" ? GgmlType::kQ8_0 : GgmlType::kBF16;
 }
 
+std::optional<WeightDtype> weight_dtype(std::string_view name) {
+  if (name == "f32") return WeightDtype::kFloat32;
+  if (name == "bf16") return WeightDtype::kBFloat16;
+  if (name == "f16") return WeightDtype::kFloat16;
+  return name == "fp8" ? std::optional(WeightDtype::kFp8) : std::nullopt;
+}
+
 struct ExportFlags : ConvertFlags {
   std::string adapter, hf_output, mistral_output, gguf_output;
-  bool adapter_only = false;
-  std::string max_shard_size, layout = "tf4", gguf_type = "bf16";
+  bool adapter_only = false, verify = true;
+  std::string max_shard_size, layout = "tf4", gguf_type = "bf16", dtype;
 
   const std::string& output() const {
     if (!gguf_output.empty()) return gguf_output;
@@ -56,6 +65,13 @@ void settle(ExportFlags& flags) {
     hf.spelling = HfSpelling::kMistral;
     hf.max_shard_bytes = std::numeric_limits<uint64_t>::max();  // one file, as Mistral's are
   }
+  flags.options.dtype = weight_dtype(flags.dtype);
+  if (flags.options.dtype == WeightDtype::kFp8 && flags.hf_output.empty()) {
+    user_error("--dtype fp8 is written with --hf-path only");
+  }
+  if (!flags.dtype.empty() && flags.adapter_only) {
+    user_error("--dtype={} is of a model; an adapter keeps its own, leave it out", flags.dtype);
+  }
   if (!flags.max_shard_size.empty()) {
     hf.max_shard_bytes = parse_bytes("--max-shard-size", flags.max_shard_size);
   }
@@ -71,57 +87,89 @@ std::string name_of(const std::string& given) {
   return fs::canonical(given).filename();
 }
 
-Conversion write_gguf(const TensorSource& weights, const OpenCheckpoint& model,
-                      const ExportFlags& flags) {
-  const GgufAssets assets = read_gguf_assets(model.assets(), model.config());
+// What a verification found, which has passed.
+void report_verified(const Verified& done, std::chrono::steady_clock::time_point start) {
+  const std::string logits =
+      done.logits.max_error == 0
+          ? "and the logits read back equal"
+          : fmt::format(
+                "are what their types hold; logits: KL {:.2g} nats, same likeliest token at {} "
+                "of {} positions",
+                done.logits.mean_kl, done.logits.same_top, done.logits.positions);
+  fmt::print(stderr, "verified: {} tensors {}, {:.1f} s\n", done.tensors, logits,
+             seconds_since(start));
+}
+
+Conversion write_gguf(const OpenModel& model, const ExportFlags& flags) {
+  const fs::path& files = model.checkpoint().assets();
+  const GgufAssets assets = read_gguf_assets(files, model.config());
   if (assets.tokenizer.empty()) {
     fmt::print(stderr, "warning: {} has no tokenizer; the GGUF file will take and give ids only\n",
-               model.assets().string());
+               files.string());
   }
   const std::string& given = !flags.adapter.empty()    ? flags.adapter
                              : !flags.megatron.empty() ? flags.megatron
                                                        : flags.hf_model;
-  const GgufOptions options{.type = gguf_type(flags.gguf_type), .name = name_of(given)};
-  return export_gguf(weights, model.config(), assets, flags.gguf_output, options, flags.options)
+  GgufOptions options{.type = gguf_type(flags.gguf_type), .name = name_of(given), .verify = {}};
+  if (flags.verify) {
+    options.verify = [&](const GgufFiles& written) {
+      const auto start = std::chrono::steady_clock::now();
+      report_verified(verify_gguf(model.weights(), model.config(), model.checkpoint().dtype(),
+                                  options.type, written),
+                      start);
+    };
+  }
+  return export_gguf(model.weights(), model.config(), assets, flags.gguf_output, options,
+                     flags.options)
       .done;
 }
 
-Conversion run_export(ExportFlags& flags) {
-  const auto write = [&](const TensorSource& weights, const OpenCheckpoint& model) {
-    if (!flags.gguf_output.empty()) return write_gguf(weights, model, flags);
-    return write_hf(weights, model.config(), model.config_json(), model.side_files(),
-                    flags.output(), flags.options);
-  };
-  AdapterExport request{.megatron = flags.megatron,
-                        .adapter = flags.adapter,
-                        .hf_model = flags.hf_model,
-                        .base_name = flags.hf_model,
-                        .adapter_only = flags.adapter_only,
-                        .output = flags.output()};
-  if (!flags.adapter.empty()) request.adapter = resolve_model(flags.adapter, "--adapter-path");
-  const bool adapter = has_adapter(request);
+void warn_of_nothing(const fs::path& adapter, bool changes_nothing) {
+  if (changes_nothing) fmt::print(stderr, "{}\n", nothing_changes_warning(adapter));
+}
+
+ModelNames names_of(const ExportFlags& flags) {
+  ModelNames names{
+      .megatron = flags.megatron, .adapter = flags.adapter, .hf_model = flags.hf_model};
+  if (!flags.adapter.empty()) names.adapter = resolve_model(flags.adapter, "--adapter-path");
+  // Weights are read from hf_model where nothing else has them: no run, or one of adapters.
+  const bool run_has_weights =
+      !flags.megatron.empty() && (!names.adapter.empty() || !has_adapter(names));
   if (!flags.hf_model.empty()) {
-    // Its weights are read where nothing else has them: there is no run, or one of adapters.
-    const bool weights = flags.megatron.empty() || (adapter && flags.adapter.empty());
-    request.hf_model = weights && !flags.adapter_only
-                           ? flags.format.resolve(flags.hf_model, "--hf-model")
-                           : resolve_model(flags.hf_model, "--hf-model", HubFiles::kAssets);
+    names.hf_model = run_has_weights || flags.adapter_only
+                         ? resolve_model(flags.hf_model, "--hf-model", HubFiles::kAssets)
+                         : flags.format.resolve(flags.hf_model, "--hf-model");
   }
-  if (adapter) {
-    const AdapterExported done = export_adapter(request, write);
-    if (done.summary.changes_nothing) {
-      fmt::print(stderr, "{}\n", nothing_changes_warning(done.adapter));
-    }
+  if (flags.adapter_only || has_adapter(names)) return names;
+  if (run_has_weights) require_megatron(names.megatron, "--megatron-path");
+  names.format = flags.format.settle(run_has_weights ? names.megatron : names.hf_model);
+  return names;
+}
+
+Conversion run_export(ExportFlags& flags) {
+  const ModelNames names = names_of(flags);
+  if (flags.adapter_only) {
+    const AdapterWritten done =
+        export_peft_folder(names, flags.hf_model, flags.output(), flags.verify);
+    warn_of_nothing(done.adapter, done.summary.changes_nothing);
     return done.written;
   }
-  const bool from_run = !flags.megatron.empty();
-  const fs::path& weights = from_run ? request.megatron : request.hf_model;
-  const auto files =
-      from_run && !flags.hf_model.empty() ? std::optional(request.hf_model) : std::nullopt;
-  const CheckpointFormat format = flags.format.settle(weights);
-  if (from_run) require_megatron(weights, "--megatron-path");
-  const OpenCheckpoint model(weights, files, format);
-  return write(model.weights(), model);
+  const OpenModel model(names);
+  if (flags.verify) {
+    flags.options.verify = [&](const fs::path& written) {
+      const auto start = std::chrono::steady_clock::now();
+      report_verified(verify_checkpoint(model.weights(), model.config(), model.checkpoint().dtype(),
+                                        flags.options.dtype, written),
+                      start);
+    };
+  }
+  const OpenCheckpoint& base = model.checkpoint();
+  const Conversion done = flags.gguf_output.empty()
+                              ? write_hf(model.weights(), base.config(), base.config_json(),
+                                         base.side_files(), flags.output(), flags.options)
+                              : write_gguf(model, flags);
+  if (model.adapter()) warn_of_nothing(*model.adapter(), model.adapter_changes_nothing());
+  return done;
 }
 
 }  // namespace
@@ -156,6 +204,12 @@ void add_export(CLI::App& app) {
       ->needs(gguf)
       ->capture_default_str();
   command
+      ->add_option("--dtype", flags->dtype,
+                   "round weights to f32, bf16, f16, or fp8 (e4m3 with one scale a matrix, as the "
+                   "official Instruct files); default: as the source has them")
+      ->check(CLI::IsMember({"f32", "bf16", "f16", "fp8"}))
+      ->excludes(gguf);
+  command
       ->add_option("--max-shard-size,--max_shard_size", flags->max_shard_size,
                    "a file is closed before it would pass this; default: 5GB for --hf-path, one "
                    "file for --mistral-path")
@@ -167,6 +221,11 @@ void add_export(CLI::App& app) {
       ->check(CLI::IsMember({"tf4", "tf5"}))
       ->needs(hf)
       ->capture_default_str();
+  command
+      ->add_flag("--verify,!--no-verify", flags->verify,
+                 "before the result gets its name, read it back, compare every tensor and run a "
+                 "short forward on source and result; default: on")
+      ->default_str("");
   flags->add_to(*command);
   command->callback([flags] {
     settle(*flags);

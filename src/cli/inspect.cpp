@@ -1,14 +1,16 @@
-// `trestle inspect`: what a checkpoint of any known kind holds, without reading its data; with
-// --check, whether it is whole.
+// `trestle inspect`: what a checkpoint of any known kind holds, without reading its data unless
+// hashes are asked for; with --check, whether it is whole.
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <memory>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "bridge/check.h"
+#include "bridge/compare.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/hub.h"
@@ -24,69 +26,106 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void print_tensors(const std::map<std::string, TensorInfo>& tensors, const auto& note) {
-  uint64_t bytes = 0;
-  int64_t parameters = 0;
-  for (const auto& [name, info] : tensors) {
-    fmt::print("{:<90} {}{}\n", one_line(name), describe(info), note(name));
-    bytes += byte_size(info).value_or(0);
-    int64_t count = 1;
-    for (const int64_t size : info.shape) count *= size;
-    parameters += count;
+// What a checkpoint holds, for people or as JSON.
+class Listing {
+ public:
+  using Note = std::function<std::string(const std::string& name)>;
+  Listing(bool json, bool hashes) : json_(json), hashes_(hashes) {}
+
+  /// "Hugging Face checkpoint, tied embeddings".
+  void kind(const std::string& what) {
+    report_["kind"] = what;
+    if (!json_) fmt::print("{}\n", what);
   }
-  fmt::print("{} tensors, {:.2f} M parameters, {:.1f} MB\n", tensors.size(),
-             static_cast<double>(parameters) / 1e6, static_cast<double>(bytes) / 1e6);
-}
+  void line(const std::string& text) {
+    if (!json_) fmt::print("{}\n", text);
+  }
+  /// Tensors of a section ("tensors", "training_state"); `source` reads them.
+  void section(const char* title, const std::map<std::string, TensorInfo>& tensors,
+               const TensorSource& source, const Note& note = {}) {
+    uint64_t bytes = 0;
+    int64_t parameters = 0;
+    report_[title] = Json::object();
+    for (const auto& [name, info] : tensors) {
+      const std::string hash = hashes_ ? sha256_of(source, name, info) : "";
+      report_[title][name] = {{"dtype", describe_dtype(info)}, {"shape", info.shape}};
+      if (hashes_) report_[title][name]["sha256"] = hash;
+      line(fmt::format("{:<90} {}{}{}", one_line(name), describe(info), note ? note(name) : "",
+                       hashes_ ? "  sha256 " + hash : ""));
+      bytes += byte_size(info).value_or(0);
+      int64_t count = 1;
+      for (const int64_t size : info.shape) count *= size;
+      parameters += count;
+    }
+    line(fmt::format("{} tensors, {:.2f} M parameters, {:.1f} MB", tensors.size(),
+                     static_cast<double>(parameters) / 1e6, static_cast<double>(bytes) / 1e6));
+  }
+  void print() const {
+    if (json_) {
+      fmt::print("{}\n", report_.dump(2, ' ', false, Json::error_handler_t::replace));
+    }
+  }
 
-std::string no_note(const std::string&) { return ""; }
+ private:
+  static std::string describe_dtype(const TensorInfo& info) {
+    const std::string all = describe(info);
+    return all.substr(0, all.find(' '));
+  }
+  bool json_, hashes_;
+  Json report_ = Json::object();
+};
 
-void inspect(const fs::path& path, const FormatFlag& format) {
+void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
   if (!fs::exists(path)) user_error("{} does not exist", path.string());
   if (fs::is_regular_file(path) && is_gguf(path)) {
     const GgufFile file(path);
-    fmt::print("GGUF file\n");
+    listing.kind("GGUF file");
     for (const auto& [key, value] : file.metadata()) {
-      fmt::print("{:<60} {}\n", key, value.describe());
+      listing.line(fmt::format("{:<60} {}", key, value.describe()));
     }
-    print_tensors(file.tensors(), [&](const std::string& name) {
+    listing.section("tensors", file.tensors(), file, [&](const std::string& name) {
       return fmt::format("  stored as {}, {} bytes", file.stored(name).name,
                          file.stored_bytes(name));
     });
     return;
   }
   if (fs::is_regular_file(path)) {
-    fmt::print("safetensors file\n");
-    print_tensors(SafetensorsFile(path).tensors(), no_note);
+    const SafetensorsFile file(path);
+    listing.kind("safetensors file");
+    listing.section("tensors", file.tensors(), file);
     return;
   }
   const CheckpointFormat form = format.settle(path);
   if (form == CheckpointFormat::kMegatron) {
     const MegatronCheckpoint checkpoint(path);
-    fmt::print("Megatron checkpoint (torch_dist), iteration {}{}\n", checkpoint.iteration(),
-               checkpoint.is_adapter() ? ", adapters only" : "");
-    print_tensors(checkpoint.tensors(), no_note);
+    listing.kind(fmt::format("Megatron checkpoint (torch_dist), iteration {}{}",
+                             checkpoint.iteration(),
+                             checkpoint.is_adapter() ? ", adapters only" : ""));
+    listing.section("tensors", checkpoint.tensors(), checkpoint);
     if (!checkpoint.state().empty()) {
-      fmt::print("training state:\n");
-      print_tensors(checkpoint.state(), no_note);
+      listing.line("training state:");
+      listing.section("training_state", checkpoint.state(), checkpoint);
     }
     return;
   }
   if (fs::exists(path / "adapter_model.safetensors")) {
-    fmt::print("PEFT adapter\n");
-    print_tensors(SafetensorsFile(path / "adapter_model.safetensors").tensors(), no_note);
+    const SafetensorsFile file(path / "adapter_model.safetensors");
+    listing.kind("PEFT adapter");
+    listing.section("tensors", file.tensors(), file);
     return;
   }
   const auto opened = open_model_directory(path, form);
   const HfCheckpoint& checkpoint = *opened;
-  fmt::print("{} checkpoint, {} embeddings\n",
-             form == CheckpointFormat::kMistral ? "Mistral" : "Hugging Face",
-             checkpoint.config().text.tie_word_embeddings ? "tied" : "untied");
-  print_tensors(checkpoint.tensors(), [&](const std::string& name) {
+  listing.kind(fmt::format("{} checkpoint, {} embeddings",
+                           form == CheckpointFormat::kMistral ? "Mistral" : "Hugging Face",
+                           checkpoint.config().text.tie_word_embeddings ? "tied" : "untied"));
+  listing.section("tensors", checkpoint.tensors(), checkpoint, [&](const std::string& name) {
     const HfStored& stored = checkpoint.stored(name);
     std::string note = "  " + stored.file->path().filename().string();
-    if (stored.scale_file != nullptr)
+    if (stored.scale_file != nullptr) {
       note +=
           fmt::format(", stored as {} with {}", describe(stored.info), one_line(stored.scale_name));
+    }
     return note;
   });
 }
@@ -122,7 +161,7 @@ void check(const fs::path& path, const FormatFlag& format, bool as_json) {
 struct InspectFlags {
   std::string path;
   FormatFlag format;
-  bool check = false, json = false;
+  bool check = false, json = false, hashes = false;
 };
 
 }  // namespace
@@ -137,14 +176,20 @@ void add_inspect(CLI::App& app) {
       ->required();
   CLI::Option* check_flag = command->add_flag(
       "--check", flags->check, "validate it instead: one line a problem and exit status 2, or ok");
-  command->add_flag("--json", flags->json, "the result of --check as JSON")->needs(check_flag);
+  command->add_flag("--json", flags->json, "the list, or the result of --check, as JSON");
+  command
+      ->add_flag("--sha256", flags->hashes,
+                 "read the tensors too and give the hash of each one's values")
+      ->excludes(check_flag);
   flags->format.add_to(*command);
   command->callback([flags] {
     const fs::path path = flags->format.resolve(flags->path, "path");
     if (flags->check) {
       check(path, flags->format, flags->json);
     } else {
-      inspect(path, flags->format);
+      Listing listing(flags->json, flags->hashes);
+      inspect(path, flags->format, listing);
+      listing.print();
     }
   });
 }

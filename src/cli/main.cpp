@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
   trestle::add_evaluate(app);
   trestle::add_recipes(app);
   trestle::add_inspect(app);
+  trestle::add_compare(app);
   trestle::add_logits(app);
   trestle::add_tokenize(app);
   trestle::add_preprocess(app);

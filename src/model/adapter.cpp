@@ -112,15 +112,16 @@ Adapter::Factors Adapter::factors() const {
   return {at::cat(all_a), layout_.fuse(all_b, 0)};
 }
 
-at::Tensor Adapter::row_norms(const at::Tensor& weight, const at::Tensor& squares) const {
+at::Tensor Adapter::row_norms(const at::Tensor& weight, const at::Tensor& squares,
+                              int64_t first) const {
   const at::NoGradGuard no_grad;
   const auto [a, b] = factors();
   const at::Tensor gram = at::mm(a, a.t());
   std::vector<at::Tensor> sums;
-  for_row_blocks(out_, [&, a = a, b = b](int64_t start, int64_t count) {
+  for_row_blocks(weight.size(0), [&, a = a, b = b](int64_t start, int64_t count) {
     // ||w + b A||^2 = ||w||^2 + (2 w A^T + b A A^T) . b
     const at::Tensor w = weight.narrow(0, start, count).to(at::kFloat);
-    const at::Tensor rows = b.narrow(0, start, count);
+    const at::Tensor rows = b.narrow(0, first + start, count);
     const at::Tensor inner = at::mm(w, a.t()).mul_(2).add_(at::mm(rows, gram));
     sums.push_back(at::sum(inner.mul_(rows), at::IntArrayRef{1}, false, at::kDouble));
   });
@@ -128,25 +129,29 @@ at::Tensor Adapter::row_norms(const at::Tensor& weight, const at::Tensor& square
   return norms.masked_fill_(norms == 0, 1);
 }
 
-at::Tensor Adapter::gain(const at::Tensor& row_norms) const {
-  if (whole_) return whole_->magnitude.to(at::kFloat) / row_norms;
-  const std::vector<at::Tensor> norms = layout_.split(row_norms, 0);
-  std::vector<at::Tensor> gains;
+at::Tensor Adapter::gain(const at::Tensor& row_norms, int64_t first) const {
+  const auto these = [&](const at::Tensor& all) { return all.narrow(0, first, row_norms.size(0)); };
+  if (whole_) return these(whole_->magnitude).to(at::kFloat) / row_norms;
+  std::vector<at::Tensor> magnitudes, adapted;
   for (size_t i = 0; i < pairs_.size(); ++i) {
-    gains.push_back(pairs_[i] ? pairs_[i]->magnitude.to(at::kFloat) / norms[i]
-                              : at::ones_like(norms[i]));
+    const int64_t rows = layout_.part_size(i, out_);
+    magnitudes.push_back(pairs_[i] ? pairs_[i]->magnitude.to(at::kFloat)
+                                   : at::ones({rows}, row_norms.options()));
+    adapted.push_back(at::full({rows}, pairs_[i] != nullptr, row_norms.options().dtype(at::kBool)));
   }
-  return layout_.fuse(gains, 0);
+  const at::Tensor gains = these(layout_.fuse(magnitudes, 0)) / row_norms;
+  return at::where(these(layout_.fuse(adapted, 0)), gains, 1);
 }
 
-at::Tensor Adapter::merged(const at::Tensor& weight) const {
+at::Tensor Adapter::merged(const at::Tensor& weight, int64_t first) const {
   const at::NoGradGuard no_grad;
   const auto [a, b] = factors();
   at::Tensor gains;
-  if (dora_) gains = gain(row_norms(weight, square_rows(weight))).unsqueeze(1);
+  if (dora_) gains = gain(row_norms(weight, square_rows(weight), first), first).unsqueeze(1);
   at::Tensor result = at::empty_like(weight);
-  for_row_blocks(out_, [&, a = a, b = b](int64_t start, int64_t count) {
-    at::Tensor rows = at::mm(b.narrow(0, start, count), a).add_(weight.narrow(0, start, count));
+  for_row_blocks(weight.size(0), [&, a = a, b = b](int64_t start, int64_t count) {
+    at::Tensor rows = at::mm(b.narrow(0, first + start, count), a);
+    rows.add_(weight.narrow(0, start, count));
     if (dora_) rows.mul_(gains.narrow(0, start, count));
     result.narrow(0, start, count).copy_(rows);
   });
@@ -165,7 +170,7 @@ void Adapter::set_magnitude(const at::Tensor& norms) {
   }
 }
 
-bool Adapter::changes_nothing(const at::Tensor& weight) const {
+bool Adapter::changes_nothing(const at::Tensor& weight, int64_t first) const {
   const at::NoGradGuard no_grad;
   const auto is_zero = [](const at::Tensor& tensor) { return !tensor.any().item<bool>(); };
   const auto does_nothing = [&](const std::shared_ptr<LowRank>& pair) {
@@ -176,7 +181,7 @@ bool Adapter::changes_nothing(const at::Tensor& weight) const {
   // What a start leaves between m and our norms: m's own rounding, or another order of summation.
   const bool half = low_rank_weights().front().element_size() < 4;
   const double tolerance = half ? 1.0 / 128 : 1e-5;
-  const at::Tensor gains = gain(row_norms(weight, square_rows(weight)));
+  const at::Tensor gains = gain(row_norms(weight, square_rows(weight), first), first);
   return (gains - 1).abs().max().item<double>() <= tolerance;
 }
 

@@ -60,18 +60,21 @@ class Adapter : public torch::nn::Module {
   at::Tensor dropped(const at::Tensor& x) const;
   /// s B A x in the fused row order: [T, in] -> [T, out].
   at::Tensor delta(const at::Tensor& x) const;
-  /// DoRA's m / norm, [out] in fp32; `row_norms` as row_norms() gives them. 1 where a part is not
+  /// What follows takes W, or those of its rows that begin at row `first`.
+  ///
+  /// DoRA's m / norm, [rows] in fp32; `row_norms` as row_norms() gives them. 1 where a part is not
   /// adapted.
-  at::Tensor gain(const at::Tensor& row_norms) const;
-  /// ||W + s B A|| row by row, [out] in fp32, without forming B A; `squares` are square_rows(W).
+  at::Tensor gain(const at::Tensor& row_norms, int64_t first = 0) const;
+  /// ||W + s B A|| row by row, [rows] in fp32, without forming B A; `squares` are square_rows(W).
   /// A row of zeros counts as 1, so that it stays zeros.
-  at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& squares) const;
+  at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& squares,
+                       int64_t first = 0) const;
   /// The weight with the adapter in it, computed in fp32 and rounded to the weight's dtype once.
-  at::Tensor merged(const at::Tensor& weight) const;
+  at::Tensor merged(const at::Tensor& weight, int64_t first = 0) const;
+  /// Whether the projection computes what it would without the adapter, to the rounding of m.
+  bool changes_nothing(const at::Tensor& weight, int64_t first = 0) const;
   /// Sets m to given norms [out]: DoRA's start, where it changes nothing.
   void set_magnitude(const at::Tensor& norms);
-  /// Whether the projection computes what it would without the adapter, to the rounding of m.
-  bool changes_nothing(const at::Tensor& weight) const;
 
   bool is_dora() const { return dora_; }
   double dropout() const { return dropout_; }

@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
-
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/hf_config.h"
@@ -52,36 +50,37 @@ struct Parts {
   std::optional<fs::path> files;
 };
 
-Parts parts_of(const AdapterExport& request) {
-  const auto files = request.hf_model.empty() ? std::nullopt : std::optional(request.hf_model);
-  if (request.megatron.empty()) {
-    if (request.adapter.empty()) user_error("there is no adapter to export; name it");
-    fs::path base = request.hf_model;
-    if (base.empty() && is_adapter_run(request.adapter)) {
-      if (!request.adapter_only) base = base_of_run(request.adapter);
+// Without `weights` the base's are not looked for.
+Parts parts_of(const ModelNames& names, bool weights = true) {
+  const auto files = names.hf_model.empty() ? std::nullopt : std::optional(names.hf_model);
+  if (names.megatron.empty()) {
+    if (names.adapter.empty()) user_error("there is no adapter to export; name it");
+    fs::path base = names.hf_model;
+    if (base.empty() && is_adapter_run(names.adapter)) {
+      if (weights) base = base_of_run(names.adapter);
     } else if (base.empty()) {
       user_error("--adapter-path {} needs its base model; name it with --hf-model",
-                 request.adapter.string());
+                 names.adapter.string());
     }
-    return {request.adapter, base, {}};
+    return {names.adapter, base, {}};
   }
-  require_directory(request.megatron, "--megatron-path");
-  if (is_adapter_run(request.megatron)) {
-    if (!request.adapter.empty()) {
+  require_directory(names.megatron, "--megatron-path");
+  if (is_adapter_run(names.megatron)) {
+    if (!names.adapter.empty()) {
       user_error(
           "--megatron-path {} and --adapter-path {} are both adapters; give one, and its base with "
           "--hf-model",
-          request.megatron.string(), request.adapter.string());
+          names.megatron.string(), names.adapter.string());
     }
-    fs::path base = request.hf_model;
-    if (base.empty() && !request.adapter_only) base = base_of_run(request.megatron);
-    return {request.megatron, base, {}};
+    fs::path base = names.hf_model;
+    if (base.empty() && weights) base = base_of_run(names.megatron);
+    return {names.megatron, base, {}};
   }
-  if (request.adapter.empty()) {
+  if (names.adapter.empty()) {
     user_error("--megatron-path {} holds a model's weights, no adapter; leave --adapter-only out",
-               request.megatron.string());
+               names.megatron.string());
   }
-  return {request.adapter, request.megatron, files};
+  return {names.adapter, names.megatron, files};
 }
 
 // A PEFT folder needs no weights of the base, and of its config the sizes only.
@@ -97,18 +96,28 @@ ModelConfig config_for_folder(const Parts& parts) {
   return OpenCheckpoint(base_of_run(parts.adapter)).config();
 }
 
-AdapterSummary write_folder(const Parts& parts, const AdapterExport& request, Conversion& written) {
-  Ministral3 model(config_for_folder(parts), {at::kBFloat16, at::Device(at::kMeta)});
-  const AdapterSummary summary = load_adapter(model, parts.adapter);
-  save_peft_folder(model, request.output, {.base_model = request.base_name});
-  for (const NamedPair& pair : named_pairs(model)) {
-    for (const at::Tensor& tensor : {pair.a, pair.b, pair.magnitude}) {
-      if (!tensor.defined()) continue;
-      ++written.tensors;
-      written.bytes += tensor.nbytes();
+// Every tensor of one side is the other's, bit for bit.
+void require_equal(const Ministral3& wanted, const Ministral3& written, const fs::path& folder) {
+  const std::vector<NamedPair> ours = named_pairs(wanted), theirs = named_pairs(written);
+  const auto equal = [](const at::Tensor& a, const at::Tensor& b) {
+    return a.defined() == b.defined() &&
+           (!a.defined() || (a.scalar_type() == b.scalar_type() && at::equal(a, b)));
+  };
+  bool good = ours.size() == theirs.size();
+  for (size_t i = 0; good && i < ours.size(); ++i) {
+    good = ours[i].module == theirs[i].module && equal(ours[i].a, theirs[i].a) &&
+           equal(ours[i].b, theirs[i].b) && equal(ours[i].magnitude, theirs[i].magnitude);
+    if (!good) {
+      machine_error(
+          "{} reads back differently at {}; the disk is not to be trusted, or this is a "
+          "bug: nothing was kept",
+          folder.string(), ours[i].module);
     }
   }
-  return summary;
+  if (!good) {
+    machine_error("{} reads back with {} adapted projections instead of {}; nothing was kept",
+                  folder.string(), theirs.size(), ours.size());
+  }
 }
 
 }  // namespace
@@ -120,44 +129,73 @@ MergedTensors::MergedTensors(const TensorSource& base, const Ministral3& adapter
 }
 
 at::Tensor MergedTensors::read(const std::string& name) const {
-  at::Tensor weight = base_.read(name);
-  const auto adapter = adapters_.find(name);
-  if (adapter == adapters_.end()) return weight;
-  at::Tensor merged = adapter->second->merged(weight);
-  changed_ = changed_ || !(at::equal(merged, weight) || adapter->second->changes_nothing(weight));
-  return merged;
+  return adapters_.contains(name) ? read_all_rows(*this, name) : base_.read(name);
 }
 
 void MergedTensors::read_rows(const std::string& name, RowRange range, std::byte* out) const {
-  if (!adapters_.contains(name)) return base_.read_rows(name, range, out);
-  if (last_name_ != name) {
-    last_ = at::Tensor();  // before the next is made
-    last_ = read(name).contiguous();
-    last_name_ = name;
-  }
-  const at::Tensor rows = last_.narrow(0, range.first, range.count);
-  std::memcpy(out, rows.const_data_ptr(), rows.nbytes());
+  base_.read_rows(name, range, out);
+  const auto found = adapters_.find(name);
+  if (found == adapters_.end()) return;
+  const Adapter& adapter = *found->second;
+  const TensorInfo& info = tensors().at(name);
+  at::Tensor rows =
+      at::from_blob(out, {range.count, info.shape.at(1)}, at::TensorOptions(info.dtype));
+  const at::Tensor merged = adapter.merged(rows, range.first);
+  changed_ = changed_ || !(at::equal(merged, rows) || adapter.changes_nothing(rows, range.first));
+  rows.copy_(merged);
 }
 
-bool has_adapter(const AdapterExport& request) {
-  return request.adapter_only || !request.adapter.empty() || is_adapter_run(request.megatron);
+bool has_adapter(const ModelNames& names) {
+  return !names.adapter.empty() || is_adapter_run(names.megatron);
 }
 
-AdapterExported export_adapter(const AdapterExport& request, const ModelWriter& write) {
-  const Parts parts = parts_of(request);
-  AdapterExported done;
-  done.adapter = parts.adapter;
-  if (request.adapter_only) {
-    done.summary = write_folder(parts, request, done.written);
-    return done;
+OpenModel::OpenModel(const ModelNames& names) {
+  if (!has_adapter(names)) {
+    const bool run = !names.megatron.empty();
+    const auto files =
+        run && !names.hf_model.empty() ? std::optional(names.hf_model) : std::nullopt;
+    checkpoint_ = std::make_unique<OpenCheckpoint>(run ? names.megatron : names.hf_model, files,
+                                                   names.format);
+    return;
   }
-  const OpenCheckpoint base(parts.base, parts.files);
+  const Parts parts = parts_of(names);
+  adapter_ = parts.adapter;
+  checkpoint_ = std::make_unique<OpenCheckpoint>(parts.base, parts.files, names.format);
   // Adapters in fp32, so that the merge rounds once.
-  Ministral3 adapters(base.config(), {at::kFloat, at::Device(at::kMeta)});
-  done.summary = load_adapter(adapters, parts.adapter);
-  const MergedTensors merged(base.weights(), adapters);
-  done.written = write(merged, base);
-  done.summary.changes_nothing = !merged.changed();
+  adapters_ =
+      std::make_unique<Ministral3>(checkpoint_->config(), Build{at::kFloat, at::Device(at::kMeta)});
+  load_adapter(*adapters_, parts.adapter);
+  merged_ = std::make_unique<MergedTensors>(checkpoint_->weights(), *adapters_);
+}
+
+const TensorSource& OpenModel::weights() const {
+  return merged_ ? static_cast<const TensorSource&>(*merged_) : checkpoint_->weights();
+}
+
+AdapterWritten export_peft_folder(const ModelNames& names, const std::string& base_name,
+                                  const fs::path& output, bool verify) {
+  const Parts parts = parts_of(names, /*weights=*/false);
+  const Build meta{at::kBFloat16, at::Device(at::kMeta)};
+  const ModelConfig config = config_for_folder(parts);
+  Ministral3 model(config, meta);
+  AdapterWritten done{
+      .written = {}, .summary = load_adapter(model, parts.adapter), .adapter = parts.adapter};
+  PeftFolderOptions options{.base_model = base_name};
+  if (verify) {
+    options.verify = [&](const fs::path& folder) {
+      Ministral3 written(config, meta);
+      load_adapter(written, folder);
+      require_equal(model, written, output);
+    };
+  }
+  save_peft_folder(model, output, options);
+  for (const NamedPair& pair : named_pairs(model)) {
+    for (const at::Tensor& tensor : {pair.a, pair.b, pair.magnitude}) {
+      if (!tensor.defined()) continue;
+      ++done.written.tensors;
+      done.written.bytes += tensor.nbytes();
+    }
+  }
   return done;
 }
 

@@ -1,11 +1,12 @@
-// A base model seen with an adapter in its weights, one projection in memory at a time, and what an
-// adapter becomes on its way out: a merged Hugging Face model or a PEFT folder. Called by export.
+// A model as its user names it, perhaps with an adapter: the base seen with the adapter in its
+// weights, some rows in memory at a time; and an adapter on its way out as a PEFT folder. Called by
+// export and compare.
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "bridge/convert.h"
@@ -29,47 +30,61 @@ class MergedTensors : public TensorSource {
   const TensorSource& base_;
   std::map<std::string, std::shared_ptr<Adapter>> adapters_;
   mutable bool changed_ = false;
-  // The projection read last: its rows are asked for one range after the other.
-  mutable std::string last_name_;
-  mutable at::Tensor last_;
 };
 
-/// What `trestle export` is told; empty where it was not.
-struct AdapterExport {
-  /// A run of adapters, or the base model in Megatron's form.
-  std::filesystem::path megatron;
+/// How a model is named; empty where it was not.
+struct ModelNames {
+  /// A run of adapters, or a model in Megatron's form.
+  std::filesystem::path megatron = {};
   /// A PEFT folder or a run of adapters.
-  std::filesystem::path adapter;
-  /// The base model, or only the config, tokenizer and processor files of a base in Megatron's
-  /// form.
-  std::filesystem::path hf_model;
-  /// How a PEFT folder names its base: what the user called hf_model.
-  std::string base_name;
-  /// A PEFT folder at `output` instead of a merged model; it must not exist or be empty.
-  bool adapter_only = false;
-  std::filesystem::path output;
+  std::filesystem::path adapter = {};
+  /// A model in another form, of adapters their base; or only the config, tokenizer and processor
+  /// files of what is in Megatron's form.
+  std::filesystem::path hf_model = {};
+  /// Which form of a directory is read where it has several.
+  std::optional<CheckpointFormat> format = {};
 };
 
-/// Whether the request speaks of an adapter: one is named, or the Megatron checkpoint holds nothing
-/// else.
-bool has_adapter(const AdapterExport& request);
+/// Whether they speak of an adapter: one is named, or the Megatron checkpoint holds nothing else.
+bool has_adapter(const ModelNames& names);
 
-struct AdapterExported {
+/// The named model, its adapter merged. The base of a run's adapters is hf_model or, without it,
+/// the checkpoint.pretrained_checkpoint of its run_config.yaml, looked for where the path leads,
+/// then beside the run, then on the Hub.
+class OpenModel {
+ public:
+  /// Throws UserError when there is no model, or an adapter without a base, and as OpenCheckpoint
+  /// and load_adapter do.
+  explicit OpenModel(const ModelNames& names);
+
+  /// Under Megatron's names.
+  const TensorSource& weights() const;
+  /// Config, dtype, tokenizer and processor files; of an adapter its base's.
+  const OpenCheckpoint& checkpoint() const { return *checkpoint_; }
+  const ModelConfig& config() const { return checkpoint_->config(); }
+  /// The adapter that was merged, if one was.
+  const std::optional<std::filesystem::path>& adapter() const { return adapter_; }
+  /// Whether there is an adapter that made no difference; known when all weights have been read.
+  bool adapter_changes_nothing() const { return merged_ && !merged_->changed(); }
+
+ private:
+  std::unique_ptr<OpenCheckpoint> checkpoint_;
+  std::unique_ptr<Ministral3> adapters_;
+  std::unique_ptr<MergedTensors> merged_;
+  std::optional<std::filesystem::path> adapter_;
+};
+
+/// Writes the named adapter as a PEFT folder at `output`, which must not exist or be empty, with
+/// `base_name` as its base_model_name_or_path. The base's weights are not needed, of its config
+/// the sizes only. With `verify` the folder is read back and compared before it gets its name.
+/// Throws as OpenModel.
+struct AdapterWritten {
   Conversion written;
   AdapterSummary summary;
   /// The adapter that was read.
   std::filesystem::path adapter;
 };
-
-/// Writes a model somewhere: weights under Megatron's names; config and files as `model` has them.
-using ModelWriter =
-    std::function<Conversion(const TensorSource& weights, const OpenCheckpoint& model)>;
-
-/// Writes the PEFT folder, or has `write` take the merged model. The base of a run's adapters is
-/// hf_model or, without it, the checkpoint.pretrained_checkpoint of its run_config.yaml, looked for
-/// where the path leads, then beside the run, then on the Hub; a PEFT folder can be written without
-/// its weights. Throws UserError when
-/// there is no adapter or no base, and as load_adapter does.
-AdapterExported export_adapter(const AdapterExport& request, const ModelWriter& write);
+AdapterWritten export_peft_folder(const ModelNames& names, const std::string& base_name,
+                                  const std::filesystem::path& output, bool verify);
 
 }  // namespace trestle

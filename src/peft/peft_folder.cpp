@@ -171,6 +171,7 @@ void save_peft_folder(const Ministral3& model, const fs::path& directory,
   SafetensorsWriter writer(output.path() / kWeightsFile, list);
   for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
   writer.commit();
+  if (options.verify) options.verify(output.path());
   output.commit();
 }
 

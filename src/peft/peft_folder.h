@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "bridge/check.h"
@@ -33,6 +34,8 @@ struct PeftFolderOptions {
   /// base_model_name_or_path.
   std::string base_model = {};
   bool replace = false;
+  /// Sees the finished folder before it gets its name; what it throws leaves nothing behind.
+  std::function<void(const std::filesystem::path&)> verify = {};
 };
 
 /// Writes the model's adapters in their dtype; in Megatron's form the parts of a fused projection

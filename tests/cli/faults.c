@@ -1,6 +1,7 @@
 // Preloaded by test_crash.py: counts the calls that change files and, at the $FAULT_AT-th, either
 // kills the process (FAULT=kill; of a write, half is done) or makes it and all later ones that need
-// space fail with an errno (FAULT=28: no space left). With FAULT_LOG the count goes into that file.
+// space fail with an errno (FAULT=28: no space left), or flips a bit of what it writes (FAULT=flip,
+// only writes at an offset count). With FAULT_LOG the count goes into that file.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -18,12 +19,14 @@
 static atomic_long count;
 static long fault_at;  // 0: never
 static int fault_errno;  // 0: kill
+static int fault_flip;
 
 __attribute__((constructor)) static void start(void) {
   const char* at = getenv("FAULT_AT");
   const char* fault = getenv("FAULT");
   fault_at = at ? atol(at) : 0;
-  fault_errno = fault && strcmp(fault, "kill") != 0 ? atoi(fault) : 0;
+  fault_flip = fault && strcmp(fault, "flip") == 0;
+  fault_errno = fault && !fault_flip && strcmp(fault, "kill") != 0 ? atoi(fault) : 0;
 }
 
 __attribute__((destructor)) static void finish(void) {
@@ -56,7 +59,7 @@ static int is_file(int fd) {
 // A call that needs space: killed before it, or failed.
 #define NEEDS_SPACE()            \
   do {                           \
-    if (strikes()) {             \
+    if (!fault_flip && strikes()) { \
       if (!fault_errno) die();   \
       errno = fault_errno;       \
       return -1;                 \
@@ -65,7 +68,7 @@ static int is_file(int fd) {
 // A call that only takes away: killed before it, never failed.
 #define TAKES_AWAY()                       \
   do {                                     \
-    if (strikes() && !fault_errno) die();  \
+    if (!fault_flip && strikes() && !fault_errno) die();  \
   } while (0)
 
 static ssize_t guarded_pwrite(int fd, const void* data, size_t size, off_t offset) {
@@ -73,6 +76,14 @@ static ssize_t guarded_pwrite(int fd, const void* data, size_t size, off_t offse
     if (fault_errno) {
       errno = fault_errno;
       return -1;
+    }
+    if (fault_flip && size > 0) {
+      char* copy = malloc(size);
+      memcpy(copy, data, size);
+      copy[size / 2] ^= 1;
+      const ssize_t done = NEXT(pwrite)(fd, copy, size, offset);
+      free(copy);
+      return done;
     }
     NEXT(pwrite)(fd, data, size / 2, offset);
     die();

@@ -424,6 +424,10 @@ class Gguf(Refusals):
         self.refused("export", "--gguf-path", "out", names=["--megatron-path", "--hf-model"])
         self.refused("export", "--hf-model", HF, "--hf-path", "out", "--gguf-type", "f16", names=["--gguf-path"])
         self.export(DEMO, ["--gguf-type", "q4_0"], "--gguf-type", "q4_0")
+        self.export(DEMO, ["--dtype"], "--dtype", "bf16")
+        self.refused("export", "--hf-model", DEMO, "--mistral-path", "out", "--dtype", "fp8", names=["fp8", "--hf-path"])
+        self.refused("export", "--hf-model", HF, "--adapter-path", MEGATRON.parent / "lora", "--adapter-only",
+                     "--hf-path", "out", "--dtype", "bf16", names=["--dtype=bf16"])
         self.export("absent", ["absent"])
 
     def test_what_llama_cpp_cannot_run(self):
@@ -456,8 +460,8 @@ class Gguf(Refusals):
         edit_json(model / "tekken.json", lambda file: file["config"].update(pattern=r"\p{L}+|."))
         self.export(model, [model / "tekken.json", "pattern"])
 
-    def test_value_beyond_float16(self):
-        (self.folder / "out").mkdir()
+    def huge(self):
+        """The demo model with 65536 in a weight."""
         model = Path(shutil.copytree(DEMO, self.folder / "model"))
         file = model / "model.safetensors"
         data = bytearray(file.read_bytes())
@@ -465,8 +469,15 @@ class Gguf(Refusals):
         entry = json.loads(data[8:8 + size])["language_model.model.layers.2.mlp.up_proj.weight"]
         self.assertEqual(entry["dtype"], "BF16")
         at = 8 + size + entry["data_offsets"][0]
-        data[at:at + 2] = struct.pack("<H", 0x4780)  # 65536
+        data[at:at + 2] = struct.pack("<H", 0x4780)
         file.write_bytes(data)
+        return model
+
+    def test_value_beyond_float16(self):
+        (self.folder / "out").mkdir()
+        model = self.huge()
+        self.refused("export", "--hf-model", model, "--hf-path", "out", "--dtype", "f16", progress=True,
+                     names=["model.layers.2.mlp.up_proj.weight", "65504", "bf16"])
         self.export(model, ["blk.2.ffn_up.weight", "F16", "bf16"], "--gguf-type", "f16", progress=True)
 
 

@@ -272,10 +272,12 @@ class Others(Checks):
         self.assertIn("does not exist", done.stderr)
         self.fails(self.folder, ["config.json"])
 
-    def test_json_alone(self):
+    def test_json_without_check_lists(self):
         done = subprocess.run([TRESTLE, "inspect", HF, "--json"], capture_output=True, text=True)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("--check", done.stderr)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        listed = json.loads(done.stdout)
+        self.assertEqual(listed["kind"], "Hugging Face checkpoint, untied embeddings")
+        self.assertEqual(listed["tensors"]["model.norm.weight"], {"dtype": "BF16", "shape": [48]})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Trestle against transformers, live, on the tiny models of tests/golden/model.
+"""Trestle against transformers, live, on the tiny models of tests/golden/model and on the three official sizes' configs,
+shrunk, each tied and untied.
 
   .venv/bin/python tests/interop/test_transformers.py --trestle build/release/trestle
 
 For each model: logits and loss of fresh inputs, in fp32 and bf16, from one file and from shards;
 then HF -> Megatron -> HF, whose tensors must be equal to the bit and whose export transformers
-must load, with nothing missing, to the same logits. Ends with "N passed, M failed".
+must load, with nothing missing, to the same logits; exports in other dtypes, FP8 included, hold what
+torch and transformers' own quantiser make of the weights. Ends with "N passed, M failed".
 """
 
 import argparse
@@ -16,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers.integrations import finegrained_fp8
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -78,6 +82,10 @@ def tensors_of(folder):
     return tensors
 
 
+def same_bits(one, other):
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
 def same_tensors(source, exported):
     ours, theirs = tensors_of(exported), tensors_of(source)
     if ours.keys() != theirs.keys():
@@ -87,7 +95,7 @@ def same_tensors(source, exported):
         if other.dtype != value.dtype or other.shape != value.shape:
             raise AssertionError(f"{name}: {other.dtype} {tuple(other.shape)}, "
                                  f"was {value.dtype} {tuple(value.shape)}")
-        if not torch.equal(other.view(torch.uint8), value.view(torch.uint8)):
+        if not same_bits(other, value):
             raise AssertionError(f"{name}: bits differ")
 
 
@@ -123,6 +131,9 @@ class Checks:
     def __init__(self, trestle, model, scratch):
         self.trestle, self.model, self.scratch = trestle, model, Path(scratch)
         self.source = GOLDEN / model.name
+        if not self.source.exists():
+            self.source = self.scratch / model.name
+            models.write_model(model, self.source)
         fresh = copy.copy(model)
         fresh.seed += 5000  # inputs that no golden holds
         self.batch, _ = models.make_batch(fresh)
@@ -172,6 +183,62 @@ class Checks:
                            self.forward(source, torch.bfloat16).logits):
             raise AssertionError("the export has other logits than its source in transformers")
 
+    def exported(self, source, dtype):
+        folder = self.scratch / f"as_{dtype}"
+        run(self.trestle, "export", "--hf-model", source, "--hf-path", folder, "--dtype", dtype)
+        return folder, tensors_of(folder)
+
+    def check_dtypes(self):
+        """Values are rounded as torch rounds them, and the config says so."""
+        weights = tensors_of(self.source)
+        for dtype, torchs in (("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)):
+            folder, tensors = self.exported(self.source, dtype)
+            for name, value in weights.items():
+                if not same_bits(tensors[name], value.to(torchs)):
+                    raise AssertionError(f"{dtype} {name} is not torch's {torchs}")
+            stated = json.loads((folder / "config.json").read_text())["dtype"]
+            if stated != str(torchs).removeprefix("torch."):
+                raise AssertionError(f"{dtype}: the config says {stated}")
+
+    def check_fp8(self):
+        """Weights and scales are transformers' own, which loads them to the logits that we compute."""
+        source = write_as(self.source, self.scratch / "for_fp8", dtype=torch.bfloat16)
+        folder, tensors = self.exported(source, "fp8")
+        settings = SimpleNamespace(quantization_config=SimpleNamespace(weight_block_size=None, scale_fmt="float"))
+        quantise = finegrained_fp8.Fp8Quantize(settings)._quantize_one
+        expected = {}
+        for name, value in tensors_of(source).items():
+            is_fp8 = ".layers." in name and name.endswith("_proj.weight") and "vision_tower" not in name
+            for key, made in (quantise(name, value) if is_fp8 else {name: value}).items():
+                expected[key] = made.reshape(()) if key.endswith("_scale_inv") else made
+        if tensors.keys() != expected.keys():
+            raise AssertionError(f"names differ: {sorted(tensors.keys() ^ expected.keys())[:4]}")
+        for name, value in expected.items():
+            ours = tensors[name]
+            if ours.dtype != value.dtype or ours.shape != value.shape or not same_bits(ours, value):
+                raise AssertionError(f"{name} differs from transformers' {value.dtype}")
+        ours = self.logits(folder, dtype="float32")["logits"]
+        with torch.no_grad():
+            loaded = models.model_class(self.model).from_pretrained(
+                folder, dtype=torch.bfloat16, attn_implementation="eager",
+                quantization_config=transformers.FineGrainedFP8Config(dequantize=True)).float().eval()
+            theirs = loaded(**self.batch, use_cache=False).logits
+        at_most("the logits of the FP8 export", (ours - theirs).abs().max().item(), LOGITS)
+
+
+def official_sizes():
+    """3B, 8B and 14B with every size divided, and their rope as it is."""
+    rope = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+            "max_position_embeddings": 262144, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1}
+    for seed, (name, hidden, ffn, layers) in enumerate((("3b", 3072, 9216, 26), ("8b", 4096, 14336, 34), ("14b", 5120, 16384, 40))):
+        for tied in (True, False):
+            text = models.text_config("ministral3", tied, hidden_size=hidden // 64, intermediate_size=ffn // 64,
+                                      num_hidden_layers=layers // 8, num_attention_heads=8, num_key_value_heads=2, head_dim=16,
+                                      max_position_embeddings=262144, rope_parameters=rope)
+            yield models.Model(f"{name}_{'tied' if tied else 'untied'}", models.mistral3(text, models.vision_config(14, layers=3)),
+                               models.NESTED, 60 + seed, [[(56, 84)], []], embed_std=0.15)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -182,7 +249,7 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     passed = failed = 0
-    for model in models.all_models():
+    for model in [*models.all_models(), *official_sizes()]:
         with tempfile.TemporaryDirectory() as scratch:
             checks = Checks(str(Path(args.trestle).resolve()), model, scratch)
             for name in sorted(name for name in dir(checks) if name.startswith("check_")):

@@ -1,0 +1,273 @@
+#include "bridge/compare.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <future>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "bridge/gguf_source.h"
+#include "bridge/load.h"
+#include "bridge/streamed.h"
+#include "checkpoint/safetensors.h"
+
+namespace trestle {
+
+namespace {
+
+constexpr uint64_t kBlock = 16 << 20;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// One side of a tensor, a block of rows at a time.
+class Side {
+ public:
+  Side(const TensorSource& source, const std::string& name, const TensorInfo& info, bool hash)
+      : source_(source), name_(name), info_(info) {
+    if (hash) digest_.emplace(Digest::Kind::kSha256);
+  }
+
+  void read(RowRange range) {
+    bytes_.resize(info_.row_bytes() * static_cast<uint64_t>(range.count));
+    source_.read_rows(name_, range, bytes_.data());
+    if (digest_) digest_->update({reinterpret_cast<const char*>(bytes_.data()), bytes_.size()});
+  }
+  const std::vector<std::byte>& bytes() const { return bytes_; }
+  at::Tensor values() {
+    const auto count = static_cast<int64_t>(bytes_.size() / c10::elementSize(info_.dtype));
+    return at::from_blob(bytes_.data(), {count}, at::TensorOptions(info_.dtype)).to(at::kDouble);
+  }
+  std::string sha256() { return digest_ ? digest_->hex() : std::string(); }
+
+ private:
+  const TensorSource& source_;
+  const std::string& name_;
+  const TensorInfo& info_;
+  std::optional<Digest> digest_;
+  std::vector<std::byte> bytes_;
+};
+
+template <class Function>
+void for_row_blocks(const TensorInfo& info, const Function& fn) {
+  const uint64_t row = std::max<uint64_t>(info.row_bytes(), 1);
+  const auto step = static_cast<int64_t>(std::max<uint64_t>(kBlock / row, 1));
+  for (int64_t first = 0; first < info.rows(); first += step) {
+    fn(RowRange{first, std::min(step, info.rows() - first)});
+  }
+}
+
+// Both sides' next block, one on a thread of its own: either may decode or merge as it reads.
+void read_both(Side& a, Side& b, RowRange range) {
+  auto other = std::async(std::launch::async, [&] { b.read(range); });
+  a.read(range);
+  other.get();
+}
+
+void add_error(const at::Tensor& a, const at::Tensor& b, TensorDifference& out) {
+  if (a.numel() == 0) return;
+  // Equal infinities and NaNs of both sides are no difference.
+  const at::Tensor same = at::logical_or(a == b, at::logical_and(a.isnan(), b.isnan()));
+  const at::Tensor error = at::where(same, 0.0, (a - b).abs());
+  out.max_error = std::max(out.max_error, error.nan_to_num(kInfinity).max().item<double>());
+  out.max_value =
+      std::max(out.max_value, at::where(a.isfinite(), a.abs(), 0.0).max().item<double>());
+}
+
+void compare_one(const TensorSource& a, const TensorSource& b, bool hashes, TensorDifference& out) {
+  Side ours(a, out.name, *out.a, hashes), theirs(b, out.name, *out.b, hashes);
+  out.equal = out.a == out.b;
+  if (out.a->shape != out.b->shape) {
+    out.max_error = kInfinity;
+    if (!hashes) return;
+    for_row_blocks(*out.a, [&](RowRange range) { ours.read(range); });
+    for_row_blocks(*out.b, [&](RowRange range) { theirs.read(range); });
+  } else {
+    for_row_blocks(*out.a, [&](RowRange range) {
+      read_both(ours, theirs, range);
+      out.equal = out.equal && ours.bytes() == theirs.bytes();
+    });
+  }
+  out.sha256_a = ours.sha256();
+  out.sha256_b = theirs.sha256();
+  if (out.equal || out.a->shape != out.b->shape) return;
+  Side left(a, out.name, *out.a, false), right(b, out.name, *out.b, false);
+  for_row_blocks(*out.a, [&](RowRange range) {
+    read_both(left, right, range);
+    add_error(left.values(), right.values(), out);
+  });
+}
+
+}  // namespace
+
+std::string sha256_of(const TensorSource& source, const std::string& name, const TensorInfo& info) {
+  Side side(source, name, info, true);
+  for_row_blocks(info, [&](RowRange range) { side.read(range); });
+  return side.sha256();
+}
+
+std::vector<TensorDifference> compare_tensors(
+    const TensorSource& a, const TensorSource& b, bool hashes,
+    const std::function<void(const TensorDifference&)>& on_tensor) {
+  std::set<std::string> names;
+  for (const auto& [name, info] : a.tensors()) names.insert(name);
+  for (const auto& [name, info] : b.tensors()) names.insert(name);
+  const auto info_of = [](const TensorSource& source, const std::string& name) {
+    const auto found = source.tensors().find(name);
+    return found == source.tensors().end() ? std::nullopt : std::optional(found->second);
+  };
+  std::vector<TensorDifference> all;
+  for (const std::string& name : names) {
+    TensorDifference& out = all.emplace_back();
+    out.name = name;
+    out.a = info_of(a, name);
+    out.b = info_of(b, name);
+    if (out.a && out.b) {
+      compare_one(a, b, hashes, out);
+    } else {
+      out.max_error = kInfinity;
+    }
+    if (on_tensor) on_tensor(out);
+  }
+  return all;
+}
+
+LogitDifference compare_logits(const at::Tensor& a_TV, const at::Tensor& b_TV) {
+  TORCH_CHECK(a_TV.sizes() == b_TV.sizes() && a_TV.dim() == 2, "logits of two shapes");
+  const at::Tensor a = a_TV.to(at::kDouble), b = b_TV.to(at::kDouble);
+  const at::Tensor p = at::log_softmax(a, -1);
+  const at::Tensor kl_T = (p.exp() * (p - at::log_softmax(b, -1))).sum(-1).clamp_min(0);
+  return {.positions = a.size(0),
+          .mean_kl = kl_T.mean().item<double>(),
+          .max_kl = kl_T.max().item<double>(),
+          .max_error = (a - b).abs().max().item<double>(),
+          .max_value = a.abs().max().item<double>(),
+          .same_top = (a.argmax(-1) == b.argmax(-1)).sum().item<int64_t>()};
+}
+
+std::string incomparable(const ModelConfig& a, const ModelConfig& b) {
+  const auto differ = [](const char* what, auto x, auto y) {
+    return fmt::format("{} is {} and {}", what, x, y);
+  };
+  if (a.text.vocab_size != b.text.vocab_size) {
+    return differ("vocab_size", a.text.vocab_size, b.text.vocab_size);
+  }
+  if (a.vision.has_value() != b.vision.has_value()) return "only one of them has a vision tower";
+  if (!a.vision) return {};
+  if (a.image_token_id != b.image_token_id) {
+    return differ("image_token_id", a.image_token_id, b.image_token_id);
+  }
+  const int64_t side_a = a.vision->patch_size * a.projector.spatial_merge_size;
+  const int64_t side_b = b.vision->patch_size * b.projector.spatial_merge_size;
+  return side_a == side_b ? "" : differ("the side of an image token", side_a, side_b);
+}
+
+namespace {
+
+constexpr const char* kAdvice =
+    "nothing was kept: try again, elsewhere if the disk is not to be trusted; if it stays, this is "
+    "a bug";
+
+// The number of tensors, all of which are equal.
+int64_t require_equal_tensors(const TensorSource& source, const TensorSource& written) {
+  int64_t count = 0;
+  compare_tensors(source, written, false, [&](const TensorDifference& tensor) {
+    const auto say = [](const std::optional<TensorInfo>& info) {
+      return info ? describe(*info) : std::string("absent");
+    };
+    if (tensor.a != tensor.b) {
+      machine_error("verify: {} is {} in the source and reads back as {}; {}", tensor.name,
+                    say(tensor.a), say(tensor.b), kAdvice);
+    }
+    if (!tensor.equal) {
+      machine_error("verify: {} reads back off by {:g} (values up to {:g}); {}", tensor.name,
+                    tensor.max_error, tensor.max_value, kAdvice);
+    }
+    ++count;
+  });
+  return count;
+}
+
+// What of two configs is not the same arithmetic, to the precision in which GGUF keeps numbers.
+std::string different_arithmetic(const ModelConfig& a, const ModelConfig& b,
+                                 const ModelInput& input) {
+  if (std::string why = incomparable(a, b); !why.empty()) return why;
+  const auto eps = [](const ModelConfig& config) {
+    return static_cast<float>(config.text.rms_norm_eps);
+  };
+  if (eps(a) != eps(b)) return fmt::format("rms_norm_eps is {} and {}", eps(a), eps(b));
+  if (a.text.num_layers != b.text.num_layers) return "the layers differ in number";
+  const auto context = [&](const ModelConfig& config) {
+    return LanguageModel(config.text, {at::kFloat, at::Device(at::kMeta)})
+        .context(input.positions_T, input.packing, nullptr, at::kFloat);
+  };
+  const LayerContext ours = context(a), theirs = context(b);
+  const auto close = [](const at::Tensor& x, const at::Tensor& y) {
+    return x.defined() == y.defined() &&
+           (!x.defined() || (x.sizes() == y.sizes() && at::allclose(x, y, 1e-4, 1e-4)));
+  };
+  if (!close(ours.rotation.cos, theirs.rotation.cos) ||
+      !close(ours.rotation.sin, theirs.rotation.sin)) {
+    return "the rotary embedding differs";
+  }
+  if (!close(ours.query_scale, theirs.query_scale)) return "the query scale differs";
+  if (!a.vision) return {};
+  if (a.vision->num_attention_heads != b.vision->num_attention_heads ||
+      a.vision->hidden_act != b.vision->hidden_act ||
+      a.projector.hidden_act != b.projector.hidden_act) {
+    return "heads or activation of the vision tower differ";
+  }
+  return {};
+}
+
+}  // namespace
+
+Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& config,
+                           at::ScalarType dtype, std::optional<WeightDtype> rounded,
+                           const std::filesystem::path& written) {
+  const OpenCheckpoint copy(written);
+  const MegatronAsHf source(megatron, config), theirs(copy.weights(), copy.config());
+  Verified result;
+  result.tensors = rounded ? require_equal_tensors(ReadBack(Recast(source, *rounded)), theirs)
+                           : require_equal_tensors(source, theirs);
+  if (const std::string why = incomparable(config, copy.config()); !why.empty()) {
+    machine_error("verify: the config reads back differently: {}; {}", why, kAdvice);
+  }
+  const ModelInput input = probe_input(config);
+  const at::Tensor logits = streamed_logits(megatron, config, dtype, input);
+  result.logits =
+      compare_logits(logits, streamed_logits(copy.weights(), copy.config(), dtype, input));
+  // Equal weights and equal configs compute the same bits.
+  if (!(rounded ? std::isfinite(result.logits.max_error) : result.logits.max_error == 0)) {
+    machine_error(
+        "verify: the weights give other logits when read back, off by {:g} (values up to {:g}), "
+        "so the config differs; {}",
+        result.logits.max_error, result.logits.max_value, kAdvice);
+  }
+  return result;
+}
+
+Verified verify_gguf(const TensorSource& megatron, const ModelConfig& config, at::ScalarType dtype,
+                     GgmlType type, const GgufFiles& written) {
+  const GgufSource copy(written.language, written.mmproj);
+  const MegatronAsHf source(megatron, config);
+  Verified result;
+  result.tensors = require_equal_tensors(GgufRounded(source, config, type), copy);
+  const ModelInput input = probe_input(config);
+  if (const std::string why = different_arithmetic(config, copy.config(), input); !why.empty()) {
+    machine_error("verify: the keys say something else than the config: {}; {}", why, kAdvice);
+  }
+  const at::Tensor logits = streamed_logits(megatron, config, dtype, input);
+  result.logits = compare_logits(
+      logits, streamed_logits(HfAsMegatron(copy, copy.config()), copy.config(), dtype, input));
+  if (!std::isfinite(result.logits.max_error)) {
+    machine_error("verify: the files compute no finite logits; {}", kAdvice);
+  }
+  return result;
+}
+
+}  // namespace trestle

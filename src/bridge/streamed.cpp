@@ -1,0 +1,114 @@
+#include "bridge/streamed.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "bridge/load.h"
+
+namespace trestle {
+
+namespace {
+
+constexpr int64_t kTextTokens = 24, kMergedRows = 2, kMergedColumns = 3;
+constexpr int64_t kVocabularyRows = 8192;
+constexpr const char* kEmbedding = "language_model.embedding.word_embeddings.weight";
+constexpr const char* kHead = "language_model.output_layer.weight";
+
+at::Tensor rows_of(const TensorSource& source, const char* name, RowRange range,
+                   at::ScalarType dtype) {
+  const TensorInfo& info = source.tensors().at(name);
+  const at::Tensor rows = at::empty({range.count, info.shape.at(1)}, at::TensorOptions(info.dtype));
+  source.read_rows(name, range, static_cast<std::byte*>(rows.mutable_data_ptr()));
+  return rows.to(dtype);
+}
+
+// Only the rows of the ids: the table may be larger than all the rest that is held.
+at::Tensor embedded(const TensorSource& source, const at::Tensor& ids_T, at::ScalarType dtype) {
+  std::vector<at::Tensor> rows;
+  for (int64_t i = 0; i < ids_T.size(0); ++i) {
+    rows.push_back(rows_of(source, kEmbedding, {ids_T[i].item<int64_t>(), 1}, dtype));
+  }
+  return at::cat(rows);
+}
+
+at::Tensor image_features(const TensorSource& source, const ModelConfig& config, const Build& build,
+                          const std::vector<at::Tensor>& images_CHW) {
+  VisionTower tower(*config.vision, config.projector.vision_feature_layers.front(), build);
+  load_weights(tower, source, "vision_tower.");
+  Projector projector(config, build);
+  load_weights(projector, source, "multi_modal_projector.");
+  const auto [patches_PD, grid] = tower.patches(images_CHW);
+  return projector.forward(tower.forward(patches_PD, grid), grid);
+}
+
+at::Tensor head(const TensorSource& source, const ModelConfig& config, const Build& build,
+                const at::Tensor& x_TD) {
+  RmsNorm norm(config.text.hidden_size, config.text.rms_norm_eps, build);
+  load_weights(norm, source, "language_model.decoder.final_layernorm.");
+  const at::Tensor normed = norm.forward(x_TD);
+  const char* weight = config.text.tie_word_embeddings ? kEmbedding : kHead;
+  std::vector<at::Tensor> blocks;
+  for (int64_t first = 0; first < config.text.vocab_size; first += kVocabularyRows) {
+    const int64_t count = std::min(kVocabularyRows, config.text.vocab_size - first);
+    blocks.push_back(at::linear(normed, rows_of(source, weight, {first, count}, build.dtype)));
+  }
+  return at::cat(blocks, 1).to(at::kFloat);
+}
+
+}  // namespace
+
+ModelInput probe_input(const ModelConfig& config) {
+  at::Generator generator = at::detail::createCPUGenerator(20251202);
+  const TextConfig& text = config.text;
+  at::Tensor ids_T = at::randint(text.vocab_size, {kTextTokens}, generator, at::kLong);
+  const int64_t picture = config.image_token_id;
+  if (config.vision) ids_T.masked_fill_(ids_T == picture, picture == 0 ? 1 : picture - 1);
+  std::vector<at::Tensor> images;
+  if (config.vision) {
+    const int64_t side = config.vision->patch_size * config.projector.spatial_merge_size;
+    images.push_back(at::randn(
+        {config.vision->num_channels, kMergedRows * side, kMergedColumns * side}, generator));
+    ids_T = at::cat({ids_T.narrow(0, 0, kTextTokens / 2),
+                     at::full({kMergedRows * kMergedColumns}, picture, at::kLong),
+                     ids_T.narrow(0, kTextTokens / 2, kTextTokens / 2)});
+  }
+  const int64_t T = ids_T.size(0);
+  ModelInput input = ModelInput::make(std::move(ids_T), {T}, std::move(images));
+  const int64_t beyond =
+      text.rope.yarn ? text.rope.yarn->original_max_position_embeddings : int64_t{0};
+  const int64_t second = T / 2;
+  if (beyond > 0 && beyond + T <= text.max_position_embeddings) {
+    input.positions_T.narrow(0, second, T - second).add_(beyond);
+  }
+  return input;
+}
+
+at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,
+                           at::ScalarType dtype, const ModelInput& input) {
+  const c10::InferenceMode inference;
+  const Build build{dtype, at::kCPU};
+  // For what is not weights: places of the pictures' features, rotations.
+  const Ministral3 shell(config, {dtype, at::Device(at::kMeta)});
+  at::Tensor x_TD = embedded(megatron, input.ids_T, dtype);
+  if (!input.images_CHW.empty()) {
+    const at::Tensor features = image_features(megatron, config, build, input.images_CHW);
+    const at::Tensor places = input.ids_T.eq(config.image_token_id).nonzero().view({-1});
+    x_TD = x_TD.index_copy(0, places, features.to(dtype));
+  }
+  const LayerContext context =
+      shell.language_model().context(input.positions_T, input.packing, nullptr, dtype);
+  for (size_t i = 0; i < shell.language_model().num_layers(); ++i) {
+    DecoderLayer layer(config.text, build);
+    load_weights(layer, megatron, fmt::format("language_model.decoder.layers.{}.", i));
+    x_TD = layer.forward(x_TD, context, i);
+  }
+  return head(megatron, config, build, x_TD);
+}
+
+}  // namespace trestle

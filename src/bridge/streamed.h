@@ -1,0 +1,24 @@
+// A forward that holds one decoder layer at a time: what a checkpoint of any size computes, within
+// the memory of a conversion. Called by --verify and compare; answering questions is generate's.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "checkpoint/tensor_source.h"
+#include "model/ministral3.h"
+
+namespace trestle {
+
+/// Ids drawn from a fixed seed, half of their positions beyond YaRN's original context (where the
+/// model has one), and a picture of noise where there is a vision tower: touches everything that a
+/// config says about the model's arithmetic.
+ModelInput probe_input(const ModelConfig& config);
+
+/// Logits [T, V] in fp32, computed in `dtype`. `megatron` has Megatron's names; it is read in
+/// order, each layer once. Holds the vision tower, a decoder layer, or blocks of the vocabulary.
+at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,
+                           at::ScalarType dtype, const ModelInput& input);
+
+}  // namespace trestle

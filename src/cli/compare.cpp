@@ -1,0 +1,202 @@
+// `trestle compare`: two checkpoints of any forms against each other, tensor by tensor and by what
+// they compute.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "bridge/gguf_source.h"
+#include "bridge/streamed.h"
+#include "checkpoint/hub.h"
+#include "checkpoint/safetensors.h"
+#include "cli/commands.h"
+#include "cli/compare_report.h"
+#include "cli/format_flag.h"
+#include "data/processor.h"
+#include "generate/generator.h"
+#include "generate/stop.h"
+#include "peft/merged.h"
+#include "peft/peft_folder.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+struct CompareFlags {
+  std::string a, b, hf_model, html, prompt = "Hello! Who are you?";
+  FormatFlag format;
+  bool json = false, all = false, forward = true;
+  int64_t max_new_tokens = 16;
+  double max_error = -1;
+};
+
+ModelNames names_of(const std::string& given, const CompareFlags& flags) {
+  const fs::path path = flags.format.resolve(given, "path");
+  const auto base = [&](HubFiles wanted) {
+    return flags.hf_model.empty() ? fs::path()
+                                  : resolve_model(flags.hf_model, "--hf-model", wanted);
+  };
+  if (is_peft_folder(path)) return {.adapter = path, .hf_model = base(HubFiles::kModel)};
+  require_directory(path, "checkpoint");
+  const CheckpointFormat format = flags.format.settle(path);
+  if (format != CheckpointFormat::kMegatron) return {.hf_model = path, .format = format};
+  const bool adapters = has_adapter({.megatron = path});
+  return {.megatron = path, .hf_model = base(adapters ? HubFiles::kModel : HubFiles::kAssets)};
+}
+
+// One side, whatever its form.
+class Opened {
+ public:
+  Opened(const std::string& given, const CompareFlags& flags) : name_(given) {
+    if (is_gguf_model(given)) {
+      gguf_ = std::make_unique<GgufSource>(GgufSource::open(given));
+      view_ = std::make_unique<HfAsMegatron>(*gguf_, gguf_->config());
+      form_ = "GGUF";
+    } else {
+      const ModelNames names = names_of(given, flags);
+      model_ = std::make_unique<OpenModel>(names);
+      if (model_->adapter()) {
+        form_ = "adapter merged into its base";
+      } else if (!names.megatron.empty()) {
+        form_ = "Megatron";
+      } else {
+        form_ = names.format == CheckpointFormat::kMistral ? "Mistral" : "Hugging Face";
+      }
+    }
+    form_ += config().text.tie_word_embeddings ? ", tied" : ", untied";
+  }
+
+  const TensorSource& weights() const {
+    return view_ ? static_cast<const TensorSource&>(*view_) : model_->weights();
+  }
+  const ModelConfig& config() const { return gguf_ ? gguf_->config() : model_->config(); }
+  bool is_half() const { return model_ && model_->checkpoint().dtype() == at::kBFloat16; }
+  /// Of tokenizer and processor.
+  std::optional<fs::path> assets() const {
+    if (!model_ || !Tokenizer::exists(model_->checkpoint().assets())) return std::nullopt;
+    return model_->checkpoint().assets();
+  }
+  CompareReport::Side side() const { return {.name = name_, .form = form_, .text = {}}; }
+
+ private:
+  std::string name_, form_;
+  std::unique_ptr<OpenModel> model_;
+  std::unique_ptr<GgufSource> gguf_;
+  std::unique_ptr<HfAsMegatron> view_;
+};
+
+uint64_t free_memory() {
+  return static_cast<uint64_t>(::sysconf(_SC_AVPHYS_PAGES)) *
+         static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+std::string answer(const Opened& model, at::ScalarType dtype, const Processor& processor,
+                   const CompareFlags& flags) {
+  Conversation conversation;
+  conversation.messages.push_back({});
+  conversation.messages.back().parts.push_back({.text = flags.prompt});
+  const std::vector<Sample> prompts = {processor.process(conversation, Ending::kPrompt)};
+  SamplingOptions options;
+  options.max_new_tokens = flags.max_new_tokens;
+  check_prompts(model.config(), prompts, options);
+  Ministral3 loaded(model.config(), {dtype, at::kCPU});
+  load_weights(loaded, model.weights());
+  loaded.eval();
+  const GenerationResult result =
+      Generator(loaded, stop_ids(processor.tokenizer())).generate(prompts, options);
+  return processor.tokenizer().decode(result.sequences.front().ids);
+}
+
+// Both answers, one model in memory at a time; or why there are none.
+void compare_texts(const Opened& a, const Opened& b, at::ScalarType dtype,
+                   const CompareFlags& flags, CompareReport& report) {
+  const auto assets = a.assets() ? a.assets() : b.assets();
+  if (!assets) {
+    report.no_text = "neither has a tokenizer";
+    return;
+  }
+  uint64_t bytes = 0;
+  for (const auto& [name, info] : a.weights().tensors()) bytes += byte_size(info).value_or(0);
+  if (bytes > free_memory() / 5 * 4) {
+    report.no_text = fmt::format("a model takes {:.1f} GB of memory and {:.1f} GB are free",
+                                 gigabytes(bytes), gigabytes(free_memory()));
+    return;
+  }
+  const Processor processor(*assets);
+  report.prompt = flags.prompt;
+  report.a.text = answer(a, dtype, processor, flags);
+  report.b.text = answer(b, dtype, processor, flags);
+}
+
+void compare(const CompareFlags& flags) {
+  const Opened a(flags.a, flags), b(flags.b, flags);
+  CompareReport report;
+  report.a = a.side();
+  report.b = b.side();
+  report.tensors = compare_tensors(MegatronAsHf(a.weights(), a.config()),
+                                   MegatronAsHf(b.weights(), b.config()), true);
+  report.no_logits = flags.forward ? incomparable(a.config(), b.config()) : "--no-forward";
+  if (report.no_logits.empty()) {
+    const at::ScalarType dtype = a.is_half() || b.is_half() ? at::kBFloat16 : at::kFloat;
+    const ModelInput input = probe_input(a.config());
+    const at::Tensor logits = streamed_logits(a.weights(), a.config(), dtype, input);
+    report.logits = compare_logits(logits, streamed_logits(b.weights(), b.config(), dtype, input));
+    if (flags.max_new_tokens > 0) compare_texts(a, b, dtype, flags, report);
+  }
+  if (!flags.html.empty()) write_text(flags.html, compare_html(report));
+  const std::string shown =
+      flags.json ? compare_json(report).dump(2, ' ', false, Json::error_handler_t::replace) + "\n"
+                 : compare_table(report, flags.all);
+  fmt::print("{}", shown);
+  std::fflush(stdout);
+  if (flags.max_error >= 0 &&
+      (report.unmatched() > 0 || !(report.max_error() <= flags.max_error))) {
+    user_error("{} and {}: {}; --max-error {:g} allows no more", flags.a, flags.b, report.summary(),
+               flags.max_error);
+  }
+}
+
+}  // namespace
+
+void add_compare(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "compare", "two checkpoints of any forms: tensors, logits and text side by side");
+  auto flags = std::make_shared<CompareFlags>();
+  command
+      ->add_option(
+          "a", flags->a,
+          "Hugging Face, Mistral or Megatron directory, GGUF file or directory, PEFT folder, run "
+          "of adapters, or ORG/NAME[@REVISION]")
+      ->required();
+  command->add_option("b", flags->b, "the other one")->required();
+  command->add_option("--hf-model,--hf_model", flags->hf_model,
+                      "base model of an adapter, and config and tokenizer of a Megatron run "
+                      "without its own");
+  command
+      ->add_flag("--forward,!--no-forward", flags->forward,
+                 "compare logits and text too; default: on")
+      ->default_str("");
+  command->add_option("--prompt", flags->prompt, "what both are asked")->capture_default_str();
+  command
+      ->add_option("--max-new-tokens,--max_new_tokens", flags->max_new_tokens,
+                   "of the greedy answers; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--max-error,--max_error", flags->max_error,
+                   "exit 2 where a value differs by more, or a tensor has no counterpart")
+      ->check(CLI::NonNegativeNumber);
+  command->add_flag("--all", flags->all, "list equal tensors too");
+  command->add_flag("--json", flags->json, "everything as JSON, hashes included");
+  command->add_option("--html", flags->html, "a page to write as well");
+  flags->format.add_to(*command);
+  command->callback([flags] { compare(*flags); });
+}
+
+}  // namespace trestle

@@ -1,0 +1,16 @@
+// What the program's self-contained pages share. Called by the reports of demo and compare.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace trestle {
+
+/// Text for HTML, attributes included.
+std::string escaped(std::string_view text);
+
+/// The head with the house's style, and the title as a heading: the page up to its content. It ends
+/// with "</html>".
+std::string html_head(std::string_view title);
+
+}  // namespace trestle

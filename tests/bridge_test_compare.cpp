@@ -1,0 +1,219 @@
+// Checkpoints against each other, and the forward that holds a layer at a time; the numbers of
+// `trestle compare` are held to torch's by cli/test_compare.py.
+#include <cmath>
+
+#include "base/error.h"
+#include "bridge/compare.h"
+#include "bridge/convert.h"
+#include "bridge/gguf_source.h"
+#include "bridge/streamed.h"
+#include "bridge_testing.h"
+#include "golden.h"
+
+namespace trestle {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Tensors in memory.
+class Held : public TensorSource {
+ public:
+  explicit Held(std::map<std::string, at::Tensor> held) : held_(std::move(held)) {
+    for (const auto& [name, tensor] : held_) infos_[name] = info_of(tensor);
+  }
+  const std::map<std::string, TensorInfo>& tensors() const override { return infos_; }
+  at::Tensor read(const std::string& name) const override { return held_.at(name); }
+
+ private:
+  std::map<std::string, at::Tensor> held_;
+  std::map<std::string, TensorInfo> infos_;
+};
+
+TEST(CompareTensors, SaysWhatDiffersAndByHowMuch) {
+  const at::Tensor a = at::tensor({1.0f, -2.0f, 3.0f, 4.0f}).view({2, 2});
+  at::Tensor moved = a.clone();
+  moved[1][0] = 3.5f;
+  const float nan = std::nanf("");
+  const Held left({{"cast", a},
+                   {"gone", a},
+                   {"moved", a},
+                   {"nan", at::tensor({nan, 1.0f})},
+                   {"same", a},
+                   {"shape", a},
+                   {"both_nan", at::tensor({nan, 7.0f})}});
+  const Held right({{"cast", a.to(at::kDouble)},
+                    {"moved", moved},
+                    {"nan", at::tensor({0.0f, 1.0f})},
+                    {"new", a},
+                    {"same", a.clone()},
+                    {"shape", a.view({4, 1})},
+                    {"both_nan", at::tensor({nan, 7.5f})}});
+  std::map<std::string, TensorDifference> found;
+  std::vector<std::string> order;
+  for (TensorDifference& each : compare_tensors(left, right, true)) {
+    order.push_back(each.name);
+    found[each.name] = std::move(each);
+  }
+  EXPECT_EQ(order, (std::vector<std::string>{"both_nan", "cast", "gone", "moved", "nan", "new",
+                                             "same", "shape"}));
+  EXPECT_TRUE(found["same"].equal);
+  EXPECT_EQ(found["same"].sha256_a, found["same"].sha256_b);
+  EXPECT_EQ(found["same"].sha256_a.size(), 64u);
+  EXPECT_FALSE(found["moved"].equal);
+  EXPECT_EQ(found["moved"].max_error, 0.5);
+  EXPECT_EQ(found["moved"].max_value, 4);
+  EXPECT_NE(found["moved"].sha256_a, found["moved"].sha256_b);
+  EXPECT_EQ(found["moved"].sha256_a, found["same"].sha256_a);
+  EXPECT_FALSE(found["cast"].equal);
+  EXPECT_EQ(found["cast"].max_error, 0);
+  EXPECT_TRUE(std::isinf(found["nan"].max_error));
+  EXPECT_EQ(found["both_nan"].max_error, 0.5);
+  EXPECT_TRUE(std::isinf(found["shape"].max_error));
+  EXPECT_FALSE(found["gone"].b);
+  EXPECT_FALSE(found["new"].a);
+  EXPECT_TRUE(std::isinf(found["new"].max_error));
+}
+
+TEST(CompareLogits, IsTheDivergenceOfTheDistributions) {
+  // p = (1/2, 1/4, 1/4), q = (1/4, 1/2, 1/4): KL = ln 2 / 2 - ln 2 / 4.
+  const at::Tensor a = at::tensor({2.0f, 1.0f, 1.0f}).log().view({1, 3});
+  const at::Tensor b = at::tensor({1.0f, 2.0f, 1.0f}).log().view({1, 3}) + 5;
+  const LogitDifference one = compare_logits(a, b);
+  EXPECT_NEAR(one.mean_kl, std::log(2.0) / 4, 1e-7);
+  EXPECT_EQ(one.same_top, 0);
+  const LogitDifference two = compare_logits(at::cat({a, a}), at::cat({b, a}));
+  EXPECT_NEAR(two.mean_kl, std::log(2.0) / 8, 1e-7);
+  EXPECT_NEAR(two.max_kl, std::log(2.0) / 4, 1e-7);
+  EXPECT_EQ(two.same_top, 1);
+  EXPECT_EQ(two.positions, 2);
+}
+
+class Streamed : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Streamed, ForwardIsTheModels) {
+  const OpenCheckpoint checkpoint("golden/model/" + std::string(GetParam()));
+  const ModelInput input = probe_input(checkpoint.config());
+  EXPECT_EQ(input.images_CHW.empty(), !checkpoint.config().vision.has_value());
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const auto model = load_model(checkpoint, {dtype, at::kCPU});
+    const at::NoGradGuard no_grad;
+    const at::Tensor wanted = model->logits(input).to(at::kFloat);
+    const at::Tensor got = streamed_logits(checkpoint.weights(), checkpoint.config(), dtype, input);
+    // The head in blocks of the vocabulary may sum in another order.
+    EXPECT_TRUE(at::allclose(got, wanted, 1e-5, dtype == at::kFloat ? 1e-5 : 1e-2));
+    EXPECT_GT(wanted.std().item<float>(), 0.01);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Compare, Streamed, ::testing::Values("tied", "untied", "mistral", "text"));
+
+TEST(ProbeInput, ReachesBeyondTheOriginalContext) {
+  const OpenCheckpoint checkpoint("golden/model/tied");
+  const ModelInput input = probe_input(checkpoint.config());
+  EXPECT_GT(input.positions_T.max().item<int64_t>(),
+            checkpoint.config().text.rope.yarn->original_max_position_embeddings);
+  EXPECT_LT(input.positions_T.max().item<int64_t>(),
+            checkpoint.config().text.max_position_embeddings);
+}
+
+class Verify : public InDirectory<::testing::Test> {
+ protected:
+  Verified verified() const {
+    return verify_checkpoint(source_.weights(), source_.config(), at::kFloat, {},
+                             directory_ / "hf");
+  }
+  std::string refusal() const {
+    try {
+      verified();
+    } catch (const MachineError& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+  void write() const {
+    write_hf(source_.weights(), source_.config(), source_.config_json(), source_.side_files(),
+             directory_ / "hf");
+  }
+  const OpenCheckpoint source_{fs::path("golden/model/untied")};
+};
+
+TEST_F(Verify, PassesWhatIsEqual) {
+  write();
+  const Verified done = verified();
+  EXPECT_EQ(
+      done.tensors,
+      static_cast<int64_t>(SafetensorsFile(directory_ / "hf/model.safetensors").tensors().size()));
+  EXPECT_EQ(done.logits.max_error, 0);
+}
+
+TEST_F(Verify, FindsOneBit) {
+  write();
+  const fs::path file = directory_ / "hf/model.safetensors";
+  std::string bytes = read_text(file);
+  bytes[bytes.size() - 2] ^= 1;
+  write_text(file, bytes);
+  EXPECT_NE(refusal().find("reads back off by"), std::string::npos) << refusal();
+}
+
+TEST_F(Verify, FindsAnotherConfig) {
+  write();
+  const fs::path file = directory_ / "hf/config.json";
+  Json config = read_json(file);
+  config["text_config"]["rope_parameters"]["factor"] = 3.0;
+  write_text(file, config.dump());
+  EXPECT_NE(refusal().find("other logits"), std::string::npos) << refusal();
+}
+
+TEST_F(Verify, NothingIsKeptOfWhatFails) {
+  ConvertOptions options;
+  options.verify = [](const fs::path& written) {
+    EXPECT_TRUE(fs::exists(written / "model.safetensors"));
+    machine_error("no");
+  };
+  EXPECT_THROW(write_hf(source_.weights(), source_.config(), source_.config_json(), {},
+                        directory_ / "hf", options),
+               MachineError);
+  EXPECT_TRUE(fs::is_empty(directory_));
+}
+
+TEST_F(Verify, GgufAgainstItsTypes) {
+  const OpenCheckpoint source("golden/model/tied");
+  const GgufAssets assets{.tokenizer = {}, .image_break_id = 12, .image_mean = {}, .image_std = {}};
+  for (const GgmlType type : {GgmlType::kF16, GgmlType::kBF16, GgmlType::kQ8_0}) {
+    Verified done;
+    const GgufOptions options{.type = type, .name = "m", .verify = [&](const GgufFiles& files) {
+                                done = verify_gguf(source.weights(), source.config(), at::kFloat,
+                                                   type, files);
+                              }};
+    const GgufFiles files =
+        export_gguf(source.weights(), source.config(), assets, directory_, options);
+    EXPECT_GT(done.tensors, 50);
+    EXPECT_GT(done.logits.mean_kl, 0);
+    EXPECT_LT(done.logits.mean_kl, type == GgmlType::kQ8_0 ? 0.1 : 0.02);
+    // A bit of a weight, then a key.
+    const auto edited = [&](auto&& edit) -> std::string {
+      std::string bytes = read_text(files.language);
+      edit(bytes);
+      write_text(directory_ / "m-edited.gguf", bytes);
+      GgufFiles changed = files;
+      changed.language = directory_ / "m-edited.gguf";
+      try {
+        verify_gguf(source.weights(), source.config(), at::kFloat, type, changed);
+      } catch (const MachineError& error) {
+        return error.what();
+      }
+      return "no error";
+    };
+    EXPECT_NE(
+        edited([](std::string& bytes) { bytes[bytes.size() - 40] ^= 1; }).find("reads back off by"),
+        std::string::npos);
+    EXPECT_NE(edited([](std::string& bytes) {
+                const std::string key = "mistral3.rope.scaling.factor";
+                bytes[bytes.find(key) + key.size() + sizeof(uint32_t) + 2] ^= 0x20;
+              }).find("the rotary embedding differs"),
+              std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace trestle
