@@ -119,7 +119,7 @@ TEST(ProbeInput, ReachesBeyondTheOriginalContext) {
 class Verify : public InDirectory<::testing::Test> {
  protected:
   Verified verified() const {
-    return verify_checkpoint(source_.weights(), source_.config(), at::kFloat, {},
+    return verify_checkpoint(source_.weights(), source_.config(), {.dtype = at::kFloat}, {},
                              directory_ / "hf");
   }
   std::string refusal() const {
@@ -144,6 +144,15 @@ TEST_F(Verify, PassesWhatIsEqual) {
       done.tensors,
       static_cast<int64_t>(SafetensorsFile(directory_ / "hf/model.safetensors").tensors().size()));
   EXPECT_EQ(done.logits.max_error, 0);
+}
+
+TEST_F(Verify, WithoutRoomForAForwardThereIsNone) {
+  write();
+  const Verified done =
+      verify_checkpoint(source_.weights(), source_.config(),
+                        {.dtype = at::kFloat, .max_memory = 1'000'000}, {}, directory_ / "hf");
+  EXPECT_GT(done.tensors, 0);
+  EXPECT_NE(done.no_logits.find("--max-memory allows"), std::string::npos) << done.no_logits;
 }
 
 TEST_F(Verify, FindsOneBit) {
@@ -182,8 +191,8 @@ TEST_F(Verify, GgufAgainstItsTypes) {
   for (const GgmlType type : {GgmlType::kF16, GgmlType::kBF16, GgmlType::kQ8_0}) {
     Verified done;
     const GgufOptions options{.type = type, .name = "m", .verify = [&](const GgufFiles& files) {
-                                done = verify_gguf(source.weights(), source.config(), at::kFloat,
-                                                   type, files);
+                                done = verify_gguf(source.weights(), source.config(),
+                                                   {.dtype = at::kFloat}, type, files);
                               }};
     const GgufFiles files =
         export_gguf(source.weights(), source.config(), assets, directory_, options);
@@ -198,7 +207,7 @@ TEST_F(Verify, GgufAgainstItsTypes) {
       GgufFiles changed = files;
       changed.language = directory_ / "m-edited.gguf";
       try {
-        verify_gguf(source.weights(), source.config(), at::kFloat, type, changed);
+        verify_gguf(source.weights(), source.config(), {.dtype = at::kFloat}, type, changed);
       } catch (const MachineError& error) {
         return error.what();
       }

@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <fstream>
+#include <limits>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -166,6 +168,128 @@ TEST_F(Run, FrozenPartsStay) {
     EXPECT_EQ(entry.value().requires_grad(), entry.key().starts_with("multi_modal_projector."))
         << entry.key();
   }
+}
+
+// One value of one weight becomes `value`.
+void poison(Trainer& trainer, const std::string& name, float value) {
+  const at::NoGradGuard no_grad;
+  trainer.model().named_parameters()[name].flatten()[3].fill_(value);
+}
+
+constexpr const char* kPoisoned = "language_model.decoder.layers.1.mlp.linear_fc2.weight";
+
+TEST_F(Run, NamesWhatIsNoNumber) {
+  Trainer trainer(config("nan"));
+  trainer.step();
+  poison(trainer, kPoisoned, std::numeric_limits<float>::quiet_NaN());
+  try {
+    trainer.step();
+    FAIL() << "a NaN was trained on";
+  } catch (const UserError& error) {
+    const std::string message = error.what();
+    for (const std::string part : {"step 2", "rows ", kPoisoned, "--on-nan skip"}) {
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+  }
+}
+
+TEST_F(Run, FindsTheFirstLayerThatOverflows) {
+  TrainConfig fp32 = config("overflow");
+  fp32.model.params_dtype = "float32";
+  Trainer trainer(fp32);
+  {
+    // Finite itself: its output is not.
+    const at::NoGradGuard no_grad;
+    trainer.model().named_parameters()[kPoisoned].fill_(3e38f);
+  }
+  try {
+    trainer.step();
+    FAIL() << "an infinity was trained on";
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("output of decoder layer 1"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(Run, SkipsAndGivesUp) {
+  TrainConfig skipping = config("skip");
+  skipping.train.on_nan = "skip";
+  skipping.train.max_steps_on_nan = 2;
+  Trainer trainer(skipping);
+  trainer.step();
+  const at::Tensor watched =
+      trainer.model().named_parameters()["language_model.output_layer.weight"];
+  const at::Tensor before = watched.detach().clone();
+  poison(trainer, kPoisoned, std::numeric_limits<float>::quiet_NaN());
+  for (int i = 0; i < 2; ++i) {
+    const StepMetrics metrics = trainer.step();
+    EXPECT_NE(metrics.skipped.find(kPoisoned), std::string::npos) << metrics.skipped;
+    EXPECT_TRUE(at::equal(watched, before));
+  }
+  EXPECT_EQ(trainer.progress().skipped, 2);
+  EXPECT_THROW(trainer.step(), UserError);
+}
+
+TEST_F(Run, ASpikeIsMeasuredByTheStepsBefore) {
+  TrainConfig config = this->config("spike");
+  config.train.train_iters = 100;
+  config.train.loss_spike_factor = 1.5;
+  config.optimizer.lr = 1e-5;
+  config.optimizer.min_lr = 1e-6;
+  Trainer trainer(config);
+  for (int i = 0; i < 20; ++i) trainer.step();
+  {
+    const at::NoGradGuard no_grad;
+    trainer.model().named_parameters()["language_model.output_layer.weight"].mul_(50);
+  }
+  try {
+    trainer.step();
+    FAIL() << "a spike was trained on";
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("train.loss_spike_factor=1.5"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(Run, SkippedStepsResumeToTheBit) {
+  TrainConfig skipping = config("skipped");
+  skipping.train.on_nan = "skip";
+  skipping.train.max_steps_on_nan = 100;
+  skipping.train.train_iters = 40;
+  skipping.train.loss_spike_factor = 1.001;
+  skipping.optimizer.lr = 1e-7;  // so that batches differ more than steps
+  skipping.optimizer.min_lr = 1e-8;
+  skipping.checkpoint.save_interval = 5;
+  const std::vector<double> whole = losses(skipping);
+  int64_t skipped = 0;
+  std::ifstream log(fs::path(skipping.checkpoint.save) / "metrics.jsonl");
+  for (std::string line; std::getline(log, line);) skipped += Json::parse(line).contains("skipped");
+  EXPECT_GT(skipped, 0);
+  EXPECT_LT(skipped, 20);
+  skipping.checkpoint.save += "-resumed";
+  skipping.train.exit_interval = 30;
+  std::vector<double> parts = losses(skipping);
+  skipping.train.exit_interval.reset();
+  skipping.checkpoint.load = skipping.checkpoint.save;
+  for (const double loss : losses(skipping)) parts.push_back(loss);
+  EXPECT_EQ(parts, whole);
+}
+
+TEST_F(Run, ASignalSavesAndStops) {
+  TrainConfig stopped = config("signal");
+  const std::vector<double> whole = losses(stopped);
+  stopped.checkpoint.save += "-stopped";
+  std::vector<double> parts;
+  Trainer trainer(stopped);
+  const int signal = trainer.run([&](const StepMetrics& metrics) {
+    parts.push_back(metrics.loss);
+    if (metrics.step == 2) std::raise(SIGTERM);
+  });
+  EXPECT_EQ(signal, SIGTERM);
+  EXPECT_EQ(parts.size(), 2u);
+  stopped.checkpoint.load = stopped.checkpoint.save;
+  for (const double loss : losses(stopped)) parts.push_back(loss);
+  EXPECT_EQ(parts, whole);
 }
 
 TEST(Recipes, ResolvedConfigsAreTheCommittedOnes) {

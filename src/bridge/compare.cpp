@@ -10,10 +10,12 @@
 #include <map>
 #include <set>
 
+#include "base/bytes.h"
 #include "base/digest.h"
 #include "base/error.h"
 #include "bridge/gguf_source.h"
 #include "bridge/load.h"
+#include "bridge/stream.h"
 #include "bridge/streamed.h"
 #include "checkpoint/safetensors.h"
 
@@ -224,10 +226,17 @@ std::string different_arithmetic(const ModelConfig& a, const ModelConfig& b,
   return {};
 }
 
+std::string no_room(const ModelConfig& config, const VerifyLimits& limits) {
+  const uint64_t needed = resident_bytes() + streamed_bytes(config, limits.dtype);
+  if (needed <= limits.max_memory) return {};
+  return fmt::format("a forward takes {:.2f} GB, --max-memory allows {:.2f}", gigabytes(needed),
+                     gigabytes(limits.max_memory));
+}
+
 }  // namespace
 
 Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& config,
-                           at::ScalarType dtype, std::optional<WeightDtype> rounded,
+                           const VerifyLimits& limits, std::optional<WeightDtype> rounded,
                            const std::filesystem::path& written) {
   const OpenCheckpoint copy(written);
   const MegatronAsHf source(megatron, config), theirs(copy.weights(), copy.config());
@@ -237,10 +246,12 @@ Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& conf
   if (const std::string why = incomparable(config, copy.config()); !why.empty()) {
     machine_error("verify: the config reads back differently: {}; {}", why, kAdvice);
   }
+  result.no_logits = no_room(config, limits);
+  if (!result.no_logits.empty()) return result;
   const ModelInput input = probe_input(config);
-  const at::Tensor logits = streamed_logits(megatron, config, dtype, input);
+  const at::Tensor logits = streamed_logits(megatron, config, limits.dtype, input);
   result.logits =
-      compare_logits(logits, streamed_logits(copy.weights(), copy.config(), dtype, input));
+      compare_logits(logits, streamed_logits(copy.weights(), copy.config(), limits.dtype, input));
   // Equal weights and equal configs compute the same bits.
   if (!(rounded ? std::isfinite(result.logits.max_error) : result.logits.max_error == 0)) {
     machine_error(
@@ -251,8 +262,8 @@ Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& conf
   return result;
 }
 
-Verified verify_gguf(const TensorSource& megatron, const ModelConfig& config, at::ScalarType dtype,
-                     GgmlType type, const GgufFiles& written) {
+Verified verify_gguf(const TensorSource& megatron, const ModelConfig& config,
+                     const VerifyLimits& limits, GgmlType type, const GgufFiles& written) {
   const GgufSource copy(written.language, written.mmproj);
   const MegatronAsHf source(megatron, config);
   Verified result;
@@ -261,9 +272,11 @@ Verified verify_gguf(const TensorSource& megatron, const ModelConfig& config, at
   if (const std::string why = different_arithmetic(config, copy.config(), input); !why.empty()) {
     machine_error("verify: the keys say something else than the config: {}; {}", why, kAdvice);
   }
-  const at::Tensor logits = streamed_logits(megatron, config, dtype, input);
-  result.logits = compare_logits(
-      logits, streamed_logits(HfAsMegatron(copy, copy.config()), copy.config(), dtype, input));
+  result.no_logits = no_room(config, limits);
+  if (!result.no_logits.empty()) return result;
+  const at::Tensor logits = streamed_logits(megatron, config, limits.dtype, input);
+  result.logits = compare_logits(logits, streamed_logits(HfAsMegatron(copy, copy.config()),
+                                                         copy.config(), limits.dtype, input));
   if (!std::isfinite(result.logits.max_error)) {
     machine_error("verify: the files compute no finite logits; {}", kAdvice);
   }

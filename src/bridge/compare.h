@@ -61,20 +61,30 @@ std::string incomparable(const ModelConfig& a, const ModelConfig& b);
 struct Verified {
   int64_t tensors = 0;
   LogitDifference logits;
+  /// Why there was no forward; empty where there was.
+  std::string no_logits = {};
+};
+
+/// What both verifications may cost: without room for the forward there is none.
+struct VerifyLimits {
+  /// Of the forward.
+  at::ScalarType dtype = at::kFloat;
+  /// What the process may hold, in bytes.
+  uint64_t max_memory = UINT64_MAX;
 };
 
 /// Reopens the checkpoint at `written` and holds it to the source (Megatron's names), which was
-/// rounded to `rounded` on its way: every tensor bit for bit, then a short forward of both in
-/// `dtype`; where nothing was rounded the logits are equal too. Throws MachineError, naming tensor
-/// and both values, where they differ.
+/// rounded to `rounded` on its way: every tensor bit for bit, then a short forward of both; where
+/// nothing was rounded the logits are equal too. Throws MachineError, naming tensor and both
+/// values, where they differ.
 Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& config,
-                           at::ScalarType dtype, std::optional<WeightDtype> rounded,
+                           const VerifyLimits& limits, std::optional<WeightDtype> rounded,
                            const std::filesystem::path& written);
 
 /// The same of the two files that export_gguf has made of the source with matrices of `type`: every
 /// tensor is, bit for bit, what its type makes of the source's, the keys say what the config says,
 /// and a short forward shows what the rounding does.
-Verified verify_gguf(const TensorSource& megatron, const ModelConfig& config, at::ScalarType dtype,
-                     GgmlType type, const GgufFiles& written);
+Verified verify_gguf(const TensorSource& megatron, const ModelConfig& config,
+                     const VerifyLimits& limits, GgmlType type, const GgufFiles& written);
 
 }  // namespace trestle

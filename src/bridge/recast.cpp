@@ -147,9 +147,9 @@ void ReadBack::read_rows(const std::string& name, RowRange range, std::byte* out
   const TensorInfo& stored = written_.tensors().at(name);
   if (stored.dtype != at::kFloat8_e4m3fn) return written_.read_rows(name, range, out);
   const at::Tensor scale = written_.read(name + std::string(kScaleSuffix));
-  copy_out(dequantize_fp8_rows(rows_of(written_, name, range), range.first, stored.shape, scale, {},
-                               name),
-           out);
+  const at::Tensor codes = rows_of(written_, name, range);
+  dequantize_fp8_rows(static_cast<const std::byte*>(codes.const_data_ptr()), range, stored.shape,
+                      scale, {}, name, reinterpret_cast<at::BFloat16*>(out));
 }
 
 }  // namespace trestle

@@ -25,13 +25,6 @@ constexpr size_t kAhead = 2;  // blocks read and not yet taken
 constexpr uint64_t kBlocks = 8;
 constexpr uint64_t kSmallestBlock = 1 << 20, kLargestBlock = 32 << 20;
 
-uint64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  uint64_t size = 0, resident = 0;
-  file >> size >> resident;
-  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
 uint64_t free_bytes(fs::path target) {
   std::error_code error;
   target = fs::absolute(target, error);
@@ -114,6 +107,13 @@ void read_all(const TensorSource& source, const TensorList& list, uint64_t block
 }
 
 }  // namespace
+
+uint64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  uint64_t size = 0, resident = 0;
+  file >> size >> resident;
+  return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
 
 StreamPlan plan_stream(const TensorList& list, uint64_t max_memory, const fs::path& target,
                        std::optional<uint64_t> written) {

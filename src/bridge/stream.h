@@ -24,6 +24,9 @@ struct StreamPlan {
   uint64_t free_disk = 0;
 };
 
+/// What the process holds now.
+uint64_t resident_bytes();
+
 /// Chooses blocks so that the process stays below `max_memory` bytes. `written` is what `target`
 /// will take where that is not the tensors' own size. Throws UserError when the memory is less than
 /// the process holds already, MachineError when `target`'s disk has too little room.

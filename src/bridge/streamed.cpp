@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bridge/load.h"
+#include "bridge/table.h"
 
 namespace trestle {
 
@@ -87,6 +88,23 @@ ModelInput probe_input(const ModelConfig& config) {
     input.positions_T.narrow(0, second, T - second).add_(beyond);
   }
   return input;
+}
+
+uint64_t streamed_bytes(const ModelConfig& config, at::ScalarType dtype) {
+  uint64_t vision = 0, layer = 0;
+  for (const Mapping& mapping : mappings(config)) {
+    uint64_t values = 1;
+    for (const int64_t size : mapping.shape) values *= static_cast<uint64_t>(size);
+    if (mapping.megatron.starts_with("language_model.decoder.layers.0.")) layer += values;
+    if (!mapping.megatron.starts_with("language_model.")) vision += values;
+  }
+  const auto vocabulary = static_cast<uint64_t>(config.text.vocab_size);
+  const auto rows = std::min(static_cast<uint64_t>(kVocabularyRows), vocabulary);
+  const uint64_t head = 2 * rows * static_cast<uint64_t>(config.text.hidden_size);
+  const auto tokens = static_cast<uint64_t>(kTextTokens + kMergedRows * kMergedColumns);
+  // Logits of both in fp32, and in fp64 with what the divergence is computed from.
+  const uint64_t logits = tokens * vocabulary * (2 * sizeof(float) + 5 * sizeof(double));
+  return std::max({vision, layer, head}) * c10::elementSize(dtype) + logits;
 }
 
 at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,

@@ -16,6 +16,10 @@ namespace trestle {
 /// config says about the model's arithmetic.
 ModelInput probe_input(const ModelConfig& config);
 
+/// What streamed_logits holds of a model at most, and compare_logits of what two give of
+/// probe_input, in bytes.
+uint64_t streamed_bytes(const ModelConfig& config, at::ScalarType dtype);
+
 /// Logits [T, V] in fp32, computed in `dtype`. `megatron` has Megatron's names; it is read in
 /// order, each layer once. Holds the vision tower, a decoder layer, or blocks of the vocabulary.
 at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,

@@ -1,11 +1,14 @@
 #include "checkpoint/fp8.h"
 
-#include <ATen/ops/arange.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
+#include <c10/util/Float8_e4m3fn.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 
 #include "base/error.h"
 #include "checkpoint/safetensors.h"
@@ -14,8 +17,18 @@ namespace trestle {
 
 namespace {
 
-// Rows turned to fp32 at a time, so that a whole embedding never needs four times its size.
-constexpr int64_t kStripElements = 1 << 22;
+constexpr int64_t kGrain = 1 << 18;  // values a thread takes at least
+
+// What each of the 256 codes becomes under one scale.
+using Table = std::array<at::BFloat16, 256>;
+
+void fill(Table& table, float scale) {
+  for (size_t code = 0; code < table.size(); ++code) {
+    const float value =
+        c10::Float8_e4m3fn(static_cast<uint8_t>(code), c10::Float8_e4m3fn::from_bits());
+    table[code] = at::BFloat16(value * scale);
+  }
+}
 
 struct Matrix {
   int64_t rows;
@@ -69,36 +82,46 @@ void check_fp8_scale(const at::Tensor& scale, std::string_view what) {
 
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what) {
-  return dequantize_fp8_rows(weight, 0, weight.sizes().vec(), scale, stated, what);
-}
-
-at::Tensor dequantize_fp8_rows(const at::Tensor& weight, int64_t first_row,
-                               const std::vector<int64_t>& whole_shape, const at::Tensor& scale,
-                               std::optional<Fp8Block> stated, std::string_view what) {
   if (weight.scalar_type() != at::kFloat8_e4m3fn) {
     user_error("{}: {} is not an F8_E4M3 weight", what, describe(info_of(weight)));
   }
-  check_fp8_scale(scale, what);
-  const Fp8Block block = fp8_block(whole_shape, scale.sizes().vec(), stated, what);
-  const auto [rows, columns] = as_matrix(weight.sizes().vec());
-  const auto [grid_rows, grid_columns] = as_matrix(scale.sizes().vec());
-  const at::Tensor scale_RC = scale.to(at::kFloat).reshape({grid_rows, grid_columns});
+  const std::vector<int64_t> shape = weight.sizes().vec();
+  const at::Tensor plain = weight.contiguous();
+  at::Tensor result = at::empty(shape, weight.options().dtype(at::kBFloat16));
+  dequantize_fp8_rows(static_cast<const std::byte*>(plain.const_data_ptr()),
+                      {0, as_matrix(shape).rows}, shape, scale, stated, what,
+                      result.mutable_data_ptr<at::BFloat16>());
+  return result;
+}
 
-  const at::Tensor weight_OI = weight.reshape({rows, columns});
-  at::Tensor result_OI = at::empty({rows, columns}, weight.options().dtype(at::kBFloat16));
-  const int64_t strip = std::max<int64_t>(1, kStripElements / std::max<int64_t>(1, columns));
-  for (int64_t row = 0; row < rows; row += strip) {
-    const int64_t count = std::min(strip, rows - row);
-    const at::Tensor block_of_row =
-        at::arange(first_row + row, first_row + row + count, at::kLong).div_(block.rows, "floor");
-    at::Tensor scale_OC = scale_RC.index_select(0, block_of_row);
-    if (grid_columns > 1) {
-      scale_OC = scale_OC.repeat_interleave(block.columns, 1).narrow(1, 0, columns);
+void dequantize_fp8_rows(const std::byte* codes, RowRange range, const std::vector<int64_t>& shape,
+                         const at::Tensor& scale, std::optional<Fp8Block> stated,
+                         std::string_view what, at::BFloat16* out) {
+  check_fp8_scale(scale, what);
+  const Fp8Block block = fp8_block(shape, scale.sizes().vec(), stated, what);
+  const int64_t columns = as_matrix(shape).columns;
+  const int64_t grid_columns = as_matrix(scale.sizes().vec()).columns;
+  const at::Tensor scales = scale.to(at::kFloat).contiguous();
+  const float* scale_of = scales.const_data_ptr<float>();
+  const auto dequantize = [&](int64_t begin, int64_t end) {
+    std::vector<Table> tables(static_cast<size_t>(grid_columns));
+    int64_t filled = -1;  // rows of one block row share their tables
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t grid_row = (range.first + row) / block.rows;
+      for (int64_t i = 0; i < grid_columns && grid_row != filled; ++i) {
+        fill(tables[static_cast<size_t>(i)], scale_of[grid_row * grid_columns + i]);
+      }
+      filled = grid_row;
+      for (int64_t i = 0; i < grid_columns; ++i) {
+        const Table& table = tables[static_cast<size_t>(i)];
+        const int64_t from = row * columns + i * block.columns;
+        const int64_t to = row * columns + std::min(columns, (i + 1) * block.columns);
+        for (int64_t k = from; k < to; ++k) out[k] = table[std::to_integer<size_t>(codes[k])];
+      }
     }
-    result_OI.narrow(0, row, count)
-        .copy_(weight_OI.narrow(0, row, count).to(at::kFloat).mul_(scale_OC));
-  }
-  return result_OI.reshape(weight.sizes());
+  };
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, columns));
+  at::parallel_for(0, range.count, grain, dequantize);
 }
 
 }  // namespace trestle

@@ -4,10 +4,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
 #include <vector>
+
+#include "checkpoint/tensor_source.h"
 
 namespace trestle {
 
@@ -34,9 +37,10 @@ void check_fp8_scale(const at::Tensor& scale, std::string_view what);
 /// weight (float8_e4m3fn) * scale in fp32, rounded once to bf16; same shape. Scales must be finite.
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what);
-/// The same of rows from `first_row` on of a weight of `whole_shape`; `scale` is that of the whole.
-at::Tensor dequantize_fp8_rows(const at::Tensor& weight, int64_t first_row,
-                               const std::vector<int64_t>& whole_shape, const at::Tensor& scale,
-                               std::optional<Fp8Block> stated, std::string_view what);
+/// The same of some rows of a weight of `shape`, from their codes into `out`; `scale` is that of
+/// the whole.
+void dequantize_fp8_rows(const std::byte* codes, RowRange range, const std::vector<int64_t>& shape,
+                         const at::Tensor& scale, std::optional<Fp8Block> stated,
+                         std::string_view what, at::BFloat16* out);
 
 }  // namespace trestle

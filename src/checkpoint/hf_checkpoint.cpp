@@ -311,14 +311,17 @@ void HfCheckpoint::read_rows(const std::string& name, RowRange range, std::byte*
     entry.file->read_rows(entry.name, range, out);
     return;
   }
-  std::vector<int64_t> shape = entry.info.shape;
-  if (!shape.empty()) shape[0] = range.count;
-  const at::Tensor weight = at::empty(shape, entry.info.dtype);
-  entry.file->read_rows(entry.name, range, static_cast<std::byte*>(weight.mutable_data_ptr()));
-  const at::Tensor wide = dequantize_fp8_rows(weight, range.first, entry.info.shape,
-                                              entry.scale_file->read(entry.scale_name), fp8_block_,
-                                              place(*entry.file, entry.name));
-  std::memcpy(out, wide.const_data_ptr(), wide.nbytes());
+  // Kept between calls: fresh pages for every block cost more than the arithmetic.
+  thread_local std::vector<std::byte> codes;
+  codes.resize(entry.info.row_bytes() * static_cast<uint64_t>(range.count));
+  entry.file->read_rows(entry.name, range, codes.data());
+  // Not through the map: a page of each scale would be counted as held, with what lies around it.
+  const TensorInfo& scale_info = entry.scale_file->tensors().at(entry.scale_name);
+  const at::Tensor scale = at::empty(scale_info.shape, scale_info.dtype);
+  entry.scale_file->read_rows(entry.scale_name, {0, scale_info.rows()},
+                              static_cast<std::byte*>(scale.mutable_data_ptr()));
+  dequantize_fp8_rows(codes.data(), range, entry.info.shape, scale, fp8_block_,
+                      place(*entry.file, entry.name), reinterpret_cast<at::BFloat16*>(out));
 }
 
 bool is_side_file(std::string_view name) {

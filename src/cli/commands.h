@@ -9,6 +9,7 @@ class App;
 namespace trestle {
 
 void add_compare(CLI::App& app);
+void add_data(CLI::App& app);
 void add_demo(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_export(CLI::App& app);

@@ -28,7 +28,9 @@ void ConvertFlags::report(const char* verb, const std::string& target,
     fmt::print(
         stderr,
         "{} tensors, {:.3f} GB, to {}: at most {:.2f} GB of memory, {:.1f} GB of disk free\n",
-        plan.tensors, gigabytes(plan.bytes), target, gigabytes(plan.peak_bytes),
+        plan.tensors, gigabytes(plan.bytes), target,
+        gigabytes(
+            std::max(plan.peak_bytes, std::min(plan.peak_bytes + later_bytes, options.max_memory))),
         gigabytes(plan.free_disk));
   };
   const auto start = std::chrono::steady_clock::now();

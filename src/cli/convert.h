@@ -16,6 +16,8 @@ struct ConvertFlags {
   std::string hf_model, megatron, max_memory = "1.5GB";
   FormatFlag format;
   ConvertOptions options;
+  /// What the conversion may hold besides its blocks, when these are gone.
+  uint64_t later_bytes = 0;
 
   void add_to(CLI::App& command);
   /// Runs `convert` between a line with its plan and a line with what it did.

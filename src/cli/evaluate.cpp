@@ -15,12 +15,13 @@ struct EvaluateFlags {
   ModelFlags model;
   std::string maker = "make_cord_v2_dataset", path, split = "test";
   EvaluationOptions options;
+  ImageLimits images;
   bool json = false;
 };
 
 void run_evaluate(const EvaluateFlags& flags) {
   const OpenCheckpoint checkpoint = flags.model.open();
-  const Processor processor(checkpoint.assets());
+  const Processor processor(checkpoint.assets(), flags.images);
   const auto dataset = make_dataset(flags.maker, flags.path, flags.split);
   const auto model = flags.model.load(checkpoint);
   const Evaluation result = evaluate(*model, processor, *dataset, flags.options, [](int64_t done) {
@@ -66,6 +67,7 @@ void add_evaluate(CLI::App& app) {
                    "longest answer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  add_image_flags(*command, flags->images);
   command->add_flag("--json", flags->json, "every answer as JSON");
   command->callback([flags] { run_evaluate(*flags); });
 }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "bridge/compare.h"
 #include "bridge/gguf.h"
+#include "bridge/streamed.h"
 #include "checkpoint/hub.h"
 #include "checkpoint/megatron.h"
 #include "cli/commands.h"
@@ -90,7 +91,8 @@ std::string name_of(const std::string& given) {
 // What a verification found, which has passed.
 void report_verified(const Verified& done, std::chrono::steady_clock::time_point start) {
   const std::string logits =
-      done.logits.max_error == 0
+      !done.no_logits.empty() ? "read back equal; no logits: " + done.no_logits
+      : done.logits.max_error == 0
           ? "and the logits read back equal"
           : fmt::format(
                 "are what their types hold; logits: KL {:.2g} nats, same likeliest token at {} "
@@ -98,6 +100,10 @@ void report_verified(const Verified& done, std::chrono::steady_clock::time_point
                 done.logits.mean_kl, done.logits.same_top, done.logits.positions);
   fmt::print(stderr, "verified: {} tensors {}, {:.1f} s\n", done.tensors, logits,
              seconds_since(start));
+}
+
+VerifyLimits limits_of(const OpenModel& model, const ExportFlags& flags) {
+  return {.dtype = model.checkpoint().dtype(), .max_memory = flags.options.max_memory};
 }
 
 Conversion write_gguf(const OpenModel& model, const ExportFlags& flags) {
@@ -114,7 +120,7 @@ Conversion write_gguf(const OpenModel& model, const ExportFlags& flags) {
   if (flags.verify) {
     options.verify = [&](const GgufFiles& written) {
       const auto start = std::chrono::steady_clock::now();
-      report_verified(verify_gguf(model.weights(), model.config(), model.checkpoint().dtype(),
+      report_verified(verify_gguf(model.weights(), model.config(), limits_of(model, flags),
                                   options.type, written),
                       start);
     };
@@ -156,9 +162,10 @@ Conversion run_export(ExportFlags& flags) {
   }
   const OpenModel model(names);
   if (flags.verify) {
+    flags.later_bytes = streamed_bytes(model.config(), model.checkpoint().dtype());
     flags.options.verify = [&](const fs::path& written) {
       const auto start = std::chrono::steady_clock::now();
-      report_verified(verify_checkpoint(model.weights(), model.config(), model.checkpoint().dtype(),
+      report_verified(verify_checkpoint(model.weights(), model.config(), limits_of(model, flags),
                                         flags.options.dtype, written),
                       start);
     };

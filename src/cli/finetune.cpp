@@ -1,6 +1,7 @@
 // `trestle finetune` and `trestle recipes`: a run's config from recipe, file and overrides, and the
 // run.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 
@@ -14,7 +15,7 @@ namespace trestle {
 namespace {
 
 struct FinetuneFlags {
-  std::string recipe, config_file, pretrained_checkpoint, dataset_type, peft_scheme;
+  std::string recipe, config_file, pretrained_checkpoint, dataset_type, peft_scheme, on_nan;
   bool freeze_language_model = false, freeze_vision_model = false, freeze_vision_projection = false;
   std::vector<std::string> overrides;
   bool print_config = false;
@@ -29,6 +30,7 @@ TrainConfig settle(const FinetuneFlags& flags) {
   if (flags.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
   if (!flags.peft_scheme.empty())
     config.peft.scheme = flags.peft_scheme == "none" ? "" : flags.peft_scheme;
+  if (!flags.on_nan.empty()) config.train.on_nan = flags.on_nan;
   config.model.freeze_language_model |= flags.freeze_language_model;
   config.model.freeze_vision_model |= flags.freeze_vision_model;
   config.model.freeze_vision_projection |= flags.freeze_vision_projection;
@@ -55,7 +57,8 @@ void finetune(const FinetuneFlags& flags) {
   fmt::print(stderr, "training {:L} of {:L} parameters ({:.2f} %), from step {} to {}\n", trainable,
              total, 100.0 * static_cast<double>(trainable) / static_cast<double>(total),
              trainer.progress().step, config.train.train_iters);
-  trainer.run();
+  // To whoever started it the run has ended by the signal, saved as it is.
+  if (const int stopped = trainer.run(); stopped != 0) std::raise(stopped);
 }
 
 }  // namespace
@@ -73,6 +76,10 @@ void add_finetune(CLI::App& app) {
                    "hf (the recipe's maker) or jsonl")
       ->check(CLI::IsMember({"hf", "jsonl"}));
   command->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme, "lora, dora or none");
+  command
+      ->add_option("--on-nan,--on_nan", flags->on_nan,
+                   "stop at a step whose loss or gradient is no number, or skip it")
+      ->check(CLI::IsMember({"stop", "skip"}));
   command->add_flag("--freeze-language-model,--freeze_language_model",
                     flags->freeze_language_model);
   command->add_flag("--freeze-vision-model,--freeze_vision_model", flags->freeze_vision_model);

@@ -24,6 +24,7 @@ namespace {
 struct GenerateFlags {
   ModelFlags model;
   std::vector<std::string> images;
+  ImageLimits limits;
   std::string prompt;
   std::string system_prompt = "none";
   SamplingOptions sampling;
@@ -56,7 +57,7 @@ std::string rate(int64_t tokens, double seconds) {
 void generate(const GenerateFlags& flags) {
   validate(flags.sampling);
   const OpenCheckpoint checkpoint = flags.model.open();
-  const Processor processor(checkpoint.assets());
+  const Processor processor(checkpoint.assets(), flags.limits);
   const Tokenizer& tokenizer = processor.tokenizer();
   const std::vector<Sample> prompts = {
       processor.process(conversation_of(flags, tokenizer), Ending::kPrompt)};
@@ -93,6 +94,7 @@ void add_generate(CLI::App& app) {
   command->add_option(
       "--image-path,--image_path", flags->images,
       "path, http(s) URL or data: URI; repeat for several, they stand before the text");
+  add_image_flags(*command, flags->limits);
   command->add_option("--prompt", flags->prompt, "text of the user's turn")->required();
   command
       ->add_option("--system-prompt,--system_prompt", flags->system_prompt,

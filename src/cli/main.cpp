@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
   trestle::add_generate(app);
   trestle::add_finetune(app);
   trestle::add_evaluate(app);
+  trestle::add_data(app);
   trestle::add_recipes(app);
   trestle::add_inspect(app);
   trestle::add_compare(app);

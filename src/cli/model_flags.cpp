@@ -23,6 +23,19 @@ void ModelFlags::add_to(CLI::App& command) {
   format.add_to(command);
 }
 
+void add_image_flags(CLI::App& command, ImageLimits& limits) {
+  command
+      .add_option("--image-max-edge,--image_max_edge", limits.max_edge,
+                  "pixels of a picture's longest side at most; 0: the checkpoint's own limit")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      .add_option("--image-max-tokens,--image_max_tokens", limits.max_tokens,
+                  "tokens of a picture at most, 2 at least; 0: no limit of its own")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
 OpenCheckpoint ModelFlags::open() const {
   constexpr const char *kHf = "--hf-model-path", *kMegatron = "--megatron-model-path";
   if (megatron_model_path.empty()) {

@@ -10,6 +10,7 @@
 
 #include "bridge/load.h"
 #include "cli/format_flag.h"
+#include "data/processor.h"
 #include "model/ministral3.h"
 
 namespace CLI {
@@ -30,5 +31,8 @@ struct ModelFlags {
   /// bfloat16, or else float32.
   std::shared_ptr<Ministral3> load(const OpenCheckpoint& checkpoint) const;
 };
+
+/// --image-max-edge and --image-max-tokens.
+void add_image_flags(CLI::App& command, ImageLimits& limits);
 
 }  // namespace trestle

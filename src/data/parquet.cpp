@@ -16,6 +16,31 @@ namespace {
 
 constexpr int64_t kMaxRowsOfGroup = 1 << 24;
 
+// A leaf's path as callers name it: writers call the levels of a list differently.
+std::string plain_path(std::string path) {
+  for (const std::string level : {".list.element", ".list.item", ".bag.array_element"}) {
+    if (const size_t at = path.find(level); at != std::string::npos) {
+      path.replace(at, level.size(), "[]");
+    }
+  }
+  return path;
+}
+
+std::optional<std::string_view> cell(const arrow::Array& array, int64_t index,
+                                     const std::string& path, const std::string& name) {
+  if (array.IsNull(index)) return std::nullopt;
+  switch (array.type_id()) {
+    case arrow::Type::BINARY:
+    case arrow::Type::STRING:
+      return static_cast<const arrow::BinaryArray&>(array).GetView(index);
+    case arrow::Type::LARGE_BINARY:
+    case arrow::Type::LARGE_STRING:
+      return static_cast<const arrow::LargeBinaryArray&>(array).GetView(index);
+    default:
+      user_error("{}: column {} is {}, not bytes or text", path, name, array.type()->ToString());
+  }
+}
+
 }  // namespace
 
 struct ParquetFile::Reader {
@@ -26,7 +51,12 @@ struct ParquetFile::Reader {
   std::vector<int64_t> starts;
   std::vector<int> leaves;
   int64_t loaded = -1;
-  std::vector<std::shared_ptr<arrow::Array>> columns;
+  // Of each name its values, and of a list column the lists that they belong to.
+  struct Column {
+    std::shared_ptr<arrow::Array> values, lists;
+    int64_t length() const { return lists ? lists->length() : values->length(); }
+  };
+  std::vector<Column> columns;
 
   void check(const arrow::Status& status) const {
     if (!status.ok()) user_error("{}: cannot be read as Parquet: {}", path, status.message());
@@ -48,10 +78,10 @@ struct ParquetFile::Reader {
         for (const std::string& name : names) columns.push_back(column(*table, name));
         // The footer counts rows, the pages hold them; a damaged file may disagree with itself.
         const int64_t wanted = starts[static_cast<size_t>(group) + 1] - *(after - 1);
-        for (const auto& array : columns) {
-          if (array->length() != wanted) {
+        for (const Column& each : columns) {
+          if (each.length() != wanted) {
             user_error("{}: row group {} should have {} rows and holds {}; the file is damaged",
-                       path, group, wanted, array->length());
+                       path, group, wanted, each.length());
           }
         }
       } catch (const parquet::ParquetException& error) {
@@ -62,14 +92,24 @@ struct ParquetFile::Reader {
     return row - starts[static_cast<size_t>(group)];
   }
 
-  std::shared_ptr<arrow::Array> column(const arrow::Table& table, const std::string& name) const {
+  Column column(const arrow::Table& table, const std::string& name) const {
     const size_t dot = name.find('.');
-    const auto chunked = table.GetColumnByName(name.substr(0, dot));
+    const bool is_list = name.find("[]") != std::string::npos;
+    const auto chunked = table.GetColumnByName(name.substr(0, is_list ? name.find("[]") : dot));
     if (!chunked) user_error("{} has no column {}", path, name);
     auto joined = arrow::Concatenate(chunked->chunks());
     check(joined.status());
     std::shared_ptr<arrow::Array> array = *joined;
-    if (dot == std::string::npos) return array;
+    Column result;
+    if (is_list) {
+      if (array->type_id() != arrow::Type::LIST) {
+        user_error("{}: column {} is {}, not a list", path, name, array->type()->ToString());
+      }
+      result.lists = array;
+      array = static_cast<const arrow::ListArray&>(*array).values();
+    }
+    result.values = array;
+    if (dot == std::string::npos) return result;
     if (array->type_id() != arrow::Type::STRUCT) {
       user_error("{}: column {} is {}, not a struct", path, name.substr(0, dot),
                  array->type()->ToString());
@@ -80,7 +120,8 @@ struct ParquetFile::Reader {
     if (index < 0) user_error("{} has no column {}", path, name);
     auto field = structs.GetFlattenedField(index);
     check(field.status());
-    return *field;
+    result.values = *field;
+    return result;
   }
 };
 
@@ -114,7 +155,7 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
     for (const std::string& name : reader_->names) {
       bool found = false;
       for (int leaf = 0; leaf < schema->num_columns(); ++leaf) {
-        if (schema->Column(leaf)->path()->ToDotString() == name) {
+        if (plain_path(schema->Column(leaf)->path()->ToDotString()) == name) {
           reader_->leaves.push_back(leaf);
           found = true;
         }
@@ -133,24 +174,29 @@ int64_t ParquetFile::rows() const { return reader_->starts.back(); }
 
 std::optional<std::string_view> ParquetFile::bytes(size_t column, int64_t row) const {
   const int64_t index = reader_->seek(row);
-  const arrow::Array& array = *reader_->columns[column];
-  if (array.IsNull(index)) return std::nullopt;
-  switch (array.type_id()) {
-    case arrow::Type::BINARY:
-    case arrow::Type::STRING:
-      return static_cast<const arrow::BinaryArray&>(array).GetView(index);
-    case arrow::Type::LARGE_BINARY:
-    case arrow::Type::LARGE_STRING:
-      return static_cast<const arrow::LargeBinaryArray&>(array).GetView(index);
-    default:
-      user_error("{}: column {} is {}, not bytes or text", reader_->path, reader_->names[column],
-                 array.type()->ToString());
+  return cell(*reader_->columns[column].values, index, reader_->path, reader_->names[column]);
+}
+
+std::vector<std::optional<std::string_view>> ParquetFile::list(size_t column, int64_t row) const {
+  const int64_t index = reader_->seek(row);
+  const Reader::Column& each = reader_->columns[column];
+  const auto& lists = static_cast<const arrow::ListArray&>(*each.lists);
+  std::vector<std::optional<std::string_view>> items;
+  if (lists.IsNull(index)) return items;
+  const int64_t first = lists.value_offset(index), count = lists.value_length(index);
+  if (first < 0 || count < 0 || first > each.values->length() - count) {
+    user_error("{}: column {} row {} leaves its values; the file is damaged", reader_->path,
+               reader_->names[column], row);
   }
+  for (int64_t i = first; i < first + count; ++i) {
+    items.push_back(cell(*each.values, i, reader_->path, reader_->names[column]));
+  }
+  return items;
 }
 
 int64_t ParquetFile::integer(size_t column, int64_t row) const {
   const int64_t index = reader_->seek(row);
-  const arrow::Array& array = *reader_->columns[column];
+  const arrow::Array& array = *reader_->columns[column].values;
   if (!array.IsNull(index)) {
     if (array.type_id() == arrow::Type::INT32) {
       return static_cast<const arrow::Int32Array&>(array).Value(index);

@@ -15,7 +15,8 @@ namespace trestle {
 class ParquetFile {
  public:
   /// Throws UserError naming the file when it is missing, damaged, or lacks one of `columns`. A
-  /// column inside a struct is named with a dot: `image.bytes`.
+  /// column inside a struct is named with a dot, `image.bytes`, inside a list of structs with
+  /// brackets too, `images[].bytes`.
   ParquetFile(const std::filesystem::path& path, std::vector<std::string> columns);
   ~ParquetFile();
   ParquetFile(ParquetFile&&) noexcept;
@@ -27,6 +28,8 @@ class ParquetFile {
   /// Bytes or text of one cell; nothing when it is null. Valid until a row of another row group is
   /// asked for.
   std::optional<std::string_view> bytes(size_t column, int64_t row) const;
+  /// The items of one cell of a list column, likewise; none where it is null.
+  std::vector<std::optional<std::string_view>> list(size_t column, int64_t row) const;
   /// A cell of an integer column.
   int64_t integer(size_t column, int64_t row) const;
 

@@ -9,12 +9,10 @@
 
 namespace trestle {
 
-ImageGrid image_grid(int64_t height, int64_t width, const ImageProcessorConfig& config) {
-  if (height <= 0 || width <= 0) {
-    user_error("an image of {} x {} pixels has nothing to show; both sides must be positive", width,
-               height);
-  }
-  const auto edge = static_cast<double>(config.longest_edge);
+namespace {
+
+ImageGrid grid_within(int64_t height, int64_t width, double edge,
+                      const ImageProcessorConfig& config) {
   const auto h = static_cast<double>(height), w = static_cast<double>(width);
   const double ratio = std::max(h / edge, w / edge);
   if (ratio > 1) {
@@ -28,6 +26,25 @@ ImageGrid image_grid(int64_t height, int64_t width, const ImageProcessorConfig& 
   grid.height = grid.rows * side;
   grid.width = grid.cols * side;
   grid.tokens = grid.rows * (grid.cols + 1);
+  return grid;
+}
+
+}  // namespace
+
+ImageGrid image_grid(int64_t height, int64_t width, const ImageProcessorConfig& config) {
+  if (height <= 0 || width <= 0) {
+    user_error("an image of {} x {} pixels has nothing to show; both sides must be positive", width,
+               height);
+  }
+  ImageGrid grid = grid_within(height, width, static_cast<double>(config.longest_edge), config);
+  if (config.max_tokens <= 0) return grid;
+  auto edge = static_cast<double>(std::max(grid.height, grid.width));
+  while (grid.tokens > config.max_tokens && edge > 1) {
+    const double share =
+        std::sqrt(static_cast<double>(config.max_tokens) / static_cast<double>(grid.tokens));
+    edge = std::max(1.0, std::floor(std::min(edge * share, edge - 1)));
+    grid = grid_within(height, width, edge, config);
+  }
   return grid;
 }
 

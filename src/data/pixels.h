@@ -14,6 +14,8 @@ namespace trestle {
 struct ImageProcessorConfig {
   /// Pixels: the longest side after the resize.
   int64_t longest_edge = 1540;
+  /// Ids of a picture at most, row ends included (ImageGrid::tokens); 0: as longest_edge has it.
+  int64_t max_tokens = 0;
   /// Pixels: the side of one patch; spatial_merge_size^2 patches become one [IMG].
   int64_t patch_size = 14;
   int64_t spatial_merge_size = 2;
@@ -39,9 +41,9 @@ struct ImageGrid {
   bool operator==(const ImageGrid&) const = default;
 };
 
-/// Shrinks to longest_edge, never enlarges but to the next whole patch; the arithmetic is
-/// transformers', in binary64. A side that would vanish becomes one pixel (transformers fails
-/// there). Throws UserError unless both are positive.
+/// Shrinks to longest_edge and max_tokens, never enlarges but to the next whole patch; the
+/// arithmetic is transformers', in binary64. A side that would vanish becomes one pixel
+/// (transformers fails there). Throws UserError unless both are positive.
 ImageGrid image_grid(int64_t height, int64_t width, const ImageProcessorConfig& config);
 
 /// uint8 [3, H, W] on the CPU -> float32 [3, grid.height, grid.width], bit-equal to the processor's

@@ -33,8 +33,15 @@ Ministral3::Ministral3(const ModelConfig& config, const Build& build)
 
 at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW) const {
   if (!vision_tower_) user_error("this model has no vision tower; it takes no images");
-  const auto [patches_PD, grid] = vision_tower_->patches(images_CHW);
-  return projector_->forward(vision_tower_->forward(patches_PD, grid), grid);
+  // One after the other: the kernels of matrix products sum in an order that depends on the number
+  // of rows, and a picture's features must not depend on its neighbours (they are cached, and a
+  // batch cut otherwise must train the same).
+  std::vector<at::Tensor> features;
+  for (const at::Tensor& image : images_CHW) {
+    const auto [patches_PD, grid] = vision_tower_->patches({image});
+    features.push_back(projector_->forward(vision_tower_->forward(patches_PD, grid), grid));
+  }
+  return features.size() == 1 ? features.front() : at::cat(features);
 }
 
 at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features) const {

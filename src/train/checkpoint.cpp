@@ -13,6 +13,7 @@ namespace trestle {
 namespace {
 
 constexpr const char* kRandomState = "trestle.rng_state";
+constexpr const char* kProgress = "trestle.progress";
 
 bool is_adapter(const std::string& name) { return name.find(".adapter.") != std::string::npos; }
 
@@ -46,7 +47,7 @@ Json optimizer_state(const TrainConfig& config, const Progress& progress) {
                       {"betas", {config.optimizer.adam_beta1, config.optimizer.adam_beta2}},
                       {"eps", config.optimizer.adam_eps},
                       {"weight_decay", config.optimizer.weight_decay * multiplier},
-                      {"step", progress.step}});
+                      {"step", progress.step - progress.skipped}});
   }
   return {{"optimizer", {{"param_groups", groups}}},
           {"param_state_sharding_type", "fully_reshardable"}};
@@ -85,6 +86,9 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
                          .replace = true},
                         list);
   for (const auto& [name, info] : list) writer.write(name, tensors.at(name));
+  writer.add_object(kProgress, {{"skipped", progress.skipped},
+                                {"skipped_on_end", progress.skipped_on_end},
+                                {"recent_losses", progress.recent_losses}});
   writer.commit();
 }
 
@@ -112,8 +116,14 @@ Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, Ad
     generator.set_state(checkpoint.read(kRandomState).clone());
   }
   const Json state = checkpoint.train_state();
-  Progress progress{checkpoint.iteration(), state.value("consumed_train_samples", int64_t{0})};
-  optimizer.set_steps(progress.step);
+  Progress progress{.step = checkpoint.iteration(),
+                    .consumed_samples = state.value("consumed_train_samples", int64_t{0})};
+  if (const auto own = checkpoint.object(kProgress); own && own->is_object()) {
+    progress.skipped = own->value("skipped", int64_t{0});
+    progress.skipped_on_end = own->value("skipped_on_end", int64_t{0});
+    progress.recent_losses = own->value("recent_losses", std::vector<double>());
+  }
+  optimizer.set_steps(progress.step - progress.skipped);
   return progress;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <vector>
 
 #include "bridge/load.h"
 #include "train/config.h"
@@ -12,10 +13,14 @@ namespace trestle {
 
 /// Where a run stands after a step.
 struct Progress {
-  /// Optimizer steps made.
+  /// Steps made.
   int64_t step = 0;
   /// Samples taken from the SampleOrder.
   int64_t consumed_samples = 0;
+  /// Of the steps, those that changed nothing (train.on_nan=skip), and how many of them on end.
+  int64_t skipped = 0, skipped_on_end = 0;
+  /// Losses of the last steps that did, oldest first: what a spike is measured by.
+  std::vector<double> recent_losses = {};
 };
 
 /// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA or DoRA run), AdamW's

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "base/error.h"
+#include "data/overlong.h"
 
 namespace trestle {
 
@@ -27,6 +28,11 @@ void TrainConfig::validate() const {
   require_positive("checkpoint.save_interval", checkpoint.save_interval);
   require_positive("logger.log_interval", logger.log_interval);
   if (train.exit_interval) require_positive("train.exit_interval", *train.exit_interval);
+  require(train.on_nan == "stop" || train.on_nan == "skip", "train.on_nan", train.on_nan,
+          "use stop or skip");
+  require_positive("train.max_steps_on_nan", train.max_steps_on_nan);
+  require(train.loss_spike_factor == 0 || train.loss_spike_factor > 1, "train.loss_spike_factor",
+          format_value(train.loss_spike_factor), "must be above 1, or 0 for none");
   if (train.global_batch_size % train.micro_batch_size != 0) {
     user_error("train.global_batch_size={} is not a multiple of train.micro_batch_size={}",
                train.global_batch_size, train.micro_batch_size);
@@ -42,6 +48,13 @@ void TrainConfig::validate() const {
           format_value(optimizer.lr), "must be above 0");
   require(optimizer.min_lr >= 0 && optimizer.min_lr <= optimizer.lr, "optimizer.min_lr",
           format_value(optimizer.min_lr), "must lie between 0 and optimizer.lr");
+  require(overlong_of_name(dataset.overlong).has_value(), "dataset.overlong", dataset.overlong,
+          "use one of " + overlong_names());
+  require(dataset.image_max_edge >= 0, "dataset.image_max_edge",
+          std::to_string(dataset.image_max_edge), "must not be negative");
+  require(dataset.image_max_tokens == 0 || dataset.image_max_tokens >= 2,
+          "dataset.image_max_tokens", std::to_string(dataset.image_max_tokens),
+          "must be 2 at least (one [IMG] and its end), or 0 for no limit");
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
       !trains_adapters()) {

@@ -22,7 +22,7 @@ struct ModelOptions {
   static constexpr auto fields() {
     return std::tuple(
         field("seq_length", &ModelOptions::seq_length,
-              "longest sample in tokens; a longer one is an error"),
+              "longest sample in tokens; see dataset.overlong"),
         field("freeze_language_model", &ModelOptions::freeze_language_model),
         field("freeze_vision_model", &ModelOptions::freeze_vision_model),
         field("freeze_vision_projection", &ModelOptions::freeze_vision_projection),
@@ -35,13 +35,23 @@ struct TrainOptions {
   int64_t global_batch_size = 32;
   int64_t micro_batch_size = 1;
   std::optional<int64_t> exit_interval;
+  std::string on_nan = "stop";
+  int64_t max_steps_on_nan = 10;
+  double loss_spike_factor = 0;
   static constexpr auto fields() {
     return std::tuple(
         field("train_iters", &TrainOptions::train_iters, "optimizer steps"),
         field("global_batch_size", &TrainOptions::global_batch_size, "samples a step"),
         field("micro_batch_size", &TrainOptions::micro_batch_size, "samples a forward"),
         field("exit_interval", &TrainOptions::exit_interval,
-              "save and stop at the first step that this divides"));
+              "save and stop at the first step that this divides"),
+        field("on_nan", &TrainOptions::on_nan,
+              "stop, or skip: a step whose loss or gradient is not finite, or whose loss spikes, "
+              "changes nothing"),
+        field("max_steps_on_nan", &TrainOptions::max_steps_on_nan,
+              "so many skipped steps on end stop the run"),
+        field("loss_spike_factor", &TrainOptions::loss_spike_factor,
+              "a loss over this times the mean of the 20 before counts as bad; 0: none does"));
   }
 };
 
@@ -84,12 +94,21 @@ struct DatasetOptions {
   std::string path_or_dataset;
   std::string split = "train";
   bool shuffle = true;
+  std::string overlong = "error";
+  int64_t image_max_edge = 0;
+  int64_t image_max_tokens = 0;
   static constexpr auto fields() {
     return std::tuple(
         field("maker_name", &DatasetOptions::maker_name),
         field("path_or_dataset", &DatasetOptions::path_or_dataset, "file or directory"),
         field("split", &DatasetOptions::split),
-        field("shuffle", &DatasetOptions::shuffle, "false: rows in order, wrapping around"));
+        field("shuffle", &DatasetOptions::shuffle, "false: rows in order, wrapping around"),
+        field("overlong", &DatasetOptions::overlong,
+              "samples over model.seq_length: error, drop, shrink-image or cut-text"),
+        field("image_max_edge", &DatasetOptions::image_max_edge,
+              "pixels of a picture's longest side at most; 0: the checkpoint's own limit"),
+        field("image_max_tokens", &DatasetOptions::image_max_tokens,
+              "tokens of a picture at most; 0: no limit of its own"));
   }
 };
 

@@ -29,20 +29,26 @@ MetricsLog::MetricsLog(const std::filesystem::path& path, int64_t first_step, in
 }
 
 void MetricsLog::write(const StepMetrics& metrics) {
-  const Json line = {{"step", metrics.step},
-                     {"loss", metrics.loss},
-                     {"lr", metrics.lr},
-                     {"grad_norm", metrics.grad_norm},
-                     {"target_tokens", metrics.target_tokens},
-                     {"tokens", metrics.tokens},
-                     {"images", metrics.images},
-                     {"seconds", metrics.seconds},
-                     {"peak_memory_bytes", metrics.peak_memory_bytes}};
+  Json line = {{"step", metrics.step},
+               {"loss", metrics.loss},
+               {"lr", metrics.lr},
+               {"grad_norm", metrics.grad_norm},
+               {"target_tokens", metrics.target_tokens},
+               {"tokens", metrics.tokens},
+               {"images", metrics.images},
+               {"seconds", metrics.seconds},
+               {"peak_memory_bytes", metrics.peak_memory_bytes}};
+  if (!metrics.skipped.empty()) line["skipped"] = metrics.skipped;
+  // NaN is no JSON; it becomes null.
   file_ << line.dump() << '\n' << std::flush;
   if (!file_) machine_error("cannot write {}: is the disk full?", path_.string());
 }
 
 void MetricsLog::print_progress(const StepMetrics& metrics) const {
+  if (!metrics.skipped.empty()) {
+    fmt::print(stderr, "step {:>4}/{}  skipped: {}\n", metrics.step, last_step_, metrics.skipped);
+    return;
+  }
   const double elapsed =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   const double done = static_cast<double>(metrics.step - first_step_);

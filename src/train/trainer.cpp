@@ -1,16 +1,21 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/hub.h"
+#include "data/overlong.h"
+#include "train/diagnose.h"
 #include "train/metrics.h"
+#include "train/stop_signal.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -18,6 +23,8 @@ namespace fs = std::filesystem;
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr size_t kRecentLosses = 20;  // of progress_.recent_losses
 
 TrainConfig validated(TrainConfig config) {
   config.validate();
@@ -36,7 +43,8 @@ Trainer::Trainer(const TrainConfig& config)
     : config_(validated(config)),
       base_(resolve_model(config_.checkpoint.pretrained_checkpoint,
                           "checkpoint.pretrained_checkpoint")),
-      processor_(base_.assets()),
+      processor_(base_.assets(),
+                 {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset,
                             config_.dataset.split)),
       order_(dataset_->size(), static_cast<uint64_t>(config_.rng.seed), config_.dataset.shuffle) {
@@ -83,24 +91,66 @@ void Trainer::start_from_adapter() {
   }
 }
 
-std::vector<Sample> Trainer::next_samples() {
-  std::vector<Sample> samples;
-  for (int64_t i = 0; i < config_.train.global_batch_size; ++i) {
-    const int64_t row = order_.row(progress_.consumed_samples + i);
-    samples.push_back(processor_.process(dataset_->row(row), Ending::kSample));
-    const auto length = static_cast<int64_t>(samples.back().ids.size());
-    if (length > config_.model.seq_length) {
-      user_error("row {} of {} has {} tokens but model.seq_length={}; raise it or drop the row",
-                 row, config_.dataset.path_or_dataset, length, config_.model.seq_length);
+Trainer::Drawn Trainer::next_samples() {
+  Drawn drawn;
+  const auto wanted = static_cast<size_t>(config_.train.global_batch_size);
+  const Overlong policy = *overlong_of_name(config_.dataset.overlong);
+  int64_t dropped = 0;  // on end
+  while (drawn.samples.size() < wanted) {
+    const int64_t row = order_.row(progress_.consumed_samples++);
+    const std::string name = fmt::format("row {} of {}", row, config_.dataset.path_or_dataset);
+    auto sample = fit(processor_, dataset_->row(row), config_.model.seq_length, policy, name);
+    if (!sample) {
+      if (++dropped > dataset_->size()) {
+        user_error("every row of {} is longer than model.seq_length={} and dropped",
+                   config_.dataset.path_or_dataset, config_.model.seq_length);
+      }
+      continue;
+    }
+    dropped = 0;
+    drawn.rows.push_back(row);
+    drawn.samples.push_back(std::move(*sample));
+  }
+  return drawn;
+}
+
+std::string Trainer::fault(const StepMetrics& metrics) const {
+  if (!std::isfinite(metrics.grad_norm)) {
+    return fmt::format("the gradient norm is {}; first bad: the gradient of {}", metrics.grad_norm,
+                       first_bad_gradient(optimizer_->parameters()));
+  }
+  const std::vector<double>& recent = progress_.recent_losses;
+  if (config_.train.loss_spike_factor > 0 && recent.size() == kRecentLosses) {
+    const double mean = std::accumulate(recent.begin(), recent.end(), 0.0) / kRecentLosses;
+    if (metrics.loss > config_.train.loss_spike_factor * mean) {
+      return fmt::format(
+          "the loss {:.4f} is over train.loss_spike_factor={:g} times {:.4f}, the "
+          "mean of the {} steps before",
+          metrics.loss, config_.train.loss_spike_factor, mean, kRecentLosses);
     }
   }
-  progress_.consumed_samples += config_.train.global_batch_size;
-  return samples;
+  return {};
+}
+
+void Trainer::refuse(StepMetrics& metrics, const std::string& why) {
+  if (config_.train.on_nan == "stop") {
+    user_error(
+        "step {}: {}; look at these rows, lower optimizer.lr={:g}, or go on without such "
+        "steps (--on-nan skip)",
+        metrics.step, why, config_.optimizer.lr);
+  }
+  optimizer_->zero_grad();
+  metrics.skipped = why;
+  ++progress_.skipped;
+  if (++progress_.skipped_on_end > config_.train.max_steps_on_nan) {
+    user_error("step {}: {}; more than train.max_steps_on_nan={} steps on end were skipped",
+               metrics.step, why, config_.train.max_steps_on_nan);
+  }
 }
 
 StepMetrics Trainer::step() {
   const Clock::time_point start = Clock::now();
-  const std::vector<Sample> samples = next_samples();
+  const auto [samples, rows] = next_samples();
   StepMetrics metrics;
   metrics.step = ++progress_.step;
   metrics.lr = learning_rate(config_, metrics.step);
@@ -115,21 +165,37 @@ StepMetrics Trainer::step() {
                samples.size());
   }
   optimizer_->zero_grad();
+  std::string why;
   const auto micro = static_cast<std::ptrdiff_t>(config_.train.micro_batch_size);
-  for (auto first = samples.begin(); first != samples.end(); first += micro) {
-    const Batch batch = collate({first, first + micro});
+  for (std::ptrdiff_t first = 0; first < std::ssize(samples) && why.empty(); first += micro) {
+    const Batch batch = collate({samples.begin() + first, samples.begin() + first + micro});
     const auto [sum, targets] = model_->loss_sum(batch.input, batch.labels_T);
     if (targets == 0) continue;
     const at::Tensor loss = sum / static_cast<double>(metrics.target_tokens);
-    loss.backward();
     metrics.loss += loss.item<double>();
+    if (!std::isfinite(metrics.loss)) {
+      why = fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
+                        fmt::join(rows.begin() + first, rows.begin() + first + micro, ", "),
+                        first_bad_tensor(*model_, batch));
+    } else {
+      loss.backward();
+    }
   }
-  if (!std::isfinite(metrics.loss)) {
-    user_error("step {}: the loss is {}; lower optimizer.lr={} or look at the data", metrics.step,
-               metrics.loss, config_.optimizer.lr);
+  if (why.empty()) {
+    metrics.grad_norm = clip_grad_norm(optimizer_->parameters(), config_.optimizer.clip_grad);
+    why = fault(metrics);
+    if (!why.empty()) why += fmt::format("; rows {}", fmt::join(rows, ", "));
   }
-  metrics.grad_norm = clip_grad_norm(optimizer_->parameters(), config_.optimizer.clip_grad);
-  optimizer_->step(metrics.lr);
+  if (why.empty()) {
+    optimizer_->step(metrics.lr);
+    progress_.skipped_on_end = 0;
+    progress_.recent_losses.push_back(metrics.loss);
+    if (progress_.recent_losses.size() > kRecentLosses) {
+      progress_.recent_losses.erase(progress_.recent_losses.begin());
+    }
+  } else {
+    refuse(metrics, why);
+  }
   metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   metrics.peak_memory_bytes = peak_memory_bytes();
   return metrics;
@@ -139,7 +205,7 @@ void Trainer::save() {
   save_checkpoint(config_.checkpoint.save, *model_, *optimizer_, progress_, config_, base_);
 }
 
-void Trainer::run(const OnStep& on_step) {
+int Trainer::run(const OnStep& on_step) {
   const fs::path directory = config_.checkpoint.save;
   std::error_code error;
   fs::create_directories(directory, error);
@@ -147,19 +213,29 @@ void Trainer::run(const OnStep& on_step) {
     machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
   write_text(directory / "resolved_config.yaml", to_yaml(config_));
   MetricsLog log(directory / "metrics.jsonl", progress_.step, config_.train.train_iters);
+  const StopSignal signal;
   while (progress_.step < config_.train.train_iters) {
     const StepMetrics metrics = step();
     log.write(metrics);
-    if (metrics.step % config_.logger.log_interval == 0) log.print_progress(metrics);
+    if (metrics.step % config_.logger.log_interval == 0 || !metrics.skipped.empty()) {
+      log.print_progress(metrics);
+    }
     if (on_step) on_step(metrics);
+    const int stopped = signal.received();
     const bool exit =
         config_.train.exit_interval && metrics.step % *config_.train.exit_interval == 0;
     if (metrics.step % config_.checkpoint.save_interval == 0 ||
-        metrics.step == config_.train.train_iters || exit) {
+        metrics.step == config_.train.train_iters || exit || stopped != 0) {
       save();
+    }
+    if (stopped != 0) {
+      fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n",
+                 stopped == SIGTERM ? "SIGTERM" : "SIGINT", metrics.step, directory.string());
+      return stopped;
     }
     if (exit) break;
   }
+  return 0;
 }
 
 }  // namespace trestle

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "bridge/load.h"
@@ -29,6 +30,8 @@ struct StepMetrics {
   int64_t images = 0;
   double seconds = 0;
   int64_t peak_memory_bytes = 0;
+  /// Why nothing was changed (train.on_nan=skip); empty in a step that was made.
+  std::string skipped = {};
 };
 
 class Trainer {
@@ -40,8 +43,9 @@ class Trainer {
   using OnStep = std::function<void(const StepMetrics&)>;
   /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes
   /// metrics.jsonl and resolved_config.yaml under checkpoint.save, and a progress line a step to
-  /// stderr.
-  void run(const OnStep& on_step = {});
+  /// stderr. SIGTERM and SIGINT save and end it behind the step that runs; returns the signal, or
+  /// 0. Throws UserError for a step whose loss or gradient is no number, naming rows and tensor.
+  int run(const OnStep& on_step = {});
 
   /// One optimizer step on the next samples.
   StepMetrics step();
@@ -50,7 +54,15 @@ class Trainer {
   const Progress& progress() const { return progress_; }
 
  private:
-  std::vector<Sample> next_samples();
+  struct Drawn {
+    std::vector<Sample> samples;
+    std::vector<int64_t> rows;  // of the data set
+  };
+  Drawn next_samples();
+  /// What is wrong with the step, or nothing; gradients are there.
+  std::string fault(const StepMetrics& metrics) const;
+  /// Stops the run or, with train.on_nan=skip, undoes the step.
+  void refuse(StepMetrics& metrics, const std::string& why);
   void freeze();
   void start_from_adapter();
   void save();

@@ -228,14 +228,15 @@ class Checks:
 
 def official_sizes():
     """3B, 8B and 14B with every size divided, and their rope as it is."""
-    rope = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+    rope = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 16384,
             "max_position_embeddings": 262144, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
             "llama_4_scaling_beta": 0.1}
-    for seed, (name, hidden, ffn, layers) in enumerate((("3b", 3072, 9216, 26), ("8b", 4096, 14336, 34), ("14b", 5120, 16384, 40))):
+    sizes = (("3b", 3072, 9216, 26, 1e6), ("8b", 4096, 14336, 34, 1e6), ("14b", 5120, 16384, 40, 1e9))
+    for seed, (name, hidden, ffn, layers, theta) in enumerate(sizes):
         for tied in (True, False):
             text = models.text_config("ministral3", tied, hidden_size=hidden // 64, intermediate_size=ffn // 64,
                                       num_hidden_layers=layers // 8, num_attention_heads=8, num_key_value_heads=2, head_dim=16,
-                                      max_position_embeddings=262144, rope_parameters=rope)
+                                      max_position_embeddings=262144, rope_parameters=rope | {"rope_theta": theta})
             yield models.Model(f"{name}_{'tied' if tied else 'untied'}", models.mistral3(text, models.vision_config(14, layers=3)),
                                models.NESTED, 60 + seed, [[(56, 84)], []], embed_std=0.15)
 

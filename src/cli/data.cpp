@@ -1,0 +1,146 @@
+// `trestle data check` and `trestle data show`: what a data set becomes before it is trained on.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "checkpoint/hub.h"
+#include "cli/commands.h"
+#include "cli/data_page.h"
+#include "cli/model_flags.h"
+#include "data/check.h"
+
+namespace trestle {
+
+namespace {
+
+struct DataFlags {
+  std::string model, maker = "make_cord_v2_dataset", path, split = "train", output;
+  int64_t rows = 0, seq_length = 4096;
+  ImageLimits images;
+  bool json = false;
+
+  void add_to(CLI::App& command) {
+    command
+        .add_option("--hf-model-path,--hf_model_path", model,
+                    "directory or ORG/NAME[@REVISION] with tokenizer and processor files")
+        ->required();
+    command.add_option("--maker", maker, "data set maker")->capture_default_str();
+    command.add_option("--data", path, "file or directory")->required();
+    command.add_option("--split", split, "for directories")->capture_default_str();
+    command.add_option("--rows", rows, "only the first rows; 0: all")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    command.add_option("--seq-length,--seq_length", seq_length, "what longer samples are told by")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    add_image_flags(command, images);
+  }
+  std::unique_ptr<Dataset> dataset() const { return make_dataset(maker, path, split); }
+  Processor processor() const {
+    return Processor(resolve_model(model, "--hf-model-path", HubFiles::kAssets), images);
+  }
+};
+
+Json json_of(const DataReport& report, int64_t seq_length) {
+  return {{"rows", report.rows},
+          {"bad_rows", report.bad_rows},
+          {"errors", report.errors},
+          {"tokens", report.tokens()},
+          {"length",
+           {{"min", report.quantile(0)},
+            {"median", report.quantile(0.5)},
+            {"p95", report.quantile(0.95)},
+            {"max", report.quantile(1)}}},
+          {"longer_than_seq_length", report.longer_than(seq_length)},
+          {"targets", report.targets},
+          {"target_share", report.target_share()},
+          {"rows_without_target", report.untrained},
+          {"rows_all_target", report.all_trained},
+          {"assistant_turns", report.turns},
+          {"turns_with_eos", report.turns_with_eos},
+          {"images", report.images},
+          {"text_only_rows", report.text_only},
+          {"image_tokens", report.image_tokens},
+          {"largest_image", {report.largest_width, report.largest_height}}};
+}
+
+void print(const DataReport& report, int64_t seq_length) {
+  fmt::print("samples      {} of {} rows can be used\n", report.lengths.size(), report.rows);
+  for (const std::string& error : report.errors) fmt::print("             {}\n", error);
+  fmt::print("length       {} to {} tokens, median {}, 95 % up to {}; {} over --seq-length {}\n",
+             report.quantile(0), report.quantile(1), report.quantile(0.5), report.quantile(0.95),
+             report.longer_than(seq_length), seq_length);
+  fmt::print("images       {}, up to {} x {} pixels, {} tokens in all; {} rows of text only\n",
+             report.images, report.largest_width, report.largest_height, report.image_tokens,
+             report.text_only);
+  fmt::print("targets      {} of {} tokens ({:.1f} %); policy: the assistant's turns\n",
+             report.targets, report.tokens(), 100 * report.target_share());
+  fmt::print("end of turn  </s> is learnt in {} of {} turns\n", report.turns_with_eos,
+             report.turns);
+}
+
+void check(const DataFlags& flags) {
+  const auto dataset = flags.dataset();
+  const Processor processor = flags.processor();
+  const DataReport report = check_data(*dataset, processor, flags.rows, [&](int64_t done) {
+    if (done % 1000 == 0) fmt::print(stderr, "{} rows\n", done);
+  });
+  if (flags.json) {
+    fmt::print("{}\n", json_of(report, flags.seq_length).dump(2));
+  } else {
+    print(report, flags.seq_length);
+  }
+  std::fflush(stdout);
+  if (report.bad_rows > 0) {
+    user_error("{}: {} of {} rows cannot be used", flags.path, report.bad_rows, report.rows);
+  }
+  if (!report.untrained.empty() || report.targets == 0) {
+    user_error("{}: 0 % of the tokens of {} rows are targets (row {} the first); nothing is learnt",
+               flags.path, report.untrained.size(),
+               report.untrained.empty() ? 0 : report.untrained.front());
+  }
+  if (!report.all_trained.empty()) {
+    user_error(
+        "{}: 100 % of the tokens of {} rows are targets (row {} the first); prompts would be "
+        "learnt too",
+        flags.path, report.all_trained.size(), report.all_trained.front());
+  }
+  if (report.turns_with_eos != report.turns) {
+    user_error("{}: </s> is learnt in {} of {} turns; answers would not end", flags.path,
+               report.turns_with_eos, report.turns);
+  }
+}
+
+void show(const DataFlags& flags) {
+  const auto dataset = flags.dataset();
+  const Processor processor = flags.processor();
+  const int64_t rows = flags.rows > 0 ? flags.rows : 20;
+  write_text(flags.output, data_page(*dataset, processor, rows, flags.seq_length, flags.path));
+  fmt::print(stderr, "wrote {} rows to {}\n", std::min(rows, dataset->size()), flags.output);
+}
+
+}  // namespace
+
+void add_data(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("data", "look at a data set as training sees it");
+  command->require_subcommand(1);
+  CLI::App* check_command = command->add_subcommand(
+      "check", "count samples, lengths, images and targets; exit 2 where training would be wrong");
+  auto check_flags = std::make_shared<DataFlags>();
+  check_flags->add_to(*check_command);
+  check_command->add_flag("--json", check_flags->json, "the counts as JSON");
+  check_command->callback([check_flags] { check(*check_flags); });
+  CLI::App* show_command = command->add_subcommand(
+      "show", "a page of samples: pictures with their patches, tokens by whether they are learnt");
+  auto show_flags = std::make_shared<DataFlags>();
+  show_flags->add_to(*show_command);
+  show_command->add_option("--output", show_flags->output, "HTML file to write")->required();
+  show_command->callback([show_flags] { show(*show_flags); });
+}
+
+}  // namespace trestle

@@ -1,0 +1,77 @@
+#include "data/check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace trestle {
+
+namespace {
+
+constexpr size_t kKeptErrors = 10;
+
+void add(DataReport& report, int64_t row, const Conversation& conversation, const Sample& sample,
+         int64_t eos) {
+  report.lengths.push_back(std::ssize(sample.ids));
+  const int64_t targets = sample.targets();
+  report.targets += targets;
+  if (targets == 0) report.untrained.push_back(row);
+  if (targets == std::ssize(sample.ids) - 1) report.all_trained.push_back(row);
+  for (const Message& message : conversation.messages) {
+    report.turns += message.role == Role::kAssistant && message.trained && !message.prefix;
+  }
+  report.turns_with_eos += std::ranges::count(sample.labels, eos);
+  report.images += std::ssize(sample.images_CHW);
+  report.text_only += sample.images_CHW.empty();
+  for (const auto& [begin, end] : sample.image_spans) report.image_tokens += end - begin;
+  for (const at::Tensor& image : sample.images_CHW) {
+    report.largest_height = std::max(report.largest_height, image.size(1));
+    report.largest_width = std::max(report.largest_width, image.size(2));
+  }
+}
+
+}  // namespace
+
+int64_t DataReport::tokens() const {
+  return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+}
+
+double DataReport::target_share() const {
+  return tokens() == 0 ? 0 : static_cast<double>(targets) / static_cast<double>(tokens());
+}
+
+int64_t DataReport::quantile(double share) const {
+  if (lengths.empty()) return 0;
+  std::vector<int64_t> sorted = lengths;
+  std::ranges::sort(sorted);
+  const auto last = static_cast<double>(sorted.size() - 1);
+  return sorted[static_cast<size_t>(std::lround(share * last))];
+}
+
+int64_t DataReport::longer_than(int64_t length) const {
+  return std::ranges::count_if(lengths, [&](int64_t each) { return each > length; });
+}
+
+DataReport check_data(const Dataset& dataset, const Processor& processor, int64_t rows,
+                      const std::function<void(int64_t)>& on_row) {
+  const int64_t eos = processor.tokenizer().special("</s>");
+  DataReport report;
+  report.rows = rows > 0 ? std::min(rows, dataset.size()) : dataset.size();
+  for (int64_t row = 0; row < report.rows; ++row) {
+    try {
+      const Conversation conversation = dataset.row(row);
+      add(report, row, conversation, processor.process(conversation, Ending::kSample), eos);
+    } catch (const UserError& error) {
+      ++report.bad_rows;
+      if (report.errors.size() < kKeptErrors) {
+        report.errors.push_back(fmt::format("row {}: {}", row, error.what()));
+      }
+    }
+    if (on_row) on_row(row + 1);
+  }
+  return report;
+}
+
+}  // namespace trestle

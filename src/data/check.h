@@ -1,0 +1,41 @@
+// A data set looked at before money is spent on it. Called by `trestle data check`.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "data/datasets.h"
+#include "data/processor.h"
+
+namespace trestle {
+
+struct DataReport {
+  int64_t rows = 0;
+  /// Ids of each sample, in the order of the rows.
+  std::vector<int64_t> lengths;
+  int64_t targets = 0;
+  /// Samples without a target, or with no id that is not one.
+  std::vector<int64_t> untrained, all_trained;
+  /// Turns of the assistant that are trained, and those of them whose </s> is a target.
+  int64_t turns = 0, turns_with_eos = 0;
+  int64_t images = 0, text_only = 0, image_tokens = 0;
+  int64_t largest_width = 0, largest_height = 0;
+  /// "FILE row N: ...": rows that cannot be used, the first `kept_errors`.
+  std::vector<std::string> errors;
+  int64_t bad_rows = 0;
+
+  int64_t tokens() const;
+  double target_share() const;
+  /// The length that a share of the samples does not pass.
+  int64_t quantile(double share) const;
+  int64_t longer_than(int64_t length) const;
+};
+
+/// Processes the first `rows` samples (0: all) as training would. `on_row` is told how many are
+/// done.
+DataReport check_data(const Dataset& dataset, const Processor& processor, int64_t rows,
+                      const std::function<void(int64_t)>& on_row = {});
+
+}  // namespace trestle

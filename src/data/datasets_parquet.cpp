@@ -1,0 +1,205 @@
+#include "data/datasets_parquet.h"
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/cord.h"
+#include "data/parquet.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+std::vector<fs::path> parquet_files(const fs::path& path, const std::string& split) {
+  if (fs::is_regular_file(path)) return {path};
+  require_directory(path, "dataset.path_or_dataset");
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(path)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.path().extension() == ".parquet" && name.find(split) != std::string::npos) {
+      files.push_back(entry.path());
+    }
+  }
+  std::sort(files.begin(), files.end());
+  if (files.empty()) user_error("{} holds no .parquet file of split '{}'", path.string(), split);
+  return files;
+}
+
+// The rows of several files as one list, some of them left out.
+class Rows {
+ public:
+  Rows(const fs::path& path, const std::string& split, const std::vector<std::string>& columns) {
+    for (const fs::path& file : parquet_files(path, split)) {
+      files_.emplace_back(file, ParquetFile(file, columns));
+      size_ += files_.back().second.rows();
+    }
+  }
+
+  int64_t size() const { return size_; }
+
+  /// fn(file, row within it, "FILE row N"). A Parquet reader keeps one row group, so one at a time.
+  template <class Function>
+  auto at(int64_t index, const Function& fn) const {
+    const std::scoped_lock lock(mutex_);
+    for (const auto& [path, file] : files_) {
+      if (index < file.rows()) {
+        return fn(file, index, fmt::format("{} row {}", path.string(), index));
+      }
+      index -= file.rows();
+    }
+    TORCH_CHECK(false, "row past the end");
+  }
+
+ private:
+  std::vector<std::pair<fs::path, ParquetFile>> files_;
+  int64_t size_ = 0;
+  mutable std::mutex mutex_;
+};
+
+Part picture_part(std::optional<std::string_view> bytes, const std::string& name) {
+  if (!bytes) user_error("{} has no image", name);
+  Part part{.kind = Part::Kind::kImage};
+  part.image.source = name;
+  part.image.bytes = std::make_shared<const std::string>(*bytes);
+  return part;
+}
+
+Conversation exchange(std::vector<Part> pictures, std::string question, std::string answer) {
+  Message user = text_message(Role::kUser, std::move(question));
+  user.parts.insert(user.parts.begin(), std::make_move_iterator(pictures.begin()),
+                    std::make_move_iterator(pictures.end()));
+  return {{user, text_message(Role::kAssistant, std::move(answer))}, nullptr};
+}
+
+std::string text_cell(const ParquetFile& file, size_t column, int64_t row, const char* what,
+                      const std::string& name) {
+  const auto text = file.bytes(column, row);
+  if (!text) user_error("{} has no {}", name, what);
+  return std::string(*text);
+}
+
+class CordDataset : public Dataset {
+ public:
+  CordDataset(const fs::path& path, const std::string& split)
+      : rows_(path, split, {"image.bytes", "ground_truth"}) {}
+
+  int64_t size() const override { return rows_.size(); }
+
+  Conversation row(int64_t index) const override {
+    return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
+      return exchange({picture_part(file.bytes(0, row), name)}, "Describe this image.",
+                      json_to_tags(parse_truth(file, row, name)));
+    });
+  }
+  Json ground_truth(int64_t index) const override { return rows_.at(index, parse_truth); }
+
+ private:
+  static Json parse_truth(const ParquetFile& file, int64_t row, const std::string& name) {
+    const auto text = file.bytes(1, row);
+    const Json truth = text ? parse_json(*text, name) : Json();
+    if (!truth.is_object() || !truth.contains("gt_parse") || !truth["gt_parse"].is_object()) {
+      user_error("{}: ground_truth has no gt_parse object", name);
+    }
+    return truth["gt_parse"];
+  }
+
+  Rows rows_;
+};
+
+class MedpixDataset : public Dataset {
+ public:
+  MedpixDataset(const fs::path& path, const std::string& split)
+      : rows_(path, split, {"image_id.bytes", "question", "answer"}) {}
+
+  int64_t size() const override { return rows_.size(); }
+
+  Conversation row(int64_t index) const override {
+    return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
+      return exchange({picture_part(file.bytes(0, row), name)},
+                      text_cell(file, 1, row, "question", name),
+                      text_cell(file, 2, row, "answer", name));
+    });
+  }
+  Json ground_truth(int64_t index) const override {
+    return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
+      return Json(text_cell(file, 2, row, "answer", name));
+    });
+  }
+
+ private:
+  Rows rows_;
+};
+
+class RavenDataset : public Dataset {
+ public:
+  RavenDataset(const fs::path& path, const std::string& split)
+      : rows_(path, split, {"images[].bytes", "texts[].user", "texts[].assistant"}) {
+    // Without the pictures' bytes: they are most of the file.
+    const Rows small(path, split, {"images[].path", "texts[].user"});
+    for (int64_t row = 0; row < small.size(); ++row) {
+      const bool whole = small.at(row, [](const ParquetFile& file, int64_t at, const std::string&) {
+        return !file.list(0, at).empty() && !file.list(1, at).empty();
+      });
+      if (whole) used_.push_back(row);
+    }
+    if (used_.empty()) {
+      user_error("{}: none of its {} rows has both pictures and a text", path.string(),
+                 small.size());
+    }
+  }
+
+  int64_t size() const override { return static_cast<int64_t>(used_.size()); }
+
+  Conversation row(int64_t index) const override {
+    return rows_.at(place(index), [](const ParquetFile& file, int64_t row,
+                                     const std::string& name) {
+      std::vector<Part> pictures;
+      for (const auto& bytes : file.list(0, row)) {
+        pictures.push_back(picture_part(bytes, fmt::format("{} image {}", name, pictures.size())));
+      }
+      return exchange(std::move(pictures), first(file, 1, row, "user", name),
+                      first(file, 2, row, "assistant", name));
+    });
+  }
+  Json ground_truth(int64_t index) const override {
+    return rows_.at(place(index),
+                    [](const ParquetFile& file, int64_t row, const std::string& name) {
+                      return Json(first(file, 2, row, "assistant", name));
+                    });
+  }
+
+ private:
+  int64_t place(int64_t index) const { return used_.at(static_cast<size_t>(index)); }
+
+  static std::string first(const ParquetFile& file, size_t column, int64_t row, const char* what,
+                           const std::string& name) {
+    const auto items = file.list(column, row);
+    if (items.empty() || !items.front()) user_error("{}: its first text has no {}", name, what);
+    return std::string(*items.front());
+  }
+
+  Rows rows_;
+  std::vector<int64_t> used_;
+};
+
+}  // namespace
+
+std::unique_ptr<Dataset> make_cord_v2_dataset(const fs::path& path, const std::string& split) {
+  return std::make_unique<CordDataset>(path, split);
+}
+
+std::unique_ptr<Dataset> make_medpix_dataset(const fs::path& path, const std::string& split) {
+  return std::make_unique<MedpixDataset>(path, split);
+}
+
+std::unique_ptr<Dataset> make_raven_dataset(const fs::path& path, const std::string& split) {
+  return std::make_unique<RavenDataset>(path, split);
+}
+
+}  // namespace trestle

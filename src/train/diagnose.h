@@ -1,0 +1,21 @@
+// Where a number that is none came from. Called by the trainer when a loss or a gradient is not
+// finite.
+#pragma once
+
+#include <string>
+
+#include "data/batch.h"
+#include "model/ministral3.h"
+#include "train/optimizer.h"
+
+namespace trestle {
+
+/// The first tensor that is not finite, in the order in which a forward of `batch` meets them:
+/// "parameter NAME", "pixels of image 2", "output of the vision tower", "output of decoder layer
+/// 3", "logits"; "no tensor of a second forward" where it does not come again. Costs a forward.
+std::string first_bad_tensor(const Ministral3& model, const Batch& batch);
+
+/// The first parameter, in the model's order, whose gradient is not finite; empty where all are.
+std::string first_bad_gradient(const AdamW::NamedTensors& parameters);
+
+}  // namespace trestle

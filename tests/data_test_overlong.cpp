@@ -1,0 +1,108 @@
+// Samples that are too long, and bounds on pictures.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "data/datasets.h"
+#include "data/overlong.h"
+
+namespace trestle {
+namespace {
+
+const std::filesystem::path kModel = "../assets/demo/model";
+
+class Overlength : public ::testing::Test {
+ protected:
+  std::string error_of(int64_t length, Overlong policy) const {
+    try {
+      fit(processor_, conversation_, length, policy, "row 0");
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+  Sample fitted(int64_t length, Overlong policy) const {
+    return *fit(processor_, conversation_, length, policy, "row 0");
+  }
+
+  const Processor processor_{kModel};
+  const std::unique_ptr<Dataset> dataset_ =
+      make_dataset("make_cord_v2_dataset", "../assets/demo/data", "test");
+  const Conversation conversation_ = dataset_->row(0);
+  const Sample whole_ = processor_.process(conversation_, Ending::kSample);
+  const int64_t length_ = std::ssize(whole_.ids);
+};
+
+TEST_F(Overlength, WhatFitsIsLeftAlone) {
+  for (const Overlong policy :
+       {Overlong::kError, Overlong::kDrop, Overlong::kShrinkImage, Overlong::kCutText}) {
+    EXPECT_EQ(fitted(length_, policy).ids, whole_.ids);
+  }
+}
+
+TEST_F(Overlength, ErrorAndDrop) {
+  const std::string message = error_of(length_ - 1, Overlong::kError);
+  for (const std::string part : {std::string("row 0"), std::to_string(length_),
+                                 std::to_string(length_ - 1), std::string("shrink-image")}) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+  EXPECT_FALSE(fit(processor_, conversation_, length_ - 1, Overlong::kDrop, "row 0"));
+}
+
+TEST_F(Overlength, ShrinkingKeepsTextAndTargets) {
+  const auto [begin, end] = whole_.image_spans.at(0);
+  const int64_t text = length_ - (end - begin);
+  for (const int64_t length : {length_ - 1, text + (end - begin) / 2, text + 2}) {
+    const Sample small = fitted(length, Overlong::kShrinkImage);
+    EXPECT_LE(std::ssize(small.ids), length);
+    EXPECT_EQ(small.targets(), whole_.targets());
+    const auto [from, to] = small.image_spans.at(0);
+    EXPECT_EQ(std::ssize(small.ids) - (to - from), text);
+    EXPECT_LT(small.images_CHW.at(0).numel(), whole_.images_CHW.at(0).numel());
+    // No smaller than it had to be, by more than a row of tokens.
+    EXPECT_GT(std::ssize(small.ids), length - (end - begin) / 2);
+  }
+  EXPECT_NE(error_of(text + 1, Overlong::kShrinkImage).find("at their smallest"),
+            std::string::npos);
+}
+
+TEST_F(Overlength, TextIsCutAndNoPicture) {
+  const Sample cut = fitted(length_ - 5, Overlong::kCutText);
+  ASSERT_EQ(std::ssize(cut.ids), length_ - 5);
+  EXPECT_TRUE(std::equal(cut.ids.begin(), cut.ids.end(), whole_.ids.begin()));
+  EXPECT_EQ(cut.labels.back(), -100);
+  EXPECT_TRUE(std::equal(cut.labels.begin(), cut.labels.end() - 1, whole_.labels.begin()));
+  const auto [begin, end] = whole_.image_spans.at(0);
+  for (int64_t length = begin; length < end; ++length) {
+    const Sample before = cut_text(whole_, length);
+    EXPECT_EQ(std::ssize(before.ids), begin);
+    EXPECT_TRUE(before.images_CHW.empty() && before.image_spans.empty());
+  }
+  EXPECT_EQ(cut_text(whole_, end).images_CHW.size(), 1u);
+  EXPECT_NE(error_of(end, Overlong::kCutText).find("hold no target"), std::string::npos);
+}
+
+TEST_F(Overlength, PicturesHaveBounds) {
+  const auto tokens = [&](const ImageLimits& limits) {
+    const Sample sample = Processor(kModel, limits).process(conversation_, Ending::kSample);
+    const auto [begin, end] = sample.image_spans.at(0);
+    return end - begin;
+  };
+  const int64_t all = tokens({});
+  EXPECT_LT(tokens({.max_edge = 100, .max_tokens = 0}), all);
+  EXPECT_EQ(tokens({.max_edge = 10'000, .max_tokens = 0}), all);
+  for (const int64_t most : {int64_t{2}, int64_t{3}, int64_t{7}, all / 2, all - 1, all, all + 5}) {
+    const int64_t got = tokens({.max_edge = 0, .max_tokens = most});
+    EXPECT_LE(got, most);
+    if (most >= all) EXPECT_EQ(got, all);
+  }
+}
+
+TEST(Overlong, Names) {
+  for (const char* name : {"error", "drop", "shrink-image", "cut-text"}) {
+    EXPECT_TRUE(overlong_of_name(name)) << name;
+  }
+  EXPECT_FALSE(overlong_of_name("cut"));
+}
+
+}  // namespace
+}  // namespace trestle
