@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/html.h"
 #include "base/text.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_dtype.h"
-#include "cli/html.h"
 
 namespace trestle {
 

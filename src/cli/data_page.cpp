@@ -6,7 +6,7 @@
 #include <array>
 
 #include "base/error.h"
-#include "cli/html.h"
+#include "base/html.h"
 
 namespace trestle {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "base/file.h"
-#include "cli/html.h"
+#include "base/html.h"
 #include "data/cord.h"
 
 namespace trestle {

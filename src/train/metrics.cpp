@@ -39,6 +39,17 @@ void MetricsLog::write(const StepMetrics& metrics) {
                {"seconds", metrics.seconds},
                {"peak_memory_bytes", metrics.peak_memory_bytes}};
   if (!metrics.skipped.empty()) line["skipped"] = metrics.skipped;
+  append(line);
+}
+
+void MetricsLog::write(const ValidationMetrics& metrics) {
+  Json line = {
+      {"step", metrics.step}, {"valid_loss", metrics.loss}, {"valid_seconds", metrics.seconds}};
+  for (const auto& [name, score] : metrics.scores) line["valid_" + name] = score;
+  append(line);
+}
+
+void MetricsLog::append(const Json& line) {
   // NaN is no JSON; it becomes null.
   file_ << line.dump() << '\n' << std::flush;
   if (!file_) machine_error("cannot write {}: is the disk full?", path_.string());

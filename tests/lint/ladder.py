@@ -3,7 +3,7 @@ import pathlib
 import re
 import sys
 
-LADDER = "base parallel model checkpoint bridge peft data train generate serve cli".split()
+LADDER = "base parallel model checkpoint bridge peft data generate train serve cli".split()
 root = pathlib.Path(__file__).resolve().parents[2] / "src"
 faults = []
 files = sorted(root.rglob("*.h")) + sorted(root.rglob("*.cpp"))

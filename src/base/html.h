@@ -1,4 +1,5 @@
-// What the program's self-contained pages share. Called by the reports of demo and compare.
+// What the program's self-contained pages share. Called by the reports of demo, compare, data show
+// and finetune.
 #pragma once
 
 #include <string>
