@@ -20,17 +20,25 @@ SelfAttention::SelfAttention(const TextConfig& config, const Build& build)
 
 at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& context,
                                   size_t layer) const {
+  const at::Tensor qkv_TGMH =
+      linear_qkv->forward(x_TD).view({x_TD.size(0), -1, heads_per_group_ + 2, head_dim_});
+  if (!context.recompute_attention) return linear_proj->forward(attend(qkv_TGMH, context, layer));
+  return linear_proj->forward(recomputed(
+      [this, context, layer](const at::Tensor& qkv) { return attend(qkv, context, layer); },
+      qkv_TGMH));
+}
+
+at::Tensor SelfAttention::attend(const at::Tensor& qkv_TGMH, const LayerContext& context,
+                                 size_t layer) const {
   const int64_t N = heads_per_group_;
-  const at::Tensor qkv_TGMH = linear_qkv->forward(x_TD).view({x_TD.size(0), -1, N + 2, head_dim_});
   const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), context.rotation);
   at::Tensor q_TGNH = qk.narrow(2, 0, N);
   if (context.query_scale.defined()) q_TGNH = q_TGNH * context.query_scale;
   const at::Tensor k_TGH = qk.select(2, N);
   const at::Tensor v_TGH = qkv_TGMH.select(2, N + 1);
-  return linear_proj->forward(
-      context.cache == nullptr
-          ? causal_attention(q_TGNH, k_TGH, v_TGH, context.packing)
-          : cached_attention(q_TGNH, k_TGH, v_TGH, context.packing, *context.cache, layer));
+  return context.cache == nullptr
+             ? causal_attention(q_TGNH, k_TGH, v_TGH, context.packing)
+             : cached_attention(q_TGNH, k_TGH, v_TGH, context.packing, *context.cache, layer);
 }
 
 Mlp::Mlp(const TextConfig& config, const Build& build) {
@@ -87,6 +95,7 @@ at::Tensor LanguageModel::embed(const at::Tensor& ids_T) const {
 LayerContext LanguageModel::context(const at::Tensor& positions_T, const Packing& packing,
                                     KvCache* cache, at::ScalarType dtype) const {
   LayerContext context{text_rotation(frequencies_, positions_T, dtype), {}, packing, cache};
+  context.recompute_attention = recompute_.granularity == Recompute::Granularity::kSelective;
   if (config_.rope.llama_4_scaling_beta) {
     context.query_scale = llama_4_query_scale(config_.rope, positions_T, dtype).view({-1, 1, 1, 1});
   }
@@ -95,13 +104,18 @@ LayerContext LanguageModel::context(const at::Tensor& positions_T, const Packing
 
 at::Tensor LanguageModel::layers(at::Tensor x_TD, size_t first, size_t last,
                                  const LayerContext& context) const {
-  for (size_t i = first; i < last; ++i) x_TD = layers_[i]->forward(x_TD, context, i);
-  return x_TD;
+  const LayerStack stack{
+      [this, context](const at::Tensor& x, size_t i) { return layers_[i]->forward(x, context, i); },
+      [this](size_t i) { return layers_[i]->parameters(); }};
+  return run_layers(stack, std::move(x_TD), first, last, recompute_);
+}
+
+const at::Tensor& LanguageModel::head_weight() const {
+  return output_layer_ ? output_layer_->weight : word_embeddings_;
 }
 
 at::Tensor LanguageModel::head(const at::Tensor& x_TD) const {
-  const at::Tensor normed = final_norm(x_TD);
-  return output_layer_ ? output_layer_->forward(normed) : at::linear(normed, word_embeddings_);
+  return at::linear(final_norm(x_TD), head_weight());
 }
 
 }  // namespace trestle

@@ -10,6 +10,7 @@
 #include "model/attention.h"
 #include "model/config.h"
 #include "model/layers.h"
+#include "model/recompute.h"
 #include "model/rope.h"
 
 namespace trestle {
@@ -21,6 +22,8 @@ struct LayerContext {
   at::Tensor query_scale;
   Packing packing;
   KvCache* cache = nullptr;
+  /// Computes what lies between the projections of attention again in the backward pass.
+  bool recompute_attention = false;
 };
 
 class SelfAttention : public torch::nn::Module {
@@ -32,6 +35,9 @@ class SelfAttention : public torch::nn::Module {
   std::shared_ptr<Linear> linear_proj;
 
  private:
+  /// [T, G, N+2, H] -> [T, G*N*H].
+  at::Tensor attend(const at::Tensor& qkv_TGMH, const LayerContext& context, size_t layer) const;
+
   int64_t heads_per_group_, head_dim_;
 };
 
@@ -61,17 +67,21 @@ class LanguageModel : public torch::nn::Module {
   at::Tensor embed(const at::Tensor& ids_T) const;
   LayerContext context(const at::Tensor& positions_T, const Packing& packing, KvCache* cache,
                        at::ScalarType dtype) const;
-  /// Runs decoder layers first .. last-1.
+  /// Runs decoder layers first .. last-1, as set_recompute() says where gradients are made.
   at::Tensor layers(at::Tensor x_TD, size_t first, size_t last, const LayerContext& context) const;
   /// Final norm and head: [T, D] -> logits [T, V]. Rows are independent: pass only those that are
   /// needed.
   at::Tensor head(const at::Tensor& x_TD) const;
   at::Tensor final_norm(const at::Tensor& x_TD) const { return final_layernorm_->forward(x_TD); }
+  /// The weight of the head: its own, or the embedding's where tied. [V, D].
+  const at::Tensor& head_weight() const;
+  void set_recompute(const Recompute& recompute) { recompute_ = recompute; }
   size_t num_layers() const { return layers_.size(); }
   const at::Tensor& word_embeddings() const { return word_embeddings_; }
 
  private:
   TextConfig config_;
+  Recompute recompute_;
   RopeFrequencies frequencies_;
   at::Tensor word_embeddings_;
   std::vector<std::shared_ptr<DecoderLayer>> layers_;

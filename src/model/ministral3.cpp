@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/chunked_loss.h"
 
 namespace trestle {
 
@@ -13,7 +14,7 @@ ModelInput ModelInput::make(at::Tensor ids_T, std::vector<int64_t> lengths,
                             std::vector<at::Tensor> images_CHW) {
   Packing packing(std::move(lengths));
   at::Tensor positions_T = packing.positions().to(ids_T.device());
-  return {std::move(ids_T), std::move(positions_T), std::move(packing), std::move(images_CHW)};
+  return {std::move(ids_T), std::move(positions_T), std::move(packing), std::move(images_CHW), {}};
 }
 
 Ministral3::Ministral3(const ModelConfig& config, const Build& build)
@@ -56,7 +57,8 @@ at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features
 
 at::Tensor Ministral3::embed(const ModelInput& input) const {
   if (input.images_CHW.empty()) return language_model_->embed(input.ids_T);
-  return embed(input.ids_T, image_features(input.images_CHW));
+  return embed(input.ids_T, input.features.defined() ? input.features
+                                                     : image_features(input.images_CHW));
 }
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
@@ -80,10 +82,15 @@ std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
                                                     const at::Tensor& labels_T) const {
   const at::Tensor targets_T = labels_T.ne(-100).nonzero().view({-1});
   const at::Tensor rows = hidden(input).index_select(0, targets_T);
-  const at::Tensor logits = language_model_->head(rows).to(at::kFloat);
-  const at::Tensor loss = at::cross_entropy_loss(logits, labels_T.index_select(0, targets_T),
-                                                 /*weight=*/{}, at::Reduction::Sum);
+  const at::Tensor loss =
+      chunked_cross_entropy(language_model_->final_norm(rows), language_model_->head_weight(),
+                            labels_T.index_select(0, targets_T));
   return {loss, targets_T.size(0)};
+}
+
+void Ministral3::set_recompute(const Recompute& recompute) {
+  language_model_->set_recompute(recompute);
+  if (vision_tower_) vision_tower_->set_recompute(recompute);
 }
 
 void Ministral3::initialize(uint64_t seed, double std) {

@@ -21,6 +21,8 @@ struct ModelInput {
   Packing packing;
   /// Normalised pixels [C, H, W], sides multiples of patch * merge.
   std::vector<at::Tensor> images_CHW;
+  /// image_features(images_CHW) where they were made beforehand; undefined otherwise.
+  at::Tensor features = {};
 
   static ModelInput make(at::Tensor ids_T, std::vector<int64_t> lengths,
                          std::vector<at::Tensor> images_CHW = {});
@@ -47,9 +49,12 @@ class Ministral3 : public torch::nn::Module {
 
   /// Sum over the targets of -log p(target), fp32 scalar, and their number. labels_T int64 [T],
   /// -100 where there is no target, already shifted: labels[t] is what follows token t. Logits are
-  /// made only where there is a target.
+  /// made only where there is a target, and in pieces (chunked_cross_entropy).
   std::pair<at::Tensor, int64_t> loss_sum(const ModelInput& input,
                                           const at::Tensor& labels_T) const;
+
+  /// How activations of both towers are kept for the backward pass; gradients are the same.
+  void set_recompute(const Recompute& recompute);
 
   /// Random weights: normal of `std`, output projections smaller with depth, norms 1, biases 0.
   void initialize(uint64_t seed, double std = 0.02);

@@ -47,14 +47,18 @@ VisionLayer::VisionLayer(const VisionConfig& config, const Build& build)
 }
 
 at::Tensor VisionLayer::forward(const at::Tensor& x_PD, const Rotation& rotation,
-                                const Packing& packing) const {
+                                const Packing& packing, bool recompute_attention) const {
   const at::Tensor normed = attention_norm_->forward(x_PD);
   const auto heads = [&](const at::Tensor& y) { return y.view({y.size(0), -1, head_dim_}); };
-  const at::Tensor q_PNH = rotate(heads(q_proj_->forward(normed)), rotation);
-  const at::Tensor k_PNH = rotate(heads(k_proj_->forward(normed)), rotation);
+  const at::Tensor q_PNH = heads(q_proj_->forward(normed));
+  const at::Tensor k_PNH = heads(k_proj_->forward(normed));
   const at::Tensor v_PNH = heads(v_proj_->forward(normed));
+  const Segment attend = [k_PNH, v_PNH, rotation, packing](const at::Tensor& q) {
+    return block_attention(rotate(q, rotation), rotate(k_PNH, rotation), v_PNH, packing);
+  };
   const at::Tensor attended =
-      x_PD + o_proj_->forward(block_attention(q_PNH, k_PNH, v_PNH, packing));
+      x_PD + o_proj_->forward(recompute_attention ? recomputed(attend, q_PNH, {k_PNH, v_PNH})
+                                                  : attend(q_PNH));
   const at::Tensor inner = ffn_norm_->forward(attended);
   const at::Tensor gate = gate_proj_->forward(inner);
   const at::Tensor up = up_proj_->forward(inner);
@@ -116,8 +120,10 @@ Rotation VisionTower::rotation(const PatchGrid& grid, at::TensorOptions options)
 
 at::Tensor VisionTower::forward(at::Tensor x_PD, const PatchGrid& grid) const {
   const Rotation turn = rotation(grid, x_PD.options());
-  for (size_t i = 0; i < depth_; ++i) x_PD = layer(i, x_PD, turn, grid);
-  return x_PD;
+  const LayerStack stack{
+      [this, turn, grid](const at::Tensor& x, size_t i) { return layer(i, x, turn, grid); },
+      [this](size_t i) { return layers_[i]->parameters(); }};
+  return run_layers(stack, std::move(x_PD), 0, depth_, recompute_);
 }
 
 Projector::Projector(const ModelConfig& config, const Build& build) : config_(config.projector) {

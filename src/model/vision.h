@@ -10,6 +10,7 @@
 #include "model/attention.h"
 #include "model/config.h"
 #include "model/layers.h"
+#include "model/recompute.h"
 #include "model/rope.h"
 
 namespace trestle {
@@ -23,8 +24,9 @@ struct PatchGrid {
 class VisionLayer : public torch::nn::Module {
  public:
   VisionLayer(const VisionConfig& config, const Build& build);
-  at::Tensor forward(const at::Tensor& x_PD, const Rotation& rotation,
-                     const Packing& packing) const;
+  /// `recompute_attention`: attention itself is computed again in the backward pass.
+  at::Tensor forward(const at::Tensor& x_PD, const Rotation& rotation, const Packing& packing,
+                     bool recompute_attention = false) const;
 
  private:
   int64_t head_dim_;
@@ -41,16 +43,20 @@ class VisionTower : public torch::nn::Module {
   /// their grid.
   std::pair<at::Tensor, PatchGrid> patches(const std::vector<at::Tensor>& images_CHW) const;
   Rotation rotation(const PatchGrid& grid, at::TensorOptions options) const;
-  /// The hidden states that `vision_feature_layer` names: [P, D].
+  /// The hidden states that `vision_feature_layer` names, as set_recompute() says where gradients
+  /// are made: [P, D].
   at::Tensor forward(at::Tensor x_PD, const PatchGrid& grid) const;
   at::Tensor layer(size_t index, const at::Tensor& x_PD, const Rotation& rotation,
                    const PatchGrid& grid) const {
-    return layers_[index]->forward(x_PD, rotation, grid.packing);
+    return layers_[index]->forward(x_PD, rotation, grid.packing,
+                                   recompute_.granularity == Recompute::Granularity::kSelective);
   }
+  void set_recompute(const Recompute& recompute) { recompute_ = recompute; }
   size_t num_layers() const { return layers_.size(); }
 
  private:
   VisionConfig config_;
+  Recompute recompute_;
   // Layers that run: those behind the feature layer would compute what nobody reads.
   size_t depth_;
   at::Tensor patch_conv_;

@@ -39,6 +39,12 @@ void TrainConfig::validate() const {
   }
   require(model.params_dtype == "bf16" || model.params_dtype == "float32", "model.params_dtype",
           model.params_dtype, "use bf16 or float32");
+  const std::string& granularity = model.recompute_granularity;
+  require(granularity == "none" || granularity == "selective" || granularity == "full",
+          "model.recompute_granularity", granularity, "use none, selective or full");
+  require(model.recompute_method == "uniform" || model.recompute_method == "block",
+          "model.recompute_method", model.recompute_method, "use uniform or block");
+  require_positive("model.recompute_num_layers", model.recompute_num_layers);
   const std::string& style = scheduler.lr_decay_style;
   require(style == "cosine" || style == "linear" || style == "constant", "scheduler.lr_decay_style",
           style, "use cosine, linear or constant");
@@ -55,6 +61,8 @@ void TrainConfig::validate() const {
   require(dataset.image_max_tokens == 0 || dataset.image_max_tokens >= 2,
           "dataset.image_max_tokens", std::to_string(dataset.image_max_tokens),
           "must be 2 at least (one [IMG] and its end), or 0 for no limit");
+  require(dataset.feature_cache_mb >= 0, "dataset.feature_cache_mb",
+          std::to_string(dataset.feature_cache_mb), "must not be negative");
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
       !trains_adapters()) {
@@ -66,6 +74,16 @@ void TrainConfig::validate() const {
           "name a run directory (or set SAVE_DIR)");
   require(!dataset.path_or_dataset.empty(), "dataset.path_or_dataset", "",
           "name the data to train on");
+}
+
+Recompute TrainConfig::recompute() const {
+  using Granularity = Recompute::Granularity;
+  return {.granularity = model.recompute_granularity == "full"        ? Granularity::kFull
+                         : model.recompute_granularity == "selective" ? Granularity::kSelective
+                                                                      : Granularity::kNone,
+          .method = model.recompute_method == "block" ? Recompute::Method::kBlock
+                                                      : Recompute::Method::kUniform,
+          .num_layers = model.recompute_num_layers};
 }
 
 double learning_rate(const TrainConfig& config, int64_t step) {

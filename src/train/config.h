@@ -19,6 +19,9 @@ struct ModelOptions {
   bool freeze_vision_model = false;
   bool freeze_vision_projection = false;
   std::string params_dtype = "bf16";
+  std::string recompute_granularity = "none";
+  std::string recompute_method = "uniform";
+  int64_t recompute_num_layers = 1;
   static constexpr auto fields() {
     return std::tuple(
         field("seq_length", &ModelOptions::seq_length,
@@ -26,7 +29,14 @@ struct ModelOptions {
         field("freeze_language_model", &ModelOptions::freeze_language_model),
         field("freeze_vision_model", &ModelOptions::freeze_vision_model),
         field("freeze_vision_projection", &ModelOptions::freeze_vision_projection),
-        field("params_dtype", &ModelOptions::params_dtype, "bf16 (fp32 masters) or float32"));
+        field("params_dtype", &ModelOptions::params_dtype, "bf16 (fp32 masters) or float32"),
+        field("recompute_granularity", &ModelOptions::recompute_granularity,
+              "what the backward pass computes again instead of keeping it: none, selective (the "
+              "core of attention) or full (whole layers)"),
+        field("recompute_method", &ModelOptions::recompute_method,
+              "of full: uniform (all layers, recompute_num_layers at a time) or block (the first "
+              "recompute_num_layers)"),
+        field("recompute_num_layers", &ModelOptions::recompute_num_layers));
   }
 };
 
@@ -97,6 +107,8 @@ struct DatasetOptions {
   std::string overlong = "error";
   int64_t image_max_edge = 0;
   int64_t image_max_tokens = 0;
+  std::string feature_cache;
+  int64_t feature_cache_mb = 512;
   static constexpr auto fields() {
     return std::tuple(
         field("maker_name", &DatasetOptions::maker_name),
@@ -108,7 +120,12 @@ struct DatasetOptions {
         field("image_max_edge", &DatasetOptions::image_max_edge,
               "pixels of a picture's longest side at most; 0: the checkpoint's own limit"),
         field("image_max_tokens", &DatasetOptions::image_max_tokens,
-              "tokens of a picture at most; 0: no limit of its own"));
+              "tokens of a picture at most; 0: no limit of its own"),
+        field("feature_cache", &DatasetOptions::feature_cache,
+              "directory where features of pictures are kept for later runs, while vision tower "
+              "and projector are frozen"),
+        field("feature_cache_mb", &DatasetOptions::feature_cache_mb,
+              "MiB of such features that a run keeps in memory; 0: none"));
   }
 };
 
@@ -164,6 +181,7 @@ struct TrainConfig {
   at::ScalarType dtype() const {
     return model.params_dtype == "float32" ? at::kFloat : at::kBFloat16;
   }
+  Recompute recompute() const;
   /// Throws UserError naming the key, its value and what is allowed.
   void validate() const;
 };

@@ -58,6 +58,8 @@ Trainer::Trainer(const TrainConfig& config)
   } else {
     start_from_adapter();
   }
+  model_->set_recompute(config_.recompute());
+  features_ = FeatureCache::make(*model_, config_.dataset);
   AdamW::NamedTensors trained;
   for (const auto& entry : model_->named_parameters()) {
     if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
@@ -168,7 +170,8 @@ StepMetrics Trainer::step() {
   std::string why;
   const auto micro = static_cast<std::ptrdiff_t>(config_.train.micro_batch_size);
   for (std::ptrdiff_t first = 0; first < std::ssize(samples) && why.empty(); first += micro) {
-    const Batch batch = collate({samples.begin() + first, samples.begin() + first + micro});
+    Batch batch = collate({samples.begin() + first, samples.begin() + first + micro});
+    if (features_) features_->fill(batch.input);
     const auto [sum, targets] = model_->loss_sum(batch.input, batch.labels_T);
     if (targets == 0) continue;
     const at::Tensor loss = sum / static_cast<double>(metrics.target_tokens);

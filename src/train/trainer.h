@@ -13,6 +13,7 @@
 #include "data/datasets.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
+#include "train/feature_cache.h"
 #include "train/optimizer.h"
 
 namespace trestle {
@@ -51,6 +52,8 @@ class Trainer {
   StepMetrics step();
 
   Ministral3& model() { return *model_; }
+  /// Null where it is off.
+  const FeatureCache* features() const { return features_.get(); }
   const Progress& progress() const { return progress_; }
 
  private:
@@ -73,6 +76,7 @@ class Trainer {
   std::unique_ptr<Dataset> dataset_;
   SampleOrder order_;
   std::shared_ptr<Ministral3> model_;
+  std::unique_ptr<FeatureCache> features_;
   std::unique_ptr<AdamW> optimizer_;
   Progress progress_;
 };
