@@ -48,10 +48,11 @@ class VisionTower : public torch::nn::Module {
     return layers_[index]->forward(x_PD, rotation, grid.packing);
   }
   size_t num_layers() const { return layers_.size(); }
+  /// Layers that run: those behind the feature layer would compute what nobody reads.
+  size_t depth() const { return depth_; }
 
  private:
   VisionConfig config_;
-  // Layers that run: those behind the feature layer would compute what nobody reads.
   size_t depth_;
   at::Tensor patch_conv_;
   std::shared_ptr<RmsNorm> ln_pre_;
