@@ -120,6 +120,38 @@ TEST_F(Metrics, WandbIsOffUnlessAskedFor) {
   EXPECT_FALSE(fs::exists(directory_ / "wandb"));
 }
 
+// The one file of a directory that has this extension.
+std::string file_in(const fs::path& directory, std::string_view extension) {
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (name.find(extension) != std::string::npos) return read_text(entry.path());
+  }
+  return {};
+}
+
+TEST_F(Metrics, AValidationIsOfItsStep) {
+  TrainConfig asked = config();
+  asked.logger.wandb_project = "p";
+  MetricsLog log(asked, 0);
+  log.write(StepMetrics{.step = 1, .loss = 2, .tokens = 1, .seconds = 1});
+  log.write(ValidationMetrics{.step = 1, .loss = 1, .scores = {{"field_f1", 0.5}}, .answers = {}});
+  log.write(StepMetrics{.step = 2, .loss = 2, .tokens = 1, .seconds = 1});
+  log.finish(RunEnd::kFinished);
+  const std::string events = file_in(directory_ / "tensorboard", "tfevents");
+  for (const std::string name :
+       {"lm loss validation", "lm loss validation ppl", "validation/field_f1"}) {
+    EXPECT_NE(events.find(name), std::string::npos) << name;
+  }
+  int rows = 0, validations = 0;
+  for (const std::string& record : records_of(file_in(directory_ / "wandb", ".wandb"))) {
+    if (record.at(2) != 0x12) continue;  // behind num: history, field 2
+    ++rows;
+    validations += record.find("validation/field_f1") != std::string::npos;
+  }
+  EXPECT_EQ(rows, 2);  // W&B has one row a step
+  EXPECT_EQ(validations, 1);
+}
+
 TEST_F(Metrics, ReportShowsCurvesScoresAndAnswers) {
   MetricsLog log(config(), 0);
   StepMetrics step{.step = 1,

@@ -122,17 +122,9 @@ void MetricsLog::checkpoint_saved() const { report_.write("running"); }
 
 void MetricsLog::finish(RunEnd end) {
   finished_ = true;
-  switch (end) {
-    case RunEnd::kFinished:
-      report_.write("finished");
-      break;
-    case RunEnd::kStopped:
-      report_.write("stopped");
-      break;
-    case RunEnd::kFailed:
-      report_.write("failed");
-  }
-  if (wandb_) wandb_->finish(end == RunEnd::kFailed ? 1 : 0);
+  const bool failed = end == RunEnd::kFailed;
+  report_.write(failed ? "failed" : end == RunEnd::kFinished ? "finished" : "stopped");
+  if (wandb_) wandb_->finish(failed ? 1 : 0, end != RunEnd::kInterrupted);
 }
 
 void MetricsLog::print_progress(const StepMetrics& metrics) const {

@@ -34,8 +34,9 @@ struct ValidationMetrics {
   double seconds = 0;
 };
 
-/// How a run ended.
-enum class RunEnd { kFinished, kStopped, kFailed };
+/// How a run ended: at its last step, before it as asked for, by a signal (there is little time
+/// then), or by an error.
+enum class RunEnd { kFinished, kStopped, kInterrupted, kFailed };
 
 class MetricsLog {
  public:

@@ -232,7 +232,7 @@ int Trainer::run(const OnStep& on_step) {
     if (stopped != 0) {
       fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n",
                  stopped == SIGTERM ? "SIGTERM" : "SIGINT", metrics.step, directory.string());
-      log.finish(RunEnd::kStopped);
+      log.finish(RunEnd::kInterrupted);
       return stopped;
     }
     if (exit) break;

@@ -128,12 +128,17 @@ std::string local_time(std::time_t time) {
 fs::path run_directory(const TrainConfig& config, const std::string& id) {
   const std::string named = first_of(config.logger.wandb_save_dir, "WANDB_DIR");
   const fs::path root = named.empty() ? fs::path(config.checkpoint.save) : fs::path(named);
-  std::time_t now = std::time(nullptr);
+  std::time_t time = std::time(nullptr);
   fs::path directory;
   do {  // resumed within a second: the next one
-    directory = root / "wandb" / fmt::format("offline-run-{}-{}", local_time(now++), id);
+    directory = root / "wandb" / fmt::format("offline-run-{}-{}", local_time(time++), id);
   } while (fs::exists(directory));
   return directory;
+}
+
+// Seconds since 1970.
+double now() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 ProtoMessage timestamp(std::chrono::system_clock::time_point time) {
@@ -280,15 +285,12 @@ double WandbRun::runtime() const {
 void WandbRun::write(int64_t step, const Scalars& scalars) {
   if (step != step_) append_row();
   step_ = step;
+  if (row_.empty()) row_ = {{"_timestamp", now()}, {"_runtime", runtime()}};
   row_.insert(row_.end(), scalars.begin(), scalars.end());
 }
 
 void WandbRun::append_row() {
   if (row_.empty()) return;
-  const double now =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  row_.emplace_back("_timestamp", now);
-  row_.emplace_back("_runtime", runtime());
   ProtoMessage items;
   const auto add = [&](const std::string& name, const std::string& json) {
     items.message(kItem, ProtoMessage().text(kNestedKey, name).text(kValueJson, json));
@@ -302,14 +304,14 @@ void WandbRun::append_row() {
   row_.clear();
 }
 
-void WandbRun::finish(int exit_code) {
+void WandbRun::finish(int exit_code, bool has_time) {
   append_row();
   append(ProtoMessage().message(record::kExit, ProtoMessage()
                                                    .varint(1, static_cast<uint64_t>(exit_code))
                                                    .varint(2, static_cast<uint64_t>(runtime()))));
   records_.flush();
   const std::string later = fmt::format("wandb sync {}", directory_.string());
-  if (!upload_ || !is_on_path("wandb")) {
+  if (!upload_ || !has_time || !is_on_path("wandb")) {
     fmt::print(stderr, "W&B: kept in {}; upload it with: {}\n", directory_.string(), later);
     return;
   }

@@ -40,9 +40,10 @@ class WandbRun {
 
   /// Steps must not fall. What comes for one step becomes one row, written when the next begins.
   void write(int64_t step, const Scalars& scalars);
-  /// Ends the run and, where WANDB_API_KEY is set and WANDB_MODE lets it, has `wandb sync` upload
-  /// it; says in one line where the run is and how to upload it when that was not done.
-  void finish(int exit_code);
+  /// Ends the run and, where there is time, WANDB_API_KEY is set and WANDB_MODE lets it, has `wandb
+  /// sync` upload it; says in one line where the run is and how to upload it when that was not
+  /// done.
+  void finish(int exit_code, bool has_time);
 
  private:
   WandbRun(const TrainConfig& config, const std::string& id, bool resumed,

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -172,17 +173,22 @@ class Trackers(unittest.TestCase):
                 for i in range(7)]
         (self.folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def finetune(self, *overrides, name="run", iterations=6, status=0, **environment):
-        """The run's stderr. Nothing of W&B in the environment but what is given."""
+    def start(self, *overrides, name="run", iterations=6, **environment):
+        """Nothing of W&B in the environment but what is given."""
         clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
         settings = [f"checkpoint.pretrained_checkpoint={FIXTURE}", f"checkpoint.save={name}",
                     f"train.train_iters={iterations}", "dataset.path_or_dataset=data.jsonl",
                     "train.global_batch_size=2", "train.micro_batch_size=1", "scheduler.lr_warmup_iters=2",
                     "checkpoint.save_interval=3", *overrides]
-        done = subprocess.run([TRESTLE, "finetune", "--recipe", "demo_config", "--dataset-type", "jsonl", *settings],
-                              cwd=self.folder, capture_output=True, text=True, env=clean | environment)
-        self.assertEqual(done.returncode, status, done.stderr)
-        return done.stderr
+        command = [TRESTLE, "finetune", "--recipe", "demo_config", "--dataset-type", "jsonl", *settings]
+        return subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True, env=clean | environment)
+
+    def finetune(self, *overrides, status=0, **options):
+        """The run's stderr."""
+        started = self.start(*overrides, **options)
+        said = started.communicate()[1]
+        self.assertEqual(started.returncode, status, said)
+        return said
 
     def wandb_directories(self, name="run"):
         return sorted((self.folder / name / "wandb").glob("offline-run-*"))
@@ -335,6 +341,20 @@ class Wandb(Trackers):
         self.assertTrue(warning.endswith(f"wandb sync run/wandb/{directory.name}"))
         self.assertEqual((directory / "logs" / "sync.log").read_text(), "no network\n")
 
+
+    def test_no_upload_after_sigterm(self):
+        path = self.stand_in("touch called")
+        started = self.start(self.PROJECT, iterations=100_000, PATH=path, WANDB_API_KEY=API_KEY)
+        self.assertIn("training", started.stderr.readline())
+        self.assertIn("step", started.stderr.readline())
+        started.terminate()
+        said = started.communicate()[1]
+        self.assertEqual(started.returncode, -signal.SIGTERM, said)
+        self.assertFalse((self.folder / "called").exists())
+        self.assertIn("upload it with: wandb sync run/wandb/", said)
+        [directory] = self.wandb_directories()
+        self.check_run(directory, lines_of(self.folder / "run"))
+        self.assertIn("<b>stopped</b>", (self.folder / "run" / "report.html").read_text())
 
     def test_the_real_sync_uploads_a_run_and_its_resumption(self):
         server = Server()
