@@ -52,9 +52,9 @@ MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
       first_step_(first_step),
       last_step_(config.train.train_iters),
       report_(fs::path(config.checkpoint.save) / "report.html", to_yaml(config), last_step_),
+      wandb_(WandbRun::start(config, first_step)),
       // A validation before the first step is of step 0.
-      tensorboard_(tensorboard_directory(config), first_step == 0 ? 0 : first_step + 1),
-      wandb_(WandbRun::start(config, first_step)) {
+      tensorboard_(tensorboard_directory(config), first_step == 0 ? 0 : first_step + 1) {
   std::string kept;
   if (first_step > 0 && fs::exists(path_)) {
     std::ifstream old(path_);

@@ -66,8 +66,8 @@ class MetricsLog {
   std::ofstream file_;
   int64_t first_step_, last_step_;
   RunReport report_;
+  std::unique_ptr<WandbRun> wandb_;  // first, as its settings may be wrong
   TensorBoardWriter tensorboard_;
-  std::unique_ptr<WandbRun> wandb_;
   bool finished_ = false;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
