@@ -40,7 +40,8 @@ std::vector<double> ticks(Range& range, ValueAxis axis) {
   const double first = std::floor(range.low / step);
   const double last = std::max(first + 1, std::ceil(range.high / step));
   std::vector<double> out;
-  for (double i = first; i <= last; ++i) out.push_back(i * step);
+  const auto count = static_cast<int64_t>(last - first);
+  for (int64_t i = 0; i <= count; ++i) out.push_back((first + static_cast<double>(i)) * step);
   range = {out.front(), out.back()};
   return out;
 }
