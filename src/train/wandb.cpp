@@ -79,7 +79,7 @@ std::string mode() {
   const std::string mode = from_environment("WANDB_MODE");
   if (mode.empty() || mode == "online") return "online";
   if (mode == "offline" || mode == "dryrun") return "offline";
-  if (mode == "disabled") return mode;
+  if (mode == "disabled") return "disabled";
   user_error("WANDB_MODE={}: use online, offline or disabled", mode);
 }
 
