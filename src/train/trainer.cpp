@@ -212,7 +212,7 @@ int Trainer::run(const OnStep& on_step) {
   if (error)
     machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
   write_text(directory / "resolved_config.yaml", to_yaml(config_));
-  MetricsLog log(directory / "metrics.jsonl", progress_.step, config_.train.train_iters);
+  MetricsLog log(config_, progress_.step);
   const StopSignal signal;
   while (progress_.step < config_.train.train_iters) {
     const StepMetrics metrics = step();
@@ -227,14 +227,17 @@ int Trainer::run(const OnStep& on_step) {
     if (metrics.step % config_.checkpoint.save_interval == 0 ||
         metrics.step == config_.train.train_iters || exit || stopped != 0) {
       save();
+      log.checkpoint_saved();
     }
     if (stopped != 0) {
       fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n",
                  stopped == SIGTERM ? "SIGTERM" : "SIGINT", metrics.step, directory.string());
+      log.finish(RunEnd::kInterrupted);
       return stopped;
     }
     if (exit) break;
   }
+  log.finish(progress_.step < config_.train.train_iters ? RunEnd::kStopped : RunEnd::kFinished);
   return 0;
 }
 
