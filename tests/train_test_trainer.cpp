@@ -5,6 +5,7 @@
 #include <csignal>
 #include <fstream>
 #include <limits>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -140,6 +141,52 @@ TEST_F(Run, DoraInFp32ResumesToTheBit) {
   dora.peft.dim = 4;
   dora.model.params_dtype = "float32";
   expect_exact_resume(dora);
+}
+
+TEST_F(Run, PissaOfAllPartsResumesToTheBitAndBelongsToItsBase) {
+  TrainConfig pissa = config("pissa");
+  pissa.peft.scheme = "lora";
+  pissa.peft.dim = 4;
+  pissa.peft.lora_A_init_method = "pissa";
+  pissa.peft.lora_plus_ratio = 4;
+  pissa.peft.target_modules = {"lm.*", "vision.*", "projector.*"};
+  expect_exact_resume(pissa);
+
+  pissa.model.params_dtype = "float32";
+  pissa.checkpoint.save += "-fp32";
+  Trainer trainer(pissa);
+  trainer.run();
+  trainer.model().eval();
+  // On disk the base is as it was; the run's adapter makes it the trained model.
+  const auto again = load_model(OpenCheckpoint("fixtures/hf"), {at::kFloat, at::kCPU});
+  const at::NoGradGuard no_grad;
+  const ModelInput input = ModelInput::make(at::arange(20, 60), {40});
+  const at::Tensor plain = again->logits(input);
+  load_adapter(*again, pissa.checkpoint.save);
+  const at::Tensor trained = trainer.model().logits(input);
+  EXPECT_GT((trained - plain).abs().max().item<double>(), 1e-2);
+  testing::expect_near(again->logits(input), trained, 1e-4, "from the run");
+}
+
+// Megatron Bridge freezes the base whatever the flags say, and trains every adapter it is told of.
+TEST_F(Run, FreezeFlagsLeaveAdaptersAlone) {
+  TrainConfig lora = config("flags");
+  lora.peft.scheme = "lora";
+  lora.peft.target_modules = {"linear_qkv", "vision.q_proj", "projector.linear_1"};
+  const auto trained = [](const TrainConfig& each) {
+    std::set<std::string> names;
+    Trainer trainer(each);
+    for (const auto& entry : trainer.model().named_parameters()) {
+      if (entry.value().requires_grad()) names.insert(entry.key());
+    }
+    return names;
+  };
+  const std::set<std::string> plain = trained(lora);
+  EXPECT_TRUE(std::ranges::all_of(
+      plain, [](const std::string& name) { return name.find(".adapter.") != std::string::npos; }));
+  lora.model.freeze_language_model = lora.model.freeze_vision_model =
+      lora.model.freeze_vision_projection = true;
+  EXPECT_EQ(trained(lora), plain);
 }
 
 TEST_F(Run, StartsFromAnAdapterOfItsScheme) {

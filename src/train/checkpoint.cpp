@@ -31,23 +31,28 @@ Json schedule_state(const TrainConfig& config, const Progress& progress) {
           {"wd_incr_steps", config.train.train_iters * config.train.global_batch_size}};
 }
 
-// One group per weight-decay class, as megatron-core writes them.
+// One group per weight-decay class, as megatron-core writes them, and with LoRA+ per rate.
 Json optimizer_state(const TrainConfig& config, const Progress& progress) {
   Json groups = Json::array();
-  for (const double multiplier : {1.0, 0.0}) {
+  const double ratio = config.peft.lora_plus_ratio;
+  const auto add = [&](double multiplier, double rate) {
     groups.push_back({{"is_expert_parallel", false},
                       {"default_config", true},
                       {"wd_mult", multiplier},
-                      {"lr_mult", 1.0},
+                      {"lr_mult", rate},
                       {"is_decoupled_lr", false},
-                      {"max_lr", config.optimizer.lr},
-                      {"min_lr", config.optimizer.min_lr},
-                      {"lr", learning_rate(config, progress.step + 1)},
+                      {"max_lr", config.optimizer.lr * rate},
+                      {"min_lr", config.optimizer.min_lr * rate},
+                      {"lr", learning_rate(config, progress.step + 1) * rate},
                       {"bias_correction", true},
                       {"betas", {config.optimizer.adam_beta1, config.optimizer.adam_beta2}},
                       {"eps", config.optimizer.adam_eps},
                       {"weight_decay", config.optimizer.weight_decay * multiplier},
                       {"step", progress.step - progress.skipped}});
+  };
+  for (const double multiplier : {1.0, 0.0}) {
+    add(multiplier, 1.0);
+    if (ratio != 1) add(multiplier, ratio);
   }
   return {{"optimizer", {{"param_groups", groups}}},
           {"param_state_sharding_type", "fully_reshardable"}};
