@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "checkpoint/megatron.h"
 #include "golden.h"
 #include "train/recipes.h"
 #include "train/trainer.h"
@@ -166,6 +167,35 @@ TEST_F(Run, PissaOfAllPartsResumesToTheBitAndBelongsToItsBase) {
   const at::Tensor trained = trainer.model().logits(input);
   EXPECT_GT((trained - plain).abs().max().item<double>(), 1e-2);
   testing::expect_near(again->logits(input), trained, 1e-4, "from the run");
+}
+
+TEST_F(Run, LoraOfAllPartsResumesToTheBitUnderTheBridgesNames) {
+  TrainConfig lora = config("all");
+  lora.peft.scheme = "lora";
+  lora.peft.dim = 4;
+  lora.peft.target_modules = {"lm.*", "vision.*", "projector.*"};
+  expect_exact_resume(lora);
+  const MegatronCheckpoint stored(lora.checkpoint.save);
+  for (const std::string name :
+       {"language_model.decoder.layers.2.mlp.linear_fc1.adapter.linear_in.weight",
+        "vision_tower.transformer.layers.0.attention.q_proj.linear_in.weight",
+        "multi_modal_projector.linear_2.linear_out.weight"}) {
+    EXPECT_TRUE(stored.tensors().contains(name)) << name;
+  }
+  EXPECT_TRUE(stored.is_adapter());
+  const Json peft = stored.run_config()["peft"];
+  EXPECT_EQ(peft["_target_"], "megatron.bridge.peft.lora.LoRA");
+  EXPECT_EQ(peft["target_modules"][4], "vision_tower.*q_proj");
+}
+
+TEST_F(Run, LoraOfTheVisionTowerAloneIsARunToo) {
+  TrainConfig lora = config("vision");
+  lora.peft.scheme = "lora";
+  lora.peft.dim = 4;
+  lora.peft.target_modules = {"vision.linear_qkv"};
+  lora.train.train_iters = 1;
+  // Text alone sends no gradient there.
+  EXPECT_EQ(losses(lora).size(), 1u);
 }
 
 // Megatron Bridge freezes the base whatever the flags say, and trains every adapter it is told of.

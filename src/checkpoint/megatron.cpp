@@ -128,11 +128,7 @@ MegatronCheckpoint::MegatronCheckpoint(const fs::path& path) : reader_(find_dire
 
   bool any_base = false;
   for (const auto& [name, info] : model_) {
-    // Megatron Bridge leaves ".adapter" out where it adapts plain torch modules (LinearAdapter).
-    const bool adapter = name.find(".adapter.") != std::string::npos ||
-                         name.ends_with(".linear_in.weight") ||
-                         name.ends_with(".linear_out.weight");
-    (adapter ? is_adapter_ : any_base) = true;
+    (is_adapter_key(name) ? is_adapter_ : any_base) = true;
   }
   is_adapter_ = is_adapter_ && !any_base;
 

@@ -118,6 +118,24 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
   attach_stored(model, adapters, source, numbers.dropout, numbers.dora.value_or(magnitudes), what);
 }
 
+bool is_bridges_form(const LoraConfig& config) {
+  // An A for each part of the language model's fused projections is nothing that the bridge's
+  // classes can express, nor is PiSSA's changed base, nor DoRA of a plain torch module.
+  return !pissa_iterations(config.lora_A_init_method) &&
+         std::ranges::all_of(config.target_modules, [&](const std::string& name) {
+           if (bridge_target(name).find('*') != std::string::npos) return !config.is_dora();
+           return name.starts_with("linear_");
+         });
+}
+
+std::string bridge_adapter_name(const std::string& name) {
+  constexpr std::string_view kLevel = ".adapter";
+  const size_t at = name.find(".adapter.");
+  const bool elsewhere = name.find("vision_tower.") != std::string::npos ||
+                         name.find("multi_modal_projector.") != std::string::npos;
+  return elsewhere && at != std::string::npos ? std::string(name).erase(at, kLevel.size()) : name;
+}
+
 Json peft_run_config(const LoraConfig& config) {
   const double alpha = config.scaling_alpha();
   Json peft = {{"dim", config.dim},
@@ -131,14 +149,7 @@ Json peft_run_config(const LoraConfig& config) {
     peft["target_modules"].push_back(bridge_target(target));
   }
   if (alpha == std::floor(alpha) && alpha < 1e15) peft["alpha"] = static_cast<int64_t>(alpha);
-  // An A for each part of the language model's fused projections is nothing that the bridge's
-  // classes can express, nor is PiSSA's changed base, so none is claimed.
-  const bool fused = std::ranges::all_of(config.target_modules, [](const std::string& name) {
-    return name.find('.') != std::string::npos || name.starts_with("linear_");
-  });
-  if (fused && !pissa_iterations(config.lora_A_init_method)) {
-    peft["_target_"] = config.is_dora() ? kDoraClass : kLoraClass;
-  }
+  if (is_bridges_form(config)) peft["_target_"] = config.is_dora() ? kDoraClass : kLoraClass;
   return peft;
 }
 

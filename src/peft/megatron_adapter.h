@@ -20,6 +20,13 @@ namespace trestle {
 /// model instead, another method than LoRA and DoRA, or what does not fit this model.
 void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoint);
 
+/// Whether Megatron Bridge's classes can express such adapters; then run_config.yaml names theirs.
+bool is_bridges_form(const LoraConfig& config);
+
+/// The name that the bridge gives to what bears `name` here: outside the language model without
+/// `.adapter`. It may stand behind another part, as in optimizer.state.exp_avg.NAME.
+std::string bridge_adapter_name(const std::string& name);
+
 /// The `peft` section that such a checkpoint's run_config.yaml must hold. Megatron Bridge reads it
 /// where every projection is adapted whole.
 Json peft_run_config(const LoraConfig& config);

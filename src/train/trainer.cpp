@@ -181,7 +181,8 @@ StepMetrics Trainer::step() {
       why = fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
                         fmt::join(rows.begin() + first, rows.begin() + first + micro, ", "),
                         first_bad_tensor(*model_, batch));
-    } else {
+    } else if (loss.requires_grad()) {
+      // It does not where only the vision tower trains and no sample has a picture.
       loss.backward();
     }
   }
