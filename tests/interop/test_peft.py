@@ -31,6 +31,7 @@ from goldens import models, record  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "model"
 FIXTURE = ROOT / "tests" / "fixtures" / "hf"
+PICTURE = ROOT / "tests" / "golden" / "images" / "29x29.png"
 LOGITS = 1e-4
 # Of the fixture, whose language model and vision tower have 3 and 2 layers.
 LANGUAGE_MODULES = 3 * 7
@@ -175,8 +176,9 @@ def check_table(said, vision):
 
 def train(trestle, base, scheme, scratch, *overrides):
     """A few steps on nonsense; the run's folder, which its base lies beside."""
-    picture = {"type": "image", "image": str(ROOT / "tests" / "golden" / "images" / "29x29.png")}
-    rows = [{"messages": [{"role": "user", "content": [picture, {"type": "text", "text": f"what is {n}"}]},
+    picture = {"type": "image", "image": str(PICTURE)}
+    rows = [{"messages": [{"role": "user",
+                           "content": [picture, {"type": "text", "text": f"what is {n}"}]},
                           {"role": "assistant", "content": "it is " + "a" * n}]}
             for n in range(1, 6)]
     (scratch / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -187,6 +189,26 @@ def train(trestle, base, scheme, scratch, *overrides):
         "optimizer.lr=3e-2", "scheduler.lr_warmup_iters=0", "peft.dim=4", *overrides)
     check_table(said, any("vision.*" in each for each in overrides))
     return scratch / "run"
+
+
+def check_commands(trestle, base, trained, folder, merged):
+    """compare finds the merged model's tensors in base and adapter, and generate reads a picture
+    with the adapter as with the merged model, but not as without."""
+    for adapter in (trained, folder):
+        run(trestle, "compare", merged, adapter, "--hf-model", base, "--no-forward",
+            "--max-error", "1e-6")
+
+    def answer(model, *adapter):
+        done = call(trestle, "generate", "--hf-model-path", model, *adapter, "--prompt", "what is 2",
+                    "--image-path", PICTURE, "--max-new-tokens", "12", "--dtype", "float32", "--json")
+        require(done.returncode == 0, f"generate exits {done.returncode}: {done.stderr.strip()}")
+        return json.loads(done.stdout)["ids"]
+
+    wanted = answer(merged)
+    require(wanted != answer(base), "the adapter changes no token")
+    for adapter in (trained, folder):
+        require(answer(base, "--adapter-path", adapter) == wanted,
+                f"generate: other tokens with {adapter}")
 
 
 @torch.no_grad()
@@ -222,6 +244,8 @@ def check_trained_run(trestle, scheme, modules, overrides, scratch):
         same_logits(ours(model, adapter), theirs, plain)
     in_transformers = models.load_model(MODELS["tied"], merged)
     same_logits(in_transformers(**batch).logits, theirs, plain)
+
+    check_commands(trestle, base, trained, folder, merged)
 
     weights = adapted.merge_and_unload().state_dict()
     for name, value in in_transformers.state_dict().items():
