@@ -24,7 +24,7 @@ std::string module_of(const AdapterSite& site) {
   std::string name = last_component(site.name);
   const Adapter& adapter = *site.linear->adapter();
   if (adapter.whole()) return name;
-  name += ":";
+  name += ':';
   const std::vector<std::string> parts = site.linear->layout().parts();
   for (size_t i = 0; i < parts.size(); ++i) {
     if (adapter.pairs()[i]) name += " " + parts[i];
