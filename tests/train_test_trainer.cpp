@@ -5,9 +5,11 @@
 #include <csignal>
 #include <fstream>
 #include <limits>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "checkpoint/megatron.h"
 #include "golden.h"
 #include "train/recipes.h"
 #include "train/trainer.h"
@@ -140,6 +142,81 @@ TEST_F(Run, DoraInFp32ResumesToTheBit) {
   dora.peft.dim = 4;
   dora.model.params_dtype = "float32";
   expect_exact_resume(dora);
+}
+
+TEST_F(Run, PissaOfAllPartsResumesToTheBitAndBelongsToItsBase) {
+  TrainConfig pissa = config("pissa");
+  pissa.peft.scheme = "lora";
+  pissa.peft.dim = 4;
+  pissa.peft.lora_A_init_method = "pissa";
+  pissa.peft.lora_plus_ratio = 4;
+  pissa.peft.target_modules = {"lm.*", "vision.*", "projector.*"};
+  expect_exact_resume(pissa);
+
+  pissa.model.params_dtype = "float32";
+  pissa.checkpoint.save += "-fp32";
+  Trainer trainer(pissa);
+  trainer.run();
+  trainer.model().eval();
+  // On disk the base is as it was; the run's adapter makes it the trained model.
+  const auto again = load_model(OpenCheckpoint("fixtures/hf"), {at::kFloat, at::kCPU});
+  const at::NoGradGuard no_grad;
+  const ModelInput input = ModelInput::make(at::arange(20, 60), {40});
+  const at::Tensor plain = again->logits(input);
+  load_adapter(*again, pissa.checkpoint.save);
+  const at::Tensor trained = trainer.model().logits(input);
+  EXPECT_GT((trained - plain).abs().max().item<double>(), 1e-2);
+  testing::expect_near(again->logits(input), trained, 1e-4, "from the run");
+}
+
+TEST_F(Run, LoraOfAllPartsResumesToTheBitUnderTheBridgesNames) {
+  TrainConfig lora = config("all");
+  lora.peft.scheme = "lora";
+  lora.peft.dim = 4;
+  lora.peft.target_modules = {"lm.*", "vision.*", "projector.*"};
+  expect_exact_resume(lora);
+  const MegatronCheckpoint stored(lora.checkpoint.save);
+  for (const std::string name :
+       {"language_model.decoder.layers.2.mlp.linear_fc1.adapter.linear_in.weight",
+        "vision_tower.transformer.layers.0.attention.q_proj.linear_in.weight",
+        "multi_modal_projector.linear_2.linear_out.weight"}) {
+    EXPECT_TRUE(stored.tensors().contains(name)) << name;
+  }
+  EXPECT_TRUE(stored.is_adapter());
+  const Json peft = stored.run_config()["peft"];
+  EXPECT_EQ(peft["_target_"], "megatron.bridge.peft.lora.LoRA");
+  EXPECT_EQ(peft["target_modules"][4], "vision_tower.*q_proj");
+}
+
+TEST_F(Run, LoraOfTheVisionTowerAloneIsARunToo) {
+  TrainConfig lora = config("vision");
+  lora.peft.scheme = "lora";
+  lora.peft.dim = 4;
+  lora.peft.target_modules = {"vision.linear_qkv"};
+  lora.train.train_iters = 1;
+  // Text alone sends no gradient there.
+  EXPECT_EQ(losses(lora).size(), 1u);
+}
+
+// Megatron Bridge freezes the base whatever the flags say, and trains every adapter it is told of.
+TEST_F(Run, FreezeFlagsLeaveAdaptersAlone) {
+  TrainConfig lora = config("flags");
+  lora.peft.scheme = "lora";
+  lora.peft.target_modules = {"linear_qkv", "vision.q_proj", "projector.linear_1"};
+  const auto trained = [](const TrainConfig& each) {
+    std::set<std::string> names;
+    Trainer trainer(each);
+    for (const auto& entry : trainer.model().named_parameters()) {
+      if (entry.value().requires_grad()) names.insert(entry.key());
+    }
+    return names;
+  };
+  const std::set<std::string> plain = trained(lora);
+  EXPECT_TRUE(std::ranges::all_of(
+      plain, [](const std::string& name) { return name.find(".adapter.") != std::string::npos; }));
+  lora.model.freeze_language_model = lora.model.freeze_vision_model =
+      lora.model.freeze_vision_projection = true;
+  EXPECT_EQ(trained(lora), plain);
 }
 
 TEST_F(Run, StartsFromAnAdapterOfItsScheme) {

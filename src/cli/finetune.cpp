@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "cli/commands.h"
+#include "peft/report.h"
 #include "train/recipes.h"
 #include "train/trainer.h"
 
@@ -49,6 +50,7 @@ void finetune(const FinetuneFlags& flags) {
     return;
   }
   Trainer trainer(config);
+  if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
   int64_t trainable = 0, total = 0;
   for (const at::Tensor& parameter : trainer.model().parameters()) {
     total += parameter.numel();
