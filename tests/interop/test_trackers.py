@@ -341,12 +341,11 @@ class Wandb(Trackers):
         self.assertTrue(warning.endswith(f"wandb sync run/wandb/{directory.name}"))
         self.assertEqual((directory / "logs" / "sync.log").read_text(), "no network\n")
 
-
     def test_no_upload_after_sigterm(self):
         path = self.stand_in("touch called")
         started = self.start(self.PROJECT, iterations=100_000, PATH=path, WANDB_API_KEY=API_KEY)
-        self.assertIn("training", started.stderr.readline())
-        self.assertIn("step", started.stderr.readline())
+        # Behind the table of adapters, once a step is made.
+        self.assertTrue(any(line.startswith("step ") for line in started.stderr), "no step was made")
         started.terminate()
         said = started.communicate()[1]
         self.assertEqual(started.returncode, -signal.SIGTERM, said)
