@@ -3,12 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/accumulate.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -104,8 +103,7 @@ uint64_t streamed_bytes(const ModelConfig& config, at::ScalarType dtype) {
       "vision_tower.patch_conv.", "multi_modal_projector."};
   std::array<uint64_t, kParts.size()> values{};
   for (const Mapping& mapping : mappings(config)) {
-    const auto numel = std::accumulate(mapping.shape.begin(), mapping.shape.end(), uint64_t{1},
-                                       std::multiplies<uint64_t>());
+    const auto numel = static_cast<uint64_t>(c10::multiply_integers(mapping.shape));
     for (size_t i = 0; i < kParts.size(); ++i) {
       if (mapping.megatron.starts_with(kParts[i])) values[i] += numel;
     }
