@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "base/fields.h"
+#include "errors.h"
 
 namespace trestle {
 namespace {
@@ -24,15 +25,6 @@ struct Outer {
                       field("modules", &Outer::modules), field("on", &Outer::on));
   }
 };
-
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Fields, OverridesReachNestedMembers) {
   Outer config;

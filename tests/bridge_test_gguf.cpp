@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "bridge/gguf.h"
 #include "checkpoint/gguf.h"
+#include "errors.h"
 #include "golden.h"
 
 namespace trestle {
@@ -33,15 +34,6 @@ class Gguf : public ::testing::Test {
   fs::path directory_;
   GgufAssets assets_;
 };
-
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST_F(Gguf, WritesTheWeightsOfBothTowers) {
   const OpenCheckpoint source("golden/model/tied");

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "checkpoint/tensor_source.h"
+#include "errors.h"
 
 namespace trestle {
 
@@ -39,15 +40,6 @@ inline void expect_equal(const TensorSource& got, const TensorSource& wanted) {
     if (b.nbytes() == 0) continue;
     EXPECT_EQ(std::memcmp(a.const_data_ptr(), b.const_data_ptr(), b.nbytes()), 0) << name;
   }
-}
-
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace trestle

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "data/datasets.h"
+#include "errors.h"
 
 namespace trestle {
 namespace {
@@ -21,15 +22,6 @@ std::string whole(const Dataset& dataset, int64_t row) {
     text += std::string(role_name(message.role)) + ": " + text_of(message) + "\n";
   }
   return text;
-}
-
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 constexpr const char* kFolder = "golden/datasets";

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "data/parquet.h"
+#include "errors.h"
 
 namespace trestle {
 namespace {
@@ -9,15 +10,6 @@ namespace {
 // The fuzzers' seeds are files of the real writer.
 const std::filesystem::path kSeeds = "../fuzz/seeds/parquet";
 const std::vector<std::string> kColumns = {"image.bytes", "ground_truth"};
-
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(Parquet, RowsInOneGroupOrSeveral) {
   for (const char* name : {"plain", "snappy", "groups"}) {

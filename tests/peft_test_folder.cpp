@@ -313,8 +313,7 @@ TEST(PeftFolder, RefusesTensorsThatDoNotFit) {
   };
   expect_mentions(refused([&](NamedTensors& tensors, Json&) {
                     take(tensors, "q_proj.lora_A").first =
-                        "base_model.model.model.vision_tower.transformer.layers.0.attention.q_proj."
-                        "lora_A.weight";
+                        "base_model.model.model.vision_tower.patch_conv.lora_A.weight";
                   }),
                   {"1 of 42 tensors", "vision_tower"});
   expect_mentions(refused([&](NamedTensors& tensors, Json&) { tensors.erase(tensors.begin()); }),
@@ -395,11 +394,16 @@ TEST(PeftFolder, ForPeftItself) {
   const char* target = std::getenv("TRESTLE_PEFT_OUT");
   if (target == nullptr) GTEST_SKIP() << "TRESTLE_PEFT_OUT names no directory";
   const std::vector<std::pair<std::string, std::vector<std::string>>> forms = {
-      {"fused", LoraConfig().target_modules}, {"parts", {"q_proj", "v_proj", "down_proj"}}};
+      {"fused", LoraConfig().target_modules},
+      {"parts", {"q_proj", "v_proj", "down_proj"}},
+      {"everywhere", {"lm.*", "vision.*", "projector.*"}},
+      {"vision", {"vision.linear_qkv", "projector.linear_2"}}};
   for (const char* name : {"tied", "text"}) {
     for (const char* scheme : {"lora", "dora"}) {
       for (const auto& [form, targets] : forms) {
         const Golden golden(name);
+        const bool vision = form == "everywhere" || form == "vision";
+        if (vision && !OpenCheckpoint(golden.directory).config().vision) continue;
         const auto model = golden.model();
         LoraConfig config;
         config.scheme = scheme;

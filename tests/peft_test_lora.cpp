@@ -5,6 +5,7 @@
 #include "checkpoint_hf_testing.h"
 #include "golden.h"
 #include "peft/lora.h"
+#include "peft/report.h"
 #include "peft/sites.h"
 
 namespace trestle {
@@ -60,6 +61,94 @@ TEST(Lora, AdaptsTheLanguageTowerAndFreezesTheRest) {
     EXPECT_EQ(summary.total, base + trainable);
     EXPECT_EQ(summary.modules, per_layer == 4 ? 3 * 2 : 3 * 4);
   }
+}
+
+at::Tensor all_of(const Ministral3& model, const std::string& ending);
+
+// Modules that targets reach, without their layers' numbers.
+std::set<std::string> adapted(const Ministral3& model) {
+  std::set<std::string> modules;
+  for (const AdapterSite& site : adapter_sites(model)) {
+    if (!site.linear->adapter()) continue;
+    modules.insert(
+        fmt::format("{}.{}", site.name.substr(0, site.name.find('.')), last_component(site.name)));
+  }
+  return modules;
+}
+
+TEST(Lora, TargetsNameAPartOfTheModel) {
+  const Golden golden("tied");
+  const auto reached = [&](const std::vector<std::string>& targets) {
+    const auto model = golden.model();
+    attach_lora(*model, config_of(targets), 1);
+    return adapted(*model);
+  };
+  using Modules = std::set<std::string>;
+  // Without a component the vision tower's linears of the same names stay as they are.
+  EXPECT_EQ(reached({"o_proj", "down_proj"}),
+            (Modules{"language_model.linear_proj", "language_model.linear_fc2"}));
+  EXPECT_EQ(reached({"lm.linear_qkv"}), Modules{"language_model.linear_qkv"});
+  EXPECT_EQ(reached({"vision.q_proj"}), Modules{"vision_tower.q_proj"});
+  EXPECT_EQ(reached({"vision.linear_qkv", "vision.linear_proj"}),
+            (Modules{"vision_tower.q_proj", "vision_tower.k_proj", "vision_tower.v_proj",
+                     "vision_tower.o_proj"}));
+  EXPECT_EQ(reached({"vision.linear_fc1", "vision.linear_fc2"}),
+            (Modules{"vision_tower.gate_proj", "vision_tower.up_proj", "vision_tower.down_proj"}));
+  EXPECT_EQ(reached({"projector.linear_1", "projector.merging_layer"}),
+            (Modules{"multi_modal_projector.linear_1", "multi_modal_projector.merging_layer"}));
+  EXPECT_EQ(reached({"vision.*", "projector.*"}).size(), 7u + 3u);
+  EXPECT_EQ(reached({"lm.*"}), reached(kMegatron));
+}
+
+TEST(Lora, ThePartsTellTheirConfig) {
+  const Golden golden("tied");
+  const auto model = golden.model();
+  const std::vector<std::string> targets = {"linear_qkv", "vision.q_proj", "vision.up_proj",
+                                            "projector.linear_2"};
+  attach_lora(*model, config_of(targets), 1);
+  EXPECT_EQ(lora_config_of(*model).target_modules, targets);
+}
+
+// Counted by hand: the tied model has 3 layers of hidden 48, qkv 160 rows; 2 vision layers of
+// hidden 32, ffn 48.
+TEST(Lora, TheTableCountsWhatTrains) {
+  const Golden golden("tied");
+  const auto model = golden.model();
+  const auto vision_layers = static_cast<int64_t>(model->vision_tower()->num_layers());
+  LoraConfig config = config_of({"linear_qkv", "vision.up_proj", "projector.linear_1"});
+  config.scheme = "dora";
+  const AdapterSummary summary = attach_lora(*model, config, 1);
+  const std::vector<AdapterRow> rows = adapter_rows(*model);
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows[0].component, "lm");
+  EXPECT_EQ(rows[0].module, "linear_qkv");
+  EXPECT_EQ(rows[0].modules, 3);
+  EXPECT_EQ(rows[0].rank, 4);
+  EXPECT_EQ(rows[0].parameters, 3 * (4 * 48 + 160 * 4 + 160));
+  EXPECT_EQ(rows[1].component, "vision");
+  EXPECT_EQ(rows[1].modules, vision_layers);
+  EXPECT_EQ(rows[1].parameters, vision_layers * (4 * 32 + 48 * 4 + 48));
+  EXPECT_EQ(rows[2].component, "projector");
+  EXPECT_EQ(rows[2].parameters, 4 * 32 + 48 * 4 + 48);
+  int64_t all = 0;
+  for (const AdapterRow& row : rows) all += row.parameters;
+  EXPECT_EQ(all, summary.trainable);
+
+  const DoraCost cost = dora_cost(*model);
+  EXPECT_EQ(cost.magnitudes, 3 * 160 + vision_layers * 48 + 48);
+  EXPECT_EQ(cost.lora_parameters + cost.magnitudes, summary.trainable);
+  EXPECT_EQ(cost.kept_per_token, 4 * cost.magnitudes);
+  EXPECT_EQ(cost.added_per_token, static_cast<double>(cost.magnitudes));
+  expect_mentions(adapter_report(*model), {"vision", "up_proj", "projector", "linear_1", "DoRA"});
+}
+
+TEST(Lora, GaussianIsPefts) {
+  const Golden golden("tied");
+  const auto model = golden.model();
+  LoraConfig config = config_of({"linear_fc2"}, "zero");
+  config.lora_A_init_method = "gaussian";
+  attach_lora(*model, config, 3);
+  EXPECT_NEAR(all_of(*model, "linear_in.weight").std().item<double>(), 0.25, 0.025);
 }
 
 TEST(Lora, NamesAreMegatrons) {
@@ -269,6 +358,21 @@ TEST(Lora, RefusesWhatCannotBe) {
                   }),
                   {"o_proj", "linear_proj"});
   expect_mentions(refused([](Config c) { c.target_modules = {"q_porj"}; }), {"q_porj", "q_proj?"});
+  expect_mentions(refused([](Config c) { c.target_modules = {"vision.q_porj"}; }),
+                  {"vision.q_porj", "vision.q_proj?"});
+  expect_mentions(refused([](Config c) { c.target_modules = {"linear_1"}; }), {"linear_1"});
+  expect_mentions(refused([](Config c) {
+                    c.target_modules = {"lm.*", "q_proj"};
+                  }),
+                  {"q_proj", "lm.*", "keep one"});
+  expect_mentions(refused([](Config c) {
+                    c.scheme = "dora";
+                    c.lora_A_init_method = "pissa";
+                  }),
+                  {"pissa", "dora"});
+  expect_mentions(refused([](Config c) { c.lora_plus_ratio = 0; }), {"lora_plus_ratio=0"});
+  expect_mentions(refused([](Config c) { c.lora_A_init_method = "pissa_niter_x"; }),
+                  {"pissa_niter_x", "pissa_niter_N"});
   expect_mentions(refused([](Config c) { c.target_modules = {}; }), {"target_modules is empty"});
   expect_mentions(refused([](Config c) { c.scheme = "ia3"; }), {"ia3", "lora", "dora"});
   expect_mentions(refused([](Config c) { c.dim = 0; }), {"peft.dim=0"});
@@ -283,6 +387,11 @@ TEST(Lora, RefusesWhatCannotBe) {
   config.dim = 49;
   expect_mentions(error_of([&] { attach_lora(*model, config, 1); }), {"49", "48"});
   EXPECT_TRUE(adapter_parameters(*model).empty());
+  const auto text = Golden("text").model();
+  expect_mentions(error_of([&] {
+                    attach_lora(*text, config_of({"q_proj", "vision.*"}), 1);
+                  }),
+                  {"vision", "language model only"});
 }
 
 TEST(Lora, ConfigIsAGroupOfARun) {

@@ -2,9 +2,10 @@
 // batch from one start.
 #include <gtest/gtest.h>
 
-#include "bridge/table.h"
+#include "checkpoint/hf_checkpoint.h"
 #include "golden.h"
 #include "peft/lora.h"
+#include "peft/sites.h"
 #include "train/optimizer.h"
 
 namespace trestle {
@@ -53,22 +54,17 @@ void expect_ten_steps(Ministral3& model, const Golden& golden) {
 // Our name of peft's tensor:
 // base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.weight is
 // language_model.decoder.layers.0.mlp.linear_fc1.adapter.up_proj.linear_in.weight.
-std::map<std::string, std::string> peft_names() {
+std::map<std::string, std::string> peft_names(const Ministral3& model) {
   std::map<std::string, std::string> names;
-  for (int layer = 0; layer < 3; ++layer) {
-    for (const char* module : {"self_attention.linear_qkv", "self_attention.linear_proj",
-                               "mlp.linear_fc1", "mlp.linear_fc2"}) {
-      const std::string ours = fmt::format("language_model.decoder.layers.{}.{}", layer, module);
-      const auto modules = hf_modules(ours);
-      for (const std::string& each : modules) {
-        // canonical "model.layers..." -> "model.language_model.layers..."
-        const std::string theirs = "base_model.model.model.language_model" + each.substr(5);
-        const std::string part =
-            modules.size() > 1 ? each.substr(each.rfind('.') + 1) + "." : std::string();
-        names[ours + ".adapter." + part + "linear_in.weight"] = theirs + ".lora_A.weight";
-        names[ours + ".adapter." + part + "linear_out.weight"] = theirs + ".lora_B.weight";
-        names[ours + ".adapter." + part + "weight_magnitude"] = theirs + ".lora_magnitude_vector";
-      }
+  for (const AdapterSite& site : adapter_sites(model)) {
+    for (const std::string& each : site.hf) {
+      const std::string theirs = "base_model.model." + spelled_name(each, HfSpelling::kModelFirst);
+      const std::string part =
+          site.hf.size() > 1 ? each.substr(each.rfind('.') + 1) + "." : std::string();
+      names[site.name + ".adapter." + part + "linear_in.weight"] = theirs + ".lora_A.weight";
+      names[site.name + ".adapter." + part + "linear_out.weight"] = theirs + ".lora_B.weight";
+      names[site.name + ".adapter." + part + "weight_magnitude"] =
+          theirs + ".lora_magnitude_vector";
     }
   }
   return names;
@@ -76,17 +72,22 @@ std::map<std::string, std::string> peft_names() {
 
 class PeftsForm : public ::testing::TestWithParam<const char*> {};
 
-INSTANTIATE_TEST_SUITE_P(Schemes, PeftsForm, ::testing::Values("lora", "dora"),
+INSTANTIATE_TEST_SUITE_P(Schemes, PeftsForm,
+                         ::testing::Values("lora", "dora", "lora_everywhere", "dora_everywhere"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(PeftsForm, TenStepsArePefts) {
   const Golden golden(std::string("tied/") + GetParam());
   const auto model = Golden("tied").model();
   load_adapter(*model, golden.directory);
-  const auto names = peft_names();
+  const auto names = peft_names(*model);
   const SafetensorsFile stored(golden.directory + "/adapter_model.safetensors");
   ASSERT_EQ(trainable(*model).size(), stored.tensors().size());
   const Golden data("tied");
+  {
+    const at::NoGradGuard no_grad;
+    expect_near(model->logits(data.input()), golden["logits"], 1e-4, "logits");
+  }
   const auto [sum, targets] = model->loss_sum(data.input(), data.shifted_labels());
   (sum / targets).backward();
   for (const auto& [name, parameter] : trainable(*model)) {

@@ -82,7 +82,9 @@ def make_lora(model):
     folder = GOLDEN / model.name
     batch, _ = models.make_batch(model)
     plain = record.forward(models.load_model(model, folder), batch).logits
-    for form, make in (("lora", lora.separate), ("lora_shared", lora.shared), ("dora", lora.dora)):
+    for form, make in (("lora", lora.separate), ("lora_shared", lora.shared), ("dora", lora.dora),
+                       ("lora_everywhere", lora.lora_everywhere),
+                       ("dora_everywhere", lora.dora_everywhere)):
         target = folder / form
         golden = make(models.load_model(model, folder), batch, target, model.seed)
         moved = (golden["logits"] - plain).abs().max().item()
@@ -95,6 +97,31 @@ def make_lora(model):
         if form == "lora_shared":
             lora.check_shared(models.load_model(model, folder), target, batch, golden)
         write(target / "golden.safetensors", golden)
+
+
+def make_starts(model):
+    """Other starts and rates: PiSSA of every linear, rank-stabilised too, and LoRA+ from the
+    adapters of make_lora."""
+    folder = GOLDEN / model.name
+    batch, _ = models.make_batch(model)
+
+    def fresh():
+        return models.load_model(model, folder)
+
+    pissa = lora.train_pissa(fresh(), batch)
+    kept = ("layers.0.self_attn.q_proj", "layers.2.mlp.down_proj", "layers.1.attention.v_proj",
+            "merging_layer")
+    golden = {f"pissa.{name}": value for name, value in pissa.items()
+              if not name.startswith(("residual.", "update.")) or name.endswith(kept)}
+    scaled = lora.train_pissa(fresh(), batch, use_rslora=True)
+    golden["pissa_rslora.losses"] = scaled["losses"]
+    for form in ("lora_everywhere", "dora_everywhere"):
+        trained = lora.train_lora_plus(fresh(), batch, folder / form, ratio=4.0)
+        golden[f"lora_plus.{form}.losses"] = trained["losses"]
+    for name, value in golden.items():
+        if name.endswith("losses"):
+            print(f"    {name}: {value.tolist()}")
+    write(folder / "starts.safetensors", golden)
 
 
 def main():
@@ -112,6 +139,7 @@ def main():
         if model.name == "tied":
             make_bf16(model)
             make_lora(model)
+            make_starts(model)
         if model.name == "text":
             make_padded(model)
 

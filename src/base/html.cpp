@@ -14,6 +14,7 @@ h1{margin-bottom:.2rem}h2{margin-top:2.2rem}h3{margin:.1rem 0 .5rem;font-size:1r
 .scores{display:flex;gap:1rem;flex-wrap:wrap}.scores div{border:1px solid var(--line);border-radius:8px;padding:.8rem 1.2rem;min-width:12rem}
 .scores b{display:block;font-size:1.7rem}svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
 .grid{stroke:var(--line)}.curve{fill:none;stroke:var(--accent);stroke-width:1.6}
+.curve.c1{stroke:var(--good)}svg text.c0{fill:var(--accent)}svg text.c1{fill:var(--good)}
 table{border-collapse:collapse;font-size:.85rem}td,th{text-align:left;padding:.1rem .8rem .1rem 0;border-bottom:1px solid var(--line)}
 .right td:last-child{color:var(--good)}.wrong td:last-child{color:var(--bad);font-weight:600}
 article{display:flex;gap:1.2rem;border:1px solid var(--line);border-left:4px solid var(--good);border-radius:8px;padding:1rem;margin:1rem 0;flex-wrap:wrap}

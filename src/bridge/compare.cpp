@@ -23,7 +23,6 @@ namespace trestle {
 
 namespace {
 
-constexpr uint64_t kBlock = 16 << 20;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // One side of a tensor, a block of rows at a time.
@@ -53,15 +52,6 @@ class Side {
   std::optional<Digest> digest_;
   std::vector<std::byte> bytes_;
 };
-
-template <class Function>
-void for_row_blocks(const TensorInfo& info, const Function& fn) {
-  const uint64_t row = std::max<uint64_t>(info.row_bytes(), 1);
-  const auto step = static_cast<int64_t>(std::max<uint64_t>(kBlock / row, 1));
-  for (int64_t first = 0; first < info.rows(); first += step) {
-    fn(RowRange{first, std::min(step, info.rows() - first)});
-  }
-}
 
 // Both sides' next block, one on a thread of its own: either may decode or merge as it reads.
 void read_both(Side& a, Side& b, RowRange range) {
@@ -138,17 +128,28 @@ std::vector<TensorDifference> compare_tensors(
   return all;
 }
 
+namespace {
+
+// NaN stays, as in torch's max.
+double largest_of(double a, double b) { return std::isnan(a) || a > b ? a : b; }
+
+}  // namespace
+
 LogitDifference compare_logits(const at::Tensor& a_TV, const at::Tensor& b_TV) {
   TORCH_CHECK(a_TV.sizes() == b_TV.sizes() && a_TV.dim() == 2, "logits of two shapes");
-  const at::Tensor a = a_TV.to(at::kDouble), b = b_TV.to(at::kDouble);
-  const at::Tensor p = at::log_softmax(a, -1);
-  const at::Tensor kl_T = (p.exp() * (p - at::log_softmax(b, -1))).sum(-1).clamp_min(0);
-  return {.positions = a.size(0),
-          .mean_kl = kl_T.mean().item<double>(),
-          .max_kl = kl_T.max().item<double>(),
-          .max_error = (a - b).abs().max().item<double>(),
-          .max_value = a.abs().max().item<double>(),
-          .same_top = (a.argmax(-1) == b.argmax(-1)).sum().item<int64_t>()};
+  LogitDifference result{.positions = a_TV.size(0)};
+  // Position by position: in fp64 all of a large vocabulary's would be the most that is held.
+  for (int64_t t = 0; t < result.positions; ++t) {
+    const at::Tensor a = a_TV[t].to(at::kDouble), b = b_TV[t].to(at::kDouble);
+    const at::Tensor p = at::log_softmax(a, -1);
+    const double kl = (p.exp() * (p - at::log_softmax(b, -1))).sum().clamp_min(0).item<double>();
+    result.mean_kl += kl / static_cast<double>(result.positions);
+    result.max_kl = largest_of(result.max_kl, kl);
+    result.max_error = largest_of(result.max_error, (a - b).abs().max().item<double>());
+    result.max_value = largest_of(result.max_value, a.abs().max().item<double>());
+    result.same_top += a.argmax().item<int64_t>() == b.argmax().item<int64_t>() ? 1 : 0;
+  }
+  return result;
 }
 
 std::string incomparable(const ModelConfig& a, const ModelConfig& b) {
@@ -227,6 +228,7 @@ std::string different_arithmetic(const ModelConfig& a, const ModelConfig& b,
 }
 
 std::string no_room(const ModelConfig& config, const VerifyLimits& limits) {
+  release_free_memory();
   const uint64_t needed = resident_bytes() + streamed_bytes(config, limits.dtype);
   if (needed <= limits.max_memory) return {};
   return fmt::format("a forward takes {:.2f} GB, --max-memory allows {:.2f}", gigabytes(needed),

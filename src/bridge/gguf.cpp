@@ -76,11 +76,7 @@ class GgufPair {
     language_ = std::make_unique<GgufWriter>(files.language, language_keys_, language_tensors_);
     if (!files.mmproj) return;
     vision_ = std::make_unique<GgufWriter>(*files.mmproj, vision_keys_, vision_tensors_);
-    const TensorInfo& info = source_.tensors().at(kEmbedding);
-    const at::Tensor row = at::empty({1, config_.text.hidden_size}, info.dtype);
-    source_.read_rows(kEmbedding, {*assets.image_break_id, 1},
-                      static_cast<std::byte*>(row.mutable_data_ptr()));
-    vision_->write(kGgufRowBreak, row[0]);
+    vision_->write(kGgufRowBreak, read_range(source_, kEmbedding, {*assets.image_break_id, 1})[0]);
   }
 
   void write_rows(const std::string& hf, std::span<const std::byte> rows) {

@@ -224,11 +224,7 @@ GgufRounded::GgufRounded(const TensorSource& source, const ModelConfig& config, 
 
 void GgufRounded::read_rows(const std::string& name, RowRange range, std::byte* out) const {
   const GgmlType type = types_.at(name);
-  std::vector<int64_t> shape = tensors_.at(name).shape;
-  if (!shape.empty()) shape[0] = range.count;
-  at::Tensor values = at::empty(shape, source_.tensors().at(name).dtype);
-  source_.read_rows(name, range, static_cast<std::byte*>(values.mutable_data_ptr()));
-  values = values.view(-1);
+  at::Tensor values = read_range(source_, name, range).view(-1);
   const GgmlLayout& layout = ggml_layout(type);
   std::vector<std::byte> encoded(static_cast<size_t>(values.numel() / layout.block * layout.bytes));
   ggml_encode(values, type, encoded);

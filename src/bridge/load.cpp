@@ -85,11 +85,16 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
     // Straight into its place where nothing is to be cast.
     const bool cast = parameter.scalar_type() != found->second.dtype || !parameter.is_cpu() ||
                       !parameter.is_contiguous();
-    const at::Tensor rows =
-        cast ? at::empty(shape, at::TensorOptions(found->second.dtype)) : parameter.detach();
-    megatron.read_rows(name, {0, shape.empty() ? 1 : shape[0]},
-                       static_cast<std::byte*>(rows.mutable_data_ptr()));
-    if (cast) parameter.copy_(rows);
+    for_row_blocks({found->second.dtype, shape}, [&](RowRange range) {
+      const at::Tensor place = parameter.dim() == 0
+                                   ? parameter.detach()
+                                   : parameter.detach().narrow(0, range.first, range.count);
+      if (cast) {
+        place.copy_(read_range(megatron, name, range));
+      } else {
+        megatron.read_rows(name, range, static_cast<std::byte*>(place.mutable_data_ptr()));
+      }
+    });
   }
 }
 

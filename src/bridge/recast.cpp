@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::string_view kScaleSuffix = "_scale_inv";
 constexpr float kLargestE4m3 = 448;
-constexpr uint64_t kBlock = 16 << 20;
 
 at::ScalarType scalar_type(WeightDtype dtype) {
   switch (dtype) {
@@ -35,15 +34,6 @@ bool is_scale(const std::string& name) { return name.ends_with(kScaleSuffix); }
 
 std::string weight_of(const std::string& scale) {
   return scale.substr(0, scale.size() - kScaleSuffix.size());
-}
-
-at::Tensor rows_of(const TensorSource& source, const std::string& name, RowRange range) {
-  const TensorInfo& info = source.tensors().at(name);
-  std::vector<int64_t> shape = info.shape;
-  if (!shape.empty()) shape[0] = range.count;
-  at::Tensor rows = at::empty(shape, at::TensorOptions(info.dtype));
-  source.read_rows(name, range, static_cast<std::byte*>(rows.mutable_data_ptr()));
-  return rows;
 }
 
 void copy_out(const at::Tensor& rows, std::byte* out) {
@@ -88,17 +78,14 @@ TensorList Recast::list(const std::vector<std::string>& names) const {
 float Recast::scale_of(const std::string& weight) const {
   if (const auto found = scales_.find(weight); found != scales_.end()) return found->second;
   const TensorInfo& info = source_.tensors().at(weight);
-  const auto step =
-      static_cast<int64_t>(std::max<uint64_t>(kBlock / std::max<uint64_t>(info.row_bytes(), 1), 1));
   float most = 0;
-  for (int64_t first = 0; first < info.rows(); first += step) {
-    const float here =
-        largest(rows_of(source_, weight, {first, std::min(step, info.rows() - first)}));
+  for_row_blocks(info, [&](RowRange range) {
+    const float here = largest(read_range(source_, weight, range));
     if (!std::isfinite(here)) {
       user_error("tensor {} holds {}, which FP8 cannot; export it as bf16", weight, here);
     }
     most = std::max(most, here);
-  }
+  });
   // A weight of zeros, or as good as that, is not scaled.
   const float scale = 1 / most * kLargestE4m3;  // as torch computes 448 / most
   return scales_[weight] = std::isnormal(scale) && std::isnormal(1 / scale) ? scale : 1;
@@ -117,7 +104,7 @@ void Recast::read_rows(const std::string& name, RowRange range, std::byte* out) 
     source_.read_rows(name, range, out);
     return;
   }
-  const at::Tensor rows = rows_of(source_, name, range);
+  const at::Tensor rows = read_range(source_, name, range);
   if (info.dtype == at::kFloat8_e4m3fn) {
     // Clamped: the largest may round to a little more than e4m3 has.
     copy_out((rows.to(at::kFloat) * scale_of(name))
@@ -147,7 +134,7 @@ void ReadBack::read_rows(const std::string& name, RowRange range, std::byte* out
   const TensorInfo& stored = written_.tensors().at(name);
   if (stored.dtype != at::kFloat8_e4m3fn) return written_.read_rows(name, range, out);
   const at::Tensor scale = written_.read(name + std::string(kScaleSuffix));
-  const at::Tensor codes = rows_of(written_, name, range);
+  const at::Tensor codes = read_range(written_, name, range);
   dequantize_fp8_rows(static_cast<const std::byte*>(codes.const_data_ptr()), range, stored.shape,
                       scale, {}, name, reinterpret_cast<at::BFloat16*>(out));
 }

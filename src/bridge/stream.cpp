@@ -1,5 +1,6 @@
 #include "bridge/stream.h"
 
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -114,6 +115,8 @@ uint64_t resident_bytes() {
   file >> size >> resident;
   return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
+
+void release_free_memory() { ::malloc_trim(0); }
 
 StreamPlan plan_stream(const TensorList& list, uint64_t max_memory, const fs::path& target,
                        std::optional<uint64_t> written) {

@@ -26,6 +26,8 @@ struct StreamPlan {
 
 /// What the process holds now.
 uint64_t resident_bytes();
+/// Gives back what the allocator keeps of freed blocks.
+void release_free_memory();
 
 /// Chooses blocks so that the process stays below `max_memory` bytes. `written` is what `target`
 /// will take where that is not the tensors' own size. Throws UserError when the memory is less than

@@ -3,10 +3,13 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/accumulate.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bridge/load.h"
@@ -21,31 +24,33 @@ constexpr int64_t kVocabularyRows = 8192;
 constexpr const char* kEmbedding = "language_model.embedding.word_embeddings.weight";
 constexpr const char* kHead = "language_model.output_layer.weight";
 
-at::Tensor rows_of(const TensorSource& source, const char* name, RowRange range,
-                   at::ScalarType dtype) {
-  const TensorInfo& info = source.tensors().at(name);
-  const at::Tensor rows = at::empty({range.count, info.shape.at(1)}, at::TensorOptions(info.dtype));
-  source.read_rows(name, range, static_cast<std::byte*>(rows.mutable_data_ptr()));
-  return rows.to(dtype);
-}
-
 // Only the rows of the ids: the table may be larger than all the rest that is held.
 at::Tensor embedded(const TensorSource& source, const at::Tensor& ids_T, at::ScalarType dtype) {
   std::vector<at::Tensor> rows;
   for (int64_t i = 0; i < ids_T.size(0); ++i) {
-    rows.push_back(rows_of(source, kEmbedding, {ids_T[i].item<int64_t>(), 1}, dtype));
+    rows.push_back(read_range(source, kEmbedding, {ids_T[i].item<int64_t>(), 1}).to(dtype));
   }
   return at::cat(rows);
 }
 
-at::Tensor image_features(const TensorSource& source, const ModelConfig& config, const Build& build,
+at::Tensor image_features(const TensorSource& source, const ModelConfig& config,
+                          const VisionTower& shell, const Build& build,
                           const std::vector<at::Tensor>& images_CHW) {
-  VisionTower tower(*config.vision, config.projector.vision_feature_layers.front(), build);
-  load_weights(tower, source, "vision_tower.");
+  // What stands before the layers.
+  VisionConfig first = *config.vision;
+  first.num_layers = 0;
+  VisionTower entry(first, /*feature_layer=*/0, build);
+  load_weights(entry, source, "vision_tower.");
+  auto [x_PD, grid] = entry.patches(images_CHW);
+  const Rotation rotation = entry.rotation(grid, x_PD.options());
+  for (size_t i = 0; i < shell.depth(); ++i) {
+    VisionLayer layer(*config.vision, build);
+    load_weights(layer, source, fmt::format("vision_tower.transformer.layers.{}.", i));
+    x_PD = layer.forward(x_PD, rotation, grid.packing);
+  }
   Projector projector(config, build);
   load_weights(projector, source, "multi_modal_projector.");
-  const auto [patches_PD, grid] = tower.patches(images_CHW);
-  return projector.forward(tower.forward(patches_PD, grid), grid);
+  return projector.forward(x_PD, grid);
 }
 
 at::Tensor head(const TensorSource& source, const ModelConfig& config, const Build& build,
@@ -57,7 +62,8 @@ at::Tensor head(const TensorSource& source, const ModelConfig& config, const Bui
   std::vector<at::Tensor> blocks;
   for (int64_t first = 0; first < config.text.vocab_size; first += kVocabularyRows) {
     const int64_t count = std::min(kVocabularyRows, config.text.vocab_size - first);
-    blocks.push_back(at::linear(normed, rows_of(source, weight, {first, count}, build.dtype)));
+    blocks.push_back(
+        at::linear(normed, read_range(source, weight, {first, count}).to(build.dtype)));
   }
   return at::cat(blocks, 1).to(at::kFloat);
 }
@@ -91,20 +97,24 @@ ModelInput probe_input(const ModelConfig& config) {
 }
 
 uint64_t streamed_bytes(const ModelConfig& config, at::ScalarType dtype) {
-  uint64_t vision = 0, layer = 0;
+  // Whatever is held at one time stands under one of these.
+  constexpr std::array<std::string_view, 4> kParts = {
+      "language_model.decoder.layers.0.", "vision_tower.transformer.layers.0.",
+      "vision_tower.patch_conv.", "multi_modal_projector."};
+  std::array<uint64_t, kParts.size()> values{};
   for (const Mapping& mapping : mappings(config)) {
-    uint64_t values = 1;
-    for (const int64_t size : mapping.shape) values *= static_cast<uint64_t>(size);
-    if (mapping.megatron.starts_with("language_model.decoder.layers.0.")) layer += values;
-    if (!mapping.megatron.starts_with("language_model.")) vision += values;
+    const auto numel = static_cast<uint64_t>(c10::multiply_integers(mapping.shape));
+    for (size_t i = 0; i < kParts.size(); ++i) {
+      if (mapping.megatron.starts_with(kParts[i])) values[i] += numel;
+    }
   }
   const auto vocabulary = static_cast<uint64_t>(config.text.vocab_size);
   const auto rows = std::min(static_cast<uint64_t>(kVocabularyRows), vocabulary);
   const uint64_t head = 2 * rows * static_cast<uint64_t>(config.text.hidden_size);
   const auto tokens = static_cast<uint64_t>(kTextTokens + kMergedRows * kMergedColumns);
-  // Logits of both in fp32, and in fp64 with what the divergence is computed from.
-  const uint64_t logits = tokens * vocabulary * (2 * sizeof(float) + 5 * sizeof(double));
-  return std::max({vision, layer, head}) * c10::elementSize(dtype) + logits;
+  // Both in fp32 and, while the last is put together, its blocks.
+  const uint64_t logits = 3 * tokens * vocabulary * sizeof(float);
+  return std::max(head, *std::ranges::max_element(values)) * c10::elementSize(dtype) + logits;
 }
 
 at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,
@@ -115,7 +125,8 @@ at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& conf
   const Ministral3 shell(config, {dtype, at::Device(at::kMeta)});
   at::Tensor x_TD = embedded(megatron, input.ids_T, dtype);
   if (!input.images_CHW.empty()) {
-    const at::Tensor features = image_features(megatron, config, build, input.images_CHW);
+    const at::Tensor features =
+        image_features(megatron, config, *shell.vision_tower(), build, input.images_CHW);
     const at::Tensor places = input.ids_T.eq(config.image_token_id).nonzero().view({-1});
     x_TD = x_TD.index_copy(0, places, features.to(dtype));
   }

@@ -21,7 +21,8 @@ ModelInput probe_input(const ModelConfig& config);
 uint64_t streamed_bytes(const ModelConfig& config, at::ScalarType dtype);
 
 /// Logits [T, V] in fp32, computed in `dtype`. `megatron` has Megatron's names; it is read in
-/// order, each layer once. Holds the vision tower, a decoder layer, or blocks of the vocabulary.
+/// order, each layer once. Holds a layer of either tower, the projector, or blocks of the
+/// vocabulary.
 at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,
                            at::ScalarType dtype, const ModelInput& input);
 

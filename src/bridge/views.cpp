@@ -138,11 +138,4 @@ void MegatronAsHf::read_rows(const std::string& name, RowRange range, std::byte*
   }
 }
 
-at::Tensor read_all_rows(const TensorSource& source, const std::string& name) {
-  const TensorInfo& info = source.tensors().at(name);
-  at::Tensor out = at::empty(info.shape, info.dtype);
-  source.read_rows(name, {0, info.rows()}, static_cast<std::byte*>(out.mutable_data_ptr()));
-  return out;
-}
-
 }  // namespace trestle

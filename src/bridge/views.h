@@ -60,7 +60,4 @@ class MegatronAsHf : public TensorSource {
 /// A tensor with the rows of `shape`; more rows (a padded vocabulary) are cut.
 at::Tensor cut_to(const at::Tensor& tensor, const std::vector<int64_t>& shape);
 
-/// read_rows() of everything, as a tensor.
-at::Tensor read_all_rows(const TensorSource& source, const std::string& name);
-
 }  // namespace trestle

@@ -316,10 +316,7 @@ void HfCheckpoint::read_rows(const std::string& name, RowRange range, std::byte*
   codes.resize(entry.info.row_bytes() * static_cast<uint64_t>(range.count));
   entry.file->read_rows(entry.name, range, codes.data());
   // Not through the map: a page of each scale would be counted as held, with what lies around it.
-  const TensorInfo& scale_info = entry.scale_file->tensors().at(entry.scale_name);
-  const at::Tensor scale = at::empty(scale_info.shape, scale_info.dtype);
-  entry.scale_file->read_rows(entry.scale_name, {0, scale_info.rows()},
-                              static_cast<std::byte*>(scale.mutable_data_ptr()));
+  const at::Tensor scale = read_all_rows(*entry.scale_file, entry.scale_name);
   dequantize_fp8_rows(codes.data(), range, entry.info.shape, scale, fp8_block_,
                       place(*entry.file, entry.name), reinterpret_cast<at::BFloat16*>(out));
 }

@@ -128,7 +128,7 @@ MegatronCheckpoint::MegatronCheckpoint(const fs::path& path) : reader_(find_dire
 
   bool any_base = false;
   for (const auto& [name, info] : model_) {
-    (name.find(".adapter.") != std::string::npos ? is_adapter_ : any_base) = true;
+    (is_adapter_key(name) ? is_adapter_ : any_base) = true;
   }
   is_adapter_ = is_adapter_ && !any_base;
 

@@ -38,6 +38,11 @@ std::optional<LayerName> split_stacked_key(std::string_view key) {
   return LayerName{std::string(key.substr(0, start)), 0, std::string(key.substr(start))};
 }
 
+bool is_adapter_key(std::string_view name) {
+  return name.find(".adapter.") != std::string_view::npos || name.ends_with(".linear_in.weight") ||
+         name.ends_with(".linear_out.weight");
+}
+
 bool is_model_key(std::string_view key) {
   for (const std::string_view other :
        {"optimizer.", "chained_", "rng_state", "common_state", "trestle."}) {

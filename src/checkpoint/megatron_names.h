@@ -26,6 +26,10 @@ std::optional<LayerName> split_layer_name(std::string_view name);
 /// Nothing when the key is not stacked; `layer` is 0.
 std::optional<LayerName> split_stacked_key(std::string_view key);
 
+/// Whether a key of the model is an adapter's. Megatron Bridge says `.adapter` where it wraps a
+/// module, and not where it adapts a plain torch one in place (LinearAdapter).
+bool is_adapter_key(std::string_view name);
+
 /// Whether a key belongs to the model, not to the optimizer or the run.
 bool is_model_key(std::string_view key);
 

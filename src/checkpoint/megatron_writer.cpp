@@ -99,7 +99,7 @@ MegatronWriter::MegatronWriter(MegatronOutput output, const TensorList& tensors)
 
     constexpr std::string_view kWeight = ".weight";
     if (!is_model_key(name) || !name.ends_with(kWeight)) continue;
-    if (name.ends_with("word_embeddings.weight") || name.find(".adapter.") != std::string::npos) {
+    if (name.ends_with("word_embeddings.weight") || is_adapter_key(name)) {
       dtype_ = info.dtype;
     }
     const int64_t rank = pipeline_.stage_of(name) * output_.tensor_parallel;

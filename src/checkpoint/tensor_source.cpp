@@ -1,6 +1,6 @@
 #include "checkpoint/tensor_source.h"
 
-#include <ATen/core/TensorBody.h>
+#include <ATen/ATen.h>
 
 #include <cstring>
 
@@ -18,6 +18,19 @@ void TensorSource::read_rows(const std::string& name, RowRange range, std::byte*
   const auto* data = static_cast<const std::byte*>(tensor.const_data_ptr());
   std::memcpy(out, data + row * static_cast<uint64_t>(range.first),
               row * static_cast<uint64_t>(range.count));
+}
+
+at::Tensor read_range(const TensorSource& source, const std::string& name, RowRange range) {
+  const TensorInfo& info = source.tensors().at(name);
+  std::vector<int64_t> shape = info.shape;
+  if (!shape.empty()) shape[0] = range.count;
+  at::Tensor rows = at::empty(shape, at::TensorOptions(info.dtype));
+  source.read_rows(name, range, static_cast<std::byte*>(rows.mutable_data_ptr()));
+  return rows;
+}
+
+at::Tensor read_all_rows(const TensorSource& source, const std::string& name) {
+  return read_range(source, name, {0, source.tensors().at(name).rows()});
 }
 
 }  // namespace trestle

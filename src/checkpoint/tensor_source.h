@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -41,5 +42,22 @@ class TensorSource {
   /// Sources that can do so without making the whole tensor override it. Throws as read() does.
   virtual void read_rows(const std::string& name, RowRange range, std::byte* out) const;
 };
+
+/// Rows of a tensor as a tensor of their own; a tensor without axes has one row.
+at::Tensor read_range(const TensorSource& source, const std::string& name, RowRange range);
+/// All of them.
+at::Tensor read_all_rows(const TensorSource& source, const std::string& name);
+
+/// Calls `fn` with one range of rows after another, 16 MiB each or one row, until all are through:
+/// what is read so takes no more memory the larger the tensor is.
+template <class Function>
+void for_row_blocks(const TensorInfo& info, const Function& fn) {
+  constexpr uint64_t kBlock = 16 << 20;
+  const auto step =
+      static_cast<int64_t>(std::max<uint64_t>(kBlock / std::max<uint64_t>(info.row_bytes(), 1), 1));
+  for (int64_t first = 0; first < info.rows(); first += step) {
+    fn(RowRange{first, std::min(step, info.rows() - first)});
+  }
+}
 
 }  // namespace trestle

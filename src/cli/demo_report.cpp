@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
+#include "base/chart.h"
 #include "base/file.h"
 #include "base/html.h"
 #include "data/cord.h"
@@ -17,42 +17,12 @@ std::string image(const std::string& png) {
   return fmt::format("<img alt=\"receipt\" src=\"data:image/png;base64,{}\">", base64(png));
 }
 
-// Loss of each step on a logarithmic axis.
 std::string loss_curve(const std::vector<StepMetrics>& steps) {
-  constexpr double kWidth = 720, kHeight = 220, kLeft = 48, kBottom = 28, kTop = 10;
-  if (steps.empty()) return "";
-  double low = steps[0].loss, high = steps[0].loss;
+  Curve loss{"loss", {}};
   for (const StepMetrics& each : steps) {
-    low = std::min(low, each.loss);
-    high = std::max(high, each.loss);
+    loss.points.emplace_back(static_cast<double>(each.step), each.loss);
   }
-  const double first = std::floor(std::log10(std::max(low, 1e-6)));
-  const double last = std::max(first + 1, std::ceil(std::log10(std::max(high, 1e-6))));
-  const auto x = [&](size_t i) {
-    return kLeft + (kWidth - kLeft - 8) * static_cast<double>(i) /
-                       static_cast<double>(std::max<size_t>(1, steps.size() - 1));
-  };
-  const auto y = [&](double loss) {
-    const double share = (std::log10(std::max(loss, 1e-6)) - first) / (last - first);
-    return kTop + (kHeight - kTop - kBottom) * (1 - share);
-  };
-  std::string svg = fmt::format(
-      "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"loss by step\">", kWidth, kHeight);
-  for (int power = static_cast<int>(first); power <= static_cast<int>(last); ++power) {
-    const double at = y(std::pow(10, power));
-    svg += fmt::format(
-        "<line class=\"grid\" x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\"/>"
-        "<text x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:g}</text>",
-        kLeft, kWidth - 8, at, kLeft - 6, at + 4, std::pow(10, power));
-  }
-  svg += "<polyline class=\"curve\" points=\"";
-  for (size_t i = 0; i < steps.size(); ++i)
-    svg += fmt::format("{:.1f},{:.1f} ", x(i), y(steps[i].loss));
-  svg += fmt::format(
-      "\"/><text x=\"{}\" y=\"{}\">step 1</text><text x=\"{}\" y=\"{}\" text-anchor=\"end\">step "
-      "{}</text></svg>",
-      kLeft, kHeight - 8, kWidth - 8, kHeight - 8, steps.back().step);
-  return svg;
+  return line_chart("loss by step", {loss}, ValueAxis::kLog);
 }
 
 // Every field of the truth with what the answer says in its place.

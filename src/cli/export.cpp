@@ -88,8 +88,11 @@ std::string name_of(const std::string& given) {
   return fs::canonical(given).filename();
 }
 
-// What a verification found, which has passed.
-void report_verified(const Verified& done, std::chrono::steady_clock::time_point start) {
+// Runs a verification and tells what it found, if it passes.
+template <class Verify>
+void verify_and_report(const Verify& verify) {
+  const auto start = std::chrono::steady_clock::now();
+  const Verified done = verify();
   const std::string logits =
       !done.no_logits.empty() ? "read back equal; no logits: " + done.no_logits
       : done.logits.max_error == 0
@@ -119,10 +122,10 @@ Conversion write_gguf(const OpenModel& model, const ExportFlags& flags) {
   GgufOptions options{.type = gguf_type(flags.gguf_type), .name = name_of(given), .verify = {}};
   if (flags.verify) {
     options.verify = [&](const GgufFiles& written) {
-      const auto start = std::chrono::steady_clock::now();
-      report_verified(verify_gguf(model.weights(), model.config(), limits_of(model, flags),
-                                  options.type, written),
-                      start);
+      verify_and_report([&] {
+        return verify_gguf(model.weights(), model.config(), limits_of(model, flags), options.type,
+                           written);
+      });
     };
   }
   return export_gguf(model.weights(), model.config(), assets, flags.gguf_output, options,
@@ -164,10 +167,10 @@ Conversion run_export(ExportFlags& flags) {
   if (flags.verify) {
     flags.later_bytes = streamed_bytes(model.config(), model.checkpoint().dtype());
     flags.options.verify = [&](const fs::path& written) {
-      const auto start = std::chrono::steady_clock::now();
-      report_verified(verify_checkpoint(model.weights(), model.config(), limits_of(model, flags),
-                                        flags.options.dtype, written),
-                      start);
+      verify_and_report([&] {
+        return verify_checkpoint(model.weights(), model.config(), limits_of(model, flags),
+                                 flags.options.dtype, written);
+      });
     };
   }
   const OpenCheckpoint& base = model.checkpoint();

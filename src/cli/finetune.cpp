@@ -2,11 +2,11 @@
 // run.
 #include <CLI/CLI.hpp>
 #include <csignal>
-#include <cstdlib>
 #include <memory>
 
 #include "base/file.h"
 #include "cli/commands.h"
+#include "peft/report.h"
 #include "train/recipes.h"
 #include "train/trainer.h"
 
@@ -15,30 +15,30 @@ namespace trestle {
 namespace {
 
 struct FinetuneFlags {
-  std::string recipe, config_file, pretrained_checkpoint, dataset_type, peft_scheme, on_nan;
-  bool freeze_language_model = false, freeze_vision_model = false, freeze_vision_projection = false;
+  std::string recipe, config_file, peft_scheme, on_nan;
+  FinetuneArguments arguments;
   std::vector<std::string> overrides;
   bool print_config = false;
 };
 
 TrainConfig settle(const FinetuneFlags& flags) {
-  TrainConfig config = recipe(flags.recipe);
-  if (!flags.config_file.empty())
+  FinetuneArguments arguments = flags.arguments;
+  arguments.name = flags.recipe;
+  if (!flags.peft_scheme.empty()) arguments.peft = flags.peft_scheme;
+  TrainConfig config = recipe(flags.recipe, arguments);
+  if (!flags.config_file.empty()) {
     apply_yaml(config, read_text(flags.config_file, 1 << 20), flags.config_file);
-  if (!flags.pretrained_checkpoint.empty())
-    config.checkpoint.pretrained_checkpoint = flags.pretrained_checkpoint;
-  if (flags.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
-  if (!flags.peft_scheme.empty())
-    config.peft.scheme = flags.peft_scheme == "none" ? "" : flags.peft_scheme;
-  if (!flags.on_nan.empty()) config.train.on_nan = flags.on_nan;
-  config.model.freeze_language_model |= flags.freeze_language_model;
-  config.model.freeze_vision_model |= flags.freeze_vision_model;
-  config.model.freeze_vision_projection |= flags.freeze_vision_projection;
-  for (const std::string& each : flags.overrides) apply_override(config, each);
-  if (const char* root = std::getenv("SAVE_DIR");
-      config.checkpoint.save.empty() && root != nullptr) {
-    config.checkpoint.save = (std::filesystem::path(root) / flags.recipe).string();
+    // What the command line says counts more than the file.
+    if (!arguments.pretrained_checkpoint.empty())
+      config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;
+    if (arguments.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
+    if (arguments.peft) config.peft.scheme = *arguments.peft == "none" ? "" : *arguments.peft;
+    config.model.freeze_language_model |= arguments.freeze_language_model;
+    config.model.freeze_vision_model |= arguments.freeze_vision_model;
+    config.model.freeze_vision_projection |= arguments.freeze_vision_projection;
   }
+  if (!flags.on_nan.empty()) config.train.on_nan = flags.on_nan;
+  for (const std::string& each : flags.overrides) apply_override(config, each);
   return config;
 }
 
@@ -49,6 +49,7 @@ void finetune(const FinetuneFlags& flags) {
     return;
   }
   Trainer trainer(config);
+  if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
   int64_t trainable = 0, total = 0;
   for (const at::Tensor& parameter : trainer.model().parameters()) {
     total += parameter.numel();
@@ -69,22 +70,26 @@ void add_finetune(CLI::App& app) {
   command->add_option("--recipe", flags->recipe, "see trestle recipes")->required();
   command->add_option("--config", flags->config_file, "YAML file over the recipe");
   command->add_option("--pretrained-checkpoint,--pretrained_checkpoint",
-                      flags->pretrained_checkpoint,
+                      flags->arguments.pretrained_checkpoint,
                       "HF or Megatron directory or ORG/NAME[@REVISION] to start from");
   command
-      ->add_option("--dataset-type,--dataset_type", flags->dataset_type,
+      ->add_option("--dataset-type,--dataset_type", flags->arguments.dataset_type,
                    "hf (the recipe's maker) or jsonl")
       ->check(CLI::IsMember({"hf", "jsonl"}));
-  command->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme, "lora, dora or none");
+  command
+      ->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme,
+                   "lora, dora or none; decides the recipe's learning rates too")
+      ->check(CLI::IsMember({"lora", "dora", "none"}));
   command
       ->add_option("--on-nan,--on_nan", flags->on_nan,
                    "stop at a step whose loss or gradient is no number, or skip it")
       ->check(CLI::IsMember({"stop", "skip"}));
   command->add_flag("--freeze-language-model,--freeze_language_model",
-                    flags->freeze_language_model);
-  command->add_flag("--freeze-vision-model,--freeze_vision_model", flags->freeze_vision_model);
+                    flags->arguments.freeze_language_model);
+  command->add_flag("--freeze-vision-model,--freeze_vision_model",
+                    flags->arguments.freeze_vision_model);
   command->add_flag("--freeze-vision-projection,--freeze_vision_projection",
-                    flags->freeze_vision_projection);
+                    flags->arguments.freeze_vision_projection);
   command->add_flag("--print-config,--print_config", flags->print_config,
                     "print the resolved config and stop");
   command->add_option("overrides", flags->overrides, "key.sub=value, over everything else");
@@ -100,7 +105,7 @@ void add_recipes(CLI::App& app) {
       fmt::print("{}", to_yaml(recipe(*name)));
       return;
     }
-    for (const Recipe& each : recipes()) fmt::print("{:<28} {}\n", each.name, each.help);
+    for (const Recipe& each : recipes()) fmt::print("{:<32} {}\n", each.name, each.help);
   });
 }
 

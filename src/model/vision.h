@@ -53,11 +53,12 @@ class VisionTower : public torch::nn::Module {
   }
   void set_recompute(const Recompute& recompute) { recompute_ = recompute; }
   size_t num_layers() const { return layers_.size(); }
+  /// Layers that run: those behind the feature layer would compute what nobody reads.
+  size_t depth() const { return depth_; }
 
  private:
   VisionConfig config_;
   Recompute recompute_;
-  // Layers that run: those behind the feature layer would compute what nobody reads.
   size_t depth_;
   at::Tensor patch_conv_;
   std::shared_ptr<RmsNorm> ln_pre_;

@@ -5,90 +5,47 @@
 
 #include <array>
 #include <cmath>
-#include <map>
 #include <optional>
+#include <set>
 #include <string_view>
 
 #include "base/error.h"
-#include "bridge/table.h"
 #include "checkpoint/megatron.h"
 #include "peft/megatron_adapter.h"
 #include "peft/peft_folder.h"
+#include "peft/pissa.h"
 #include "peft/sites.h"
+#include "peft/targets.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::array<std::string_view, 4> kInitMethods = {"xavier", "kaiming", "normal", "zero"};
-
-struct Target {
-  /// linear_qkv, ...
-  std::string projection;
-  /// The part that it adapts by itself; empty for the whole projection.
-  std::string part;
-};
-
-/// Every name that target_modules may hold.
-const std::map<std::string, Target>& targets() {
-  static const std::map<std::string, Target> table = [] {
-    std::map<std::string, Target> result;
-    for (const std::string& module : adaptable_modules()) {
-      const std::string projection = last_component(module);
-      result[projection] = {projection, ""};
-      const auto parts = hf_modules("language_model.decoder.layers.0." + module);
-      for (const std::string& each : parts) {
-        const std::string part = last_component(each);
-        result[part] = {projection, parts.size() > 1 ? part : ""};
-      }
-    }
-    return result;
-  }();
-  return table;
-}
-
-/// Projection -> its adapted parts, none for the whole.
-std::map<std::string, std::vector<std::string>> chosen_parts(const LoraConfig& config) {
-  std::map<std::string, std::vector<std::string>> parts;
-  std::map<std::string, std::string> named_by;
-  for (const std::string& name : config.target_modules) {
-    const auto found = targets().find(name);
-    if (found == targets().end()) {
-      std::vector<std::string> known;
-      for (const auto& [each, target] : targets()) known.push_back(each);
-      user_error("peft.target_modules: {} is no projection of the language model; did you mean {}?",
-                 name, nearest(name, known));
-    }
-    const auto& [projection, part] = found->second;
-    const std::string& other = named_by.try_emplace(projection, name).first->second;
-    // The one is Megatron's name and the other Hugging Face's.
-    if ((other == projection) != (name == projection)) {
-      user_error("peft.target_modules: {} and {} name one projection in two ways; keep one", other,
-                 name);
-    }
-    std::vector<std::string>& list = parts[projection];
-    if (!part.empty() && std::ranges::find(list, part) == list.end()) list.push_back(part);
-  }
-  return parts;
-}
+constexpr std::array<std::string_view, 5> kInitMethods = {"xavier", "kaiming", "normal", "zero",
+                                                          "gaussian"};
 
 void require_method(std::string_view key, const std::string& method) {
   if (std::ranges::find(kInitMethods, method) == kInitMethods.end()) {
-    user_error("peft.{}={}: there are xavier, kaiming, normal and zero", key, method);
+    user_error(
+        "peft.{}={}: there are xavier, kaiming, normal, zero and gaussian, for A also pissa "
+        "and pissa_niter_N",
+        key, method);
   }
 }
 
 /// Megatron Bridge's `ParallelLinearAdapter._get_init_fn`: xavier_normal_, kaiming_uniform_ with
-/// a = sqrt(5), a normal of 0.2. `weight` is [fan out, fan in]; numbers are drawn in fp32, so that
+/// a = sqrt(5) (peft's default), a normal of 0.2; and peft's gaussian, a normal of 1 / rank.
+/// `weight` is [fan out, fan in]; numbers are drawn in fp32, so that
 /// every dtype starts from the same.
-void initialize(const at::Tensor& weight, const std::string& method,
+void initialize(const at::Tensor& weight, const std::string& method, int64_t rank,
                 const at::Generator& generator) {
   const auto fan_out = static_cast<double>(weight.size(0));
   const auto fan_in = static_cast<double>(weight.size(1));
   const at::Tensor value = at::zeros(weight.sizes());
   if (method == "xavier") value.normal_(0, std::sqrt(2 / (fan_in + fan_out)), generator);
   if (method == "normal") value.normal_(0, 0.2, generator);
+  if (method == "gaussian") value.normal_(0, 1 / static_cast<double>(rank), generator);
   // sqrt(6 / ((1 + a^2) fan_in)) = 1 / sqrt(fan_in)
   const double bound = 1 / std::sqrt(fan_in);
   if (method == "kaiming") value.uniform_(-bound, bound, generator);
@@ -96,9 +53,13 @@ void initialize(const at::Tensor& weight, const std::string& method,
 }
 
 void initialize(const AdapterSite& site, const LoraConfig& config, const at::Generator& generator) {
+  if (const auto iterations = pissa_iterations(config.lora_A_init_method)) {
+    start_pissa(site, *iterations, generator);
+    return;
+  }
   const auto both = [&](const LowRank& pair) {
-    initialize(pair.a, config.lora_A_init_method, generator);
-    initialize(pair.b, config.lora_B_init_method, generator);
+    initialize(pair.a, config.lora_A_init_method, pair.rank(), generator);
+    initialize(pair.b, config.lora_B_init_method, pair.rank(), generator);
   };
   const Adapter& adapter = *site.linear->adapter();
   if (adapter.whole()) both(*adapter.whole());
@@ -106,6 +67,34 @@ void initialize(const AdapterSite& site, const LoraConfig& config, const at::Gen
     if (pair) both(*pair);
   }
   if (adapter.is_dora()) site.linear->adapter()->set_magnitude(site.linear->row_norms());
+}
+
+// The key of ChosenParts.
+std::string key_of(const AdapterSite& site) {
+  return fmt::format("{}.{}", component_of(site.name), last_component(site.name));
+}
+
+// Every chosen projection is in this model, and some can use an update of such a rank.
+void require_places(const std::vector<AdapterSite>& sites, const ChosenParts& parts, int64_t dim) {
+  int64_t most = 0;
+  std::set<std::string> there;
+  for (const AdapterSite& site : sites) {
+    if (!parts.contains(key_of(site))) continue;
+    there.insert(key_of(site));
+    const at::Tensor& weight = site.linear->weight;
+    most = std::max(most, std::min(weight.size(0), weight.size(1)));
+  }
+  for (const auto& [key, list] : parts) {
+    if (!there.contains(key)) {
+      user_error("peft.target_modules: this model has no {}; it is a language model only", key);
+    }
+  }
+  if (dim > most) {
+    user_error(
+        "peft.dim={} is over {}, the largest rank that an update of the chosen projections "
+        "can have",
+        dim, most);
+  }
 }
 
 bool changes_nothing(const Ministral3& model) {
@@ -144,7 +133,15 @@ void LoraConfig::validate() const {
   if (!(dropout >= 0 && dropout < 1)) {
     user_error("peft.dropout={}: it must be at least 0 and below 1", dropout);
   }
-  require_method("lora_A_init_method", lora_A_init_method);
+  if (!(lora_plus_ratio > 0) || !std::isfinite(lora_plus_ratio)) {
+    user_error("peft.lora_plus_ratio={}: it must be over 0; 1 is plain LoRA", lora_plus_ratio);
+  }
+  const bool pissa = pissa_iterations(lora_A_init_method).has_value();
+  if (pissa && is_dora()) {
+    user_error("peft.lora_A_init_method={} with peft.scheme=dora is not supported; use lora",
+               lora_A_init_method);
+  }
+  if (!pissa) require_method("lora_A_init_method", lora_A_init_method);
   require_method("lora_B_init_method", lora_B_init_method);
   if (lora_A_init_method == "zero" && lora_B_init_method == "zero") {
     user_error(
@@ -152,20 +149,18 @@ void LoraConfig::validate() const {
         "ever reaches them");
   }
   if (target_modules.empty()) user_error("peft.target_modules is empty; name what to adapt");
-  chosen_parts(*this);
+  chosen_parts(target_modules);
 }
 
 AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed) {
   config.validate();
-  if (const int64_t hidden = model.config().text.hidden_size; config.dim > hidden) {
-    user_error("peft.dim={} is over the model's hidden size {}, which no update's rank can exceed",
-               config.dim, hidden);
-  }
-  const auto parts = chosen_parts(config);
+  const ChosenParts parts = chosen_parts(config.target_modules);
+  const std::vector<AdapterSite> sites = adapter_sites(model);
+  require_places(sites, parts, config.dim);
   const at::NoGradGuard no_grad;
   const at::Generator generator = at::detail::createCPUGenerator(seed);
-  for (const AdapterSite& site : adapter_sites(model)) {
-    const auto chosen = parts.find(last_component(site.name));
+  for (const AdapterSite& site : sites) {
+    const auto chosen = parts.find(key_of(site));
     if (chosen == parts.end()) continue;
     AdapterSpec spec{.pairs = {}, .dropout = config.dropout, .dora = config.is_dora()};
     for (const std::string& part : chosen->second) {
@@ -204,6 +199,7 @@ LoraConfig lora_config_of(const Ministral3& model) {
       config->dim = pair.rank();
       config->alpha = pair.alpha();
       config->dropout = adapter.dropout();
+      if (has_initial(pair)) config->lora_A_init_method = "pissa";
       config->target_modules.clear();
     }
     if (config->dim != pair.rank() || config->alpha != pair.alpha()) {
@@ -218,9 +214,11 @@ LoraConfig lora_config_of(const Ministral3& model) {
   for (const AdapterSite& site : adapter_sites(model)) {
     const auto& adapter = site.linear->adapter();
     if (!adapter) continue;
-    if (adapter->whole()) add(*adapter, *adapter->whole(), last_component(site.name));
+    const auto target = [&](const std::string& name) { return target_name(site.name, name); };
+    if (adapter->whole()) add(*adapter, *adapter->whole(), target(last_component(site.name)));
     for (size_t i = 0; i < adapter->pairs().size(); ++i) {
-      if (adapter->pairs()[i]) add(*adapter, *adapter->pairs()[i], last_component(site.hf[i]));
+      if (!adapter->pairs()[i]) continue;
+      add(*adapter, *adapter->pairs()[i], target(last_component(site.hf[i])));
     }
   }
   TORCH_CHECK(config, "the model has no adapter");

@@ -1,5 +1,5 @@
-// LoRA and DoRA on the language tower: attach for training, load from disk, merge into the weights.
-// Called by the trainer, generate, logits and export.
+// LoRA and DoRA on any part of the model: attach for training, load from disk, merge into the
+// weights. Called by the trainer, generate, logits and export.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,7 @@ struct LoraConfig {
   std::string lora_A_init_method = "xavier";
   std::string lora_B_init_method = "zero";
   bool use_rslora = false;
+  double lora_plus_ratio = 1;
   std::string adapter_path;
 
   bool is_dora() const { return scheme == "dora"; }
@@ -41,15 +42,20 @@ struct LoraConfig {
         field("dim", &LoraConfig::dim, "rank of the adapters"),
         field("alpha", &LoraConfig::alpha, "adapters are scaled by alpha / dim"),
         field("dropout", &LoraConfig::dropout, "on the adapters' input, in training"),
-        field("target_modules", &LoraConfig::target_modules,
-              "linear_qkv, linear_proj, linear_fc1, linear_fc2 (one A for the parts of a fused "
-              "projection) or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (an A "
-              "each); of the language model only"),
-        field("lora_A_init_method", &LoraConfig::lora_A_init_method,
-              "xavier, kaiming, normal or zero"),
+        field(
+            "target_modules", &LoraConfig::target_modules,
+            "linear_qkv, linear_proj, linear_fc1, linear_fc2 (one A for the parts of a fused "
+            "projection) or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (an A "
+            "each) of the language model; with lm., vision. or projector. before it of that part: "
+            "vision.q_proj, vision.*, projector.linear_1"),
+        field(
+            "lora_A_init_method", &LoraConfig::lora_A_init_method,
+            "xavier, kaiming, normal, zero, gaussian (deviation 1 / dim), pissa or pissa_niter_N"),
         field("lora_B_init_method", &LoraConfig::lora_B_init_method,
               "xavier, kaiming, normal or zero"),
         field("use_rslora", &LoraConfig::use_rslora, "scale by alpha / sqrt(dim) instead"),
+        field("lora_plus_ratio", &LoraConfig::lora_plus_ratio,
+              "learning rate of B and of magnitudes over that of A (LoRA+)"),
         field("adapter_path", &LoraConfig::adapter_path,
               "start from this adapter; it says dim, alpha and targets"));
   }
@@ -67,10 +73,11 @@ struct AdapterSummary {
   bool changes_nothing = false;
 };
 
-/// Adapts `config.target_modules` in every layer of the language tower, in each weight's dtype and
-/// device, initialised from `seed` alone, and freezes everything else; DoRA's magnitudes start as
-/// the rows' norms, so the model must have its weights. Throws UserError as validate() does, and
-/// for a rank that no projection of this model can use.
+/// Adapts `config.target_modules` in every layer, in each weight's dtype and device, initialised
+/// from `seed` alone (PiSSA from the weights), and freezes everything else; DoRA's magnitudes start
+/// as the rows' norms, so the model must have its weights. With PiSSA the base is changed by
+/// take_initial_from_base(), behind which the model is what it was. Throws UserError as validate()
+/// does, for a part that this model lacks, and for a rank that no projection of this model can use.
 AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed);
 
 /// Attaches the adapter of a PEFT folder or of a Megatron adapter checkpoint and freezes everything

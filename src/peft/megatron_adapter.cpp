@@ -5,7 +5,9 @@
 #include <set>
 
 #include "base/error.h"
+#include "peft/pissa.h"
 #include "peft/sites.h"
+#include "peft/targets.h"
 
 namespace trestle {
 
@@ -56,7 +58,7 @@ Numbers read_numbers(const MegatronCheckpoint& checkpoint) {
   return {static_cast<int64_t>(dim), alpha, dropout, dora};
 }
 
-// CanonicalLoRA says adapter.adapter_q where we say adapter.q_proj.
+// The bridge's CanonicalLoRA says adapter.adapter_q where we say adapter.q_proj.
 std::string canonical_prefix(const AdapterSite& site, const std::string& part) {
   return site.name + ".adapter.adapter_" + part.substr(0, part.find("_proj")) + ".";
 }
@@ -65,11 +67,16 @@ std::string canonical_prefix(const AdapterSite& site, const std::string& part) {
 
 void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoint) {
   const std::string what = checkpoint.directory().string();
-  const auto& tensors = checkpoint.tensors();
+  const PlainTensors source(checkpoint);
+  const auto& tensors = source.tensors();
   if (!checkpoint.is_adapter()) {
     user_error("{} holds a model's weights, not an adapter; give it as the model", what);
   }
-  const Numbers numbers = read_numbers(checkpoint);
+  Numbers numbers = read_numbers(checkpoint);
+  if (source.has_pissa()) {
+    numbers.rank *= 2;
+    numbers.alpha *= 2;
+  }
 
   bool magnitudes = false;
   std::set<std::string> used;
@@ -78,7 +85,9 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
     StoredAdapter adapter{site, {}};
     const auto take = [&](const std::string& part) {
       std::string prefix = site.name + ".adapter." + (part.empty() ? "" : part + ".");
-      if (!tensors.contains(prefix + "linear_in.weight")) prefix = canonical_prefix(site, part);
+      if (!tensors.contains(prefix + "linear_in.weight")) {
+        prefix = component_of(site.name) == "lm" ? canonical_prefix(site, part) : site.name + ".";
+      }
       StoredPair pair{.a = prefix + "linear_in.weight",
                       .b = prefix + "linear_out.weight",
                       .rank = numbers.rank,
@@ -106,8 +115,25 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
     user_error("{}: {} of {} adapter tensors have no place in this model, or no partner: {}", what,
                left_over.size(), tensors.size(), list_some(left_over));
   }
-  attach_stored(model, adapters, checkpoint, numbers.dropout, numbers.dora.value_or(magnitudes),
-                what);
+  attach_stored(model, adapters, source, numbers.dropout, numbers.dora.value_or(magnitudes), what);
+}
+
+bool is_bridges_form(const LoraConfig& config) {
+  // An A for each part of the language model's fused projections is nothing that the bridge's
+  // classes can express, nor is PiSSA's changed base, nor DoRA of a plain torch module.
+  return !pissa_iterations(config.lora_A_init_method) &&
+         std::ranges::all_of(config.target_modules, [&](const std::string& name) {
+           if (bridge_target(name).find('*') != std::string::npos) return !config.is_dora();
+           return name.starts_with("linear_");
+         });
+}
+
+std::string bridge_adapter_name(const std::string& name) {
+  constexpr std::string_view kLevel = ".adapter";
+  const size_t at = name.find(".adapter.");
+  const bool elsewhere = name.find("vision_tower.") != std::string::npos ||
+                         name.find("multi_modal_projector.") != std::string::npos;
+  return elsewhere && at != std::string::npos ? std::string(name).erase(at, kLevel.size()) : name;
 }
 
 Json peft_run_config(const LoraConfig& config) {
@@ -118,12 +144,12 @@ Json peft_run_config(const LoraConfig& config) {
                {"dropout_position", "pre"},
                {"lora_A_init_method", config.lora_A_init_method},
                {"lora_B_init_method", config.lora_B_init_method},
-               {"target_modules", config.target_modules}};
+               {"target_modules", Json::array()}};
+  for (const std::string& target : config.target_modules) {
+    peft["target_modules"].push_back(bridge_target(target));
+  }
   if (alpha == std::floor(alpha) && alpha < 1e15) peft["alpha"] = static_cast<int64_t>(alpha);
-  // An A for each part is nothing that the bridge's classes can express, so none is claimed.
-  const bool fused = std::ranges::all_of(
-      config.target_modules, [](const std::string& name) { return name.starts_with("linear_"); });
-  if (fused) peft["_target_"] = config.is_dora() ? kDoraClass : kLoraClass;
+  if (is_bridges_form(config)) peft["_target_"] = config.is_dora() ? kDoraClass : kLoraClass;
   return peft;
 }
 

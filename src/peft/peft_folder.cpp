@@ -66,14 +66,14 @@ PairsByModule collect_pairs(const SafetensorsFile& file, const std::vector<Adapt
   }
   if (strangers.size() == file.tensors().size()) {
     user_error(
-        "{}: none of its {} tensors belongs to this model's language tower, which has {}{}{}; "
+        "{}: none of its {} tensors belongs to a projection of this model, which has {}{}{}; "
         "it has {}",
         what, strangers.size(), kRoot, sites.front().hf.front(), kA,
         strangers.empty() ? "nothing" : list_some(strangers));
   }
   if (!strangers.empty()) {
-    user_error("{}: {} of {} tensors belong to no projection of this model's language tower: {}",
-               what, strangers.size(), file.tensors().size(), list_some(strangers));
+    user_error("{}: {} of {} tensors belong to no projection of this model: {}", what,
+               strangers.size(), file.tensors().size(), list_some(strangers));
   }
   std::erase_if(pairs, [](const auto& each) {
     const StoredPair& pair = each.second;
@@ -98,13 +98,24 @@ void set_numbers(PairsByModule& pairs, const PeftConfig& config, const Safetenso
   }
 }
 
+// A bare name (q_proj) means the language model's module to whoever wrote the vision tower no
+// adapter at all: Megatron Bridge's export lists its targets so, and peft's tensors of the tower
+// would be there.
+bool is_meant(const std::string& target, const std::string& module, const PairsByModule& pairs) {
+  if (!names_module(target, module)) return false;
+  const std::string component = module.substr(0, module.find('.') + 1);
+  return component == "model." || canonical_name(target) == module ||
+         std::ranges::any_of(pairs,
+                             [&](const auto& each) { return each.first.starts_with(component); });
+}
+
 void require_all_targets(const PairsByModule& pairs, const std::vector<AdapterSite>& sites,
                          const std::vector<std::string>& targets, const fs::path& directory) {
   std::vector<std::string> missing;
   for (const AdapterSite& site : sites) {
     for (const std::string& module : site.hf) {
       const bool wanted = std::ranges::any_of(
-          targets, [&](const std::string& target) { return names_module(target, module); });
+          targets, [&](const std::string& target) { return is_meant(target, module, pairs); });
       if (wanted && !pairs.contains(module)) missing.push_back(module);
     }
   }
@@ -156,11 +167,13 @@ void save_peft_folder(const Ministral3& model, const fs::path& directory,
   double dropout = 0;
   for (const NamedPair& pair : pairs) {
     modules.push_back({spelled_name(pair.module, spelling), pair.a.size(0), pair.alpha});
-    const std::string name = std::string(kRoot) + modules.back().name;
-    tensors.emplace_back(name + std::string(kA), pair.a);
-    tensors.emplace_back(name + std::string(kB), pair.b);
+    const auto add = [&](std::string_view role, const at::Tensor& tensor) {
+      tensors.emplace_back(fmt::format("{}{}{}", kRoot, modules.back().name, role), tensor);
+    };
+    add(kA, pair.a);
+    add(kB, pair.b);
     dora = pair.magnitude.defined();
-    if (dora) tensors.emplace_back(name + std::string(kMagnitude), pair.magnitude);
+    if (dora) add(kMagnitude, pair.magnitude);
     dropout = pair.dropout;
   }
   TensorList list;

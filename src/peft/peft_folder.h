@@ -19,7 +19,7 @@ bool is_peft_folder(const std::filesystem::path& path);
 /// use_dora, .lora_magnitude_vector [out] or
 /// .lora_magnitude_vector.weight, PREFIX in any spelling of the module names, with or without
 /// peft's `base_model.model.`. The adapter takes PEFT's form. Throws UserError when a tensor
-/// belongs to no projection of the language tower, an adapter that the config lists is missing, or
+/// belongs to no projection of the model, an adapter that the config lists is missing, or
 /// an option is not supported.
 void load_peft_folder(Ministral3& model, const std::filesystem::path& directory);
 

@@ -8,12 +8,13 @@
 #include "base/error.h"
 #include "bridge/table.h"
 #include "checkpoint/safetensors.h"
+#include "peft/pissa.h"
 
 namespace trestle {
 
 namespace {
 
-constexpr std::string_view kLayers = "language_model.decoder.layers.";
+constexpr std::string_view kHead = "language_model.output_layer";
 
 // The pair of a part, or of the whole projection where `part` is empty.
 LowRank& pair_of(const AdapterSite& site, const std::string& part) {
@@ -60,23 +61,14 @@ at::ScalarType stored_dtype(const TensorSource& source,
 
 }  // namespace
 
-const std::vector<std::string>& adaptable_modules() {
-  static const std::vector<std::string> modules = {"self_attention.linear_qkv",
-                                                   "self_attention.linear_proj", "mlp.linear_fc1",
-                                                   "mlp.linear_fc2"};
-  return modules;
-}
-
 std::vector<AdapterSite> adapter_sites(const Ministral3& model) {
-  const auto modules = model.named_modules("", /*include_self=*/false);
   std::vector<AdapterSite> sites;
-  for (size_t layer = 0; layer < model.language_model().num_layers(); ++layer) {
-    for (const std::string& module : adaptable_modules()) {
-      const std::string name = fmt::format("{}{}.{}", kLayers, layer, module);
-      auto* linear = dynamic_cast<Linear*>(modules[name].get());
-      TORCH_CHECK(linear != nullptr, name, " is no linear layer");
-      sites.push_back({name, linear, hf_modules(name)});
-    }
+  for (const auto& entry : model.named_modules("", /*include_self=*/false)) {
+    const std::string& name = entry.key();
+    auto* linear = dynamic_cast<Linear*>(entry.value().get());
+    // The head is the embedding's partner, and tied to it in half of the models.
+    if (linear == nullptr || name == kHead) continue;
+    sites.push_back({name, linear, hf_modules(name)});
   }
   return sites;
 }
@@ -139,17 +131,18 @@ std::vector<NamedPair> named_pairs(const Ministral3& model) {
       return site.linear->layout().split(tensor.detach(), 0);
     };
     if (const auto& whole = adapter->whole()) {
-      const auto b = rows(whole->b), magnitude = rows(whole->magnitude);
+      const PlainPair plain = plain_pair(*whole);
+      const auto b = rows(plain.b), magnitude = rows(whole->magnitude);
       for (size_t i = 0; i < site.hf.size(); ++i) {
-        named.push_back({site.hf[i], whole->a.detach(), b[i], magnitude[i], whole->alpha(),
-                         adapter->dropout()});
+        named.push_back({site.hf[i], plain.a, b[i], magnitude[i], plain.alpha, adapter->dropout()});
       }
     }
     for (size_t i = 0; i < adapter->pairs().size(); ++i) {
       const auto& pair = adapter->pairs()[i];
       if (!pair) continue;
-      named.push_back({site.hf[i], pair->a.detach(), pair->b.detach(),
-                       adapter->is_dora() ? pair->magnitude.detach() : at::Tensor(), pair->alpha(),
+      const PlainPair plain = plain_pair(*pair);
+      named.push_back({site.hf[i], plain.a, plain.b,
+                       adapter->is_dora() ? pair->magnitude.detach() : at::Tensor(), plain.alpha,
                        adapter->dropout()});
     }
   }
@@ -158,7 +151,10 @@ std::vector<NamedPair> named_pairs(const Ministral3& model) {
 
 void train_adapters_only(Ministral3& model) {
   for (const auto& entry : model.named_parameters()) {
-    entry.value().set_requires_grad(entry.key().find(".adapter.") != std::string::npos);
+    const std::string& name = entry.key();
+    // What PiSSA started from stays as it is.
+    entry.value().set_requires_grad(name.find(".adapter.") != std::string::npos &&
+                                    name.find(".initial_") == std::string::npos);
   }
 }
 

@@ -1,5 +1,6 @@
-// Where adapters go: the projections of the language tower, under both families' names, and how
-// stored adapters get there. Called by lora and by the loaders of both adapter formats.
+// Where adapters go: the projections of both towers and of the projector, under both families'
+// names, and how stored adapters get there. Called by lora and by the loaders of both adapter
+// formats.
 #pragma once
 
 #include <map>
@@ -12,11 +13,9 @@
 
 namespace trestle {
 
-/// Megatron's modules within a layer that may be adapted.
-const std::vector<std::string>& adaptable_modules();
-
 struct AdapterSite {
-  /// Megatron's module: language_model.decoder.layers.3.mlp.linear_fc1.
+  /// Megatron's module: language_model.decoder.layers.3.mlp.linear_fc1,
+  /// vision_tower.transformer.layers.3.attention.q_proj, multi_modal_projector.linear_1.
   std::string name;
   Linear* linear;
   /// Hugging Face's modules under their canonical names: one for each part of linear->layout(), or
@@ -24,7 +23,8 @@ struct AdapterSite {
   std::vector<std::string> hf;
 };
 
-/// Of every layer, in the order of the model. The pointers live as long as the model.
+/// Of every layer of the language model, then of the vision tower, then of the projector, each in
+/// the order of the model. The pointers live as long as the model.
 std::vector<AdapterSite> adapter_sites(const Ministral3& model);
 
 /// "layers.3.mlp.linear_fc1" -> "linear_fc1".

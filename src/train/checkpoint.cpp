@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <optional>
+
 #include "base/error.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/megatron_writer.h"
@@ -31,23 +33,28 @@ Json schedule_state(const TrainConfig& config, const Progress& progress) {
           {"wd_incr_steps", config.train.train_iters * config.train.global_batch_size}};
 }
 
-// One group per weight-decay class, as megatron-core writes them.
+// One group per weight-decay class, as megatron-core writes them, and with LoRA+ per rate.
 Json optimizer_state(const TrainConfig& config, const Progress& progress) {
   Json groups = Json::array();
-  for (const double multiplier : {1.0, 0.0}) {
+  const double ratio = config.peft.lora_plus_ratio;
+  const auto add = [&](double multiplier, double rate) {
     groups.push_back({{"is_expert_parallel", false},
                       {"default_config", true},
                       {"wd_mult", multiplier},
-                      {"lr_mult", 1.0},
+                      {"lr_mult", rate},
                       {"is_decoupled_lr", false},
-                      {"max_lr", config.optimizer.lr},
-                      {"min_lr", config.optimizer.min_lr},
-                      {"lr", learning_rate(config, progress.step + 1)},
+                      {"max_lr", config.optimizer.lr * rate},
+                      {"min_lr", config.optimizer.min_lr * rate},
+                      {"lr", learning_rate(config, progress.step + 1) * rate},
                       {"bias_correction", true},
                       {"betas", {config.optimizer.adam_beta1, config.optimizer.adam_beta2}},
                       {"eps", config.optimizer.adam_eps},
                       {"weight_decay", config.optimizer.weight_decay * multiplier},
                       {"step", progress.step - progress.skipped}});
+  };
+  for (const double multiplier : {1.0, 0.0}) {
+    add(multiplier, 1.0);
+    if (ratio != 1) add(multiplier, ratio);
   }
   return {{"optimizer", {{"param_groups", groups}}},
           {"param_state_sharding_type", "fully_reshardable"}};
@@ -60,7 +67,11 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
                      const OpenCheckpoint& base) {
   TensorList list;
   std::map<std::string, at::Tensor> tensors;
-  const auto add = [&](const std::string& name, const at::Tensor& tensor) {
+  std::optional<LoraConfig> adapters;
+  if (config.trains_adapters()) adapters = lora_config_of(model);
+  const bool bridges_form = adapters && is_bridges_form(*adapters);
+  const auto add = [&](const std::string& ours, const at::Tensor& tensor) {
+    const std::string name = bridges_form ? bridge_adapter_name(ours) : ours;
     list.emplace_back(name, info_of(tensor));
     tensors[name] = tensor.detach().contiguous();
   };
@@ -72,7 +83,7 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
 
   Json run_config = {
       {"checkpoint", {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}}}};
-  if (config.trains_adapters()) run_config["peft"] = peft_run_config(lora_config_of(model));
+  if (adapters) run_config["peft"] = peft_run_config(*adapters);
   MegatronWriter writer({.run = run,
                          .iteration = progress.step,
                          .config = model.config(),
@@ -95,8 +106,12 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
 Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, AdamW& optimizer) {
   const at::NoGradGuard no_grad;
   const MegatronCheckpoint checkpoint(run);
-  const auto copy_into = [&](const std::string& name, const at::Tensor& target) {
-    if (!checkpoint.tensors().contains(name) && !checkpoint.state().contains(name)) {
+  const auto holds = [&](const std::string& name) {
+    return checkpoint.tensors().contains(name) || checkpoint.state().contains(name);
+  };
+  const auto copy_into = [&](const std::string& ours, const at::Tensor& target) {
+    const std::string name = holds(ours) ? ours : bridge_adapter_name(ours);
+    if (!holds(name)) {
       user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
                  run.string(), name);
     }

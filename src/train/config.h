@@ -146,9 +146,22 @@ struct CheckpointOptions {
 
 struct LoggerOptions {
   int64_t log_interval = 1;
+  std::string tensorboard_dir;
+  std::string wandb_project;
+  std::string wandb_entity;
+  std::string wandb_exp_name;
+  std::string wandb_save_dir;
   static constexpr auto fields() {
     return std::tuple(
-        field("log_interval", &LoggerOptions::log_interval, "steps between progress lines"));
+        field("log_interval", &LoggerOptions::log_interval, "steps between progress lines"),
+        field("tensorboard_dir", &LoggerOptions::tensorboard_dir, "default: RUN/tensorboard"),
+        field("wandb_project", &LoggerOptions::wandb_project,
+              "turns Weights & Biases on; default $WANDB_PROJECT"),
+        field("wandb_entity", &LoggerOptions::wandb_entity, "default $WANDB_ENTITY"),
+        field("wandb_exp_name", &LoggerOptions::wandb_exp_name,
+              "the run's name there; default: the run directory's"),
+        field("wandb_save_dir", &LoggerOptions::wandb_save_dir,
+              "where wandb/ is; default $WANDB_DIR, then the run directory"));
   }
 };
 

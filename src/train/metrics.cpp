@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <string>
 
@@ -11,21 +13,72 @@
 #include "train/trainer.h"
 
 namespace trestle {
+namespace fs = std::filesystem;
 
-MetricsLog::MetricsLog(const std::filesystem::path& path, int64_t first_step, int64_t last_step)
-    : path_(path), first_step_(first_step), last_step_(last_step) {
+namespace {
+
+fs::path tensorboard_directory(const TrainConfig& config) {
+  const std::string& named = config.logger.tensorboard_dir;
+  return named.empty() ? fs::path(config.checkpoint.save) / "tensorboard" : fs::path(named);
+}
+
+// The names are those of Megatron-LM's training_log and evaluate_and_print_results where it has
+// one; the throughput's is Megatron Bridge's.
+Scalars scalars_of(const StepMetrics& metrics) {
+  return {{"lm loss", metrics.loss},
+          {"learning-rate", metrics.lr},
+          {"grad-norm", metrics.grad_norm},
+          {"iteration-time", metrics.seconds},
+          {"throughput/tokens_per_sec", static_cast<double>(metrics.tokens) / metrics.seconds},
+          {"target-tokens", static_cast<double>(metrics.target_tokens)},
+          {"images", static_cast<double>(metrics.images)},
+          {"peak-memory-bytes", static_cast<double>(metrics.peak_memory_bytes)},
+          {"skipped", metrics.skipped.empty() ? 0.0 : 1.0}};
+}
+
+Scalars scalars_of(const ValidationMetrics& metrics) {
+  Scalars scalars = {{"lm loss validation", metrics.loss},
+                     {"lm loss validation ppl", std::exp(std::min(20.0, metrics.loss))}};
+  for (const auto& [name, score] : metrics.scores) {
+    scalars.emplace_back("validation/" + name, score);
+  }
+  return scalars;
+}
+
+}  // namespace
+
+MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
+    : path_(fs::path(config.checkpoint.save) / "metrics.jsonl"),
+      first_step_(first_step),
+      last_step_(config.train.train_iters),
+      report_(fs::path(config.checkpoint.save) / "report.html", to_yaml(config), last_step_),
+      wandb_(WandbRun::start(config, first_step)),
+      // A validation before the first step is of step 0.
+      tensorboard_(tensorboard_directory(config), first_step == 0 ? 0 : first_step + 1) {
   std::string kept;
-  if (first_step > 0 && std::filesystem::exists(path)) {
-    std::ifstream old(path);
+  if (first_step > 0 && fs::exists(path_)) {
+    std::ifstream old(path_);
     for (std::string line; std::getline(old, line);) {
       const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
       // A line cut short by a kill does not parse; its step is made again.
-      if (parsed.is_object() && parsed.value("step", first_step + 1) <= first_step)
+      if (parsed.is_object() && parsed.value("step", first_step + 1) <= first_step) {
         kept += line + "\n";
+        report_.add(parsed);
+      }
     }
   }
-  write_text(path, kept);
-  file_.open(path, std::ios::app);
+  write_text(path_, kept);
+  file_.open(path_, std::ios::app);
+}
+
+MetricsLog::~MetricsLog() {
+  if (finished_) return;
+  try {
+    finish(RunEnd::kFailed);
+  } catch (const std::exception& error) {
+    // What ended the run is on its way up; this would hide it.
+    fmt::print(stderr, "warning: {}\n", error.what());
+  }
 }
 
 void MetricsLog::write(const StepMetrics& metrics) {
@@ -40,6 +93,7 @@ void MetricsLog::write(const StepMetrics& metrics) {
                {"peak_memory_bytes", metrics.peak_memory_bytes}};
   if (!metrics.skipped.empty()) line["skipped"] = metrics.skipped;
   append(line);
+  write_scalars(metrics.step, scalars_of(metrics));
 }
 
 void MetricsLog::write(const ValidationMetrics& metrics) {
@@ -47,12 +101,30 @@ void MetricsLog::write(const ValidationMetrics& metrics) {
       {"step", metrics.step}, {"valid_loss", metrics.loss}, {"valid_seconds", metrics.seconds}};
   for (const auto& [name, score] : metrics.scores) line["valid_" + name] = score;
   append(line);
+  write_scalars(metrics.step, scalars_of(metrics));
+  report_.set_answers(metrics.step, metrics.answers);
+  report_.write("running");
 }
 
 void MetricsLog::append(const Json& line) {
   // NaN is no JSON; it becomes null.
   file_ << line.dump() << '\n' << std::flush;
   if (!file_) machine_error("cannot write {}: is the disk full?", path_.string());
+  report_.add(line);
+}
+
+void MetricsLog::write_scalars(int64_t step, const Scalars& scalars) {
+  tensorboard_.write(step, scalars);
+  if (wandb_) wandb_->write(step, scalars);
+}
+
+void MetricsLog::checkpoint_saved() const { report_.write("running"); }
+
+void MetricsLog::finish(RunEnd end) {
+  finished_ = true;
+  const bool failed = end == RunEnd::kFailed;
+  report_.write(failed ? "failed" : end == RunEnd::kFinished ? "finished" : "stopped");
+  if (wandb_) wandb_->finish(failed ? 1 : 0, end != RunEnd::kInterrupted);
 }
 
 void MetricsLog::print_progress(const StepMetrics& metrics) const {

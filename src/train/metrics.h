@@ -1,16 +1,21 @@
-// What a run tells while it trains: metrics.jsonl, and a progress line with the time left. Called
-// by the trainer.
+// What a run tells while it trains: metrics.jsonl, TensorBoard, Weights & Biases, report.html, and
+// a progress line with the time left (docs/metrics.md). Called by the trainer.
 #pragma once
 
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "generate/evaluate.h"
+#include "train/config.h"
+#include "train/run_report.h"
+#include "train/tensorboard.h"
+#include "train/wandb.h"
 
 namespace trestle {
 
@@ -29,23 +34,41 @@ struct ValidationMetrics {
   double seconds = 0;
 };
 
+/// How a run ended: at its last step, before it as asked for, by a signal (there is little time
+/// then), or by an error.
+enum class RunEnd { kFinished, kStopped, kInterrupted, kFailed };
+
 class MetricsLog {
  public:
-  /// Keeps the lines of steps up to `first_step`, the step that a resumed run goes on from, and
-  /// drops later ones: they are about to be made again.
-  MetricsLog(const std::filesystem::path& path, int64_t first_step, int64_t last_step);
+  /// Writes under checkpoint.save. Keeps the lines of steps up to `first_step`, the step that a
+  /// resumed run goes on from, and drops later ones: they are about to be made again. Throws
+  /// MachineError when the disk is full, UserError for W&B settings that are wrong.
+  MetricsLog(const TrainConfig& config, int64_t first_step);
+  /// A run that was not finished has failed.
+  ~MetricsLog();
+  MetricsLog(const MetricsLog&) = delete;
+  MetricsLog& operator=(const MetricsLog&) = delete;
 
   void write(const StepMetrics& metrics);
   void write(const ValidationMetrics& metrics);
   /// step, loss, lr, gradient norm, tokens a second and the time left, to stderr.
   void print_progress(const StepMetrics& metrics) const;
+  /// Renews report.html.
+  void checkpoint_saved() const;
+  /// The last thing told; may wait for W&B's upload.
+  void finish(RunEnd end);
 
  private:
   void append(const Json& line);
+  void write_scalars(int64_t step, const Scalars& scalars);
 
   std::filesystem::path path_;
   std::ofstream file_;
   int64_t first_step_, last_step_;
+  RunReport report_;
+  std::unique_ptr<WandbRun> wandb_;  // first, as its settings may be wrong
+  TensorBoardWriter tensorboard_;
+  bool finished_ = false;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 

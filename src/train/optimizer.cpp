@@ -6,6 +6,11 @@
 
 namespace trestle {
 
+bool is_lora_plus(const std::string& name) {
+  return name.find(".adapter.") != std::string::npos &&
+         (name.ends_with(".linear_out.weight") || name.ends_with(".weight_magnitude"));
+}
+
 AdamW::AdamW(NamedTensors parameters, const AdamWOptions& options)
     : options_(options), parameters_(std::move(parameters)) {
   const at::NoGradGuard no_grad;
@@ -18,6 +23,7 @@ AdamW::AdamW(NamedTensors parameters, const AdamWOptions& options)
     slot.exp_avg_sq = at::zeros_like(slot.master);
     slot.step = at::zeros({}, slot.master.options());
     slot.decayed = parameter.dim() >= 2;
+    slot.lora_plus = is_lora_plus(name);
     slots_.push_back(std::move(slot));
   }
 }
@@ -26,24 +32,30 @@ void AdamW::step(double learning_rate) {
   const at::NoGradGuard no_grad;
   ++steps_;
   for (const bool decayed : {true, false}) {
-    std::vector<at::Tensor> masters, gradients, exp_avgs, exp_avg_sqs, steps;
-    for (Slot& slot : slots_) {
-      if (slot.decayed != decayed || !slot.parameter.grad().defined()) continue;
-      slot.step.fill_(steps_);
-      masters.push_back(slot.master);
-      gradients.push_back(slot.parameter.grad().to(at::kFloat));
-      exp_avgs.push_back(slot.exp_avg);
-      exp_avg_sqs.push_back(slot.exp_avg_sq);
-      steps.push_back(slot.step);
-    }
-    if (masters.empty()) continue;
-    // The kernel counts from a step that is already that of this update.
-    at::_fused_adamw_(masters, gradients, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps,
-                      learning_rate, options_.beta1, options_.beta2,
-                      decayed ? options_.weight_decay : 0.0, options_.eps, /*amsgrad=*/false,
-                      /*maximize=*/false);
+    step_group(learning_rate, decayed, /*lora_plus=*/false);
+    step_group(learning_rate * options_.lora_plus_ratio, decayed, /*lora_plus=*/true);
   }
   refresh_parameters();
+}
+
+void AdamW::step_group(double learning_rate, bool decayed, bool lora_plus) {
+  std::vector<at::Tensor> masters, gradients, exp_avgs, exp_avg_sqs, steps;
+  for (Slot& slot : slots_) {
+    if (slot.decayed != decayed || slot.lora_plus != lora_plus) continue;
+    if (!slot.parameter.grad().defined()) continue;
+    slot.step.fill_(steps_);
+    masters.push_back(slot.master);
+    gradients.push_back(slot.parameter.grad().to(at::kFloat));
+    exp_avgs.push_back(slot.exp_avg);
+    exp_avg_sqs.push_back(slot.exp_avg_sq);
+    steps.push_back(slot.step);
+  }
+  if (masters.empty()) return;
+  // The kernel counts from a step that is already that of this update.
+  at::_fused_adamw_(masters, gradients, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps,
+                    learning_rate, options_.beta1, options_.beta2,
+                    decayed ? options_.weight_decay : 0.0, options_.eps, /*amsgrad=*/false,
+                    /*maximize=*/false);
 }
 
 void AdamW::zero_grad() {

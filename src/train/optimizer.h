@@ -17,7 +17,13 @@ struct AdamWOptions {
   /// Applies to weights of two dimensions and more; biases and norms are not decayed, as in
   /// Megatron's groups.
   double weight_decay = 0.1;
+  /// LoRA+ (Hayou et al. 2024): rate of an adapter's B and of DoRA's magnitudes over that of A, the
+  /// groups of peft's create_loraplus_optimizer.
+  double lora_plus_ratio = 1;
 };
+
+/// Whether lora_plus_ratio applies to the parameter of that name.
+bool is_lora_plus(const std::string& name);
 
 /// Decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected, as torch.optim.AdamW.
 /// Parameters below fp32 have an fp32 master that the update works on; the parameter is its
@@ -46,8 +52,10 @@ class AdamW {
  private:
   struct Slot {
     at::Tensor parameter, master, exp_avg, exp_avg_sq, step;
-    bool decayed;
+    bool decayed, lora_plus;
   };
+  void step_group(double learning_rate, bool decayed, bool lora_plus);
+
   AdamWOptions options_;
   NamedTensors parameters_;
   std::vector<Slot> slots_;

@@ -1,25 +1,64 @@
 #include "train/recipes.h"
 
+#include <cstdlib>
+#include <filesystem>
+
 #include "base/error.h"
 
 namespace trestle {
 
-TrainConfig ministral3_sft_config() { return {}; }
+namespace {
 
-TrainConfig ministral3_peft_config() {
-  TrainConfig config = ministral3_sft_config();
-  config.peft.scheme = "lora";
-  config.optimizer.lr = 1e-4;
-  config.optimizer.min_lr = 1e-5;
+TrainConfig finetune_config(const FinetuneArguments& arguments, const std::string& usual_peft) {
+  TrainConfig config;
+  if (const char* root = std::getenv("SAVE_DIR"); root != nullptr && !arguments.name.empty()) {
+    config.checkpoint.save = (std::filesystem::path(root) / arguments.name).string();
+  }
+  config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;
+  if (arguments.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
+  const std::string peft = arguments.peft.value_or(usual_peft);
+  if (peft != "none") {
+    config.peft.scheme = peft;
+    config.optimizer.lr = 1e-4;
+    config.optimizer.min_lr = 1e-5;
+  }
+  config.train.train_iters = arguments.train_iters.value_or(config.train.train_iters);
+  config.train.global_batch_size =
+      arguments.global_batch_size.value_or(config.train.global_batch_size);
+  config.model.freeze_language_model = arguments.freeze_language_model;
+  config.model.freeze_vision_model = arguments.freeze_vision_model;
+  config.model.freeze_vision_projection = arguments.freeze_vision_projection;
   return config;
 }
 
-TrainConfig demo_config() {
-  TrainConfig config = ministral3_peft_config();
+TrainConfig sft_config(const FinetuneArguments& arguments) {
+  return finetune_config(arguments, "none");
+}
+
+TrainConfig peft_config(const FinetuneArguments& arguments) {
+  return finetune_config(arguments, "lora");
+}
+
+}  // namespace
+
+TrainConfig ministral3_3b_finetune_config(const FinetuneArguments& arguments) {
+  return sft_config(arguments);
+}
+
+TrainConfig ministral3_8b_finetune_config(const FinetuneArguments& arguments) {
+  return sft_config(arguments);
+}
+
+TrainConfig ministral3_14b_finetune_config(const FinetuneArguments& arguments) {
+  return sft_config(arguments);
+}
+
+TrainConfig demo_config(const FinetuneArguments& arguments) {
+  TrainConfig config = peft_config(arguments);
   config.model.params_dtype = "float32";
   config.model.seq_length = 1024;
-  config.train.train_iters = 120;
-  config.train.global_batch_size = 16;
+  config.train.train_iters = arguments.train_iters.value_or(120);
+  config.train.global_batch_size = arguments.global_batch_size.value_or(16);
   config.train.micro_batch_size = 16;
   config.optimizer.lr = 5e-3;
   config.optimizer.min_lr = 1e-4;
@@ -31,21 +70,24 @@ TrainConfig demo_config() {
 
 const std::vector<Recipe>& recipes() {
   static const std::vector<Recipe> table = {
-      {"ministral3_3b_sft_config", "full fine-tuning", ministral3_sft_config},
-      {"ministral3_3b_peft_config", "LoRA", ministral3_peft_config},
-      {"ministral3_8b_sft_config", "full fine-tuning", ministral3_sft_config},
-      {"ministral3_8b_peft_config", "LoRA", ministral3_peft_config},
-      {"ministral3_14b_sft_config", "full fine-tuning", ministral3_sft_config},
-      {"ministral3_14b_peft_config", "LoRA", ministral3_peft_config},
+      {"ministral3_3b_finetune_config", "full, or --peft-scheme", ministral3_3b_finetune_config},
+      {"ministral3_3b_sft_config", "full fine-tuning", sft_config},
+      {"ministral3_3b_peft_config", "LoRA", peft_config},
+      {"ministral3_8b_finetune_config", "full, or --peft-scheme", ministral3_8b_finetune_config},
+      {"ministral3_8b_sft_config", "full fine-tuning", sft_config},
+      {"ministral3_8b_peft_config", "LoRA", peft_config},
+      {"ministral3_14b_finetune_config", "full, or --peft-scheme", ministral3_14b_finetune_config},
+      {"ministral3_14b_sft_config", "full fine-tuning", sft_config},
+      {"ministral3_14b_peft_config", "LoRA", peft_config},
       {"demo_config", "LoRA on the embedded demo model", demo_config},
   };
   return table;
 }
 
-TrainConfig recipe(const std::string& name) {
+TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments) {
   std::vector<std::string> names;
   for (const Recipe& each : recipes()) {
-    if (each.name == name) return each.make();
+    if (each.name == name) return each.make(arguments);
     names.push_back(each.name);
   }
   user_error("unknown recipe {}; did you mean {}?", name, nearest(name, names));

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "checkpoint/hub.h"
 #include "data/overlong.h"
+#include "peft/pissa.h"
 #include "train/diagnose.h"
 #include "train/metrics.h"
 #include "train/stop_signal.h"
@@ -68,10 +69,13 @@ Trainer::Trainer(const TrainConfig& config)
       std::move(trained), AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
                                        .beta2 = config_.optimizer.adam_beta2,
                                        .eps = config_.optimizer.adam_eps,
-                                       .weight_decay = config_.optimizer.weight_decay});
+                                       .weight_decay = config_.optimizer.weight_decay,
+                                       .lora_plus_ratio = config_.peft.lora_plus_ratio});
   if (!config_.checkpoint.load.empty()) {
     progress_ = load_checkpoint(config_.checkpoint.load, *model_, *optimizer_);
   }
+  // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
+  if (config_.trains_adapters()) take_initial_from_base(*model_);
 }
 
 void Trainer::freeze() {
@@ -180,7 +184,8 @@ StepMetrics Trainer::step() {
       why = fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
                         fmt::join(rows.begin() + first, rows.begin() + first + micro, ", "),
                         first_bad_tensor(*model_, batch));
-    } else {
+    } else if (loss.requires_grad()) {
+      // It does not where only the vision tower trains and no sample has a picture.
       loss.backward();
     }
   }
@@ -215,7 +220,7 @@ int Trainer::run(const OnStep& on_step) {
   if (error)
     machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
   write_text(directory / "resolved_config.yaml", to_yaml(config_));
-  MetricsLog log(directory / "metrics.jsonl", progress_.step, config_.train.train_iters);
+  MetricsLog log(config_, progress_.step);
   const StopSignal signal;
   while (progress_.step < config_.train.train_iters) {
     const StepMetrics metrics = step();
@@ -230,14 +235,17 @@ int Trainer::run(const OnStep& on_step) {
     if (metrics.step % config_.checkpoint.save_interval == 0 ||
         metrics.step == config_.train.train_iters || exit || stopped != 0) {
       save();
+      log.checkpoint_saved();
     }
     if (stopped != 0) {
       fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n",
                  stopped == SIGTERM ? "SIGTERM" : "SIGINT", metrics.step, directory.string());
+      log.finish(RunEnd::kInterrupted);
       return stopped;
     }
     if (exit) break;
   }
+  log.finish(progress_.step < config_.train.train_iters ? RunEnd::kStopped : RunEnd::kFinished);
   return 0;
 }
 

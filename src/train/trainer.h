@@ -43,7 +43,7 @@ class Trainer {
 
   using OnStep = std::function<void(const StepMetrics&)>;
   /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes
-  /// metrics.jsonl and resolved_config.yaml under checkpoint.save, and a progress line a step to
+  /// resolved_config.yaml and what MetricsLog tells under checkpoint.save, and progress lines to
   /// stderr. SIGTERM and SIGINT save and end it behind the step that runs; returns the signal, or
   /// 0. Throws UserError for a step whose loss or gradient is no number, naming rows and tensor.
   int run(const OnStep& on_step = {});

@@ -31,9 +31,14 @@ from goldens import models, record  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "model"
 FIXTURE = ROOT / "tests" / "fixtures" / "hf"
+PICTURE = ROOT / "tests" / "golden" / "images" / "29x29.png"
 LOGITS = 1e-4
-MODELS = {model.name: model for model in models.all_models() if model.name in ("tied", "text")}
+# Of the fixture, whose language model and vision tower have 3 and 2 layers.
+LANGUAGE_MODULES = 3 * 7
+ALL_MODULES = 3 * 7 + 2 * 7 + 3
+MODELS = {model.name: model for model in models.all_models() if model.name in ("tied", "untied", "text")}
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+EVERYWHERE = NAMES + ["linear_1", "linear_2", "merging_layer"]
 LANGUAGE = r".*language_model\..*\."  # the vision tower's linears bear the same names
 
 
@@ -151,29 +156,67 @@ def fp32_base(folder):
     for level in (config, config["text_config"], config["vision_config"]):
         level["dtype"] = "float32"
     (folder / "config.json").write_text(json.dumps(config))
+    patch = config["vision_config"]["patch_size"]
+    (folder / "processor_config.json").write_text(json.dumps(
+        {"patch_size": patch, "spatial_merge_size": config["spatial_merge_size"],
+         "image_processor": {"patch_size": patch}}))
     return folder
 
 
-def train(trestle, base, scheme, scratch):
+def check_table(said, vision):
+    """What finetune says before its first step: rows of component, module, number, rank and
+    parameters, which add up to what trains; no vision tower that nobody asked for."""
+    lines = [line.split() for line in said.splitlines()]
+    rows = [line for line in lines if line and line[0] in ("lm", "vision", "projector")]
+    require(any(row[0] == "vision" for row in rows) == vision, f"table: {rows}")
+    trains = next(line[1] for line in lines if line and line[0] == "training")
+    require(sum(int(row[-1].replace(",", "")) for row in rows) == int(trains.replace(",", "")),
+            f"table: {rows}, but {trains} train")
+
+
+def train(trestle, base, scheme, scratch, *overrides):
     """A few steps on nonsense; the run's folder, which its base lies beside."""
-    rows = [{"messages": [{"role": "user", "content": f"what is {n}"},
+    picture = {"type": "image", "image": str(PICTURE)}
+    rows = [{"messages": [{"role": "user",
+                           "content": [picture, {"type": "text", "text": f"what is {n}"}]},
                           {"role": "assistant", "content": "it is " + "a" * n}]}
             for n in range(1, 6)]
     (scratch / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run(trestle, "finetune", "--recipe", "ministral3_3b_peft_config", "--peft-scheme", scheme,
+    said = run(trestle, "finetune", "--recipe", "ministral3_3b_peft_config", "--peft-scheme", scheme,
         "--dataset-type", "jsonl", "--pretrained-checkpoint", base,
         f"dataset.path_or_dataset={scratch / 'data.jsonl'}", f"checkpoint.save={scratch / 'run'}",
         "model.params_dtype=float32", "train.train_iters=8", "train.global_batch_size=4",
-        "optimizer.lr=3e-2", "scheduler.lr_warmup_iters=0", "peft.dim=4")
+        "optimizer.lr=3e-2", "scheduler.lr_warmup_iters=0", "peft.dim=4", *overrides)
+    check_table(said, any("vision.*" in each for each in overrides))
     return scratch / "run"
 
 
+def check_commands(trestle, base, trained, folder, merged):
+    """compare finds the merged model's tensors in base and adapter, and generate reads a picture
+    with the adapter as with the merged model, but not as without."""
+    for adapter in (trained, folder):
+        run(trestle, "compare", merged, adapter, "--hf-model", base, "--no-forward",
+            "--max-error", "1e-6")
+
+    def answer(model, *adapter):
+        done = call(trestle, "generate", "--hf-model-path", model, *adapter, "--prompt", "what is 2",
+                    "--image-path", PICTURE, "--max-new-tokens", "12", "--dtype", "float32", "--json")
+        require(done.returncode == 0, f"generate exits {done.returncode}: {done.stderr.strip()}")
+        return json.loads(done.stdout)["ids"]
+
+    wanted = answer(merged)
+    require(wanted != answer(base), "the adapter changes no token")
+    for adapter in (trained, folder):
+        require(answer(base, "--adapter-path", adapter) == wanted,
+                f"generate: other tokens with {adapter}")
+
+
 @torch.no_grad()
-def check_trained_run(trestle, scheme, scratch):
+def check_trained_run(trestle, scheme, modules, overrides, scratch):
     """One adapter, five ways: the run, its PEFT folder, its merged model in trestle; the folder in
     peft over the base as trestle exports it, and the merged model in transformers."""
     base = fp32_base(scratch / "base")
-    trained = train(trestle, base, scheme, scratch)
+    trained = train(trestle, base, scheme, scratch, *overrides)
     folder, merged, megatron, exported = (
         scratch / name for name in ("folder", "merged", "megatron", "exported"))
     run(trestle, "export", "--megatron-path", trained, "--adapter-only", "--hf-path", folder)
@@ -193,13 +236,16 @@ def check_trained_run(trestle, scheme, scratch):
     plain = reference(**batch).logits
     adapted = peft.PeftModel.from_pretrained(reference, folder)
     names = adapted_modules(adapted)
-    require(len(names) == 3 * len(NAMES), f"peft adapts {len(names)} modules")
-    require(not [name for name in names if "vision" in name], "peft adapts the vision tower")
+    require(len(names) == modules, f"peft adapts {len(names)} modules")
+    if modules == LANGUAGE_MODULES:
+        require(not [name for name in names if "vision" in name], "peft adapts the vision tower")
     theirs = adapted(**batch).logits
     for model, adapter in ((base, trained), (base, folder), (exported, folder), (merged, None)):
         same_logits(ours(model, adapter), theirs, plain)
     in_transformers = models.load_model(MODELS["tied"], merged)
     same_logits(in_transformers(**batch).logits, theirs, plain)
+
+    check_commands(trestle, base, trained, folder, merged)
 
     weights = adapted.merge_and_unload().state_dict()
     for name, value in in_transformers.state_dict().items():
@@ -214,6 +260,14 @@ def cases(trestle, ours):
     for title, name, options in (
             ("all linears", "tied", {"target_modules": every}),
             ("q and v", "tied", {"target_modules": LANGUAGE + "(q_proj|v_proj)"}),
+            ("bare names, the vision tower's too", "tied", {"target_modules": ["q_proj"]}),
+            ("all three parts", "tied", {"target_modules": EVERYWHERE}),
+            ("DoRA of all three parts", "tied",
+             {"target_modules": EVERYWHERE, "use_dora": True, "use_rslora": True}),
+            ("DoRA of a projector with biases", "untied",
+             {"target_modules": EVERYWHERE, "use_dora": True, "lora_dropout": 0.5}),
+            ("vision tower and projector", "tied",
+             {"target_modules": r".*vision_tower.*(k_proj|down_proj)|.*linear_2"}),
             ("text only, bare names", "text", {"target_modules": NAMES}),
             ("rsLoRA", "tied", {"target_modules": every, "use_rslora": True}),
             ("one layer", "text", {"target_modules": ["k_proj", "up_proj"],
@@ -231,7 +285,6 @@ def cases(trestle, ours):
         yield f"peft's in trestle: {title}", (
             lambda s, n=name, o=options: check_theirs_in_trestle(trestle, n, s, **o))
     for title, says, options in (
-            ("vision tower", "vision_tower", {"target_modules": ["q_proj"]}),
             ("alphas by expression", "alpha_pattern",
              {"target_modules": every, "alpha_pattern": {"[qk]_proj": 2}}),
             ("bias", "lora_bias", {"target_modules": every, "lora_bias": True}),
@@ -240,9 +293,18 @@ def cases(trestle, ours):
             ("pissa", "pissa", {"target_modules": every, "init_lora_weights": "pissa"})):
         yield f"refused: {title}", (
             lambda s, w=says, o=options: check_refused(trestle, "tied", s, w, **o))
-    for scheme in ("lora", "dora"):
-        yield f"a trained run, five ways: {scheme}", (
-            lambda s, x=scheme: check_trained_run(trestle, x, s))
+    everywhere = "peft.target_modules=[lm.*, vision.*, projector.*]"
+    # At a lower rate: PiSSA trains the weights' principal part.
+    pissa = ("peft.lora_A_init_method=pissa", "optimizer.lr=3e-3", "optimizer.min_lr=3e-4")
+    for title, scheme, modules, overrides in (
+            ("lora", "lora", LANGUAGE_MODULES, ()),
+            ("dora", "dora", LANGUAGE_MODULES, ()),
+            ("lora of all parts", "lora", ALL_MODULES, (everywhere,)),
+            ("dora of all parts", "dora", ALL_MODULES, (everywhere,)),
+            ("PiSSA of all parts, LoRA+", "lora", ALL_MODULES,
+             (everywhere, *pissa, "peft.lora_plus_ratio=2"))):
+        yield f"a trained run, five ways: {title}", (
+            lambda s, x=scheme, m=modules, o=overrides: check_trained_run(trestle, x, m, o, s))
 
 
 def main():

@@ -6,6 +6,7 @@ import re
 
 import peft
 import torch
+from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn.functional import linear
@@ -19,6 +20,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 PEFT, BRIDGE = "base_model.model.model.language_model.", "base_model.model.language_model.model."
 # The vision tower has linears of the same names: a bare list of names would adapt it too.
 PATTERN = r".*language_model.*\.(" + "|".join(TARGETS) + ")"
+# All three parts of the model, peft's way to say so.
+EVERYWHERE = r".*\.(" + "|".join(TARGETS + ("linear_1", "linear_2", "merging_layer")) + ")"
 
 
 def random_factor(generator, dtype, *shape):
@@ -29,8 +32,8 @@ def random_factor(generator, dtype, *shape):
 
 def peft_model(model, **options):
     model.name_or_path = ""  # else the path of this machine lands in adapter_config.json
-    config = peft.LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=PATTERN, task_type="CAUSAL_LM", **options)
+    options = {"target_modules": PATTERN} | options
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, task_type="CAUSAL_LM", **options)
     return peft.get_peft_model(model, config)
 
 
@@ -192,6 +195,43 @@ def shared(model, batch, folder, seed):
 
 def dora(model, batch, folder, seed):
     return separate(model, batch, folder, seed, use_dora=True)
+
+
+def lora_everywhere(model, batch, folder, seed):
+    return separate(model, batch, folder, seed, target_modules=EVERYWHERE)
+
+
+def dora_everywhere(model, batch, folder, seed):
+    return separate(model, batch, folder, seed, target_modules=EVERYWHERE, use_dora=True)
+
+
+def train_lora_plus(model, batch, folder, ratio):
+    """Ten steps from the adapter in `folder`, with peft's groups for LoRA+."""
+    adapted = peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
+    optimizer = create_loraplus_optimizer(
+        adapted, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=ratio, betas=(0.9, 0.95), eps=1e-8,
+        foreach=False)
+    parameters = [p for p in adapted.parameters() if p.requires_grad]
+    return record.train(adapted, batch, parameters, LR, 0.0, optimizer)
+
+
+def train_pissa(model, batch, **options):
+    """What PiSSA makes of each weight (residual.NAME, and s B A as update.NAME), and ten steps.
+    The signs and order of equal singular vectors are nobody's choice, so that A and B are not
+    kept."""
+    adapted = peft_model(model, init_lora_weights="pissa", target_modules=EVERYWHERE, **options)
+    out = {}
+    for name, module in adapted.named_modules():
+        if hasattr(module, "lora_A"):
+            name = name.removeprefix("base_model.model.")
+            out[f"residual.{name}"] = module.base_layer.weight.detach().clone()
+            out[f"update.{name}"] = module.get_delta_weight("default").detach().clone()
+    # A tenth of the usual rate: the principal part is large, and ten steps of it must not diverge.
+    parameters = [p for p in adapted.parameters() if p.requires_grad]
+    out |= record.train(adapted, batch, parameters, LR / 10, 0.0)
+    with torch.no_grad():
+        out["final.logits"] = record.forward(adapted, batch).logits
+    return out
 
 
 def check_shared(model, folder, batch, golden):

@@ -83,14 +83,19 @@ def forward_and_gradients(model, batch, disk_name):
     return out, list(stages.values)
 
 
-def train(model, batch, parameters, lr, weight_decay):
-    """Ten AdamW steps on one batch: the loss and the gradient's norm (before clipping) of each
-    step, then the loss after the last. Weight decay skips one-dimensional parameters."""
+def adamw(parameters, lr, weight_decay):
+    """Weight decay skips one-dimensional parameters."""
     decayed = [p for p in parameters if p.dim() > 1]
     plain = [p for p in parameters if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
+    return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=lr, betas=(0.9, 0.95), eps=1e-8, foreach=False)
+
+
+def train(model, batch, parameters, lr, weight_decay, optimizer=None):
+    """Ten steps on one batch, of adamw() where no other optimizer is given: the loss and the
+    gradient's norm (before clipping) of each step, then the loss after the last."""
+    optimizer = optimizer or adamw(parameters, lr, weight_decay)
     losses, norms = [], []
     for _ in range(STEPS):
         optimizer.zero_grad()

@@ -1,0 +1,407 @@
+#!/usr/bin/env python3
+"""What a run tells, read by TensorBoard's and Weights & Biases' own code.
+
+  .venv/bin/python tests/interop/test_trackers.py --trestle build/release/trestle [TestCase.test ...]
+
+Real runs of `trestle finetune` on the fixture of tests/fixtures/hf, whole and resumed. TensorBoard's
+readers and wandb's messages give the values of metrics.jsonl; the real `wandb sync` uploads a run to
+a stand-in of W&B's server on 127.0.0.1, and stand-ins of `wandb` show what happens when it fails.
+"""
+
+import argparse
+import gzip
+import html.parser
+import http.server
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+import zlib
+from pathlib import Path
+
+from tensorboard.backend.event_processing import event_file_loader
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto import wandb_internal_pb2
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FIXTURE = ROOT / "tests" / "fixtures" / "hf"
+TRESTLE = None  # the program, absolute
+SCALARS = {"lm loss": "loss", "learning-rate": "lr", "grad-norm": "grad_norm", "iteration-time": "seconds",
+           "target-tokens": "target_tokens", "images": "images", "peak-memory-bytes": "peak_memory_bytes"}
+API_KEY = "0123456789abcdef" * 2 + "01234567"
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def wandb_records(file):
+    """The records of a .wandb file: LevelDB's log format, wandb's own messages."""
+    data = file.read_bytes()
+    assert struct.unpack("<4sHB", data[:7]) == (b":W&B", 0xBEE1, 0)
+    at, whole = 7, b""
+    while at < len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        checksum, size, kind = struct.unpack("<IHB", data[at:at + 7])
+        body = data[at + 7:at + 7 + size]
+        assert zlib.crc32(bytes([kind]) + body) == checksum and len(body) == size
+        whole += body
+        at += 7 + size
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            yield record
+
+
+def items_of(record):
+    return {"/".join(item.nested_key): json.loads(item.value_json) for item in record.item}
+
+
+class Page(html.parser.HTMLParser):
+    """Every tag closed in order, nothing loaded, nothing run."""
+
+    VOID = {"meta", "img", "br"}
+    OPTIONAL = {"html", "p", "tr", "td", "th"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.faults, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag in ("script", "link", "iframe", "object") or {"src", "href", "onload"} & dict(attributes).keys():
+            self.faults.append(f"{tag} {attributes}")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}>")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """As much of W&B's server as `wandb sync` asks for: runs with their history, and uploaded files."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.history, self.runs, self.files = {}, {}, {}  # by run id; files by name
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def bucket(self, run_id):
+        lines = self.history.get(run_id, [])
+        return {"id": "B", "name": run_id, "displayName": self.runs[run_id].get("displayName"), "description": None,
+                "config": json.dumps({}), "sweepName": None, "tags": [], "wandbConfig": None, "summaryMetrics": "{}",
+                "historyLineCount": len(lines), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]",
+                "historyTail": json.dumps(lines[-1:]),
+                "project": {"id": "P", "name": self.runs[run_id]["project"], "entity": {"id": "E", "name": "us"}}}
+
+    def answer(self, operation, variables):
+        if operation == "UpsertBucket":
+            known = variables["name"] in self.runs
+            self.runs.setdefault(variables["name"], {}).update({k: v for k, v in variables.items() if v is not None})
+            return {"upsertBucket": {"bucket": self.bucket(variables["name"]), "inserted": not known}}
+        if operation == "RunResumeStatus":
+            bucket = self.bucket(variables["name"]) if variables["name"] in self.runs else None
+            return {"model": {"id": "P", "name": variables["project"], "entity": {"id": "E", "name": "us"},
+                              "bucket": bucket}}
+        if operation == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
+            return {"createRunFiles": {"runID": "B", "uploadHeaders": [], "files": files}}
+        return {}
+
+    def stream(self, run_id, content):
+        part = content.get("files", {}).get("wandb-history.jsonl")
+        if part:
+            self.history.setdefault(run_id, [])[part["offset"]:] = part["content"]
+
+    def handle_error(self, request, client_address):
+        pass  # wandb closes its connections as it likes
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def serve(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        answer = {}
+        if self.path == "/graphql":
+            asked = json.loads(body)
+            answer = {"data": self.server.answer(asked.get("operationName"), asked.get("variables") or {})}
+        elif self.path.endswith("/file_stream"):
+            self.server.stream(self.path.split("/")[-2], json.loads(body))
+        elif self.path.startswith("/upload/"):
+            self.server.files[self.path.split("/")[-1]] = body.decode()
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_PUT = serve
+
+
+class Trackers(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="trestle-trackers-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+        rows = [{"messages": [{"role": "user", "content": f"count {i}"}, {"role": "assistant", "content": "a" * (3 + i)}]}
+                for i in range(7)]
+        (self.folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def start(self, *overrides, name="run", iterations=6, **environment):
+        """Nothing of W&B in the environment but what is given."""
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+        settings = [f"checkpoint.pretrained_checkpoint={FIXTURE}", f"checkpoint.save={name}",
+                    f"train.train_iters={iterations}", "dataset.path_or_dataset=data.jsonl",
+                    "train.global_batch_size=2", "train.micro_batch_size=1", "scheduler.lr_warmup_iters=2",
+                    "checkpoint.save_interval=3", *overrides]
+        command = [TRESTLE, "finetune", "--recipe", "demo_config", "--dataset-type", "jsonl", *settings]
+        return subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True, env=clean | environment)
+
+    def finetune(self, *overrides, status=0, **options):
+        """The run's stderr."""
+        started = self.start(*overrides, **options)
+        said = started.communicate()[1]
+        self.assertEqual(started.returncode, status, said)
+        return said
+
+    def wandb_directories(self, name="run"):
+        return sorted((self.folder / name / "wandb").glob("offline-run-*"))
+
+
+class TensorBoard(Trackers):
+    def scalars(self, folder):
+        accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+        accumulator.Reload()
+        return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
+
+    def equal_to_metrics(self, folder, run):
+        scalars, lines = self.scalars(folder), lines_of(run)
+        for tag, key in SCALARS.items():
+            self.assertEqual([event.step for event in scalars[tag]], [line["step"] for line in lines], tag)
+            for event, line in zip(scalars[tag], lines):
+                self.assertTrue(math.isclose(event.value, line[key], rel_tol=1e-6), (tag, event, line))
+        for event, line in zip(scalars["throughput/tokens_per_sec"], lines):
+            self.assertTrue(math.isclose(event.value, line["tokens"] / line["seconds"], rel_tol=1e-6))
+
+    def test_whole_run(self):
+        self.finetune("logger.log_interval=4")
+        run = self.folder / "run"
+        self.equal_to_metrics(run / "tensorboard", run)
+        [file] = (run / "tensorboard").iterdir()
+        events = list(event_file_loader.EventFileLoader(str(file)).Load())
+        self.assertEqual(events[0].file_version, "brain.Event:2")
+        self.assertEqual(len(events), 2 + 6)  # version, start of the session, steps
+        self.assertFalse((run / "wandb").exists())
+
+    def test_steps_made_again_take_the_place_of_the_old(self):
+        run = self.folder / "run"
+        self.finetune(iterations=3)
+        shutil.copytree(run, self.folder / "saved")
+        self.finetune("checkpoint.load=run", iterations=5)
+        before = lines_of(run)
+        # As if killed before the checkpoint of step 5: steps 4 and 5 are made again.
+        shutil.rmtree(run / "iter_0000005")
+        for file in (self.folder / "saved").glob("latest_*"):
+            shutil.copy(file, run)
+        self.finetune("checkpoint.load=run", "optimizer.lr=5e-2", iterations=6)
+        lines = lines_of(run)
+        self.assertEqual([line["step"] for line in lines], [1, 2, 3, 4, 5, 6])
+        self.assertNotEqual(before[4]["loss"], lines[4]["loss"])
+        self.assertEqual(len(list((run / "tensorboard").iterdir())), 3)
+        self.equal_to_metrics(run / "tensorboard", run)
+
+    def test_another_directory(self):
+        self.finetune("logger.tensorboard_dir=boards/a", iterations=1)
+        self.equal_to_metrics(self.folder / "boards" / "a", self.folder / "run")
+        self.assertFalse((self.folder / "run" / "tensorboard").exists())
+
+
+class Wandb(Trackers):
+    PROJECT = "logger.wandb_project=receipts"
+
+    def stand_in(self, script):
+        """A `wandb` on PATH; returns the PATH and the file that it may write."""
+        program = self.folder / "bin" / "wandb"
+        program.parent.mkdir()
+        program.write_text("#!/bin/sh\n" + script)
+        program.chmod(0o755)
+        return f"{program.parent}:{os.environ['PATH']}"
+
+    def check_run(self, directory, lines, **run_fields):
+        [file] = directory.glob("run-*.wandb")
+        records = list(wandb_records(file))
+        self.assertEqual([record.num for record in records], list(range(1, len(records) + 1)))
+        kinds = [record.WhichOneof("record_type") for record in records]
+        self.assertEqual((kinds[0], kinds[1], kinds[-1]), ("header", "run", "exit"))
+        run = records[1].run
+        for key, value in run_fields.items():
+            self.assertEqual(getattr(run, key), value, key)
+        self.assertEqual(file.name, f"run-{run.run_id}.wandb")
+        self.assertRegex(directory.name, rf"^offline-run-\d{{8}}_\d{{6}}-{run.run_id}$")
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        self.assertEqual(config["train"]["global_batch_size"], 2)
+        self.assertIs(config["dataset"]["shuffle"], True)
+        self.assertEqual(config["logger"]["log_interval"], 1)
+        history = [record.history for record in records if record.HasField("history")]
+        self.assertEqual([row.step.num for row in history], [line["step"] for line in lines])
+        for row, line in zip(history, lines):
+            values = items_of(row)
+            self.assertEqual(values["_step"], line["step"])
+            for tag, key in SCALARS.items():
+                self.assertEqual(values[tag], line[key], tag)
+        summary = {}
+        for record in records:
+            if record.HasField("summary"):
+                summary |= {"/".join(item.nested_key): json.loads(item.value_json) for item in record.summary.update}
+        self.assertEqual(summary["lm loss"], lines[-1]["loss"])
+        return records
+
+    def test_offline_run(self):
+        said = self.finetune(self.PROJECT, "logger.wandb_entity=us", "logger.wandb_exp_name=first", WANDB_MODE="offline",
+                             WANDB_API_KEY=API_KEY)
+        [directory] = self.wandb_directories()
+        records = self.check_run(directory, lines_of(self.folder / "run"), project="receipts", entity="us",
+                                 display_name="first", resume=False)
+        self.assertEqual(records[-1].exit.exit_code, 0)
+        self.assertIn(f"wandb sync run/wandb/{directory.name}", said)
+
+    def test_environment(self):
+        self.finetune(iterations=1, WANDB_PROJECT="p", WANDB_ENTITY="e", WANDB_RUN_ID="chosen-1", WANDB_DIR="elsewhere")
+        [directory] = (self.folder / "elsewhere" / "wandb").iterdir()
+        self.check_run(directory, lines_of(self.folder / "run"), project="p", entity="e", run_id="chosen-1",
+                       display_name="run")
+        self.finetune(iterations=1, name="off", WANDB_PROJECT="p", WANDB_MODE="disabled")
+        self.assertFalse((self.folder / "off" / "wandb").exists())
+        said = self.finetune(iterations=1, name="bad", status=2, WANDB_PROJECT="p", WANDB_MODE="sometimes")
+        self.assertIn("WANDB_MODE=sometimes", said.splitlines()[-1])
+
+    def test_resumed_run_has_one_id(self):
+        self.finetune(self.PROJECT, "train.exit_interval=3")
+        self.finetune(self.PROJECT, "checkpoint.load=run")
+        first, second = self.wandb_directories()
+        lines = lines_of(self.folder / "run")
+        run_id = (self.folder / "run" / "wandb_run_id.txt").read_text().strip()
+        self.check_run(first, lines[:3], run_id=run_id, resume=False)
+        self.check_run(second, lines[3:], run_id=run_id, resume=True)
+
+    def test_failed_run(self):
+        said = self.finetune(self.PROJECT, "optimizer.lr=1e30", "scheduler.lr_warmup_iters=0", status=2)
+        self.assertIn("step", said.splitlines()[-1])
+        [directory] = self.wandb_directories()
+        *_, last = wandb_records(next(directory.glob("*.wandb")))
+        self.assertEqual(last.exit.exit_code, 1)
+        self.assertIn("failed", (self.folder / "run" / "report.html").read_text())
+
+    def test_sync_is_started(self):
+        path = self.stand_in('echo "$@" > called; echo fine')
+        said = self.finetune(self.PROJECT, iterations=1, PATH=path, WANDB_API_KEY=API_KEY)
+        [directory] = self.wandb_directories()
+        self.assertEqual((self.folder / "called").read_text(), f"sync run/wandb/{directory.name}\n")
+        self.assertEqual((directory / "logs" / "sync.log").read_text(), "fine\n")
+        self.assertNotIn("W&B", said)
+
+    def test_sync_needs_a_key(self):
+        path = self.stand_in("touch called")
+        said = self.finetune(self.PROJECT, iterations=1, PATH=path)
+        self.assertFalse((self.folder / "called").exists())
+        self.assertIn("upload it with: wandb sync run/wandb/", said.splitlines()[-1])
+
+    def test_failing_sync_is_one_line(self):
+        path = self.stand_in("echo no network >&2; exit 3")
+        said = self.finetune(self.PROJECT, iterations=1, PATH=path, WANDB_API_KEY=API_KEY)
+        [warning] = [line for line in said.splitlines() if "W&B" in line]
+        [directory] = self.wandb_directories()
+        self.assertTrue(warning.startswith("warning:") and "status 3" in warning)
+        self.assertTrue(warning.endswith(f"wandb sync run/wandb/{directory.name}"))
+        self.assertEqual((directory / "logs" / "sync.log").read_text(), "no network\n")
+
+    def test_no_upload_after_sigterm(self):
+        path = self.stand_in("touch called")
+        started = self.start(self.PROJECT, iterations=100_000, PATH=path, WANDB_API_KEY=API_KEY)
+        # Behind the table of adapters, once a step is made.
+        self.assertTrue(any(line.startswith("step ") for line in started.stderr), "no step was made")
+        started.terminate()
+        said = started.communicate()[1]
+        self.assertEqual(started.returncode, -signal.SIGTERM, said)
+        self.assertFalse((self.folder / "called").exists())
+        self.assertIn("upload it with: wandb sync run/wandb/", said)
+        [directory] = self.wandb_directories()
+        self.check_run(directory, lines_of(self.folder / "run"))
+        self.assertIn("<b>stopped</b>", (self.folder / "run" / "report.html").read_text())
+
+    def test_the_real_sync_uploads_a_run_and_its_resumption(self):
+        server = Server()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        environment = {"PATH": self.stand_in(f'exec {sys.executable} -m wandb "$@"'), "WANDB_API_KEY": API_KEY,
+                       "WANDB_BASE_URL": server.url, "HOME": str(self.folder), "WANDB_ENTITY": "us"}
+        said = self.finetune(self.PROJECT, "train.exit_interval=3", **environment)
+        self.assertNotIn("W&B", said)
+        said = self.finetune(self.PROJECT, "checkpoint.load=run", **environment)
+        self.assertNotIn("W&B", said)
+        [run_id] = server.runs
+        self.assertEqual(run_id, (self.folder / "run" / "wandb_run_id.txt").read_text().strip())
+        self.assertEqual((server.runs[run_id]["project"], server.runs[run_id]["entity"]), ("receipts", "us"))
+        lines, rows = lines_of(self.folder / "run"), [json.loads(row) for row in server.history[run_id]]
+        self.assertEqual([row["_step"] for row in rows], [1, 2, 3, 4, 5, 6])
+        for row, line in zip(rows, lines):
+            for tag, key in SCALARS.items():
+                self.assertTrue(math.isclose(row[tag], line[key], rel_tol=1e-12), (tag, row, line))
+        summary = json.loads(server.files["wandb-summary.json"])
+        self.assertEqual((summary["_step"], summary["lm loss"]), (6, lines[-1]["loss"]))
+        self.assertIn("train_iters: 6", server.files["config.yaml"])
+        self.assertIn('"trestle finetune"', server.files["wandb-metadata.json"])
+        for directory in self.wandb_directories():
+            self.assertTrue((directory / f"run-{run_id}.wandb.synced").exists())
+
+
+class Report(Trackers):
+    def test_page(self):
+        self.finetune()
+        text = (self.folder / "run" / "report.html").read_text()
+        page = Page()
+        page.feed(text)
+        page.close()
+        self.assertEqual(page.faults, [])
+        self.assertEqual(page.open, [])
+        self.assertEqual(page.tags.count("svg"), 5)  # loss, rate, norm, throughput, memory
+        self.assertNotRegex(text, r"https?:|url\(|@import")
+        self.assertIn("prefers-color-scheme:dark", text)
+        self.assertIn("finished", text)
+        self.assertIn(f"{lines_of(self.folder / 'run')[-1]['loss']:.4f}", text)
+        [points] = re.findall(r'class="curve c0" points="([^"]*)"', text)[:1]
+        self.assertEqual(len(points.split()), 6)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trestle", type=Path, required=True)
+    known, others = parser.parse_known_args()
+    TRESTLE = known.trestle.resolve()
+    unittest.main(argv=[sys.argv[0], *others])
