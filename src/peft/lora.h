@@ -24,6 +24,7 @@ struct LoraConfig {
   std::string lora_A_init_method = "xavier";
   std::string lora_B_init_method = "zero";
   bool use_rslora = false;
+  int64_t base_bits = 16;
   std::string adapter_path;
 
   bool is_dora() const { return scheme == "dora"; }
@@ -50,6 +51,8 @@ struct LoraConfig {
         field("lora_B_init_method", &LoraConfig::lora_B_init_method,
               "xavier, kaiming, normal or zero"),
         field("use_rslora", &LoraConfig::use_rslora, "scale by alpha / sqrt(dim) instead"),
+        field("base_bits", &LoraConfig::base_bits,
+              "of the base's projections in memory: 16 (as params_dtype), 8, or 4 (QLoRA's NF4)"),
         field("adapter_path", &LoraConfig::adapter_path,
               "start from this adapter; it says dim, alpha and targets"));
   }
