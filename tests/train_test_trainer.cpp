@@ -137,6 +137,28 @@ TEST_F(Run, DoraWithDropoutResumesToTheBit) {
   expect_exact_resume(dora);
 }
 
+TEST_F(Run, AdaptersOnAQuantisedBaseResumeToTheBit) {
+  for (const int64_t bits : {4, 8}) {
+    TrainConfig quantized = config(fmt::format("bits{}", bits));
+    quantized.peft.scheme = bits == 4 ? "lora" : "dora";
+    quantized.peft.dim = 4;
+    quantized.peft.dropout = 0.1;
+    quantized.peft.base_bits = bits;
+    expect_exact_resume(quantized);
+    quantized.checkpoint.load = quantized.checkpoint.save;
+    quantized.peft.base_bits = 16;
+    try {
+      const Trainer trainer(quantized);
+      FAIL() << "another base is not refused";
+    } catch (const UserError& error) {
+      EXPECT_NE(std::string(error.what())
+                    .find(fmt::format("on a base of {} bits but peft.base_bits=16", bits)),
+                std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 TEST_F(Run, DoraInFp32ResumesToTheBit) {
   TrainConfig dora = config("dora32");
   dora.peft.scheme = "dora";

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "bridge/load_quantized.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron.h"
 
@@ -67,6 +68,7 @@ at::ScalarType OpenCheckpoint::dtype() const {
 void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
                   std::string_view prefix) {
   const at::NoGradGuard no_grad;
+  const auto quantized = quantized_weights(module);
   for (const auto& entry : module.named_parameters()) {
     const std::string name = std::string(prefix) + entry.key();
     at::Tensor parameter = entry.value();
@@ -81,6 +83,10 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
       user_error(
           "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
           name, fmt::join(found->second.shape, ", "), fmt::join(parameter.sizes(), ", "));
+    }
+    if (const auto held = quantized.find(entry.key()); held != quantized.end()) {
+      quantize(megatron, name, parameter.scalar_type(), *held->second);
+      continue;
     }
     // Straight into its place where nothing is to be cast.
     const bool cast = parameter.scalar_type() != found->second.dtype || !parameter.is_cpu() ||

@@ -20,6 +20,12 @@ void ModelFlags::add_to(CLI::App& command) {
       "adapters");
   command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
+  command
+      .add_option("--base-bits,--base_bits", base_bits,
+                  "bits of the projections in memory: 16 (as --dtype), 8, or 4; peft.base_bits of a "
+                  "run gives what it was trained on")
+      ->check(CLI::IsMember({4, 8, 16}))
+      ->capture_default_str();
   format.add_to(command);
 }
 
@@ -51,7 +57,7 @@ OpenCheckpoint ModelFlags::open() const {
 
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
   const bool half = dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16";
-  auto model = load_model(checkpoint, {half ? at::kBFloat16 : at::kFloat, at::kCPU});
+  auto model = load_model(checkpoint, {half ? at::kBFloat16 : at::kFloat, at::kCPU, base_bits});
   if (!adapter_path.empty()) {
     const auto adapter = resolve_model(adapter_path, "--adapter-path");
     if (load_adapter(*model, adapter).changes_nothing) {

@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@ namespace trestle {
 
 struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
+  int64_t base_bits = 16;
   FormatFlag format;
 
   void add_to(CLI::App& command);

@@ -83,8 +83,10 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
   final_layernorm_ = decoder->register_module(
       "final_layernorm", std::make_shared<RmsNorm>(config.hidden_size, config.rms_norm_eps, build));
   if (!config.tie_word_embeddings) {
+    Build head = build;
+    head.weight_bits = 16;  // as the embedding, which in other models is the head
     output_layer_ = register_module(
-        "output_layer", std::make_shared<Linear>(config.hidden_size, config.vocab_size, build));
+        "output_layer", std::make_shared<Linear>(config.hidden_size, config.vocab_size, head));
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "model/adapter.h"
 #include "model/fused.h"
+#include "model/quantized.h"
 
 namespace trestle {
 
@@ -19,6 +20,8 @@ namespace trestle {
 struct Build {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
+  /// 4 or 8: projections hold their weight as a QuantizedWeight, on the CPU; the rest is of dtype.
+  int64_t weight_bits = 16;
 
   at::Tensor empty(at::IntArrayRef shape) const;
 };
@@ -53,7 +56,8 @@ class Derived {
   at::Tensor value_;
 };
 
-/// y = x W^T + b, weight [out, in].
+/// y = x W^T + b, weight [out, in]. A quantised weight gives gradients to x alone; `weight` then
+/// says its shape and dtype, on the meta device.
 class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in, int64_t out, const Build& build, bool bias = false,
@@ -64,15 +68,26 @@ class Linear : public torch::nn::Module {
   /// Of W + s B A, [out] in fp32: what a DoRA adapter divides by. Kept while no gradients are asked
   /// for; in training only the part of the frozen weight is.
   const at::Tensor& row_norms() const;
-  /// Adds the adapter to the weight (in fp32, rounded once) and removes it.
+  /// Adds the adapter to the weight (in fp32, rounded once) and removes it. Not where the weight is
+  /// quantised.
   void merge_adapter();
   const std::shared_ptr<Adapter>& adapter() const { return adapter_; }
   const FusedLayout& layout() const { return layout_; }
+  /// The weight, or the values of the quantised one in its dtype, which are made anew each time.
+  at::Tensor dense_weight() const;
+  /// Null where the weight is held as it is.
+  QuantizedWeight* quantized() { return quantized_ ? &*quantized_ : nullptr; }
+  /// Not on the meta device.
+  bool has_values() const { return quantized_ || !weight.is_meta(); }
 
   at::Tensor weight, bias;
 
  private:
+  at::Tensor product(const at::Tensor& x) const;
+  at::Tensor product_and_bias(const at::Tensor& x) const;
+
   FusedLayout layout_;
+  std::optional<QuantizedWeight> quantized_;
   std::shared_ptr<Adapter> adapter_;
   mutable Derived row_squares_, row_norms_;
 };

@@ -101,8 +101,9 @@ bool changes_nothing(const Ministral3& model) {
   return std::ranges::all_of(adapter_sites(model), [](const AdapterSite& site) {
     const auto& adapter = site.linear->adapter();
     if (!adapter) return true;
-    const at::Tensor& weight = site.linear->weight;
-    return !(adapter->is_dora() && weight.is_meta()) && adapter->changes_nothing(weight);
+    // Only DoRA's depends on the base.
+    if (!adapter->is_dora()) return adapter->changes_nothing(site.linear->weight);
+    return site.linear->has_values() && adapter->changes_nothing(site.linear->dense_weight());
   });
 }
 
@@ -129,6 +130,16 @@ void LoraConfig::validate() const {
                scheme);
   }
   if (dim < 1) user_error("peft.dim={}: a rank is at least 1", dim);
+  if (base_bits != 4 && base_bits != 8 && base_bits != 16) {
+    user_error("peft.base_bits={}: there are 4 (NF4), 8 and 16, the base as params_dtype says",
+               base_bits);
+  }
+  if (base_bits != 16 && scheme.empty()) {
+    user_error(
+        "peft.base_bits={} holds the weights in a form that cannot train; set peft.scheme to lora "
+        "or dora, or peft.base_bits to 16",
+        base_bits);
+  }
   if (!std::isfinite(alpha) || alpha <= 0) user_error("peft.alpha={}: it must be over 0", alpha);
   if (!(dropout >= 0 && dropout < 1)) {
     user_error("peft.dropout={}: it must be at least 0 and below 1", dropout);
@@ -140,6 +151,12 @@ void LoraConfig::validate() const {
   if (pissa && is_dora()) {
     user_error("peft.lora_A_init_method={} with peft.scheme=dora is not supported; use lora",
                lora_A_init_method);
+  }
+  if (pissa && base_bits != 16) {
+    user_error(
+        "peft.lora_A_init_method={} moves the base, which peft.base_bits={} holds in a form that "
+        "cannot move; start otherwise or hold it in 16",
+        lora_A_init_method, base_bits);
   }
   if (!pissa) require_method("lora_A_init_method", lora_A_init_method);
   require_method("lora_B_init_method", lora_B_init_method);

@@ -25,6 +25,7 @@ struct LoraConfig {
   std::string lora_B_init_method = "zero";
   bool use_rslora = false;
   double lora_plus_ratio = 1;
+  int64_t base_bits = 16;
   std::string adapter_path;
 
   bool is_dora() const { return scheme == "dora"; }
@@ -56,6 +57,8 @@ struct LoraConfig {
         field("use_rslora", &LoraConfig::use_rslora, "scale by alpha / sqrt(dim) instead"),
         field("lora_plus_ratio", &LoraConfig::lora_plus_ratio,
               "learning rate of B and of magnitudes over that of A (LoRA+)"),
+        field("base_bits", &LoraConfig::base_bits,
+              "of the base's projections in memory: 16 (as params_dtype), 8, or 4 (QLoRA's NF4)"),
         field("adapter_path", &LoraConfig::adapter_path,
               "start from this adapter; it says dim, alpha and targets"));
   }

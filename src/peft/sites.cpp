@@ -109,7 +109,7 @@ void attach_stored(Ministral3& model, const std::vector<StoredAdapter>& adapters
     for (const auto& [part, pair] : pairs) spec.pairs.push_back({part, pair.rank, pair.alpha});
     const at::Tensor& weight = site.linear->weight;
     attach_adapter(site, spec,
-                   weight.is_meta() ? stored_dtype(source, pairs) : weight.scalar_type());
+                   site.linear->has_values() ? weight.scalar_type() : stored_dtype(source, pairs));
     for (const auto& [part, pair] : pairs) {
       LowRank& target = pair_of(site, part);
       target.a.copy_(source.read(pair.a));

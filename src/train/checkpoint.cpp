@@ -99,7 +99,8 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
   for (const auto& [name, info] : list) writer.write(name, tensors.at(name));
   writer.add_object(kProgress, {{"skipped", progress.skipped},
                                 {"skipped_on_end", progress.skipped_on_end},
-                                {"recent_losses", progress.recent_losses}});
+                                {"recent_losses", progress.recent_losses},
+                                {"base_bits", config.peft.base_bits}});
   writer.commit();
 }
 
@@ -137,6 +138,12 @@ Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, Ad
     progress.skipped = own->value("skipped", int64_t{0});
     progress.skipped_on_end = own->value("skipped_on_end", int64_t{0});
     progress.recent_losses = own->value("recent_losses", std::vector<double>());
+    const auto bits = own->value("base_bits", int64_t{16}), ours = model.build().weight_bits;
+    if (bits != ours) {
+      user_error(
+          "checkpoint.load={} was trained on a base of {} bits but peft.base_bits={}; set it to {}",
+          run.string(), bits, ours, bits);
+    }
   }
   optimizer.set_steps(progress.step - progress.skipped);
   return progress;

@@ -50,7 +50,7 @@ Trainer::Trainer(const TrainConfig& config)
                             config_.dataset.split)),
       order_(dataset_->size(), static_cast<uint64_t>(config_.rng.seed), config_.dataset.shuffle) {
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
-  model_ = load_model(base_, {config_.dtype(), at::kCPU});
+  model_ = load_model(base_, {config_.dtype(), at::kCPU, config_.peft.base_bits});
   model_->train();
   if (!config_.trains_adapters()) {
     freeze();

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""LoRA steps on a base of some bits: peak memory and seconds.
+
+  bench/random_model.py m3b --size 3b --side-files assets/demo/model
+  bench/qlora.py --model m3b --work w --bits 4 [--steps 2] [--length 512] [KEY=VALUE ...]
+
+One sample a step: a 448 x 448 picture of noise and an answer that fills it up to --length tokens.
+Memory is the kernel's ru_maxrss of the whole process, mapped files included.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_rows(path, words):
+    message = [{"type": "image", "image": "448.png"}, {"type": "text", "text": "Read it."}]
+    row = {"messages": [{"role": "user", "content": message},
+                        {"role": "assistant", "content": " ".join("a" * words)}]}
+    path.write_text(json.dumps(row) + "\n")
+
+
+def length_of(trestle, model, data):
+    done = subprocess.run([trestle, "data", "check", "--hf-model-path", model, "--data", data,
+                           "--maker", "jsonl", "--json"], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["length"]["max"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=4)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--trestle", type=Path, default=ROOT / "build" / "release" / "trestle")
+    parser.add_argument("overrides", nargs="*", help="more of finetune's key=value")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(options.work / "448.png")
+    data = options.work / "data.jsonl"
+    write_rows(data, 1)
+    # A further word is a token, or two; the last of them show which.
+    shortest = length_of(options.trestle, options.model, data)
+    write_rows(data, 11)
+    a_word = (length_of(options.trestle, options.model, data) - shortest) / 10
+    write_rows(data, 1 + int((options.length - shortest) / a_word))
+
+    run = options.work / f"run{options.bits}"
+    metrics = run / "metrics.jsonl"
+    metrics.unlink(missing_ok=True)
+    start = time.monotonic()
+    subprocess.run([options.trestle, "finetune", "--recipe", "ministral3_3b_peft_config",
+                    "--dataset-type", "jsonl", "--pretrained-checkpoint", options.model,
+                    f"dataset.path_or_dataset={data}", f"checkpoint.save={run}",
+                    f"model.seq_length={options.length}", f"train.train_iters={options.steps}",
+                    "train.global_batch_size=1", f"peft.base_bits={options.bits}",
+                    *options.overrides], check=True)
+    seconds = time.monotonic() - start
+    steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(f"{options.bits} bits: peak {peak / 1e9:.2f} GB, {seconds:.1f} s in all; steps of "
+          + ", ".join(f"{step['tokens']} tokens, {step['seconds']:.1f} s" for step in steps))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

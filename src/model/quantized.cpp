@@ -1,0 +1,228 @@
+#include "model/quantized.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <span>
+
+namespace trestle {
+
+namespace {
+
+constexpr int64_t kBlock = QuantizedWeight::kBlock;
+// Values that one thread takes at a time.
+constexpr int64_t kGrain = 1 << 16;
+// Of a dense tile: small enough to come from the heap again and again (a mapping of its own would
+// be cleared page by page each time), large enough for a matrix product of full speed.
+constexpr int64_t kTileBytes = 16 << 20;
+
+// QLoRA, appendix E, with the digits of bitsandbytes.
+constexpr std::array<float, 16> kNf4 = {
+    -1.0F,                 -0.6961928009986877F,  -0.5250730514526367F, -0.39491748809814453F,
+    -0.28444138169288635F, -0.18477343022823334F, -0.09105003625154495F, 0.0F,
+    0.07958029955625534F,  0.16093020141124725F,  0.24611230194568634F, 0.33791524171829224F,
+    0.44070982933044434F,  0.5626170039176941F,   0.7229568362236023F,  1.0F};
+
+constexpr std::array<float, 15> kNf4Bounds = [] {
+  std::array<float, 15> bounds{};
+  for (size_t i = 0; i < bounds.size(); ++i) bounds[i] = (kNf4[i] + kNf4[i + 1]) / 2;
+  return bounds;
+}();
+
+constexpr float k127th = 1.0F / 127;
+
+int64_t code_bytes(int64_t columns, int64_t bits) { return bits == 4 ? (columns + 1) / 2 : columns; }
+
+int64_t blocks_of(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
+
+// NaN where a value is no finite number.
+float absmax_of(std::span<const float> block) {
+  float largest = 0, poison = 0;
+  for (const float value : block) {
+    largest = std::max(largest, std::abs(value));
+    poison += value * 0;
+  }
+  return largest + poison;
+}
+
+void quantize_nf4(std::span<const float> block, float absmax, uint8_t* codes) {
+  std::array<uint8_t, kBlock> nearest{};
+  // bitsandbytes divides in a last, shorter block only.
+  const bool full = block.size() == kBlock;
+  const float least = std::max(absmax, 1e-38F);
+  const float inverse = 1 / least;
+  for (size_t i = 0; i < block.size(); ++i) {
+    const float scaled = full ? block[i] * inverse : block[i] / least;
+    int below = 0;
+    for (const float bound : kNf4Bounds) below += scaled > bound ? 1 : 0;
+    nearest[i] = static_cast<uint8_t>(below);
+  }
+  if (block.size() % 2 != 0) nearest[block.size()] = 7;  // 0, as bitsandbytes pads
+  for (size_t i = 0; i < block.size(); i += 2) {
+    codes[i / 2] = static_cast<uint8_t>(nearest[i] << 4 | nearest[i + 1]);
+  }
+}
+
+void quantize_int8(std::span<const float> block, float absmax, int8_t* codes) {
+  // Zeros where 127 / absmax is no number that can be multiplied by.
+  const float wanted = 127 / absmax;
+  const float inverse = std::isfinite(wanted) ? wanted : 0;
+  // Adding and taking away 1.5 * 2^23 rounds half to even, in a loop that vectorises.
+  constexpr float kRounder = 12582912.0F;
+  for (size_t i = 0; i < block.size(); ++i) {
+    codes[i] = static_cast<int8_t>(block[i] * inverse + kRounder - kRounder);
+  }
+}
+
+template <class T>
+void expand(const uint8_t* codes, float absmax, int64_t count, T* out) {
+  std::array<T, 16> values;
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<T>(kNf4[i] * absmax);
+  for (int64_t i = 0; i < count / 2; ++i) {
+    out[2 * i] = values[codes[i] >> 4];
+    out[2 * i + 1] = values[codes[i] & 15];
+  }
+  if (count % 2 != 0) out[count - 1] = values[codes[count / 2] >> 4];
+}
+
+template <class T>
+void expand(const int8_t* codes, float absmax, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = static_cast<T>(static_cast<float>(codes[i]) * absmax * k127th);
+  }
+}
+
+template <class Code, class T>
+void expand_tile(const QuantizedWeight& weight, IndexRange rows, IndexRange columns, T* out) {
+  constexpr int64_t kCodesPerByte = std::is_same_v<Code, uint8_t> ? 2 : 1;
+  const Code* codes = weight.codes().const_data_ptr<Code>();
+  const auto* absmax = weight.absmax().const_data_ptr<float>();
+  const int64_t row_codes = weight.codes().size(1), row_blocks = weight.absmax().size(1);
+  const int64_t last_column = columns.first + columns.count;
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, columns.count));
+  at::parallel_for(0, rows.count, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = rows.first + i;
+      for (int64_t column = columns.first; column < last_column; column += kBlock) {
+        expand(codes + row * row_codes + column / kCodesPerByte,
+               absmax[row * row_blocks + column / kBlock], std::min(kBlock, last_column - column),
+               out + i * columns.count + column - columns.first);
+      }
+    }
+  });
+}
+
+template <class T>
+at::Tensor tile_of(const QuantizedWeight& weight, IndexRange rows, IndexRange columns) {
+  at::Tensor out = at::empty({rows.count, columns.count}, c10::CppTypeToScalarType<T>::value);
+  if (weight.bits() == 4) {
+    expand_tile<uint8_t>(weight, rows, columns, out.mutable_data_ptr<T>());
+  } else {
+    expand_tile<int8_t>(weight, rows, columns, out.mutable_data_ptr<T>());
+  }
+  return out;
+}
+
+// fn(range) for ranges of at most `most` indices that cover `count`.
+template <class Function>
+void for_ranges(int64_t count, int64_t most, const Function& fn) {
+  for (int64_t first = 0; first < count; first += most) {
+    fn(IndexRange{first, std::min(most, count - first)});
+  }
+}
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+class QuantizedProduct : public torch::autograd::Function<QuantizedProduct> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const QuantizedWeight& weight) {
+    context->save_for_backward({weight.codes(), weight.absmax()});
+    context->saved_data["columns"] = weight.columns();
+    const IndexRange all{0, weight.columns()};
+    const int64_t most = std::max<int64_t>(
+        1, kTileBytes / std::max<int64_t>(1, weight.columns() * x.element_size()));
+    at::Tensor y = at::empty({x.size(0), weight.rows()}, x.options());
+    for_ranges(weight.rows(), most, [&](IndexRange rows) {
+      y.narrow(1, rows.first, rows.count)
+          .copy_(at::linear(x, weight.dense(rows, all, x.scalar_type())));
+    });
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& up) {
+    const variable_list saved = context->get_saved_variables();
+    const QuantizedWeight weight(saved[0], saved[1], context->saved_data["columns"].toInt());
+    const at::Tensor& up_TO = up.front();
+    const IndexRange all{0, weight.rows()};
+    // Tiles of columns, so that every sum over the rows is made in one product.
+    const int64_t blocks = kTileBytes / (kBlock * up_TO.element_size()) /
+                           std::max<int64_t>(1, weight.rows());
+    at::Tensor down = at::empty({up_TO.size(0), weight.columns()}, up_TO.options());
+    for_ranges(weight.columns(), std::max<int64_t>(1, blocks) * kBlock, [&](IndexRange columns) {
+      down.narrow(1, columns.first, columns.count)
+          .copy_(at::mm(up_TO, weight.dense(all, columns, up_TO.scalar_type())));
+    });
+    return {down, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+QuantizedWeight::QuantizedWeight(int64_t rows, int64_t columns, int64_t bits)
+    : codes_(at::zeros({rows, code_bytes(columns, bits)}, bits == 4 ? at::kByte : at::kChar)),
+      absmax_(at::zeros({rows, blocks_of(columns)}, at::kFloat)),
+      columns_(columns) {
+  TORCH_CHECK(bits == 4 || bits == 8, "weights are quantised to 4 or 8 bits, not ", bits);
+}
+
+QuantizedWeight::QuantizedWeight(at::Tensor codes, at::Tensor absmax, int64_t columns)
+    : codes_(std::move(codes)), absmax_(std::move(absmax)), columns_(columns) {}
+
+void QuantizedWeight::set_rows(int64_t first, const at::Tensor& values) {
+  TORCH_CHECK(values.dim() == 2 && values.size(1) == columns_ && first >= 0 &&
+                  first + values.size(0) <= rows() && values.scalar_type() == at::kFloat,
+              "rows to quantise are fp32 [n, ", columns_, "] within ", rows(), " rows");
+  const at::Tensor contiguous = values.contiguous();
+  const auto* from = contiguous.const_data_ptr<float>();
+  auto* absmax = absmax_.mutable_data_ptr<float>();
+  auto* codes = static_cast<std::byte*>(codes_.mutable_data_ptr());
+  const int64_t row_codes = codes_.size(1), row_blocks = absmax_.size(1), per_byte = 8 / bits();
+  const auto quantize_rows = [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t column = 0; column < columns_; column += kBlock) {
+        const std::span<const float> block(from + row * columns_ + column,
+                                           static_cast<size_t>(std::min(kBlock, columns_ - column)));
+        float& scale = absmax[(first + row) * row_blocks + column / kBlock];
+        scale = absmax_of(block);
+        if (std::isnan(scale)) continue;
+        std::byte* to = codes + (first + row) * row_codes + column / per_byte;
+        if (per_byte == 2) {
+          quantize_nf4(block, scale, reinterpret_cast<uint8_t*>(to));
+        } else {
+          quantize_int8(block, scale, reinterpret_cast<int8_t*>(to));
+        }
+      }
+    }
+  };
+  at::parallel_for(0, values.size(0), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, columns_)),
+                   quantize_rows);
+}
+
+at::Tensor QuantizedWeight::dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const {
+  TORCH_CHECK(columns.first % kBlock == 0, "a tile starts at a block");
+  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "values are fp32 or bf16");
+  return dtype == at::kFloat ? tile_of<float>(*this, rows, columns)
+                             : tile_of<at::BFloat16>(*this, rows, columns);
+}
+
+at::Tensor quantized_linear(const at::Tensor& x, const QuantizedWeight& weight) {
+  return QuantizedProduct::apply(x, weight);
+}
+
+}  // namespace trestle

@@ -1,0 +1,60 @@
+// A frozen projection's matrix in 4 or 8 bits, and the product with it: what a QLoRA base is made
+// of. Held by Linear, filled by bridge/load.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace trestle {
+
+/// Indices [first, first + count) of an axis.
+struct IndexRange {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+/// A matrix [rows, columns] in blocks of kBlock columns of one row, the last of a row perhaps
+/// shorter, each with its largest magnitude `absmax`, fp32 [rows, blocks].
+///
+/// 4 bits: NF4 (Dettmers et al. 2023, QLoRA, section 3): the nearest of 16 levels, quantiles of a
+/// normal distribution, times absmax. `codes` uint8 [rows, ceil(columns / 2)], the even column in
+/// the high half. To the bit what bitsandbytes' quantize_4bit and dequantize_4bit make of each row.
+/// 8 bits: code * absmax / 127. `codes` int8 [rows, columns]. To the bit what bitsandbytes'
+/// int8_vectorwise_quant and _dequant make of each block.
+class QuantizedWeight {
+ public:
+  static constexpr int64_t kBlock = 64;
+
+  /// All zeros. `bits` is 4 or 8.
+  QuantizedWeight(int64_t rows, int64_t columns, int64_t bits);
+  /// From what codes() and absmax() gave.
+  QuantizedWeight(at::Tensor codes, at::Tensor absmax, int64_t columns);
+
+  /// Quantises [n, columns] fp32 into rows [first, first + n). A block with a value that is no
+  /// finite number has NaN as its absmax.
+  void set_rows(int64_t first, const at::Tensor& values);
+
+  /// The values of some rows and columns in fp32 or bf16, rounded once; columns.first is a multiple
+  /// of kBlock.
+  at::Tensor dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
+  at::Tensor dense(at::ScalarType dtype) const {
+    return dense({0, rows()}, {0, columns_}, dtype);
+  }
+
+  int64_t rows() const { return codes_.size(0); }
+  int64_t columns() const { return columns_; }
+  int64_t bits() const { return codes_.scalar_type() == at::kByte ? 4 : 8; }
+  const at::Tensor& codes() const { return codes_; }
+  const at::Tensor& absmax() const { return absmax_; }
+
+ private:
+  at::Tensor codes_, absmax_;
+  int64_t columns_;
+};
+
+/// x W^T: [T, columns] -> [T, rows], in x's dtype. Forward and backward make W's values a tile at a
+/// time and keep none; W itself gets no gradient.
+at::Tensor quantized_linear(const at::Tensor& x, const QuantizedWeight& weight);
+
+}  // namespace trestle

@@ -1,0 +1,122 @@
+// Quantised weights against bitsandbytes (tools/make_quantized_goldens.py), and a model that is
+// loaded so.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+
+#include "base/error.h"
+#include "bridge/load_quantized.h"
+#include "golden.h"
+
+namespace trestle {
+namespace {
+
+using testing::Golden;
+
+TEST(Quantize, CodesScalesAndValuesAreBitsandbytes) {
+  const SafetensorsFile golden("golden/quantized.safetensors");
+  int compared = 0;
+  for (const auto& [name, info] : golden.tensors()) {
+    for (const int64_t bits : {4, 8}) {
+      const auto wanted = [&](const char* what) {
+        return golden.read(fmt::format("{}.{}.{}", name, bits, what));
+      };
+      if (!golden.tensors().contains(fmt::format("{}.{}.codes", name, bits))) continue;
+      QuantizedWeight weight(info.shape[0], info.shape[1], bits);
+      // Row by row, as a loader may.
+      const at::Tensor matrix = golden.read(name);
+      for (int64_t row = 0; row < matrix.size(0); ++row) weight.set_rows(row, matrix.narrow(0, row, 1));
+      EXPECT_TRUE(at::equal(weight.codes(), wanted("codes"))) << name << " " << bits;
+      EXPECT_TRUE(at::equal(weight.absmax(), wanted("absmax"))) << name << " " << bits;
+      EXPECT_TRUE(at::equal(weight.dense(at::kFloat), wanted("fp32"))) << name << " " << bits;
+      EXPECT_TRUE(at::equal(weight.dense(at::kBFloat16), wanted("bf16"))) << name << " " << bits;
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 17);
+}
+
+std::shared_ptr<Ministral3> load(const std::string& name, at::ScalarType dtype, int64_t bits) {
+  return load_model(OpenCheckpoint("golden/model/" + name), {dtype, at::kCPU, bits});
+}
+
+TEST(Quantize, EveryProjectionButTheHeadHoldsItsOwnWeight) {
+  for (const char* name : {"tied", "untied", "mistral", "text"}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      for (const int64_t bits : {4, 8}) {
+        const auto dense = load(name, dtype, 16), model = load(name, dtype, bits);
+        const auto held = quantized_weights(*model);
+        size_t matrices = 0;
+        const auto ours = model->named_parameters();
+        for (const auto& entry : dense->named_parameters()) {
+          const bool quantized = held.contains(entry.key());
+          matrices += quantized ? 1 : 0;
+          EXPECT_EQ(ours[entry.key()].is_meta(), quantized) << entry.key();
+          EXPECT_EQ(ours[entry.key()].sizes(), entry.value().sizes()) << entry.key();
+          if (!quantized) {
+            EXPECT_TRUE(at::equal(ours[entry.key()], entry.value())) << entry.key();
+            continue;
+          }
+          QuantizedWeight wanted(entry.value().size(0), entry.value().size(1), bits);
+          wanted.set_rows(0, entry.value().detach().to(at::kFloat));
+          EXPECT_TRUE(at::equal(held.at(entry.key())->codes(), wanted.codes())) << entry.key();
+          EXPECT_TRUE(at::equal(held.at(entry.key())->absmax(), wanted.absmax())) << entry.key();
+        }
+        EXPECT_EQ(matrices, held.size());
+        // Three decoder layers of four; two or three vision layers of seven, and the projector.
+        EXPECT_EQ(matrices % 7, std::string(name) == "text" ? 12 % 7 : 15 % 7) << name;
+        EXPECT_FALSE(held.contains("language_model.output_layer.weight"));
+      }
+    }
+  }
+}
+
+// A source whose rows are all there is: a whole read would be the dense model in memory.
+class RowsOnly : public TensorSource {
+ public:
+  RowsOnly(at::Tensor matrix, uint64_t most) : matrix_(std::move(matrix)), most_(most) {
+    tensors_["w"] = {matrix_.scalar_type(), matrix_.sizes().vec()};
+  }
+  const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
+  at::Tensor read(const std::string& name) const override {
+    ADD_FAILURE() << "the whole of " << name << " is read";
+    return matrix_;
+  }
+  void read_rows(const std::string&, RowRange range, std::byte* out) const override {
+    const at::Tensor rows = matrix_.narrow(0, range.first, range.count);
+    EXPECT_LE(rows.nbytes(), most_);
+    std::memcpy(out, rows.const_data_ptr(), rows.nbytes());
+  }
+
+ private:
+  at::Tensor matrix_;
+  uint64_t most_;
+  std::map<std::string, TensorInfo> tensors_;
+};
+
+TEST(Quantize, ReadsSomeRowsAtATime) {
+  const at::Tensor matrix = at::randn({5000, 1024});
+  QuantizedWeight weight(5000, 1024, 4), wanted(5000, 1024, 4);
+  quantize(RowsOnly(matrix, 8 << 20), "w", at::kBFloat16, weight);
+  wanted.set_rows(0, matrix.to(at::kBFloat16).to(at::kFloat));
+  EXPECT_TRUE(at::equal(weight.codes(), wanted.codes()));
+  EXPECT_TRUE(at::equal(weight.absmax(), wanted.absmax()));
+}
+
+TEST(Quantize, AWeightThatIsNotFiniteIsRefusedByName) {
+  at::Tensor matrix = at::randn({4, 64});
+  matrix[3][5] = std::numeric_limits<float>::quiet_NaN();
+  QuantizedWeight weight(4, 64, 8);
+  try {
+    quantize(RowsOnly(matrix, 1 << 20), "w", at::kFloat, weight);
+    FAIL() << "not refused";
+  } catch (const UserError& error) {
+    EXPECT_STREQ(error.what(),
+                 "tensor w holds a value that is no finite number, which 8 bits cannot say; mend "
+                 "the checkpoint, or hold its base in 16 bits");
+  }
+}
+
+}  // namespace
+}  // namespace trestle

@@ -1,0 +1,134 @@
+// Adapters on a quantised base against peft on a dense model with bitsandbytes' values
+// (tools/make_quantized_goldens.py): logits, gradients and ten steps.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "golden.h"
+#include "peft/lora.h"
+#include "peft/sites.h"
+#include "train/optimizer.h"
+#include "train/recipes.h"
+
+namespace trestle {
+namespace {
+
+using testing::expect_near;
+using testing::Golden;
+
+// As the goldens were made: tools/goldens/README.md.
+constexpr double kLearningRate = 1e-2;
+constexpr AdamWOptions kOptions{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0};
+
+struct QuantizedRun {
+  const char* name;
+  int64_t bits;
+};
+
+class QuantizedBase : public ::testing::TestWithParam<QuantizedRun> {
+ protected:
+  at::Tensor loss() const {
+    const auto [sum, targets] = model_->loss_sum(data_.input(), data_.shifted_labels());
+    return sum / targets;
+  }
+
+  // The gradients of a pair, or a failure, under peft's names.
+  void expect_gradients(const LowRank& pair, const std::string& hf) const {
+    // canonical "model.layers..." -> "model.language_model.layers..."
+    const std::string name = "grad.base_model.model.model.language_model" + hf.substr(5);
+    const auto expect = [&](const at::Tensor& parameter, const char* what) {
+      EXPECT_LE(testing::relative_error(parameter.grad(), golden_[name + what]), 1e-4)
+          << name << what;
+    };
+    expect(pair.a, ".lora_A.weight");
+    expect(pair.b, ".lora_B.weight");
+    if (pair.magnitude.defined()) expect(pair.magnitude, ".lora_magnitude_vector");
+  }
+
+  const Golden data_{"tied"};
+  const Golden golden_{std::string("tied/") + GetParam().name};
+  const std::shared_ptr<Ministral3> model_ = load_model(
+      OpenCheckpoint("golden/model/tied"), {at::kFloat, at::kCPU, GetParam().bits});
+};
+
+INSTANTIATE_TEST_SUITE_P(Bits, QuantizedBase,
+                         ::testing::Values(QuantizedRun{"lora_4bit", 4},
+                                           QuantizedRun{"lora_8bit", 8},
+                                           QuantizedRun{"dora_4bit", 4}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(QuantizedBase, TenStepsArePefts) {
+  const AdapterSummary summary = load_adapter(*model_, golden_.directory);
+  EXPECT_FALSE(summary.changes_nothing);
+  {
+    const at::NoGradGuard no_grad;
+    expect_near(model_->logits(data_.input()), golden_["logits"], 1e-4, "logits");
+  }
+  loss().backward();
+  size_t compared = 0;
+  for (const AdapterSite& site : adapter_sites(*model_)) {
+    const auto& adapter = site.linear->adapter();
+    if (!adapter) continue;
+    if (adapter->whole()) expect_gradients(*adapter->whole(), site.hf.front());
+    for (size_t i = 0; i < adapter->pairs().size(); ++i) {
+      expect_gradients(*adapter->pairs()[i], site.hf[i]);
+    }
+    compared += site.hf.size();
+  }
+  EXPECT_EQ(compared, 21u);
+
+  AdamW::NamedTensors trained;
+  for (const auto& entry : model_->named_parameters()) {
+    if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
+  }
+  AdamW optimizer(trained, kOptions);
+  for (int64_t step = 0; step < 10; ++step) {
+    optimizer.zero_grad();
+    const at::Tensor value = loss();
+    expect_near(value.detach(), golden_["losses"][step], 1e-4, fmt::format("loss {}", step));
+    value.backward();
+    const double norm = clip_grad_norm(optimizer.parameters(), 1.0);
+    EXPECT_NEAR(norm, golden_["grad_norms"][step].item<double>(), 1e-4 * norm) << step;
+    optimizer.step(kLearningRate);
+  }
+  const at::NoGradGuard no_grad;
+  expect_near(loss(), golden_["loss_after"], 1e-4, "loss after");
+  expect_near(model_->logits(data_.input()), golden_["final.logits"], 1e-3, "final logits");
+}
+
+// DoRA starts with the norms of the quantised weight, so that it changes nothing.
+TEST(QuantizedStart, DoraStartsAsTheQuantisedBase) {
+  const auto model =
+      load_model(OpenCheckpoint("golden/model/tied"), {at::kFloat, at::kCPU, 4});
+  const at::NoGradGuard no_grad;
+  const ModelInput input = Golden("tied").input();
+  const at::Tensor before = model->logits(input);
+  LoraConfig config;
+  config.scheme = "dora";
+  config.dim = 4;
+  attach_lora(*model, config, 1);
+  EXPECT_TRUE(at::equal(model->logits(input), before));
+}
+
+TEST(QuantizedConfig, WhatCannotBeIsRefused) {
+  const auto refusal = [](const char* scheme, int64_t bits) -> std::string {
+    LoraConfig config;
+    config.scheme = scheme;
+    config.base_bits = bits;
+    try {
+      config.validate();
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  for (const int64_t bits : {4, 8, 16}) EXPECT_EQ(refusal("lora", bits), "");
+  EXPECT_EQ(refusal("", 16), "");
+  EXPECT_EQ(refusal("lora", 5),
+            "peft.base_bits=5: there are 4 (NF4), 8 and 16, the base as params_dtype says");
+  EXPECT_EQ(refusal("", 4),
+            "peft.base_bits=4 holds the weights in a form that cannot train; set peft.scheme to "
+            "lora or dora, or peft.base_bits to 16");
+}
+
+}  // namespace
+}  // namespace trestle
