@@ -409,23 +409,31 @@ TEST_F(Run, EveryRecipeTrainsTwoSteps) {
   }
 }
 
+FinetuneArguments with_peft(const std::string& scheme) {
+  FinetuneArguments arguments;
+  arguments.peft = scheme;
+  return arguments;
+}
+
 TEST(Recipes, RatesFollowTheScheme) {
-  const TrainConfig dora = recipe("ministral3_8b_finetune_config", {.peft = "dora"});
+  const TrainConfig dora = recipe("ministral3_8b_finetune_config", with_peft("dora"));
   EXPECT_EQ(dora.peft.scheme, "dora");
   EXPECT_EQ(dora.optimizer.lr, 1e-4);
   EXPECT_EQ(dora.optimizer.min_lr, 1e-5);
-  const TrainConfig full = recipe("ministral3_8b_peft_config", {.peft = "none"});
+  const TrainConfig full = recipe("ministral3_8b_peft_config", with_peft("none"));
   EXPECT_EQ(full.peft.scheme, "");
   EXPECT_EQ(full.optimizer.lr, 5e-6);
   EXPECT_EQ(full.optimizer.min_lr, 5e-7);
 }
 
 TEST(Recipes, ArgumentsAreTheBridges) {
-  const TrainConfig config = ministral3_3b_finetune_config({.pretrained_checkpoint = "model",
-                                                            .dataset_type = "jsonl",
-                                                            .train_iters = 7,
-                                                            .global_batch_size = 3,
-                                                            .freeze_vision_model = true});
+  FinetuneArguments arguments;
+  arguments.pretrained_checkpoint = "model";
+  arguments.dataset_type = "jsonl";
+  arguments.train_iters = 7;
+  arguments.global_batch_size = 3;
+  arguments.freeze_vision_model = true;
+  const TrainConfig config = ministral3_3b_finetune_config(arguments);
   EXPECT_EQ(config.checkpoint.pretrained_checkpoint, "model");
   EXPECT_EQ(config.dataset.maker_name, "jsonl");
   EXPECT_EQ(config.train.train_iters, 7);

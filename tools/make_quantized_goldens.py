@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes what bitsandbytes makes of some matrices, and what peft makes of a model with such weights.
 
+  .venv/bin/pip install --no-deps bitsandbytes==0.50.2   # no requirement of anything else
   .venv/bin/python tools/make_quantized_goldens.py
 
 tests/golden/quantized.safetensors: NAME (fp32 [rows, columns]) and, for BITS 4 and 8, NAME.BITS.codes,
@@ -71,7 +72,7 @@ def matrices():
     halves = (torch.arange(64) - 32.5) / 127
     halves[0] = 1
     out["ties"] = torch.stack([torch.cat([each, each[-40:]]) for each in (near, halves, near / 3)])
-    out["large"] = torch.randn(2, 96, generator=generator) * 1e38
+    out["large"] = (torch.randn(2, 96, generator=generator) * 1e38).clamp(-3e38, 3e38)
     return out
 
 

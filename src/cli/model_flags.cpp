@@ -21,9 +21,10 @@ void ModelFlags::add_to(CLI::App& command) {
   command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
   command
-      .add_option("--base-bits,--base_bits", base_bits,
-                  "bits of the projections in memory: 16 (as --dtype), 8, or 4; peft.base_bits of a "
-                  "run gives what it was trained on")
+      .add_option(
+          "--base-bits,--base_bits", base_bits,
+          "bits of the projections in memory: 16 (as --dtype), 8, or 4; peft.base_bits of a "
+          "run gives what it was trained on")
       ->check(CLI::IsMember({4, 8, 16}))
       ->capture_default_str();
   format.add_to(command);

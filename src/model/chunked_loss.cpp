@@ -56,9 +56,9 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
       part(dx_ND).copy_(at::mm(values.to(weight_VD.scalar_type()), weight_VD));
     });
     ctx->saved_data["elements"] = elements;
-    ctx->save_for_backward(weight_trains ? variable_list{dx_ND, x_ND, weight_VD, targets_N,
-                                                         all.largest, all.sum}
-                                         : variable_list{dx_ND});
+    ctx->save_for_backward(
+        weight_trains ? variable_list{dx_ND, x_ND, weight_VD, targets_N, all.largest, all.sum}
+                      : variable_list{dx_ND});
     return losses_N1.sum();
   }
 

@@ -57,8 +57,8 @@ at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features
 
 at::Tensor Ministral3::embed(const ModelInput& input) const {
   if (input.images_CHW.empty()) return language_model_->embed(input.ids_T);
-  return embed(input.ids_T, input.features.defined() ? input.features
-                                                     : image_features(input.images_CHW));
+  return embed(input.ids_T,
+               input.features.defined() ? input.features : image_features(input.images_CHW));
 }
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,

@@ -21,11 +21,22 @@ constexpr int64_t kGrain = 1 << 16;
 constexpr int64_t kTileBytes = 16 << 20;
 
 // QLoRA, appendix E, with the digits of bitsandbytes.
-constexpr std::array<float, 16> kNf4 = {
-    -1.0F,                 -0.6961928009986877F,  -0.5250730514526367F, -0.39491748809814453F,
-    -0.28444138169288635F, -0.18477343022823334F, -0.09105003625154495F, 0.0F,
-    0.07958029955625534F,  0.16093020141124725F,  0.24611230194568634F, 0.33791524171829224F,
-    0.44070982933044434F,  0.5626170039176941F,   0.7229568362236023F,  1.0F};
+constexpr std::array<float, 16> kNf4 = {-1.0F,
+                                        -0.6961928009986877F,
+                                        -0.5250730514526367F,
+                                        -0.39491748809814453F,
+                                        -0.28444138169288635F,
+                                        -0.18477343022823334F,
+                                        -0.09105003625154495F,
+                                        0.0F,
+                                        0.07958029955625534F,
+                                        0.16093020141124725F,
+                                        0.24611230194568634F,
+                                        0.33791524171829224F,
+                                        0.44070982933044434F,
+                                        0.5626170039176941F,
+                                        0.7229568362236023F,
+                                        1.0F};
 
 constexpr std::array<float, 15> kNf4Bounds = [] {
   std::array<float, 15> bounds{};
@@ -34,8 +45,11 @@ constexpr std::array<float, 15> kNf4Bounds = [] {
 }();
 
 constexpr float k127th = 1.0F / 127;
+constexpr float kLeastAbsmax = 1e-38F;
 
-int64_t code_bytes(int64_t columns, int64_t bits) { return bits == 4 ? (columns + 1) / 2 : columns; }
+int64_t code_bytes(int64_t columns, int64_t bits) {
+  return bits == 4 ? (columns + 1) / 2 : columns;
+}
 
 int64_t blocks_of(int64_t columns) { return (columns + kBlock - 1) / kBlock; }
 
@@ -53,7 +67,7 @@ void quantize_nf4(std::span<const float> block, float absmax, uint8_t* codes) {
   std::array<uint8_t, kBlock> nearest{};
   // bitsandbytes divides in a last, shorter block only.
   const bool full = block.size() == kBlock;
-  const float least = std::max(absmax, 1e-38F);
+  const float least = std::max(absmax, kLeastAbsmax);
   const float inverse = 1 / least;
   for (size_t i = 0; i < block.size(); ++i) {
     const float scaled = full ? block[i] * inverse : block[i] / least;
@@ -161,8 +175,8 @@ class QuantizedProduct : public torch::autograd::Function<QuantizedProduct> {
     const at::Tensor& up_TO = up.front();
     const IndexRange all{0, weight.rows()};
     // Tiles of columns, so that every sum over the rows is made in one product.
-    const int64_t blocks = kTileBytes / (kBlock * up_TO.element_size()) /
-                           std::max<int64_t>(1, weight.rows());
+    const int64_t blocks =
+        kTileBytes / (kBlock * up_TO.element_size()) / std::max<int64_t>(1, weight.rows());
     at::Tensor down = at::empty({up_TO.size(0), weight.columns()}, up_TO.options());
     for_ranges(weight.columns(), std::max<int64_t>(1, blocks) * kBlock, [&](IndexRange columns) {
       down.narrow(1, columns.first, columns.count)
@@ -196,11 +210,14 @@ void QuantizedWeight::set_rows(int64_t first, const at::Tensor& values) {
   const auto quantize_rows = [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t column = 0; column < columns_; column += kBlock) {
-        const std::span<const float> block(from + row * columns_ + column,
-                                           static_cast<size_t>(std::min(kBlock, columns_ - column)));
+        const std::span<const float> block(
+            from + row * columns_ + column,
+            static_cast<size_t>(std::min(kBlock, columns_ - column)));
         float& scale = absmax[(first + row) * row_blocks + column / kBlock];
         scale = absmax_of(block);
         if (std::isnan(scale)) continue;
+        // bitsandbytes: of the 4 bits of a last, shorter block.
+        if (per_byte == 2 && std::ssize(block) < kBlock) scale = std::max(scale, kLeastAbsmax);
         std::byte* to = codes + (first + row) * row_codes + column / per_byte;
         if (per_byte == 2) {
           quantize_nf4(block, scale, reinterpret_cast<uint8_t*>(to));

@@ -38,9 +38,7 @@ class QuantizedWeight {
   /// The values of some rows and columns in fp32 or bf16, rounded once; columns.first is a multiple
   /// of kBlock.
   at::Tensor dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
-  at::Tensor dense(at::ScalarType dtype) const {
-    return dense({0, rows()}, {0, columns_}, dtype);
-  }
+  at::Tensor dense(at::ScalarType dtype) const { return dense({0, rows()}, {0, columns_}, dtype); }
 
   int64_t rows() const { return codes_.size(0); }
   int64_t columns() const { return columns_; }

@@ -19,7 +19,7 @@ at::Generator generator_of(const at::Tensor& x) {
   return at::globalContext().defaultGenerator(x.device());
 }
 
-at::Tensor random_state(const at::Generator& generator) {
+at::Tensor random_state(at::Generator generator) {
   const std::lock_guard lock(generator.mutex());
   return generator.get_state();
 }
@@ -77,7 +77,8 @@ class Recomputed : public torch::autograd::Function<Recomputed> {
     at::Tensor y;
     {
       const at::AutoGradMode graph(true);
-      const RandomStateOfForward random(generator_of(x), ctx->saved_data["random_state"].toTensor());
+      const RandomStateOfForward random(generator_of(x),
+                                        ctx->saved_data["random_state"].toTensor());
       y = holder->segment(x);
     }
     if (!x.requires_grad()) leaves.pop_back();

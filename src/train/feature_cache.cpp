@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "bridge/load_quantized.h"
 #include "checkpoint/safetensors.h"
 
 namespace trestle {
@@ -41,19 +42,29 @@ bool has_constant_features(const Ministral3& model) {
 std::string describe(const ModelConfig& config) {
   const VisionConfig& vision = *config.vision;
   const ProjectorConfig& projector = config.projector;
-  return fmt::format("{} heads of {}, {} channels, patch {}, theta {}, act {}, merge {}, act {}, "
-                     "layers {}, eps {}",
-                     vision.num_attention_heads, vision.head_dim, vision.num_channels,
-                     vision.patch_size, vision.rope_theta, static_cast<int>(vision.hidden_act),
-                     projector.spatial_merge_size, static_cast<int>(projector.hidden_act),
-                     fmt::join(projector.vision_feature_layers, " "), config.text.rms_norm_eps);
+  return fmt::format(
+      "{} heads of {}, {} channels, patch {}, theta {}, act {}, merge {}, act {}, "
+      "layers {}, eps {}",
+      vision.num_attention_heads, vision.head_dim, vision.num_channels, vision.patch_size,
+      vision.rope_theta, static_cast<int>(vision.hidden_act), projector.spatial_merge_size,
+      static_cast<int>(projector.hidden_act), fmt::join(projector.vision_feature_layers, " "),
+      config.text.rms_norm_eps);
 }
 
 void add_weights(Digest& digest, const torch::nn::Module& module) {
+  const auto add = [&](const std::string& name, const at::Tensor& values) {
+    const at::Tensor held = values.detach().cpu().contiguous();
+    digest.update(fmt::format("{} {};", name, describe(info_of(held))));
+    digest.update(bytes_of(held));
+  };
+  const auto quantized = quantized_weights(module);
   for (const auto& entry : module.named_parameters()) {
-    const at::Tensor weight = entry.value().detach().cpu().contiguous();
-    digest.update(fmt::format("{} {};", entry.key(), describe(info_of(weight))));
-    digest.update(bytes_of(weight));
+    if (const auto found = quantized.find(entry.key()); found != quantized.end()) {
+      add(entry.key() + " codes", found->second->codes());
+      add(entry.key() + " absmax", found->second->absmax());
+    } else {
+      add(entry.key(), entry.value());
+    }
   }
 }
 
@@ -118,7 +129,8 @@ at::Tensor FeatureCache::features(const at::Tensor& image_CHW) {
 }
 
 std::string FeatureCache::key(const at::Tensor& image_CHW) {
-  if (fingerprint_.empty()) fingerprint_ = fingerprint_of(model_);
+  // A cache that no other run sees has one model only.
+  if (fingerprint_.empty() && !directory_.empty()) fingerprint_ = fingerprint_of(model_);
   const at::Tensor pixels = image_CHW.contiguous();
   Digest digest(Digest::Kind::kSha256);
   digest.update(fmt::format("{} {};", fingerprint_, describe(info_of(pixels))));
@@ -131,9 +143,9 @@ at::Tensor FeatureCache::read(const std::string& key, const at::Tensor& image_CH
   if (directory_.empty() || !is_there(path)) return {};
   const ModelConfig& config = model_.config();
   const int64_t side = config.vision->patch_size * config.projector.spatial_merge_size;
-  const TensorInfo wanted{model_.build().dtype,
-                          {(image_CHW.size(1) / side) * (image_CHW.size(2) / side),
-                           config.text.hidden_size}};
+  const TensorInfo wanted{
+      model_.build().dtype,
+      {(image_CHW.size(1) / side) * (image_CHW.size(2) / side), config.text.hidden_size}};
   try {
     const SafetensorsFile file(path);
     const auto says = [&](const char* what, const std::string& value) {

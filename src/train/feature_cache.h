@@ -45,7 +45,7 @@ class FeatureCache {
   const Ministral3& model_;
   std::filesystem::path directory_;
   int64_t memory_left_;
-  /// Of all that is not the picture; made with the first one.
+  /// Of all that is not the picture; made with the first one where there is a directory.
   std::string fingerprint_;
   std::unordered_map<std::string, at::Tensor> kept_;
   Counts counts_;
