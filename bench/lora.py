@@ -2,7 +2,7 @@
 """LoRA steps on a base of some bits: peak memory and seconds.
 
   bench/random_model.py m3b --size 3b --side-files assets/demo/model
-  bench/qlora.py --model m3b --work w --bits 4 [--steps 2] [--length 512] [KEY=VALUE ...]
+  bench/lora.py --model m3b --work w --bits 4 [--steps 2] [--length 512] [KEY=VALUE ...]
 
 One sample a step: a 448 x 448 picture of noise and an answer that fills it up to --length tokens.
 Memory is the kernel's ru_maxrss of the whole process, mapped files included.
