@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <numeric>
 #include <random>
 
@@ -34,6 +35,35 @@ Batch collate(const std::vector<Sample>& samples) {
   }
   return {ModelInput::make(at::tensor(ids, at::kLong), std::move(lengths), std::move(images)),
           at::tensor(labels, at::kLong)};
+}
+
+std::vector<std::vector<size_t>> consecutive_groups(size_t samples, size_t size) {
+  std::vector<std::vector<size_t>> groups;
+  for (size_t i = 0; i < samples; ++i) {
+    if (i % size == 0) groups.emplace_back();
+    groups.back().push_back(i);
+  }
+  return groups;
+}
+
+std::vector<std::vector<size_t>> packed_groups(const std::vector<int64_t>& lengths,
+                                               int64_t capacity) {
+  std::vector<size_t> by_length(lengths.size());
+  std::iota(by_length.begin(), by_length.end(), size_t{0});
+  std::ranges::stable_sort(by_length, std::greater<>(), [&](size_t i) { return lengths[i]; });
+  std::vector<std::vector<size_t>> groups;
+  std::vector<int64_t> room;
+  for (const size_t i : by_length) {
+    const auto fits = std::ranges::find_if(room, [&](int64_t left) { return left >= lengths[i]; });
+    const auto group = static_cast<size_t>(fits - room.begin());
+    if (fits == room.end()) {
+      groups.emplace_back();
+      room.push_back(capacity);
+    }
+    groups[group].push_back(i);
+    room[group] -= lengths[i];
+  }
+  return groups;
 }
 
 }  // namespace trestle

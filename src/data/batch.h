@@ -1,5 +1,5 @@
-// Samples into batches: in which order rows are taken, and several samples packed into one model
-// input. Called by the trainer and by evaluation.
+// Samples into batches: in which order rows are taken, which samples go together, and several of
+// them packed into one model input. Called by the sample stream, the trainer and validation.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,16 @@ struct Batch {
   at::Tensor labels_T;
 };
 
-/// One after another, without padding.
+/// One after another, without padding: positions restart and attention stays within each.
 Batch collate(const std::vector<Sample>& samples);
+
+/// Neighbours, `size` at a time: which of 0 .. samples-1 share a forward.
+std::vector<std::vector<size_t>> consecutive_groups(size_t samples, size_t size);
+
+/// The fewest groups that first-fit decreasing finds, each of at most `capacity` tokens, a sample
+/// longer than that alone; longest first within a group, and of equal lengths the earlier first.
+/// (Johnson 1973: at most 11/9 of the fewest there can be, and one.)
+std::vector<std::vector<size_t>> packed_groups(const std::vector<int64_t>& lengths,
+                                               int64_t capacity);
 
 }  // namespace trestle

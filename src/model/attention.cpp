@@ -40,7 +40,18 @@ at::Tensor decode_step(const at::Tensor& q_BGNH, const KvCache& cache, size_t la
 
 at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing) {
-  return packing.unpad(causal_padded(packing.pad(q_TGNH), packing.pad(k_TGH), packing.pad(v_TGH)));
+  if (packing.runs().empty()) {
+    return packing.unpad(
+        causal_padded(packing.pad(q_TGNH), packing.pad(k_TGH), packing.pad(v_TGH)));
+  }
+  std::vector<at::Tensor> outputs;
+  int64_t start = 0;
+  for (const Packing& run : packing.runs()) {
+    const auto rows = [&](const at::Tensor& x) { return x.narrow(0, start, run.tokens()); };
+    outputs.push_back(causal_attention(rows(q_TGNH), rows(k_TGH), rows(v_TGH), run));
+    start += run.tokens();
+  }
+  return at::cat(outputs);
 }
 
 at::Tensor cached_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,

@@ -6,6 +6,33 @@
 
 namespace trestle {
 
+namespace {
+
+// Rows of padding cost as much as true ones and attention is quadratic in them, while each run
+// costs kernel calls.
+constexpr double kMostPadded = 1.25;  // padded rows for each true one
+
+// Where the runs of neighbours of like length end.
+std::vector<size_t> run_ends(const std::vector<int64_t>& lengths) {
+  std::vector<size_t> ends;
+  int64_t longest = 0, tokens = 0, count = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const int64_t padded = std::max(longest, lengths[i]) * (count + 1);
+    if (count > 0 &&
+        static_cast<double>(padded) > kMostPadded * static_cast<double>(tokens + lengths[i])) {
+      ends.push_back(i);
+      longest = tokens = count = 0;
+    }
+    longest = std::max(longest, lengths[i]);
+    tokens += lengths[i];
+    ++count;
+  }
+  ends.push_back(lengths.size());
+  return ends;
+}
+
+}  // namespace
+
 Packing::Packing(std::vector<int64_t> lengths) : lengths_(std::move(lengths)) {
   for (const int64_t length : lengths_) {
     TORCH_CHECK(length > 0, "a packed sequence has no tokens");
@@ -23,6 +50,15 @@ Packing::Packing(std::vector<int64_t> lengths) : lengths_(std::move(lengths)) {
   }
   gather_ = at::tensor(gather, at::kLong);
   scatter_ = at::tensor(scatter, at::kLong);
+  const std::vector<size_t> ends = run_ends(lengths_);
+  if (ends.size() == 1) return;
+  size_t first = 0;
+  for (const size_t end : ends) {
+    const auto begin = lengths_.begin();
+    runs_.emplace_back(std::vector(begin + static_cast<std::ptrdiff_t>(first),
+                                   begin + static_cast<std::ptrdiff_t>(end)));
+    first = end;
+  }
 }
 
 at::Tensor Packing::pad(const at::Tensor& packed) const {

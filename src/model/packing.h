@@ -26,6 +26,9 @@ class Packing {
   at::Tensor unpad(const at::Tensor& padded) const;
   /// 0 .. length-1 of each sequence, int64 [T].
   at::Tensor positions() const;
+  /// The same sequences in runs of neighbours of like length, so that pad() of a run is for the
+  /// most part true rows; empty where all of them are one such run.
+  const std::vector<Packing>& runs() const { return runs_; }
 
  private:
   std::vector<int64_t> lengths_;
@@ -33,6 +36,7 @@ class Packing {
   int64_t longest_ = 0;
   // Where padded rows come from and packed rows go; empty when uniform.
   at::Tensor gather_, scatter_;
+  std::vector<Packing> runs_;
 };
 
 }  // namespace trestle

@@ -10,6 +10,8 @@ namespace trestle {
 
 namespace {
 
+constexpr int64_t kMostWorkers = 256;
+
 void require(bool holds, std::string_view key, std::string_view value, std::string_view allowed) {
   if (!holds) user_error("{}={}: {}", key, value, allowed);
 }
@@ -63,6 +65,8 @@ void TrainConfig::validate() const {
           "must be 2 at least (one [IMG] and its end), or 0 for no limit");
   require(dataset.feature_cache_mb >= 0, "dataset.feature_cache_mb",
           std::to_string(dataset.feature_cache_mb), "must not be negative");
+  require(dataset.num_workers >= 0 && dataset.num_workers <= kMostWorkers, "dataset.num_workers",
+          std::to_string(dataset.num_workers), fmt::format("use 0 to {}", kMostWorkers));
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
       !trains_adapters()) {

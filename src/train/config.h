@@ -104,6 +104,8 @@ struct DatasetOptions {
   std::string path_or_dataset;
   std::string split = "train";
   bool shuffle = true;
+  int64_t num_workers = 2;
+  bool pack_sequences_in_batch = false;
   std::string overlong = "error";
   int64_t image_max_edge = 0;
   int64_t image_max_tokens = 0;
@@ -115,6 +117,11 @@ struct DatasetOptions {
         field("path_or_dataset", &DatasetOptions::path_or_dataset, "file or directory"),
         field("split", &DatasetOptions::split),
         field("shuffle", &DatasetOptions::shuffle, "false: rows in order, wrapping around"),
+        field("num_workers", &DatasetOptions::num_workers,
+              "threads that read and prepare samples ahead; 0: none"),
+        field("pack_sequences_in_batch", &DatasetOptions::pack_sequences_in_batch,
+              "a forward takes as many samples of the global batch as fit into "
+              "train.micro_batch_size times model.seq_length tokens"),
         field("overlong", &DatasetOptions::overlong,
               "samples over model.seq_length: error, drop, shrink-image or cut-text"),
         field("image_max_edge", &DatasetOptions::image_max_edge,

@@ -32,6 +32,7 @@ Scalars scalars_of(const StepMetrics& metrics) {
           {"throughput/tokens_per_sec", static_cast<double>(metrics.tokens) / metrics.seconds},
           {"target-tokens", static_cast<double>(metrics.target_tokens)},
           {"images", static_cast<double>(metrics.images)},
+          {"forwards", static_cast<double>(metrics.forwards)},
           {"peak-memory-bytes", static_cast<double>(metrics.peak_memory_bytes)},
           {"skipped", metrics.skipped.empty() ? 0.0 : 1.0}};
 }
@@ -89,6 +90,7 @@ void MetricsLog::write(const StepMetrics& metrics) {
                {"target_tokens", metrics.target_tokens},
                {"tokens", metrics.tokens},
                {"images", metrics.images},
+               {"forwards", metrics.forwards},
                {"seconds", metrics.seconds},
                {"peak_memory_bytes", metrics.peak_memory_bytes}};
   if (!metrics.skipped.empty()) line["skipped"] = metrics.skipped;

@@ -47,8 +47,7 @@ Trainer::Trainer(const TrainConfig& config)
       processor_(base_.assets(),
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset,
-                            config_.dataset.split)),
-      order_(dataset_->size(), static_cast<uint64_t>(config_.rng.seed), config_.dataset.shuffle) {
+                            config_.dataset.split)) {
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
   model_ = load_model(base_, {config_.dtype(), at::kCPU, config_.peft.base_bits});
   model_->train();
@@ -76,6 +75,15 @@ Trainer::Trainer(const TrainConfig& config)
   }
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
   if (config_.trains_adapters()) take_initial_from_base(*model_);
+  stream_ = std::make_unique<SampleStream>(
+      *dataset_, processor_,
+      StreamOptions{.seed = static_cast<uint64_t>(config_.rng.seed),
+                    .shuffle = config_.dataset.shuffle,
+                    .max_length = config_.model.seq_length,
+                    .overlong = *overlong_of_name(config_.dataset.overlong),
+                    .workers = config_.dataset.num_workers,
+                    .start = progress_.consumed_samples,
+                    .name = config_.dataset.path_or_dataset});
 }
 
 void Trainer::freeze() {
@@ -99,25 +107,23 @@ void Trainer::start_from_adapter() {
 
 Trainer::Drawn Trainer::next_samples() {
   Drawn drawn;
-  const auto wanted = static_cast<size_t>(config_.train.global_batch_size);
-  const Overlong policy = *overlong_of_name(config_.dataset.overlong);
-  int64_t dropped = 0;  // on end
-  while (drawn.samples.size() < wanted) {
-    const int64_t row = order_.row(progress_.consumed_samples++);
-    const std::string name = fmt::format("row {} of {}", row, config_.dataset.path_or_dataset);
-    auto sample = fit(processor_, dataset_->row(row), config_.model.seq_length, policy, name);
-    if (!sample) {
-      if (++dropped > dataset_->size()) {
-        user_error("every row of {} is longer than model.seq_length={} and dropped",
-                   config_.dataset.path_or_dataset, config_.model.seq_length);
-      }
-      continue;
-    }
-    dropped = 0;
-    drawn.rows.push_back(row);
-    drawn.samples.push_back(std::move(*sample));
+  for (int64_t i = 0; i < config_.train.global_batch_size; ++i) {
+    SampleStream::Taken taken = stream_->next();
+    drawn.rows.push_back(taken.row);
+    drawn.samples.push_back(std::move(taken.sample));
   }
+  progress_.consumed_samples = stream_->position();
   return drawn;
+}
+
+std::vector<std::vector<size_t>> Trainer::micro_batches(const std::vector<Sample>& samples) const {
+  const int64_t size = config_.train.micro_batch_size;
+  if (!config_.dataset.pack_sequences_in_batch) {
+    return consecutive_groups(samples.size(), static_cast<size_t>(size));
+  }
+  std::vector<int64_t> lengths;
+  for (const Sample& sample : samples) lengths.push_back(std::ssize(sample.ids));
+  return packed_groups(lengths, size * config_.model.seq_length);
 }
 
 std::string Trainer::fault(const StepMetrics& metrics) const {
@@ -154,45 +160,54 @@ void Trainer::refuse(StepMetrics& metrics, const std::string& why) {
   }
 }
 
+std::string Trainer::accumulate(const Drawn& drawn, StepMetrics& metrics) {
+  ++metrics.forwards;
+  Batch batch = collate(drawn.samples);
+  if (features_) features_->fill(batch.input);
+  const auto [sum, targets] = model_->loss_sum(batch.input, batch.labels_T);
+  if (targets == 0) return {};
+  const at::Tensor loss = sum / static_cast<double>(metrics.target_tokens);
+  metrics.loss += loss.item<double>();
+  if (!std::isfinite(metrics.loss)) {
+    return fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
+                       fmt::join(drawn.rows, ", "), first_bad_tensor(*model_, batch));
+  }
+  // It asks for no gradient where only the vision tower trains and no sample has a picture.
+  if (loss.requires_grad()) loss.backward();
+  return {};
+}
+
 StepMetrics Trainer::step() {
   const Clock::time_point start = Clock::now();
-  const auto [samples, rows] = next_samples();
+  Drawn drawn = next_samples();
   StepMetrics metrics;
   metrics.step = ++progress_.step;
   metrics.lr = learning_rate(config_, metrics.step);
   // Counted first, so that each micro-batch weighs by its targets and not by its turn.
-  for (const Sample& sample : samples) {
+  for (const Sample& sample : drawn.samples) {
     metrics.target_tokens += sample.targets();
     metrics.tokens += static_cast<int64_t>(sample.ids.size());
     metrics.images += static_cast<int64_t>(sample.images_CHW.size());
   }
   if (metrics.target_tokens == 0) {
     user_error("step {}: none of its {} samples has a target to learn", metrics.step,
-               samples.size());
+               drawn.samples.size());
   }
   optimizer_->zero_grad();
   std::string why;
-  const auto micro = static_cast<std::ptrdiff_t>(config_.train.micro_batch_size);
-  for (std::ptrdiff_t first = 0; first < std::ssize(samples) && why.empty(); first += micro) {
-    Batch batch = collate({samples.begin() + first, samples.begin() + first + micro});
-    if (features_) features_->fill(batch.input);
-    const auto [sum, targets] = model_->loss_sum(batch.input, batch.labels_T);
-    if (targets == 0) continue;
-    const at::Tensor loss = sum / static_cast<double>(metrics.target_tokens);
-    metrics.loss += loss.item<double>();
-    if (!std::isfinite(metrics.loss)) {
-      why = fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
-                        fmt::join(rows.begin() + first, rows.begin() + first + micro, ", "),
-                        first_bad_tensor(*model_, batch));
-    } else if (loss.requires_grad()) {
-      // It does not where only the vision tower trains and no sample has a picture.
-      loss.backward();
+  for (const std::vector<size_t>& group : micro_batches(drawn.samples)) {
+    Drawn together;
+    for (const size_t i : group) {
+      together.samples.push_back(std::move(drawn.samples[i]));
+      together.rows.push_back(drawn.rows[i]);
     }
+    why = accumulate(together, metrics);
+    if (!why.empty()) break;
   }
   if (why.empty()) {
     metrics.grad_norm = clip_grad_norm(optimizer_->parameters(), config_.optimizer.clip_grad);
     why = fault(metrics);
-    if (!why.empty()) why += fmt::format("; rows {}", fmt::join(rows, ", "));
+    if (!why.empty()) why += fmt::format("; rows {}", fmt::join(drawn.rows, ", "));
   }
   if (why.empty()) {
     optimizer_->step(metrics.lr);

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "bridge/load.h"
-#include "data/batch.h"
 #include "data/datasets.h"
+#include "data/sample_stream.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/feature_cache.h"
@@ -29,6 +29,8 @@ struct StepMetrics {
   int64_t target_tokens = 0;
   int64_t tokens = 0;
   int64_t images = 0;
+  /// Micro-batches.
+  int64_t forwards = 0;
   double seconds = 0;
   int64_t peak_memory_bytes = 0;
   /// Why nothing was changed (train.on_nan=skip); empty in a step that was made.
@@ -57,11 +59,17 @@ class Trainer {
   const Progress& progress() const { return progress_; }
 
  private:
+  /// The samples of one step and, of the data set, their rows.
   struct Drawn {
     std::vector<Sample> samples;
-    std::vector<int64_t> rows;  // of the data set
+    std::vector<int64_t> rows;
   };
   Drawn next_samples();
+  /// Which of the step's samples share a forward.
+  std::vector<std::vector<size_t>> micro_batches(const std::vector<Sample>& samples) const;
+  /// Loss and gradients of samples that share a forward are added to those of the step. Returns
+  /// what is wrong with them, or nothing.
+  std::string accumulate(const Drawn& drawn, StepMetrics& metrics);
   /// What is wrong with the step, or nothing; gradients are there.
   std::string fault(const StepMetrics& metrics) const;
   /// Stops the run or, with train.on_nan=skip, undoes the step.
@@ -74,11 +82,11 @@ class Trainer {
   OpenCheckpoint base_;
   Processor processor_;
   std::unique_ptr<Dataset> dataset_;
-  SampleOrder order_;
   std::shared_ptr<Ministral3> model_;
   std::unique_ptr<FeatureCache> features_;
   std::unique_ptr<AdamW> optimizer_;
   Progress progress_;
+  std::unique_ptr<SampleStream> stream_;
 };
 
 }  // namespace trestle

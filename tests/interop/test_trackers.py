@@ -35,7 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FIXTURE = ROOT / "tests" / "fixtures" / "hf"
 TRESTLE = None  # the program, absolute
 SCALARS = {"lm loss": "loss", "learning-rate": "lr", "grad-norm": "grad_norm", "iteration-time": "seconds",
-           "target-tokens": "target_tokens", "images": "images", "peak-memory-bytes": "peak_memory_bytes"}
+           "target-tokens": "target_tokens", "images": "images", "forwards": "forwards",
+           "peak-memory-bytes": "peak_memory_bytes"}
 API_KEY = "0123456789abcdef" * 2 + "01234567"
 
 

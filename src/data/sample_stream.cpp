@@ -1,0 +1,97 @@
+#include "data/sample_stream.h"
+
+#include <ATen/Parallel.h>
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace trestle {
+
+namespace {
+
+constexpr int64_t kAheadOfEach = 4;  // samples a worker may be ahead; pictures take megabytes
+
+}  // namespace
+
+SampleStream::SampleStream(const Dataset& dataset, const Processor& processor,
+                           StreamOptions options)
+    : dataset_(dataset),
+      processor_(processor),
+      options_(std::move(options)),
+      order_(dataset.size(), options_.seed, options_.shuffle) {
+  TORCH_CHECK(options_.start % options_.ranks == 0, "a stream starts between samples of all ranks");
+  // What a worker sets is also what threads to come begin with; that is put back.
+  const int threads = at::get_num_threads();
+  for (int64_t i = 0; i < options_.workers; ++i) threads_.emplace_back([this] { work(); });
+  if (threads_.empty()) return;
+  std::unique_lock lock(mutex_);
+  made_.wait(lock, [&] { return running_ == options_.workers; });
+  at::set_num_threads(threads);
+}
+
+SampleStream::~SampleStream() {
+  {
+    const std::scoped_lock lock(mutex_);
+    stopping_ = true;
+  }
+  wanted_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+int64_t SampleStream::row_of(int64_t n) {
+  return order_.row(options_.start + n * options_.ranks + options_.rank);
+}
+
+SampleStream::Slot SampleStream::make(int64_t row) const {
+  Slot slot{.row = row, .sample = {}, .error = {}};
+  try {
+    slot.sample = fit(processor_, dataset_.row(row), options_.max_length, options_.overlong,
+                      fmt::format("row {} of {}", row, options_.name));
+  } catch (...) {
+    slot.error = std::current_exception();
+  }
+  return slot;
+}
+
+void SampleStream::work() {
+  // The training step has the cores; a worker's own operators must not ask for all of them.
+  at::set_num_threads(1);
+  std::unique_lock lock(mutex_);
+  ++running_;
+  made_.notify_all();
+  while (true) {
+    wanted_.wait(lock,
+                 [&] { return stopping_ || claimed_ - taken_ < kAheadOfEach * options_.workers; });
+    if (stopping_) return;
+    const int64_t n = claimed_++;
+    const int64_t row = row_of(n);
+    lock.unlock();
+    Slot slot = make(row);
+    lock.lock();
+    ready_.emplace(n, std::move(slot));
+    made_.notify_all();
+  }
+}
+
+SampleStream::Slot SampleStream::take() {
+  std::unique_lock lock(mutex_);
+  if (threads_.empty()) return make(row_of(taken_++));
+  made_.wait(lock, [&] { return ready_.contains(taken_); });
+  Slot slot = std::move(ready_.extract(taken_++).mapped());
+  lock.unlock();
+  wanted_.notify_one();
+  return slot;
+}
+
+SampleStream::Taken SampleStream::next() {
+  for (int64_t dropped = 0; dropped <= dataset_.size(); ++dropped) {
+    Slot slot = take();
+    if (slot.error) std::rethrow_exception(slot.error);
+    if (slot.sample) return {slot.row, std::move(*slot.sample)};
+  }
+  user_error("every row of {} is longer than model.seq_length={} and dropped", options_.name,
+             options_.max_length);
+}
+
+}  // namespace trestle

@@ -1,0 +1,154 @@
+// Several samples in one row: the loss and gradients of each alone, runs that differ in nothing but
+// how many forwards they take, exact resume.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "golden.h"
+#include "train/recipes.h"
+#include "train/trainer.h"
+
+namespace trestle {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kModel = "../assets/demo/model";
+
+// Texts and pictures of very unlike sizes: two pictures, one, none.
+std::string rows_of_all_kinds() {
+  std::string rows;
+  const auto picture = [](const char* name) {
+    return fmt::format(R"({{"type": "image", "path": "{}"}}, )",
+                       fs::absolute(fs::path("golden/images") / name).string());
+  };
+  const std::vector<std::string> pictures = {picture("rgb8.png") + picture("29x29.png"), "",
+                                             picture("420.jpg"), ""};
+  for (size_t i = 0; i < 12; ++i) {
+    rows += fmt::format(
+        R"({{"messages": [{{"role": "user", "content": [{}{{"type": "text", "text": "{}"}}]}}, )"
+        R"({{"role": "assistant", "content": "{}"}}]}})",
+        pictures[i % pictures.size()], std::string(1 + i * i % 90, 'q'),
+        std::string(1 + 7 * i % 40, 'a'));
+    rows += "\n";
+  }
+  return rows;
+}
+
+class Packed : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = fs::temp_directory_path() / fmt::format("trestle-packed-{}", ::getpid());
+    fs::create_directories(directory_);
+    std::ofstream(directory_ / "data.jsonl") << rows_of_all_kinds();
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+
+  TrainConfig config(const std::string& name) const {
+    TrainConfig config = recipe("ministral3_3b_sft_config");
+    config.model.params_dtype = "float32";
+    config.model.seq_length = 256;
+    config.checkpoint.pretrained_checkpoint = kModel;
+    config.checkpoint.save = (directory_ / name).string();
+    config.dataset.maker_name = "jsonl";
+    config.dataset.path_or_dataset = (directory_ / "data.jsonl").string();
+    config.dataset.image_max_edge = 112;
+    config.train.train_iters = 6;
+    config.train.global_batch_size = 8;
+    config.optimizer.lr = 1e-3;
+    config.scheduler.lr_warmup_iters = 2;
+    return config;
+  }
+
+  static std::vector<StepMetrics> run(const TrainConfig& config) {
+    std::vector<StepMetrics> steps;
+    Trainer(config).run([&](const StepMetrics& metrics) { steps.push_back(metrics); });
+    return steps;
+  }
+
+  fs::path directory_;
+};
+
+std::map<std::string, at::Tensor> gradients(const Ministral3& model) {
+  std::map<std::string, at::Tensor> gradients;
+  for (const auto& entry : model.named_parameters()) {
+    at::Tensor& gradient = entry.value().mutable_grad();
+    if (gradient.defined()) gradients[entry.key()] = gradient.clone();
+    gradient.reset();
+  }
+  return gradients;
+}
+
+// users' pain point 15: packing for models that take pictures.
+TEST_F(Packed, LossAndGradientsAreThoseOfEachSampleAlone) {
+  const auto model = load_model(OpenCheckpoint(kModel), {at::kFloat, at::kCPU});
+  const Processor processor(kModel, {.max_edge = 112});
+  const auto dataset = make_dataset("jsonl", directory_ / "data.jsonl", "");
+  std::vector<Sample> samples;
+  for (int64_t row = 0; row < dataset->size(); ++row) {
+    samples.push_back(processor.process(dataset->row(row), Ending::kSample));
+  }
+  double alone = 0;
+  for (const Sample& sample : samples) {
+    const Batch batch = collate({sample});
+    const at::Tensor loss = model->loss_sum(batch.input, batch.labels_T).first;
+    alone += loss.item<double>();
+    loss.backward();
+  }
+  const auto wanted = gradients(*model);
+
+  const Batch batch = collate(samples);
+  ASSERT_GT(batch.input.packing.runs().size(), 1u);  // lengths differ enough to attend apart
+  const auto [loss, targets] = model->loss_sum(batch.input, batch.labels_T);
+  EXPECT_NEAR(loss.item<double>() / static_cast<double>(targets),
+              alone / static_cast<double>(targets), 1e-5);
+  loss.backward();
+  const auto got = gradients(*model);
+  ASSERT_EQ(got.size(), wanted.size());
+  for (const auto& [name, gradient] : wanted) {
+    EXPECT_LT(testing::relative_error(got.at(name), gradient), 1e-4) << name;
+  }
+}
+
+TEST_F(Packed, RunsDifferInTheNumberOfForwardsAlone) {
+  TrainConfig packed = config("packed");
+  packed.dataset.pack_sequences_in_batch = true;
+  const auto alone = run(config("alone")), together = run(packed);
+  ASSERT_EQ(together.size(), alone.size());
+  for (size_t i = 0; i < alone.size(); ++i) {
+    EXPECT_NEAR(together[i].loss, alone[i].loss, 1e-4) << "step " << i + 1;
+    EXPECT_NEAR(together[i].grad_norm, alone[i].grad_norm, 1e-3 * alone[i].grad_norm);
+    EXPECT_EQ(together[i].tokens, alone[i].tokens);
+    EXPECT_EQ(together[i].target_tokens, alone[i].target_tokens);
+    EXPECT_EQ(together[i].images, alone[i].images);
+    EXPECT_EQ(alone[i].forwards, 8);
+    EXPECT_LT(together[i].forwards, 6);
+  }
+}
+
+TEST_F(Packed, ResumesToTheBit) {
+  TrainConfig lora = config("lora");
+  lora.dataset.pack_sequences_in_batch = true;
+  lora.model.params_dtype = "bf16";
+  lora.peft.scheme = "lora";
+  lora.peft.dim = 4;
+  lora.peft.dropout = 0.1;
+  const auto losses = [&] {
+    std::vector<double> losses;
+    for (const StepMetrics& step : run(lora)) losses.push_back(step.loss);
+    return losses;
+  };
+  const std::vector<double> whole = losses();
+  lora.checkpoint.save += "-resumed";
+  lora.train.exit_interval = 3;
+  std::vector<double> parts = losses();
+  lora.train.exit_interval.reset();
+  lora.checkpoint.load = lora.checkpoint.save;
+  lora.dataset.num_workers = 0;  // the threads settle nothing
+  for (const double loss : losses()) parts.push_back(loss);
+  EXPECT_EQ(parts, whole);
+}
+
+}  // namespace
+}  // namespace trestle
