@@ -1,6 +1,8 @@
 #include "data/sample_stream.h"
 
 #include <ATen/Parallel.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -11,6 +13,15 @@ namespace trestle {
 namespace {
 
 constexpr int64_t kAheadOfEach = 4;  // samples a worker may be ahead; pictures take megabytes
+constexpr int kLowestPriority = 19;
+
+// A worker takes what the training step leaves of the cores. Were it their equal, the step's own
+// threads, which wait for each other, would all be as slow as the one that shares its core.
+void yield_to_the_step() {
+  at::set_num_threads(1);  // its own operators must not ask for every core
+  // On Linux a thread has a priority of its own; where it cannot be set, nothing is lost but speed.
+  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kLowestPriority);
+}
 
 }  // namespace
 
@@ -55,8 +66,7 @@ SampleStream::Slot SampleStream::make(int64_t row) const {
 }
 
 void SampleStream::work() {
-  // The training step has the cores; a worker's own operators must not ask for all of them.
-  at::set_num_threads(1);
+  yield_to_the_step();
   std::unique_lock lock(mutex_);
   ++running_;
   made_.notify_all();

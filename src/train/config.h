@@ -104,7 +104,7 @@ struct DatasetOptions {
   std::string path_or_dataset;
   std::string split = "train";
   bool shuffle = true;
-  int64_t num_workers = 2;
+  int64_t num_workers = 0;
   bool pack_sequences_in_batch = false;
   std::string overlong = "error";
   int64_t image_max_edge = 0;
@@ -118,7 +118,7 @@ struct DatasetOptions {
         field("split", &DatasetOptions::split),
         field("shuffle", &DatasetOptions::shuffle, "false: rows in order, wrapping around"),
         field("num_workers", &DatasetOptions::num_workers,
-              "threads that read and prepare samples ahead; 0: none"),
+              "threads that read and prepare samples ahead; 0: none, as a step takes every core"),
         field("pack_sequences_in_batch", &DatasetOptions::pack_sequences_in_batch,
               "a forward takes as many samples of the global batch as fit into "
               "train.micro_batch_size times model.seq_length tokens"),
