@@ -38,6 +38,7 @@ void run_evaluate(const EvaluateFlags& flags) {
     }
     const Json report = {{"field_accuracy", result.field_accuracy()},
                          {"whole_accuracy", result.whole_accuracy()},
+                         {"scores", result.scores()},
                          {"rows", result.answers.size()},
                          {"answers", answers}};
     fmt::print("{}\n", report.dump());
@@ -46,6 +47,7 @@ void run_evaluate(const EvaluateFlags& flags) {
   fmt::print("fields right {:.1f} %, answers wholly right {:.1f} % of {} rows in {:.1f} s\n",
              100 * result.field_accuracy(), 100 * result.whole_accuracy(), result.answers.size(),
              result.seconds);
+  for (const auto& [name, score] : result.scores()) fmt::print("{:<20} {:.4f}\n", name, score);
 }
 
 }  // namespace

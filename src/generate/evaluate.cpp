@@ -6,11 +6,22 @@
 
 #include "base/error.h"
 #include "data/cord.h"
+#include "generate/scores.h"
 #include "generate/stop.h"
 
 namespace trestle {
 
 namespace {
+
+constexpr const char *kExactMatch = "exact_match", *kAnls = "anls", *kFieldF1 = "field_f1",
+                     *kTreeEditAccuracy = "tree_edit_accuracy",
+                     *kChoiceAccuracy = "choice_accuracy";
+
+std::string text_of(const Message& message) {
+  std::string text;
+  for (const Part& part : message.parts) text += part.text;
+  return text;
+}
 
 double share(int64_t part, int64_t whole) {
   return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
@@ -33,9 +44,47 @@ double Evaluation::whole_accuracy() const {
   return share(whole, static_cast<int64_t>(answers.size()));
 }
 
+std::map<std::string, double> Evaluation::scores() const {
+  std::map<std::string, double> sums;
+  FieldCounts fields;
+  int64_t documents = 0, choices = 0;
+  for (const ScoredAnswer& each : answers) {
+    sums[kExactMatch] += each.answer == each.wanted ? 1 : 0;
+    sums[kAnls] += anls(each.answer, each.wanted);
+    if (each.truth.is_structured()) {
+      ++documents;
+      const Json said = tags_to_json(each.answer);
+      const FieldCounts counts = count_fields(each.truth, said);
+      fields.same += counts.same;
+      fields.other += counts.other;
+      sums[kTreeEditAccuracy] += tree_edit_accuracy(each.truth, said);
+    } else if (is_choice(each.wanted)) {
+      ++choices;
+      sums[kChoiceAccuracy] += choice_of(each.answer) == choice_of(each.wanted) ? 1 : 0;
+    }
+  }
+  const auto count = std::ssize(answers);
+  if (choices < count) sums.erase(kChoiceAccuracy);
+  for (auto& [name, sum] : sums) {
+    sum /= static_cast<double>(name == kTreeEditAccuracy ? documents : count);
+  }
+  if (documents > 0) {
+    const double found = static_cast<double>(fields.same) + static_cast<double>(fields.other) / 2;
+    sums[kFieldF1] = found == 0 ? 1 : static_cast<double>(fields.same) / found;
+  }
+  return sums;
+}
+
+std::vector<std::string> score_names() {
+  return {kExactMatch, kAnls, kFieldF1, kTreeEditAccuracy, kChoiceAccuracy};
+}
+
 ScoredAnswer score_answer(const std::string& answer, const std::string& wanted, const Json& truth) {
-  ScoredAnswer scored{.answer = answer, .wanted = wanted};
-  if (truth.is_null()) {
+  ScoredAnswer scored;
+  scored.answer = answer;
+  scored.wanted = wanted;
+  scored.truth = truth;
+  if (!truth.is_structured()) {
     scored.total = 1;
     scored.right = answer == wanted ? 1 : 0;
     return scored;
@@ -65,16 +114,15 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
   for (int64_t first = 0; first < rows; first += options.batch_size) {
     const int64_t last = std::min(rows, first + options.batch_size);
     std::vector<Sample> prompts;
-    std::vector<std::string> wanted;
+    std::vector<std::string> wanted, asked;
     for (int64_t row = first; row < last; ++row) {
       Conversation conversation = dataset.row(row);
       if (conversation.messages.empty() || conversation.messages.back().role != Role::kAssistant) {
         user_error("row {} does not end with an answer to compare with", row);
       }
-      std::string text;
-      for (const Part& part : conversation.messages.back().parts) text += part.text;
-      wanted.push_back(std::move(text));
+      wanted.push_back(text_of(conversation.messages.back()));
       conversation.messages.pop_back();
+      asked.push_back(conversation.messages.empty() ? "" : text_of(conversation.messages.back()));
       prompts.push_back(processor.process(std::move(conversation), Ending::kPrompt));
     }
     SamplingOptions sampling;
@@ -82,10 +130,12 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
     const GenerationResult result = generator.generate(prompts, sampling);
     for (size_t i = 0; i < prompts.size(); ++i) {
       const int64_t row = first + static_cast<int64_t>(i);
-      evaluation.answers.push_back(
-          score_answer(processor.tokenizer().decode(result.sequences[i].ids), wanted[i],
-                       dataset.ground_truth(row)));
-      evaluation.answers.back().row = row;
+      ScoredAnswer scored = score_answer(processor.tokenizer().decode(result.sequences[i].ids),
+                                         wanted[i], dataset.ground_truth(row));
+      scored.row = row;
+      scored.prompt = std::move(asked[i]);
+      scored.pictures = std::ssize(prompts[i].images_CHW);
+      evaluation.answers.push_back(std::move(scored));
     }
     if (progress) progress(last);
   }

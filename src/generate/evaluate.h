@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,11 @@ namespace trestle {
 struct ScoredAnswer {
   int64_t row = 0;
   std::string answer, wanted;
+  /// Dataset::ground_truth of the row.
+  Json truth = nullptr;
+  /// Text of the prompt's last message, and pictures of the whole prompt.
+  std::string prompt = {};
+  int64_t pictures = 0;
   /// Fields of the truth that the answer has, path and value; and max(fields of the truth, fields
   /// of the answer), so that invented fields cost too. Without a structured truth the whole answer
   /// is the one field.
@@ -30,7 +36,13 @@ struct Evaluation {
   double field_accuracy() const;
   /// Share of answers that are right in every field.
   double whole_accuracy() const;
+  /// By name, each from 0 to 1: exact_match and anls of the texts; field_f1 and tree_edit_accuracy
+  /// where truths are documents; choice_accuracy where every truth is a letter.
+  std::map<std::string, double> scores() const;
 };
+
+/// All that scores() may have.
+std::vector<std::string> score_names();
 
 struct EvaluationOptions {
   /// The first `rows` rows; 0: all.
