@@ -13,6 +13,7 @@
 #include "train/metrics.h"
 #include "train/run_report.h"
 #include "train/trainer.h"
+#include "train/validation.h"
 #include "train/wandb.h"
 
 namespace trestle {
@@ -163,18 +164,26 @@ TEST_F(Metrics, ReportShowsCurvesScoresAndAnswers) {
                    .seconds = 0.5,
                    .peak_memory_bytes = 1'000'000};
   log.write(step);
-  log.write(
-      ValidationMetrics{.step = 1,
-                        .loss = 2.25,
-                        .scores = {{"field_f1", 0.5}},
-                        .answers = {{0, "<b>said", "wanted & such", 1, 2}, {1, "x", "x", 1, 1}},
-                        .seconds = 3661});
+  ScoredAnswer half, whole;
+  half.prompt = "what is <this>?";
+  half.pictures = 2;
+  half.answer = "<b>said";
+  half.wanted = "wanted & such";
+  half.right = 1;
+  half.total = 2;
+  whole.row = whole.right = whole.total = 1;
+  log.write(ValidationMetrics{.step = 1,
+                              .loss = 2.25,
+                              .scores = {{"field_f1", 0.5}},
+                              .answers = {half, whole},
+                              .seconds = 3661});
   EXPECT_NE(report().find("running"), std::string::npos);
   log.finish(RunEnd::kFinished);
   const std::string page = report();
   for (const std::string part :
        {"finished", "1 of 4", "1:01:01", "2.2500", "Validation: field_f1", "&lt;b&gt;said",
-        "wanted &amp; such", "Row 0: 1 of 2 right", "Row 1: 1 of 1 right", "train_iters: 4"}) {
+        "wanted &amp; such", "Row 0: 1 of 2 right", "Row 1: 1 of 1 right",
+        "[2 pictures] what is &lt;this&gt;?", "train_iters: 4"}) {
     EXPECT_NE(page.find(part), std::string::npos) << part;
   }
 }

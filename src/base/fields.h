@@ -147,10 +147,11 @@ std::string nearest(std::string_view name, const std::vector<std::string>& names
 
 [[noreturn]] void unknown_key(std::string_view key, const std::vector<FieldText>& known);
 
-/// Sets `key` (a dotted path) from text. Throws UserError: an unknown key names the nearest, a bad
-/// value its type.
+/// Sets `key` (a dotted path, or an older name that T::current_name knows) from text. Throws
+/// UserError: an unknown key names the nearest, a bad value its type.
 template <HasFields T>
 void set_field(T& config, std::string_view key, std::string_view text) {
+  if constexpr (requires { T::current_name(key); }) key = T::current_name(key);
   if (!detail::set_at(config, key, key, text)) unknown_key(key, list_fields(config));
 }
 

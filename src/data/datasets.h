@@ -32,4 +32,7 @@ std::vector<std::string> dataset_makers();
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const std::filesystem::path& path,
                                       const std::string& split);
 
+/// Whether `path` is a directory with *.parquet files of `split`.
+bool has_split(const std::filesystem::path& path, const std::string& split);
+
 }  // namespace trestle

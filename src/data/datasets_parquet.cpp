@@ -16,9 +16,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::vector<fs::path> parquet_files(const fs::path& path, const std::string& split) {
-  if (fs::is_regular_file(path)) return {path};
-  require_directory(path, "dataset.path_or_dataset");
+std::vector<fs::path> files_of_split(const fs::path& path, const std::string& split) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::recursive_directory_iterator(path)) {
     const std::string name = entry.path().filename().string();
@@ -27,6 +25,13 @@ std::vector<fs::path> parquet_files(const fs::path& path, const std::string& spl
     }
   }
   std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<fs::path> parquet_files(const fs::path& path, const std::string& split) {
+  if (fs::is_regular_file(path)) return {path};
+  require_directory(path, "dataset.path_or_dataset");
+  std::vector<fs::path> files = files_of_split(path, split);
   if (files.empty()) user_error("{} holds no .parquet file of split '{}'", path.string(), split);
   return files;
 }
@@ -189,6 +194,10 @@ class RavenDataset : public Dataset {
 };
 
 }  // namespace
+
+bool has_split(const fs::path& path, const std::string& split) {
+  return fs::is_directory(path) && !files_of_split(path, split).empty();
+}
 
 std::unique_ptr<Dataset> make_cord_v2_dataset(const fs::path& path, const std::string& split) {
   return std::make_unique<CordDataset>(path, split);

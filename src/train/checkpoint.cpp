@@ -97,10 +97,16 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
                          .replace = true},
                         list);
   for (const auto& [name, info] : list) writer.write(name, tensors.at(name));
-  writer.add_object(kProgress, {{"skipped", progress.skipped},
-                                {"skipped_on_end", progress.skipped_on_end},
-                                {"recent_losses", progress.recent_losses},
-                                {"base_bits", config.peft.base_bits}});
+  Json state = {{"skipped", progress.skipped},
+                {"skipped_on_end", progress.skipped_on_end},
+                {"recent_losses", progress.recent_losses},
+                {"base_bits", config.peft.base_bits}};
+  if (progress.best) {
+    state["best_step"] = progress.best->step;
+    state["best_metric"] = progress.best->metric;
+    state["best_value"] = progress.best->value;
+  }
+  writer.add_object(kProgress, state);
   writer.commit();
 }
 
@@ -138,6 +144,11 @@ Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, Ad
     progress.skipped = own->value("skipped", int64_t{0});
     progress.skipped_on_end = own->value("skipped_on_end", int64_t{0});
     progress.recent_losses = own->value("recent_losses", std::vector<double>());
+    if (own->contains("best_step")) {
+      progress.best =
+          BestStep{own->value("best_step", int64_t{0}), own->value("best_metric", std::string()),
+                   own->value("best_value", 0.0)};
+    }
     const auto bits = own->value("base_bits", int64_t{16}), ours = model.build().weight_bits;
     if (bits != ours) {
       user_error(

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "bridge/load.h"
@@ -11,16 +13,25 @@
 
 namespace trestle {
 
+/// The step whose validation was best so far.
+struct BestStep {
+  int64_t step = 0;
+  /// validation.best_metric, and what it was.
+  std::string metric;
+  double value = 0;
+};
+
 /// Where a run stands after a step.
 struct Progress {
   /// Steps made.
   int64_t step = 0;
-  /// Samples taken from the SampleOrder.
+  /// Samples taken: SampleStream::position.
   int64_t consumed_samples = 0;
   /// Of the steps, those that changed nothing (train.on_nan=skip), and how many of them on end.
   int64_t skipped = 0, skipped_on_end = 0;
   /// Losses of the last steps that did, oldest first: what a spike is measured by.
   std::vector<double> recent_losses = {};
+  std::optional<BestStep> best = {};
 };
 
 /// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA or DoRA run), AdamW's

@@ -1,10 +1,12 @@
 #include "train/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "base/error.h"
 #include "data/overlong.h"
+#include "generate/evaluate.h"
 
 namespace trestle {
 
@@ -20,7 +22,33 @@ void require_positive(std::string_view key, int64_t value) {
   require(value > 0, key, std::to_string(value), "must be at least 1");
 }
 
+void check_validation(const ValidationOptions& options) {
+  require(options.eval_interval >= 0, "validation.eval_interval",
+          std::to_string(options.eval_interval), "must not be negative");
+  require_positive("validation.eval_iters", options.eval_iters);
+  require(options.answers >= 0, "validation.answers", std::to_string(options.answers),
+          "must not be negative");
+  require_positive("validation.max_new_tokens", options.max_new_tokens);
+  const std::string& metric = options.best_metric;
+  if (metric.empty() || metric == kValidLoss) return;
+  std::vector<std::string> names = score_names();
+  if (std::ranges::find(names, metric) == names.end()) {
+    names.emplace_back(kValidLoss);
+    user_error("validation.best_metric={} is not known; did you mean {}?", metric,
+               nearest(metric, names));
+  }
+  if (options.answers == 0) {
+    user_error("validation.best_metric={} scores answers but validation.answers=0; set it", metric);
+  }
+}
+
 }  // namespace
+
+std::string_view TrainConfig::current_name(std::string_view key) {
+  if (key == "train.eval_interval") return "validation.eval_interval";
+  if (key == "train.eval_iters") return "validation.eval_iters";
+  return key;
+}
 
 void TrainConfig::validate() const {
   require_positive("train.train_iters", train.train_iters);
@@ -67,6 +95,7 @@ void TrainConfig::validate() const {
           std::to_string(dataset.feature_cache_mb), "must not be negative");
   require(dataset.num_workers >= 0 && dataset.num_workers <= kMostWorkers, "dataset.num_workers",
           std::to_string(dataset.num_workers), fmt::format("use 0 to {}", kMostWorkers));
+  check_validation(validation);
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
       !trains_adapters()) {

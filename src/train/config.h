@@ -13,6 +13,9 @@
 
 namespace trestle {
 
+/// The validation loss where a metric is named: validation.best_metric, metrics.jsonl.
+constexpr const char* kValidLoss = "valid_loss";
+
 struct ModelOptions {
   int64_t seq_length = 4096;
   bool freeze_language_model = false;
@@ -62,6 +65,32 @@ struct TrainOptions {
               "so many skipped steps on end stop the run"),
         field("loss_spike_factor", &TrainOptions::loss_spike_factor,
               "a loss over this times the mean of the 20 before counts as bad; 0: none does"));
+  }
+};
+
+struct ValidationOptions {
+  int64_t eval_interval = 5;
+  int64_t eval_iters = 10;
+  std::string path_or_dataset;
+  std::string split = "validation";
+  int64_t answers = 0;
+  int64_t max_new_tokens = 384;
+  std::string best_metric;
+  static constexpr auto fields() {
+    return std::tuple(
+        field("eval_interval", &ValidationOptions::eval_interval,
+              "steps between validations; 0: none"),
+        field("eval_iters", &ValidationOptions::eval_iters,
+              "the loss is that of the first so many global batches of rows"),
+        field("path_or_dataset", &ValidationOptions::path_or_dataset,
+              "file or directory of the same maker; default: the training data's directory"),
+        field("split", &ValidationOptions::split, "for directories"),
+        field("answers", &ValidationOptions::answers,
+              "so many of the first rows are answered greedily and scored; 0: the loss alone"),
+        field("max_new_tokens", &ValidationOptions::max_new_tokens, "longest such answer"),
+        field("best_metric", &ValidationOptions::best_metric,
+              "valid_loss or a score: the checkpoint that is best by it is kept, and best.json "
+              "names it"));
   }
 };
 
@@ -180,6 +209,7 @@ struct RngOptions {
 struct TrainConfig {
   ModelOptions model;
   TrainOptions train;
+  ValidationOptions validation;
   OptimizerOptions optimizer;
   SchedulerOptions scheduler;
   DatasetOptions dataset;
@@ -188,14 +218,17 @@ struct TrainConfig {
   LoggerOptions logger;
   RngOptions rng;
   static constexpr auto fields() {
-    return std::tuple(field("model", &TrainConfig::model), field("train", &TrainConfig::train),
-                      field("optimizer", &TrainConfig::optimizer),
-                      field("scheduler", &TrainConfig::scheduler),
-                      field("dataset", &TrainConfig::dataset), field("peft", &TrainConfig::peft),
-                      field("checkpoint", &TrainConfig::checkpoint),
-                      field("logger", &TrainConfig::logger), field("rng", &TrainConfig::rng));
+    return std::tuple(
+        field("model", &TrainConfig::model), field("train", &TrainConfig::train),
+        field("validation", &TrainConfig::validation), field("optimizer", &TrainConfig::optimizer),
+        field("scheduler", &TrainConfig::scheduler), field("dataset", &TrainConfig::dataset),
+        field("peft", &TrainConfig::peft), field("checkpoint", &TrainConfig::checkpoint),
+        field("logger", &TrainConfig::logger), field("rng", &TrainConfig::rng));
   }
 
+  /// Where a key of an older spelling of the Bridge's is now: train.eval_interval,
+  /// train.eval_iters.
+  static std::string_view current_name(std::string_view key);
   /// LoRA or DoRA: the base's weights stay as they are.
   bool trains_adapters() const { return !peft.scheme.empty(); }
   at::ScalarType dtype() const {

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "train/trainer.h"
+#include "train/validation.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -143,6 +144,14 @@ void MetricsLog::print_progress(const StepMetrics& metrics) const {
              "step {:>4}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  eta {}:{:02}\n",
              metrics.step, last_step_, metrics.loss, metrics.lr, metrics.grad_norm,
              static_cast<double>(metrics.tokens) / metrics.seconds, left / 60, left % 60);
+}
+
+void MetricsLog::print_progress(const ValidationMetrics& metrics) {
+  std::string scores;
+  for (const auto& [name, score] : metrics.scores)
+    scores += fmt::format("  {} {:.4f}", name, score);
+  fmt::print(stderr, "step {:>4}  validation loss {:.4f}{}  {:.1f} s\n", metrics.step, metrics.loss,
+             scores, metrics.seconds);
 }
 
 }  // namespace trestle

@@ -5,13 +5,11 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
-#include "generate/evaluate.h"
 #include "train/config.h"
 #include "train/run_report.h"
 #include "train/tensorboard.h"
@@ -20,19 +18,7 @@
 namespace trestle {
 
 struct StepMetrics;
-
-/// What a validation behind step `step` found; a line of metrics.jsonl.
-struct ValidationMetrics {
-  int64_t step = 0;
-  /// Mean over the targets of the rows it took.
-  double loss = 0;
-  /// By name: exact_match, field_f1, ...; higher is better. Empty where only the loss was asked
-  /// for.
-  std::map<std::string, double> scores;
-  /// Some of the answers that the scores are of.
-  std::vector<ScoredAnswer> answers;
-  double seconds = 0;
-};
+struct ValidationMetrics;
 
 /// How a run ended: at its last step, before it as asked for, by a signal (there is little time
 /// then), or by an error.
@@ -53,6 +39,8 @@ class MetricsLog {
   void write(const ValidationMetrics& metrics);
   /// step, loss, lr, gradient norm, tokens a second and the time left, to stderr.
   void print_progress(const StepMetrics& metrics) const;
+  /// Loss and scores of a validation.
+  static void print_progress(const ValidationMetrics& metrics);
   /// Renews report.html.
   void checkpoint_saved() const;
   /// The last thing told; may wait for W&B's upload.

@@ -65,6 +65,7 @@ TrainConfig demo_config(const FinetuneArguments& arguments) {
   config.optimizer.weight_decay = 0;
   config.peft.dim = 16;
   config.checkpoint.save_interval = 60;
+  config.validation.eval_interval = 0;  // the demo evaluates before and after
   return config;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/html.h"
+#include "train/config.h"
 
 namespace trestle {
 
@@ -13,7 +14,6 @@ namespace {
 
 constexpr size_t kAnswers = 8;  // of each kind
 constexpr const char* kLoss = "loss";
-constexpr const char* kValidLoss = "valid_loss";
 constexpr const char* kThroughput = "tokens a second";
 constexpr const char* kMemory = "peak memory in GB";
 
@@ -32,12 +32,19 @@ double number(const Json& line, const char* key) {
 }
 
 std::string answer_card(const ScoredAnswer& answer) {
+  const auto line = [](std::string_view what, const std::string& text) {
+    return fmt::format("<tr><th>{}</th><td><pre>{}</pre></td></tr>", what, escaped(text));
+  };
+  const std::string pictures = answer.pictures == 0 ? ""
+                               : answer.pictures == 1
+                                   ? "[1 picture] "
+                                   : fmt::format("[{} pictures] ", answer.pictures);
   return fmt::format(
-      "<article class=\"{}\"><div><h3>Row {}: {} of {} right</h3><table><tr><th>wanted</th>"
-      "<td><pre>{}</pre></td></tr><tr><th>said</th><td><pre>{}</pre></td></tr></table></div>"
+      "<article class=\"{}\"><div><h3>Row {}: {} of {} right</h3><table>{}{}{}</table></div>"
       "</article>",
       answer.whole() ? "whole" : "part", answer.row, answer.right, answer.total,
-      escaped(answer.wanted), escaped(answer.answer));
+      line("asked", pictures + answer.prompt), line("wanted", answer.wanted),
+      line("said", answer.answer));
 }
 
 }  // namespace

@@ -11,11 +11,13 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "checkpoint/hub.h"
 #include "data/overlong.h"
 #include "peft/pissa.h"
 #include "train/diagnose.h"
 #include "train/metrics.h"
+#include "train/micro_batches.h"
 #include "train/stop_signal.h"
 
 namespace trestle {
@@ -84,6 +86,7 @@ Trainer::Trainer(const TrainConfig& config)
                     .workers = config_.dataset.num_workers,
                     .start = progress_.consumed_samples,
                     .name = config_.dataset.path_or_dataset});
+  validation_ = Validation::make(config_, processor_);
 }
 
 void Trainer::freeze() {
@@ -114,16 +117,6 @@ Trainer::Drawn Trainer::next_samples() {
   }
   progress_.consumed_samples = stream_->position();
   return drawn;
-}
-
-std::vector<std::vector<size_t>> Trainer::micro_batches(const std::vector<Sample>& samples) const {
-  const int64_t size = config_.train.micro_batch_size;
-  if (!config_.dataset.pack_sequences_in_batch) {
-    return consecutive_groups(samples.size(), static_cast<size_t>(size));
-  }
-  std::vector<int64_t> lengths;
-  for (const Sample& sample : samples) lengths.push_back(std::ssize(sample.ids));
-  return packed_groups(lengths, size * config_.model.seq_length);
 }
 
 std::string Trainer::fault(const StepMetrics& metrics) const {
@@ -195,12 +188,9 @@ StepMetrics Trainer::step() {
   }
   optimizer_->zero_grad();
   std::string why;
-  for (const std::vector<size_t>& group : micro_batches(drawn.samples)) {
-    Drawn together;
-    for (const size_t i : group) {
-      together.samples.push_back(std::move(drawn.samples[i]));
-      together.rows.push_back(drawn.rows[i]);
-    }
+  for (const std::vector<size_t>& group : micro_batches(config_, drawn.samples)) {
+    Drawn together{take(drawn.samples, group), {}};
+    for (const size_t i : group) together.rows.push_back(drawn.rows[i]);
     why = accumulate(together, metrics);
     if (!why.empty()) break;
   }
@@ -228,6 +218,31 @@ void Trainer::save() {
   save_checkpoint(config_.checkpoint.save, *model_, *optimizer_, progress_, config_, base_);
 }
 
+bool Trainer::validate(MetricsLog& log) {
+  if (!validation_ || !validation_->is_due(progress_.step)) return false;
+  const ValidationMetrics metrics = validation_->run(*model_, features_.get(), progress_.step);
+  log.write(metrics);
+  MetricsLog::print_progress(metrics);
+  const auto best = validation_->better(metrics, progress_.best);
+  if (best) progress_.best = best;
+  return best.has_value();
+}
+
+void Trainer::write_best() const {
+  const fs::path run = config_.checkpoint.save, file = run / "best.json";
+  const int64_t step = progress_.best ? progress_.best->step : 0;
+  const std::string checkpoint = fmt::format("iter_{:07}", step);
+  // A run that goes on under another directory has left its best behind.
+  if (!progress_.best || !fs::exists(run / checkpoint)) {
+    fs::remove(file);
+    return;
+  }
+  write_json(file, {{"step", step},
+                    {"metric", progress_.best->metric},
+                    {"value", progress_.best->value},
+                    {"checkpoint", checkpoint}});
+}
+
 int Trainer::run(const OnStep& on_step) {
   const fs::path directory = config_.checkpoint.save;
   std::error_code error;
@@ -235,6 +250,7 @@ int Trainer::run(const OnStep& on_step) {
   if (error)
     machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
   write_text(directory / "resolved_config.yaml", to_yaml(config_));
+  write_best();  // steps that a resumed run makes again do not count yet
   MetricsLog log(config_, progress_.step);
   const StopSignal signal;
   while (progress_.step < config_.train.train_iters) {
@@ -247,9 +263,11 @@ int Trainer::run(const OnStep& on_step) {
     const int stopped = signal.received();
     const bool exit =
         config_.train.exit_interval && metrics.step % *config_.train.exit_interval == 0;
-    if (metrics.step % config_.checkpoint.save_interval == 0 ||
+    const bool best = stopped == 0 && validate(log);
+    if (best || metrics.step % config_.checkpoint.save_interval == 0 ||
         metrics.step == config_.train.train_iters || exit || stopped != 0) {
       save();
+      if (best) write_best();  // it names a checkpoint that is there
       log.checkpoint_saved();
     }
     if (stopped != 0) {

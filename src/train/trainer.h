@@ -15,6 +15,7 @@
 #include "train/config.h"
 #include "train/feature_cache.h"
 #include "train/optimizer.h"
+#include "train/validation.h"
 
 namespace trestle {
 
@@ -36,6 +37,8 @@ struct StepMetrics {
   /// Why nothing was changed (train.on_nan=skip); empty in a step that was made.
   std::string skipped = {};
 };
+
+class MetricsLog;
 
 class Trainer {
  public:
@@ -65,8 +68,6 @@ class Trainer {
     std::vector<int64_t> rows;
   };
   Drawn next_samples();
-  /// Which of the step's samples share a forward.
-  std::vector<std::vector<size_t>> micro_batches(const std::vector<Sample>& samples) const;
   /// Loss and gradients of samples that share a forward are added to those of the step. Returns
   /// what is wrong with them, or nothing.
   std::string accumulate(const Drawn& drawn, StepMetrics& metrics);
@@ -76,7 +77,11 @@ class Trainer {
   void refuse(StepMetrics& metrics, const std::string& why);
   void freeze();
   void start_from_adapter();
+  /// Where a validation is due: tells the log, and returns whether it was the best so far.
+  bool validate(MetricsLog& log);
   void save();
+  /// best.json says which checkpoint is progress_.best; there is none where that is not here.
+  void write_best() const;
 
   TrainConfig config_;
   OpenCheckpoint base_;
@@ -87,6 +92,7 @@ class Trainer {
   std::unique_ptr<AdamW> optimizer_;
   Progress progress_;
   std::unique_ptr<SampleStream> stream_;
+  std::unique_ptr<Validation> validation_;
 };
 
 }  // namespace trestle

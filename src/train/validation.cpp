@@ -1,0 +1,138 @@
+#include "train/validation.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "data/overlong.h"
+#include "train/micro_batches.h"
+
+namespace trestle {
+
+namespace {
+
+// Nothing acts differently in training and evaluation but adapters' dropout.
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(Ministral3& model) : model_(model) { model_.eval(); }
+  ~EvaluationMode() { model_.train(); }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  Ministral3& model_;
+  at::NoGradGuard no_grad_;
+};
+
+}  // namespace
+
+std::unique_ptr<Validation> Validation::make(const TrainConfig& config,
+                                             const Processor& processor) {
+  const ValidationOptions& options = config.validation;
+  if (options.eval_interval == 0) return nullptr;
+  std::string path = options.path_or_dataset;
+  if (path.empty()) {
+    path = config.dataset.path_or_dataset;
+    if (!has_split(path, options.split)) {
+      fmt::print(stderr,
+                 "no validation: {} has no Parquet file of split '{}'; name validation.path_or_"
+                 "dataset\n",
+                 path, options.split);
+      return nullptr;
+    }
+  }
+  std::unique_ptr<Validation> validation(new Validation(config, processor, path));
+  validation->check_best_metric();
+  return validation;
+}
+
+Validation::Validation(const TrainConfig& config, const Processor& processor,
+                       const std::string& path)
+    : config_(config),
+      processor_(processor),
+      path_(path),
+      dataset_(make_dataset(config.dataset.maker_name, path, config.validation.split)) {}
+
+void Validation::check_best_metric() const {
+  const std::string& metric = config_.validation.best_metric;
+  if (metric.empty() || metric == kValidLoss) return;
+  // Which scores there are is settled by the truths, so that it need not wait for answers.
+  Evaluation evaluation;
+  for (int64_t row = 0; row < std::min(config_.validation.answers, dataset_->size()); ++row) {
+    const Conversation conversation = dataset_->row(row);
+    std::string wanted;
+    for (const Part& part : conversation.messages.back().parts) wanted += part.text;
+    evaluation.answers.push_back(score_answer(wanted, wanted, dataset_->ground_truth(row)));
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, score] : evaluation.scores()) names.push_back(name);
+  if (std::ranges::find(names, metric) == names.end()) {
+    user_error("validation.best_metric={} does not apply to {}; it has {} and {}", metric, path_,
+               fmt::join(names, ", "), kValidLoss);
+  }
+}
+
+bool Validation::is_due(int64_t step) const {
+  return step % config_.validation.eval_interval == 0 || step == config_.train.train_iters;
+}
+
+double Validation::loss(const Ministral3& model, FeatureCache* features) const {
+  const int64_t batch = config_.train.global_batch_size;
+  const int64_t rows = std::min(dataset_->size(), config_.validation.eval_iters * batch);
+  const Overlong overlong = *overlong_of_name(config_.dataset.overlong);
+  double sum = 0;
+  int64_t targets = 0;
+  for (int64_t first = 0; first < rows; first += batch) {
+    std::vector<Sample> samples;
+    for (int64_t row = first; row < std::min(rows, first + batch); ++row) {
+      auto sample = fit(processor_, dataset_->row(row), config_.model.seq_length, overlong,
+                        fmt::format("row {} of {}", row, path_));
+      if (sample) samples.push_back(std::move(*sample));
+    }
+    for (const std::vector<size_t>& group : micro_batches(config_, samples)) {
+      Batch together = collate(take(samples, group));
+      if (features != nullptr) features->fill(together.input);
+      const auto [loss, count] = model.loss_sum(together.input, together.labels_T);
+      sum += count > 0 ? loss.item<double>() : 0;
+      targets += count;
+    }
+  }
+  if (targets == 0) user_error("the first {} rows of {} have no target to validate", rows, path_);
+  return sum / static_cast<double>(targets);
+}
+
+ValidationMetrics Validation::run(Ministral3& model, FeatureCache* features, int64_t step) const {
+  const auto start = std::chrono::steady_clock::now();
+  const EvaluationMode mode(model);
+  ValidationMetrics metrics;
+  metrics.step = step;
+  metrics.loss = loss(model, features);
+  if (config_.validation.answers > 0) {
+    EvaluationOptions options;
+    options.rows = config_.validation.answers;
+    options.max_new_tokens = config_.validation.max_new_tokens;
+    Evaluation evaluation = evaluate(model, processor_, *dataset_, options);
+    metrics.scores = evaluation.scores();
+    metrics.answers = std::move(evaluation.answers);
+  }
+  metrics.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return metrics;
+}
+
+std::optional<BestStep> Validation::better(const ValidationMetrics& metrics,
+                                           const std::optional<BestStep>& before) const {
+  const std::string& name = config_.validation.best_metric;
+  if (name.empty()) return std::nullopt;
+  const bool by_loss = name == kValidLoss;
+  const double value = by_loss ? metrics.loss : metrics.scores.at(name);
+  // A best of another metric says nothing; a value that is no number is better than nothing.
+  if (before && before->metric == name) {
+    if (by_loss ? !(value < before->value) : !(value > before->value)) return std::nullopt;
+  }
+  return BestStep{metrics.step, name, value};
+}
+
+}  // namespace trestle

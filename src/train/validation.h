@@ -1,0 +1,60 @@
+// Validation inside the training loop: loss and scores on rows that are not trained on, and which
+// step was the best. Called by the trainer.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/datasets.h"
+#include "generate/evaluate.h"
+#include "train/checkpoint.h"
+#include "train/config.h"
+#include "train/feature_cache.h"
+
+namespace trestle {
+
+/// What a validation behind step `step` found; a line of metrics.jsonl.
+struct ValidationMetrics {
+  int64_t step = 0;
+  /// Mean over the targets of the rows it took.
+  double loss = 0;
+  /// By name: exact_match, field_f1, ...; higher is better. Empty where only the loss was asked
+  /// for.
+  std::map<std::string, double> scores = {};
+  /// The answers that the scores are of.
+  std::vector<ScoredAnswer> answers = {};
+  double seconds = 0;
+};
+
+class Validation {
+ public:
+  /// As validation.* say; null where it is off or, with a line on stderr, where there is nothing to
+  /// validate on. Keeps references to the config and the processor. Throws UserError when the data
+  /// cannot be opened or has no such score as validation.best_metric.
+  static std::unique_ptr<Validation> make(const TrainConfig& config, const Processor& processor);
+
+  /// Behind every validation.eval_interval-th step and the last.
+  bool is_due(int64_t step) const;
+  /// Leaves the model in training mode, and torch's random state as it was. `features` may be null.
+  /// Throws UserError naming a row that cannot be used.
+  ValidationMetrics run(Ministral3& model, FeatureCache* features, int64_t step) const;
+  /// The metrics as the best ones, if by validation.best_metric they are better than `before`.
+  std::optional<BestStep> better(const ValidationMetrics& metrics,
+                                 const std::optional<BestStep>& before) const;
+
+ private:
+  Validation(const TrainConfig& config, const Processor& processor, const std::string& path);
+  double loss(const Ministral3& model, FeatureCache* features) const;
+  void check_best_metric() const;
+
+  const TrainConfig& config_;
+  const Processor& processor_;
+  std::string path_;
+  std::unique_ptr<Dataset> dataset_;
+};
+
+}  // namespace trestle

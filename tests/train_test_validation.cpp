@@ -1,0 +1,200 @@
+// Validation in the loop: its loss, that training does not feel it, the best checkpoint.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "base/file.h"
+#include "errors.h"
+#include "train/recipes.h"
+#include "train/trainer.h"
+#include "train/validation.h"
+
+namespace trestle {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char *kModel = "../assets/demo/model", *kData = "../assets/demo/data";
+
+class Validated : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = fs::temp_directory_path() / fmt::format("trestle-validated-{}", ::getpid());
+    fs::create_directories(directory_);
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+
+  // Two steps on receipts, validated on the test split.
+  TrainConfig config(const std::string& name) const {
+    TrainConfig config = recipe("ministral3_3b_peft_config");
+    config.model.params_dtype = "float32";
+    config.checkpoint.pretrained_checkpoint = kModel;
+    config.checkpoint.save = (directory_ / name).string();
+    config.dataset.path_or_dataset = kData;
+    config.train.train_iters = 4;
+    config.train.global_batch_size = 2;
+    config.train.micro_batch_size = 2;
+    config.peft.dim = 4;
+    config.peft.dropout = 0.1;
+    config.optimizer.lr = 1e-3;
+    config.scheduler.lr_warmup_iters = 0;
+    config.validation.split = "test";
+    config.validation.eval_interval = 2;
+    config.validation.eval_iters = 2;
+    return config;
+  }
+
+  struct Lines {
+    std::vector<Json> steps, validations;
+  };
+  static Lines run(const TrainConfig& config) {
+    Trainer(config).run();
+    Lines lines;
+    std::ifstream log(fs::path(config.checkpoint.save) / "metrics.jsonl");
+    for (std::string line; std::getline(log, line);) {
+      Json parsed = Json::parse(line);
+      (parsed.contains(kValidLoss) ? lines.validations : lines.steps).push_back(std::move(parsed));
+    }
+    return lines;
+  }
+  static std::vector<double> losses(const std::vector<Json>& lines, const char* key) {
+    std::vector<double> losses;
+    for (const Json& line : lines) losses.push_back(line.at(key).get<double>());
+    return losses;
+  }
+
+  fs::path directory_;
+};
+
+TEST_F(Validated, TheLossIsThatOfTheFirstRows) {
+  const TrainConfig config = this->config("loss");
+  Trainer trainer(config);
+  const Processor processor(kModel);
+  const auto validation = Validation::make(config, processor);
+  ASSERT_NE(validation, nullptr);
+  const ValidationMetrics metrics = validation->run(trainer.model(), nullptr, 7);
+  EXPECT_EQ(metrics.step, 7);
+  EXPECT_TRUE(trainer.model().is_training());
+
+  const at::NoGradGuard no_grad;
+  trainer.model().eval();  // dropout is off in a validation
+  const auto dataset = make_dataset("make_cord_v2_dataset", kData, "test");
+  double sum = 0;
+  int64_t targets = 0;
+  for (int64_t row = 0; row < 4; ++row) {
+    const Batch batch = collate({processor.process(dataset->row(row), Ending::kSample)});
+    const auto [loss, count] = trainer.model().loss_sum(batch.input, batch.labels_T);
+    sum += loss.item<double>();
+    targets += count;
+  }
+  EXPECT_NEAR(metrics.loss, sum / static_cast<double>(targets), 1e-5);
+}
+
+TEST_F(Validated, TrainingDoesNotFeelIt) {
+  TrainConfig without = config("without");
+  without.validation.eval_interval = 0;
+  TrainConfig with = config("with");
+  with.validation.answers = 2;
+  with.validation.max_new_tokens = 8;
+  const Lines plain = run(without), validated = run(with);
+  EXPECT_EQ(losses(validated.steps, "loss"), losses(plain.steps, "loss"));
+  EXPECT_TRUE(plain.validations.empty());
+  ASSERT_EQ(validated.validations.size(), 2u);
+  EXPECT_EQ(validated.validations[0]["step"], 2);
+  EXPECT_EQ(validated.validations[1]["step"], 4);
+  for (const char* name : {"valid_exact_match", "valid_anls", "valid_field_f1",
+                           "valid_tree_edit_accuracy", "valid_seconds"}) {
+    EXPECT_TRUE(validated.validations[0].contains(name)) << name;
+  }
+  const std::string report = read_text(fs::path(with.checkpoint.save) / "report.html", 1 << 24);
+  EXPECT_NE(report.find("[1 picture] Describe this image."), std::string::npos);
+}
+
+TEST_F(Validated, TheLastStepIsValidatedToo) {
+  TrainConfig odd = config("odd");
+  odd.train.train_iters = 3;
+  const Lines lines = run(odd);
+  ASSERT_EQ(lines.validations.size(), 2u);
+  EXPECT_EQ(lines.validations[1]["step"], 3);
+}
+
+TEST_F(Validated, TheBestCheckpointIsKept) {
+  TrainConfig best = config("best");
+  best.validation.best_metric = kValidLoss;
+  best.checkpoint.save_interval = 100;
+  best.train.train_iters = 6;
+  const Lines lines = run(best);
+  const std::vector<double> values = losses(lines.validations, kValidLoss);
+  ASSERT_EQ(values.size(), 3u);
+  const auto least = std::ranges::min_element(values) - values.begin();
+  const Json found = read_json(fs::path(best.checkpoint.save) / "best.json");
+  EXPECT_EQ(found["step"], 2 * (least + 1));
+  EXPECT_EQ(found["value"], values[static_cast<size_t>(least)]);
+  EXPECT_EQ(found["metric"], kValidLoss);
+  EXPECT_TRUE(fs::exists(fs::path(best.checkpoint.save) / found["checkpoint"].get<std::string>()));
+}
+
+TEST_F(Validated, AResumedRunKnowsTheBest) {
+  TrainConfig whole = config("whole");
+  whole.validation.best_metric = kValidLoss;
+  whole.train.train_iters = 8;
+  const auto wanted = run(whole);
+  TrainConfig parts = whole;
+  parts.checkpoint.save += "-parts";
+  parts.train.exit_interval = 4;
+  run(parts);
+  parts.train.exit_interval.reset();
+  parts.checkpoint.load = parts.checkpoint.save;
+  const auto got = run(parts);
+  EXPECT_EQ(losses(got.steps, "loss"), losses(wanted.steps, "loss"));
+  EXPECT_EQ(losses(got.validations, kValidLoss), losses(wanted.validations, kValidLoss));
+  EXPECT_EQ(read_json(fs::path(parts.checkpoint.save) / "best.json"),
+            read_json(fs::path(whole.checkpoint.save) / "best.json"));
+}
+
+TEST_F(Validated, ABestStepIsBeatenByABetterOneOfItsMetric) {
+  TrainConfig config = this->config("better");
+  config.validation.best_metric = "field_f1";
+  config.validation.answers = 1;
+  const Processor processor(kModel);
+  const auto validation = Validation::make(config, processor);
+  ValidationMetrics metrics;
+  metrics.step = 4;
+  metrics.loss = 1;
+  metrics.scores["field_f1"] = 0.5;
+  EXPECT_TRUE(validation->better(metrics, std::nullopt));
+  EXPECT_TRUE(validation->better(metrics, BestStep{2, "field_f1", 0.4}));
+  EXPECT_TRUE(validation->better(metrics, BestStep{2, kValidLoss, 0.1}));
+  EXPECT_FALSE(validation->better(metrics, BestStep{2, "field_f1", 0.5}));
+}
+
+TEST_F(Validated, WhatCannotBeIsSaidBeforeTheFirstStep) {
+  TrainConfig config = this->config("errors");
+  config.validation.best_metric = "field_f2";
+  EXPECT_NE(error_of([&] { config.validate(); }).find("did you mean field_f1?"), std::string::npos);
+  config.validation.best_metric = "field_f1";
+  EXPECT_NE(error_of([&] { config.validate(); }).find("validation.answers=0"), std::string::npos);
+  config.validation.answers = 2;
+  config.validation.best_metric = "choice_accuracy";
+  EXPECT_NE(error_of([&] { const Trainer trainer(config); }).find("does not apply"),
+            std::string::npos);
+  config.validation.best_metric = "";
+  config.validation.split = "nowhere";
+  EXPECT_EQ(Validation::make(config, Processor(kModel)), nullptr);
+  config.validation.path_or_dataset = kData;
+  EXPECT_NE(error_of([&] { const Trainer trainer(config); }).find("split 'nowhere'"),
+            std::string::npos);
+}
+
+TEST(OlderNames, AreThoseOfTheBridge) {
+  TrainConfig config;
+  apply_override(config, "train.eval_interval=7");
+  apply_yaml(config, "train:\n  eval_iters: 3\n", "file");
+  EXPECT_EQ(config.validation.eval_interval, 7);
+  EXPECT_EQ(config.validation.eval_iters, 3);
+}
+
+}  // namespace
+}  // namespace trestle
