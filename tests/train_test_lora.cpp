@@ -73,7 +73,8 @@ std::map<std::string, std::string> peft_names(const Ministral3& model) {
 class PeftsForm : public ::testing::TestWithParam<const char*> {};
 
 INSTANTIATE_TEST_SUITE_P(Schemes, PeftsForm,
-                         ::testing::Values("lora", "dora", "lora_everywhere", "dora_everywhere"),
+                         ::testing::Values("lora", "dora", "lora_towers", "lora_everywhere",
+                                           "dora_everywhere"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(PeftsForm, TenStepsArePefts) {

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/megatron.h"
+#include "errors.h"
 #include "golden.h"
 #include "train/recipes.h"
 #include "train/trainer.h"
@@ -448,6 +449,29 @@ TEST(Recipes, ResolvedConfigsAreTheCommittedOnes) {
   for (const Recipe& each : recipes()) {
     EXPECT_EQ(to_yaml(each.make({})), read_text("golden/recipes/" + each.name + ".yaml"))
         << each.name;
+  }
+}
+
+TEST(Recipes, TensorParallelIsThatOfTheBridgesTable) {
+  const auto size = [](const std::string& name, const std::string& peft) {
+    return recipe(name, peft.empty() ? FinetuneArguments() : with_peft(peft))
+        .model.tensor_model_parallel_size;
+  };
+  EXPECT_EQ(size("ministral3_3b_sft_config", ""), 1);
+  EXPECT_EQ(size("ministral3_8b_sft_config", ""), 2);
+  EXPECT_EQ(size("ministral3_8b_peft_config", ""), 1);
+  EXPECT_EQ(size("ministral3_14b_sft_config", ""), 4);
+  EXPECT_EQ(size("ministral3_14b_peft_config", ""), 2);
+  EXPECT_EQ(size("ministral3_14b_finetune_config", "dora"), 2);
+  EXPECT_EQ(size("ministral3_14b_peft_config", "none"), 4);
+}
+
+TEST(Recipes, WhatIsNotHereIsRefused) {
+  for (const std::string key : {"pipeline_model_parallel_size", "context_parallel_size"}) {
+    TrainConfig config = recipe("ministral3_3b_sft_config");
+    apply_override(config, "model." + key + "=2");
+    EXPECT_NE(error_of([&] { config.validate(); }).find(key + "=2: is not here yet"),
+              std::string::npos);
   }
 }
 

@@ -19,7 +19,7 @@ from safetensors.torch import save
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from goldens import checks, lora, models, record  # noqa: E402
+from goldens import checks, lora, models, record, runs  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "model"
 
@@ -124,10 +124,25 @@ def make_starts(model):
     write(folder / "starts.safetensors", golden)
 
 
+def make_runs(model):
+    """Whole runs: with frozen parts, and packed ones."""
+    folder = GOLDEN / model.name
+    batch, _ = models.make_batch(model)
+    if model.name == "tied":
+        towers = folder / "lora_towers"
+        golden = lora.lora_towers(models.load_model(model, folder), batch, towers, model.seed)
+        write(towers / "golden.safetensors", golden)
+        write(folder / "packed_lora.safetensors", runs.packed_lora(model, folder))
+        return
+    write(folder / "frozen.safetensors", runs.frozen(lambda: models.load_model(model, folder), batch))
+    write(folder / "packed.safetensors", runs.packed_full(model, folder))
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="+", help="the models to make: tied untied mistral text")
+    parser.add_argument("--runs", action="store_true", help="only the files of make_runs")
     args = parser.parse_args()
     torch.set_num_threads(1)  # one order of summation, whatever the machine
     transformers.logging.disable_progress_bar()
@@ -135,13 +150,16 @@ def main():
         if args.only and model.name not in args.only:
             continue
         print(model.name)
-        make_model(model)
-        if model.name == "tied":
+        if not args.runs:
+            make_model(model)
+        if model.name == "tied" and not args.runs:
             make_bf16(model)
             make_lora(model)
             make_starts(model)
-        if model.name == "text":
+        if model.name == "text" and not args.runs:
             make_padded(model)
+        if model.name in ("tied", "untied"):
+            make_runs(model)
 
 
 if __name__ == "__main__":

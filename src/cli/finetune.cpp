@@ -15,7 +15,8 @@ namespace trestle {
 namespace {
 
 struct FinetuneFlags {
-  std::string recipe, config_file, peft_scheme, on_nan;
+  std::string recipe, config_file, peft_scheme, on_nan, overlong;
+  std::optional<int64_t> image_max_edge, image_max_tokens;
   FinetuneArguments arguments;
   std::vector<std::string> overrides;
   bool print_config = false;
@@ -38,6 +39,14 @@ TrainConfig settle(const FinetuneFlags& flags) {
     config.model.freeze_vision_projection |= arguments.freeze_vision_projection;
   }
   if (!flags.on_nan.empty()) config.train.on_nan = flags.on_nan;
+  if (!flags.overlong.empty()) config.dataset.overlong = flags.overlong;
+  const auto set = [](int64_t& value, const std::optional<int64_t>& flag) {
+    value = flag.value_or(value);
+  };
+  set(config.train.train_iters, arguments.train_iters);
+  set(config.train.global_batch_size, arguments.global_batch_size);
+  set(config.dataset.image_max_edge, flags.image_max_edge);
+  set(config.dataset.image_max_tokens, flags.image_max_tokens);
   for (const std::string& each : flags.overrides) apply_override(config, each);
   return config;
 }
@@ -47,6 +56,13 @@ void finetune(const FinetuneFlags& flags) {
   if (flags.print_config) {
     fmt::print("{}", to_yaml(config));
     return;
+  }
+  if (const int64_t size = config.model.tensor_model_parallel_size; size > 1) {
+    fmt::print(
+        stderr,
+        "model.tensor_model_parallel_size={} is for as many GPUs; this one process holds the "
+        "whole model and computes the same\n",
+        size);
   }
   Trainer trainer(config);
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
@@ -84,6 +100,16 @@ void add_finetune(CLI::App& app) {
       ->add_option("--on-nan,--on_nan", flags->on_nan,
                    "stop at a step whose loss or gradient is no number, or skip it")
       ->check(CLI::IsMember({"stop", "skip"}));
+  command->add_option("--train-iters,--train_iters", flags->arguments.train_iters,
+                      "optimizer steps");
+  command->add_option("--global-batch-size,--global_batch_size", flags->arguments.global_batch_size,
+                      "samples a step");
+  command->add_option("--overlong", flags->overlong,
+                      "samples over model.seq_length: error, drop, shrink-image or cut-text");
+  command->add_option("--image-max-edge,--image_max_edge", flags->image_max_edge,
+                      "pixels of a picture's longest side at most");
+  command->add_option("--image-max-tokens,--image_max_tokens", flags->image_max_tokens,
+                      "tokens of a picture at most");
   command->add_flag("--freeze-language-model,--freeze_language_model",
                     flags->arguments.freeze_language_model);
   command->add_flag("--freeze-vision-model,--freeze_vision_model",

@@ -22,6 +22,18 @@ void require_positive(std::string_view key, int64_t value) {
   require(value > 0, key, std::to_string(value), "must be at least 1");
 }
 
+// A layer's shards make the same sums, so that one process may make them all; the other kinds of
+// parallelism would be silently another run.
+void check_parallelism(const ModelOptions& model) {
+  require_positive("model.tensor_model_parallel_size", model.tensor_model_parallel_size);
+  const auto require_one = [](std::string_view key, int64_t value) {
+    require(value == 1, key, std::to_string(value), "is not here yet; use 1");
+  };
+  require_one("model.pipeline_model_parallel_size", model.pipeline_model_parallel_size);
+  require_one("model.context_parallel_size", model.context_parallel_size);
+  require(!model.sequence_parallel, "model.sequence_parallel", "true", "is not here yet");
+}
+
 void check_validation(const ValidationOptions& options) {
   require(options.eval_interval >= 0, "validation.eval_interval",
           std::to_string(options.eval_interval), "must not be negative");
@@ -69,6 +81,7 @@ void TrainConfig::validate() const {
   }
   require(model.params_dtype == "bf16" || model.params_dtype == "float32", "model.params_dtype",
           model.params_dtype, "use bf16 or float32");
+  check_parallelism(model);
   const std::string& granularity = model.recompute_granularity;
   require(granularity == "none" || granularity == "selective" || granularity == "full",
           "model.recompute_granularity", granularity, "use none, selective or full");

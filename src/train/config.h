@@ -17,6 +17,10 @@ namespace trestle {
 constexpr const char* kValidLoss = "valid_loss";
 
 struct ModelOptions {
+  int64_t tensor_model_parallel_size = 1;
+  int64_t pipeline_model_parallel_size = 1;
+  int64_t context_parallel_size = 1;
+  bool sequence_parallel = false;
   int64_t seq_length = 4096;
   bool freeze_language_model = false;
   bool freeze_vision_model = false;
@@ -27,6 +31,11 @@ struct ModelOptions {
   int64_t recompute_num_layers = 1;
   static constexpr auto fields() {
     return std::tuple(
+        field("tensor_model_parallel_size", &ModelOptions::tensor_model_parallel_size,
+              "GPUs that share each layer; one process holds the whole model whatever it says"),
+        field("pipeline_model_parallel_size", &ModelOptions::pipeline_model_parallel_size),
+        field("context_parallel_size", &ModelOptions::context_parallel_size),
+        field("sequence_parallel", &ModelOptions::sequence_parallel),
         field("seq_length", &ModelOptions::seq_length,
               "longest sample in tokens; see dataset.overlong"),
         field("freeze_language_model", &ModelOptions::freeze_language_model),

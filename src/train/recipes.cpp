@@ -9,7 +9,14 @@ namespace trestle {
 
 namespace {
 
-TrainConfig finetune_config(const FinetuneArguments& arguments, const std::string& usual_peft) {
+// GPUs that share a layer in Megatron Bridge's table for Ministral 3, of 8.
+struct TensorParallel {
+  int64_t sft, peft;
+};
+constexpr TensorParallel k3B{1, 1}, k8B{2, 1}, k14B{4, 2};
+
+TrainConfig finetune_config(const FinetuneArguments& arguments, const std::string& usual_peft,
+                            const TensorParallel& parallel) {
   TrainConfig config;
   if (const char* root = std::getenv("SAVE_DIR"); root != nullptr && !arguments.name.empty()) {
     config.checkpoint.save = (std::filesystem::path(root) / arguments.name).string();
@@ -17,6 +24,7 @@ TrainConfig finetune_config(const FinetuneArguments& arguments, const std::strin
   config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;
   if (arguments.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
   const std::string peft = arguments.peft.value_or(usual_peft);
+  config.model.tensor_model_parallel_size = peft == "none" ? parallel.sft : parallel.peft;
   if (peft != "none") {
     config.peft.scheme = peft;
     config.optimizer.lr = 1e-4;
@@ -31,30 +39,27 @@ TrainConfig finetune_config(const FinetuneArguments& arguments, const std::strin
   return config;
 }
 
-TrainConfig sft_config(const FinetuneArguments& arguments) {
-  return finetune_config(arguments, "none");
-}
-
+template <const TensorParallel& parallel>
 TrainConfig peft_config(const FinetuneArguments& arguments) {
-  return finetune_config(arguments, "lora");
+  return finetune_config(arguments, "lora", parallel);
 }
 
 }  // namespace
 
 TrainConfig ministral3_3b_finetune_config(const FinetuneArguments& arguments) {
-  return sft_config(arguments);
+  return finetune_config(arguments, "none", k3B);
 }
 
 TrainConfig ministral3_8b_finetune_config(const FinetuneArguments& arguments) {
-  return sft_config(arguments);
+  return finetune_config(arguments, "none", k8B);
 }
 
 TrainConfig ministral3_14b_finetune_config(const FinetuneArguments& arguments) {
-  return sft_config(arguments);
+  return finetune_config(arguments, "none", k14B);
 }
 
 TrainConfig demo_config(const FinetuneArguments& arguments) {
-  TrainConfig config = peft_config(arguments);
+  TrainConfig config = peft_config<k3B>(arguments);
   config.model.params_dtype = "float32";
   config.model.seq_length = 1024;
   config.train.train_iters = arguments.train_iters.value_or(120);
@@ -72,14 +77,14 @@ TrainConfig demo_config(const FinetuneArguments& arguments) {
 const std::vector<Recipe>& recipes() {
   static const std::vector<Recipe> table = {
       {"ministral3_3b_finetune_config", "full, or --peft-scheme", ministral3_3b_finetune_config},
-      {"ministral3_3b_sft_config", "full fine-tuning", sft_config},
-      {"ministral3_3b_peft_config", "LoRA", peft_config},
+      {"ministral3_3b_sft_config", "full fine-tuning", ministral3_3b_finetune_config},
+      {"ministral3_3b_peft_config", "LoRA", peft_config<k3B>},
       {"ministral3_8b_finetune_config", "full, or --peft-scheme", ministral3_8b_finetune_config},
-      {"ministral3_8b_sft_config", "full fine-tuning", sft_config},
-      {"ministral3_8b_peft_config", "LoRA", peft_config},
+      {"ministral3_8b_sft_config", "full fine-tuning", ministral3_8b_finetune_config},
+      {"ministral3_8b_peft_config", "LoRA", peft_config<k8B>},
       {"ministral3_14b_finetune_config", "full, or --peft-scheme", ministral3_14b_finetune_config},
-      {"ministral3_14b_sft_config", "full fine-tuning", sft_config},
-      {"ministral3_14b_peft_config", "LoRA", peft_config},
+      {"ministral3_14b_sft_config", "full fine-tuning", ministral3_14b_finetune_config},
+      {"ministral3_14b_peft_config", "LoRA", peft_config<k14B>},
       {"demo_config", "LoRA on the embedded demo model", demo_config},
   };
   return table;

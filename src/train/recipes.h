@@ -36,8 +36,8 @@ const std::vector<Recipe>& recipes();
 /// Throws UserError naming the nearest.
 TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments = {});
 
-/// Full fine-tuning unless `peft` says otherwise. Sizes differ in what a later parallel layout
-/// needs, not in anything of one process.
+/// Full fine-tuning unless `peft` says otherwise. Sizes differ in the tensor parallelism of
+/// Megatron Bridge's table, and in nothing of one process.
 TrainConfig ministral3_3b_finetune_config(const FinetuneArguments& arguments = {});
 TrainConfig ministral3_8b_finetune_config(const FinetuneArguments& arguments = {});
 TrainConfig ministral3_14b_finetune_config(const FinetuneArguments& arguments = {});

@@ -20,6 +20,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 PEFT, BRIDGE = "base_model.model.model.language_model.", "base_model.model.language_model.model."
 # The vision tower has linears of the same names: a bare list of names would adapt it too.
 PATTERN = r".*language_model.*\.(" + "|".join(TARGETS) + ")"
+# Both towers: the projector stays as it is.
+TOWERS = r".*(language_model|vision_tower).*\.(" + "|".join(TARGETS) + ")"
 # All three parts of the model, peft's way to say so.
 EVERYWHERE = r".*\.(" + "|".join(TARGETS + ("linear_1", "linear_2", "merging_layer")) + ")"
 
@@ -199,6 +201,10 @@ def dora(model, batch, folder, seed):
 
 def lora_everywhere(model, batch, folder, seed):
     return separate(model, batch, folder, seed, target_modules=EVERYWHERE)
+
+
+def lora_towers(model, batch, folder, seed):
+    return separate(model, batch, folder, seed, target_modules=TOWERS)
 
 
 def dora_everywhere(model, batch, folder, seed):
