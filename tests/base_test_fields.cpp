@@ -52,6 +52,7 @@ TEST(Fields, YamlReadsBackToTheSame) {
   EXPECT_EQ(again.name, config.name);
 }
 
+// users' pain point 14: recipes that fail.
 TEST(Fields, ErrorsNameTheKeyAndTheNearest) {
   Outer config;
   EXPECT_EQ(error_of([&] { apply_override(config, "optimizer.lrr=1"); }),

@@ -173,6 +173,7 @@ TEST_F(Verify, FindsAnotherConfig) {
   EXPECT_NE(refusal().find("other logits"), std::string::npos) << refusal();
 }
 
+// users' pain point 3: what was trained cannot be exported.
 TEST_F(Verify, NothingIsKeptOfWhatFails) {
   ConvertOptions options;
   options.verify = [](const fs::path& written) {

@@ -35,6 +35,7 @@ class Gguf : public ::testing::Test {
   GgufAssets assets_;
 };
 
+// users' pain point 22: GGUF without vision.
 TEST_F(Gguf, WritesTheWeightsOfBothTowers) {
   const OpenCheckpoint source("golden/model/tied");
   const SafetensorsFile weights("golden/model/tied/model.safetensors");
@@ -91,6 +92,7 @@ TEST_F(Gguf, StatesWhatTheConfigStates) {
   EXPECT_EQ(clip.at("clip.use_silu").integer(), 1);
 }
 
+// users' pain point 22: GGUF without vision.
 TEST_F(Gguf, FilesOfOneModelShareAnId) {
   const OpenCheckpoint source("golden/model/tied");
   std::set<std::string> ids;

@@ -15,6 +15,7 @@ INSTANTIATE_TEST_SUITE_P(Models, ModelGolden,
                          ::testing::Values("tied", "untied", "mistral", "text"),
                          [](const auto& info) { return std::string(info.param); });
 
+// users' pain point 16: scale from wrong positions.
 TEST_P(ModelGolden, EveryStage) {
   const Golden golden(GetParam());
   const auto model = golden.model();

@@ -79,6 +79,7 @@ TEST_P(Mistral, HuggingFaceToMistralEqualsTheFixture) {
   EXPECT_EQ(stated(directory_ / "m"), stated(native()));
 }
 
+// users' pain point 23: two forms in one directory.
 TEST_P(Mistral, BothFormsInOneDirectory) {
   fs::copy(hf(), directory_ / "both", fs::copy_options::recursive);
   fs::copy(native(), directory_ / "both", fs::copy_options::recursive);

@@ -90,6 +90,7 @@ TEST_F(Stream, RowsOfEverySourceAreThoseOfTheWholeTensor) {
   }
 }
 
+// users' pain point 2: memory of conversion.
 TEST_F(Stream, SmallBlocksGiveTheSameBytes) {
   const HfCheckpoint source("fixtures/hf");
   TensorList list(source.tensors().begin(), source.tensors().end());
@@ -167,6 +168,7 @@ TEST_F(Stream, AFailureOfEitherSideEndsBoth) {
   EXPECT_EQ(blocks, 5);
 }
 
+// users' pain point 2: memory of conversion.
 TEST_F(Stream, LimitsAreKeptBeforeAnythingIsWritten) {
   const fs::path run = directory_ / "run";
   EXPECT_THROW(import_checkpoint("fixtures/hf", run, {.max_memory = 1 << 20}), UserError);

@@ -162,6 +162,7 @@ TEST(HfCheckpoint, FoldsFp8ScalesOfEveryKind) {
   expect(kDown, at::kron(blocks, at::ones({32, 32})).slice(0, 0, 48).slice(1, 0, 80));
 }
 
+// users' pain point 1: FP8 checkpoints that do not load.
 TEST(HfCheckpointBadInput, Fp8WithoutAFittingScale) {
   const auto error = [](const std::function<void(NamedTensors&)>& edit) {
     const TempDir dir;
@@ -190,6 +191,7 @@ TEST(HfCheckpointBadInput, Fp8WithoutAFittingScale) {
 
 // --- tied embeddings ---
 
+// users' pain point 6: tied embeddings.
 TEST(HfCheckpoint, TheTensorsSettleAnOpenTie) {
   const struct {
     fs::path fixture;
@@ -232,6 +234,7 @@ TEST(HfCheckpoint, HidesTheCopyOfATiedHead) {
   expect_equals_fixture(HfCheckpoint(dir / "m"), kTied);
 }
 
+// users' pain point 6: tied embeddings.
 TEST(HfCheckpointBadInput, TieContradictions) {
   const TempDir dir;
   write_variant(kUntied, dir / "a", [](auto&, Json& config) {

@@ -190,6 +190,7 @@ TEST(HfConfig, ReadsTheProjector) {
   EXPECT_EQ(config.image_token_id, 12);
 }
 
+// users' pain point 6: tied embeddings.
 TEST(HfConfig, TiedEmbeddingsFromBothLevels) {
   const auto stated = [](const char* text, const char* top) {
     Json json = fixture();

@@ -58,6 +58,7 @@ class Fp8 : public ::testing::Test {
   void SetUp() override { at::manual_seed(7); }
 };
 
+// users' pain point 1: FP8 checkpoints that do not load.
 TEST_F(Fp8, EveryCodeTimesAScalar) {
   const at::Tensor codes = at::arange(256, at::kInt).to(at::kByte).view({16, 16});
   for (const at::Tensor& scale : {at::scalar_tensor(0.0137f), at::full({1}, 0.0137f)}) {
@@ -75,6 +76,7 @@ TEST_F(Fp8, EveryCodeTimesAScalar) {
   }
 }
 
+// users' pain point 1: FP8 checkpoints that do not load.
 TEST_F(Fp8, AScalePerRow) {
   const at::Tensor codes = random_codes(50, 30);
   const at::Tensor scale = at::rand({50}) + 0.01;

@@ -275,6 +275,7 @@ TEST(MistralParams, RefusesWhatTheyCannotState) {
   expect_mentions(refusal([](auto& c) { c.text.rope.yarn.reset(); }), {"llama_4_scaling_beta=0.1"});
 }
 
+// users' pain point 23: two forms in one directory.
 TEST(Format, ChoosesByPrecedenceAndByName) {
   const TempDir folder;
   EXPECT_EQ(choose_format(kMistral).format, CheckpointFormat::kMistral);

@@ -52,6 +52,7 @@ std::string render(const Tokenizer& tokenizer, const EncodedChat& chat, bool onl
   return tokenizer.decode(ids, Specials::kKeep);
 }
 
+// users' pain point 11: loss on the prompt.
 TEST(Chat, IdsAndMasksAreMistralCommons) {
   const auto conversations = golden_lines("conversations.jsonl");
   const Tokenizer with = small_tokenizer(), without = small_tokenizer(false);
@@ -91,6 +92,7 @@ TEST(Chat, IdsAndMasksAreMistralCommons) {
   EXPECT_GT(refused, 250);
 }
 
+// users' pain point 11: loss on the prompt.
 TEST(Chat, MaskHoldsWhatTheModelEmits) {
   const Tokenizer tokenizer = small_tokenizer();
   const ChatEncoder encoder(tokenizer);
@@ -119,6 +121,7 @@ TEST(Chat, MaskHoldsWhatTheModelEmits) {
       "yes</s>");
 }
 
+// users' pain point 12: an end of turn that is not learnt.
 TEST(Chat, LabelsAreTheNextMaskedIds) {
   EncodedChat chat;
   chat.ids = {1, 3, 50, 4, 60, 2};
@@ -145,6 +148,7 @@ TEST(Chat, ImagesKeepTheirSpans) {
   EXPECT_EQ(chat.ids[chat.images[1].end - 1], tokenizer.special("[IMG_END]"));
 }
 
+// users' pain point 13: another chat template.
 TEST(Chat, ErrorsNameTheMessage) {
   const Tokenizer tokenizer = small_tokenizer();
   const ChatEncoder encoder(tokenizer);
@@ -349,6 +353,7 @@ TEST(ChatTemplate, DefaultPromptOnRequest) {
 }
 
 // A checkpoint with tokenizer.json only: its template decides.
+// users' pain point 13: another chat template.
 TEST(ChatTemplate, ChoosesTheLayout) {
   const ScratchDirectory directory;
   directory.write("tokenizer.json", read_text(kTokenizerGolden / "converted.json"));

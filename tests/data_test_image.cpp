@@ -74,6 +74,7 @@ TEST(Image, EqualsPillowAndTheProcessor) {
   }
 }
 
+// users' pain point 8: image tokens and features differ in number.
 TEST(Image, GridsOfTransformers) {
   const Json table = read_json(kImages / "grids.json");
   ASSERT_GE(table.size(), 400u);
@@ -85,6 +86,7 @@ TEST(Image, GridsOfTransformers) {
   }
 }
 
+// users' pain point 8: image tokens and features differ in number.
 TEST(Image, GridsThatOthersGotWrong) {
   EXPECT_EQ(image_grid(675, 1080, {}), (ImageGrid{700, 1092, 25, 39, 25 * 40}));
   EXPECT_EQ(image_grid(29, 29, {}), (ImageGrid{56, 56, 2, 2, 6}));

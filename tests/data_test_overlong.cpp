@@ -1,9 +1,12 @@
 // Samples that are too long, and bounds on pictures.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "data/datasets.h"
 #include "data/overlong.h"
+#include "errors.h"
 
 namespace trestle {
 namespace {
@@ -12,7 +15,7 @@ const std::filesystem::path kModel = "../assets/demo/model";
 
 class Overlength : public ::testing::Test {
  protected:
-  std::string error_of(int64_t length, Overlong policy) const {
+  std::string error_at(int64_t length, Overlong policy) const {
     try {
       fit(processor_, conversation_, length, policy, "row 0");
     } catch (const UserError& error) {
@@ -39,8 +42,9 @@ TEST_F(Overlength, WhatFitsIsLeftAlone) {
   }
 }
 
+// users' pain point 9: pictures cut through.
 TEST_F(Overlength, ErrorAndDrop) {
-  const std::string message = error_of(length_ - 1, Overlong::kError);
+  const std::string message = error_at(length_ - 1, Overlong::kError);
   for (const std::string part : {std::string("row 0"), std::to_string(length_),
                                  std::to_string(length_ - 1), std::string("shrink-image")}) {
     EXPECT_NE(message.find(part), std::string::npos) << message;
@@ -48,6 +52,7 @@ TEST_F(Overlength, ErrorAndDrop) {
   EXPECT_FALSE(fit(processor_, conversation_, length_ - 1, Overlong::kDrop, "row 0"));
 }
 
+// users' pain point 9: pictures cut through.
 TEST_F(Overlength, ShrinkingKeepsTextAndTargets) {
   const auto [begin, end] = whole_.image_spans.at(0);
   const int64_t text = length_ - (end - begin);
@@ -61,10 +66,11 @@ TEST_F(Overlength, ShrinkingKeepsTextAndTargets) {
     // No smaller than it had to be, by more than a row of tokens.
     EXPECT_GT(std::ssize(small.ids), length - (end - begin) / 2);
   }
-  EXPECT_NE(error_of(text + 1, Overlong::kShrinkImage).find("at their smallest"),
+  EXPECT_NE(error_at(text + 1, Overlong::kShrinkImage).find("at their smallest"),
             std::string::npos);
 }
 
+// users' pain point 9: pictures cut through.
 TEST_F(Overlength, TextIsCutAndNoPicture) {
   const Sample cut = fitted(length_ - 5, Overlong::kCutText);
   ASSERT_EQ(std::ssize(cut.ids), length_ - 5);
@@ -81,6 +87,7 @@ TEST_F(Overlength, TextIsCutAndNoPicture) {
   EXPECT_NE(error_of(end, Overlong::kCutText).find("hold no target"), std::string::npos);
 }
 
+// users' pain point 10: bounds on pixels ignored.
 TEST_F(Overlength, PicturesHaveBounds) {
   const auto tokens = [&](const ImageLimits& limits) {
     const Sample sample = Processor(kModel, limits).process(conversation_, Ending::kSample);
@@ -102,6 +109,40 @@ TEST(Overlong, Names) {
     EXPECT_TRUE(overlong_of_name(name)) << name;
   }
   EXPECT_FALSE(overlong_of_name("cut"));
+}
+
+// users' pain point 12: an end of turn that is not learnt.
+TEST(Masks, EndOfTurnIsLearntWhereTheTurnIsWhole) {
+  const Processor processor(kModel);
+  const int64_t eos = processor.tokenizer().special("</s>");
+  const auto sample_of = [&](std::vector<Message> messages) {
+    return processor.process({std::move(messages), nullptr}, Ending::kSample);
+  };
+  const auto ends = [&](const Sample& sample) { return std::ranges::count(sample.labels, eos); };
+  const Message user = text_message(Role::kUser, "how many?");
+  const Message assistant = text_message(Role::kAssistant, "three of them");
+
+  const Sample one = sample_of({user, assistant});
+  EXPECT_EQ(ends(one), 1);
+  EXPECT_EQ(one.labels.at(one.labels.size() - 2), eos);  // what follows the last word
+  EXPECT_EQ(one.labels.back(), -100);                    // nothing follows the end
+  const auto [first, last] =
+      std::pair(std::ranges::find_if(one.labels, [](int64_t label) { return label != -100; }) -
+                    one.labels.begin(),
+                std::ssize(one.labels) - 1);
+  EXPECT_EQ(one.targets(), last - first);  // all of the answer, and the prompt nowhere
+
+  EXPECT_EQ(ends(sample_of({user, assistant, user, assistant})), 2);
+  // A user who has the last word has said nothing that could be learnt.
+  EXPECT_NE(error_of([&] {
+              sample_of({user, assistant, user});
+            }).find("messages[2] (user)"),
+            std::string::npos);
+  // What is cut off is not learnt, and nothing takes its place.
+  const Sample cut = cut_text(one, std::ssize(one.ids) - 1);
+  EXPECT_EQ(ends(cut), 0);
+  EXPECT_EQ(cut.labels.back(), -100);
+  EXPECT_EQ(cut.targets(), one.targets() - 1);
 }
 
 }  // namespace

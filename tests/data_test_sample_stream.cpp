@@ -36,7 +36,7 @@ class Letters : public Dataset {
   int64_t rows_, bad_row_;
 };
 
-class Stream : public ::testing::Test {
+class SampleStreams : public ::testing::Test {
  protected:
   static StreamOptions options(int64_t workers, int64_t start = 0) {
     StreamOptions options;
@@ -65,7 +65,7 @@ class Stream : public ::testing::Test {
   const Processor processor_{"../assets/demo/model"};
 };
 
-TEST_F(Stream, ThreadsChangeNothing) {
+TEST_F(SampleStreams, ThreadsChangeNothing) {
   const Letters dataset(11);
   const auto alone = take(dataset, options(0), 40);
   for (const int64_t workers : {1, 2, 7}) {
@@ -82,7 +82,7 @@ TEST_F(Stream, ThreadsChangeNothing) {
   }
 }
 
-TEST_F(Stream, EachEpochTakesEveryRowOnceInAnotherOrder) {
+TEST_F(SampleStreams, EachEpochTakesEveryRowOnceInAnotherOrder) {
   const auto taken = rows(take(Letters(11), options(2), 22));
   for (const auto first : {taken.begin(), taken.begin() + 11}) {
     EXPECT_EQ(std::set<int64_t>(first, first + 11).size(), 11u);
@@ -90,7 +90,7 @@ TEST_F(Stream, EachEpochTakesEveryRowOnceInAnotherOrder) {
   EXPECT_FALSE(std::equal(taken.begin(), taken.begin() + 11, taken.begin() + 11));
 }
 
-TEST_F(Stream, GoesOnFromAPosition) {
+TEST_F(SampleStreams, GoesOnFromAPosition) {
   const Letters dataset(11);
   const auto whole = rows(take(dataset, options(2), 30));
   SampleStream begun(dataset, processor_, options(3));
@@ -100,7 +100,7 @@ TEST_F(Stream, GoesOnFromAPosition) {
   EXPECT_TRUE(std::equal(rest.begin(), rest.end(), whole.begin() + 17));
 }
 
-TEST_F(Stream, DroppedRowsAreInThePosition) {
+TEST_F(SampleStreams, DroppedRowsAreInThePosition) {
   const Letters dataset(12);
   StreamOptions dropping = options(2);
   dropping.overlong = Overlong::kDrop;
@@ -127,7 +127,7 @@ TEST_F(Stream, DroppedRowsAreInThePosition) {
             std::string::npos);
 }
 
-TEST_F(Stream, RanksShareTheSamples) {
+TEST_F(SampleStreams, RanksShareTheSamples) {
   const Letters dataset(11);
   const auto whole = rows(take(dataset, options(0), 24));
   for (const int64_t ranks : {2, 3, 4}) {
@@ -146,7 +146,7 @@ TEST_F(Stream, RanksShareTheSamples) {
   }
 }
 
-TEST_F(Stream, ATornRowIsAnErrorWhereItsTurnIs) {
+TEST_F(SampleStreams, ATornRowIsAnErrorWhereItsTurnIs) {
   const Letters whole(11), torn(11, 4);
   for (const int64_t workers : {0, 3}) {
     const auto order = rows(take(whole, options(workers), 11));
@@ -159,7 +159,7 @@ TEST_F(Stream, ATornRowIsAnErrorWhereItsTurnIs) {
   }
 }
 
-TEST_F(Stream, TheCallersThreadsStayAsTheyWere) {
+TEST_F(SampleStreams, TheCallersThreadsStayAsTheyWere) {
   const int before = at::get_num_threads();
   const Letters dataset(5);
   SampleStream stream(dataset, processor_, options(4));

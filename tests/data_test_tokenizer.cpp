@@ -26,6 +26,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// users' pain point 7: ids that differ.
 TEST(Tokenizer, RealVocabulary) {
   EXPECT_EQ(real().vocab_size(), 131072);
   EXPECT_EQ(real().version(), 3);
@@ -90,6 +91,7 @@ TEST(Tokenizer, VeryLongPiecesStayFast) {
   }
 }
 
+// users' pain point 7: ids that differ.
 TEST(Tokenizer, ControlTokensNeverComeFromText) {
   for (int64_t id = 0; id < 1000; ++id) {
     for (const int64_t part : real().encode(real().bytes_of(id))) EXPECT_GE(part, 1000);

@@ -209,6 +209,7 @@ TEST(Generator, RefusesAModelInTraining) {
   EXPECT_THROW(answer(*model, greedy_prompt(golden), {.max_new_tokens = 1}), c10::Error);
 }
 
+// users' pain point 17: pictures that leak into each other.
 TEST(ImageFeatures, AreTheSameAloneAndAmongOthers) {
   const Golden golden("untied");
   const auto model = eval_model(golden);

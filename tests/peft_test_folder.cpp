@@ -73,6 +73,7 @@ TEST(PeftFolder, LogitsArePefts) {
   }
 }
 
+// users' pain point 5: an adapter that does nothing.
 TEST(PeftFolder, EverySpellingLoadsToTheSame) {
   const TempDir scratch;
   for (const fs::path& source : {kPeft, kDora}) {
@@ -88,6 +89,7 @@ TEST(PeftFolder, EverySpellingLoadsToTheSame) {
                   {"none of its 42 tensors", "base_model.model.gpt.layers.0.mlp.down_proj"});
 }
 
+// users' pain point 21: what DoRA costs.
 TEST(PeftFolder, MagnitudesUnderBothNames) {
   const TempDir scratch;
   const fs::path longer = variant(
@@ -193,6 +195,7 @@ TEST(PeftFolder, RanksAndAlphasByModule) {
   }
 }
 
+// users' pain point 3: what was trained cannot be exported.
 TEST(PeftFolder, MegatronsFormGoesOutWithItsSharedA) {
   const TempDir scratch;
   const Golden golden("tied");
@@ -301,6 +304,7 @@ TEST(PeftFolder, RefusesHalfADora) {
                   {"q_proj.lora_magnitude_vector", "no partner"});
 }
 
+// users' pain point 5: an adapter that does nothing.
 TEST(PeftFolder, RefusesTensorsThatDoNotFit) {
   const TempDir scratch;
   const auto refused = [&](const std::function<void(NamedTensors&, Json&)>& edit) {
@@ -346,6 +350,7 @@ TEST(PeftFolder, RefusesTensorsThatDoNotFit) {
                   {"none of its 0 tensors"});
 }
 
+// users' pain point 5: an adapter that does nothing.
 TEST(PeftFolder, ARefusedAdapterLeavesTheModelAlone) {
   const TempDir scratch;
   const fs::path folder = variant(scratch, [](NamedTensors& tensors, Json&) {

@@ -38,6 +38,7 @@ std::map<std::string, at::Tensor> adapter_parameters(const Ministral3& model) {
   return parameters;
 }
 
+// users' pain point 4: LoRA on the wrong modules.
 TEST(Lora, AdaptsTheLanguageTowerAndFreezesTheRest) {
   const Golden golden("tied");
   for (const auto& [targets, per_layer] :
@@ -76,6 +77,7 @@ std::set<std::string> adapted(const Ministral3& model) {
   return modules;
 }
 
+// users' pain point 4: LoRA on the wrong modules.
 TEST(Lora, TargetsNameAPartOfTheModel) {
   const Golden golden("tied");
   const auto reached = [&](const std::vector<std::string>& targets) {
@@ -111,6 +113,7 @@ TEST(Lora, ThePartsTellTheirConfig) {
 
 // Counted by hand: the tied model has 3 layers of hidden 48, qkv 160 rows; 2 vision layers of
 // hidden 32, ffn 48.
+// users' pain point 4: LoRA on the wrong modules.
 TEST(Lora, TheTableCountsWhatTrains) {
   const Golden golden("tied");
   const auto model = golden.model();
@@ -286,6 +289,7 @@ TEST(Lora, MergingKeepsTheLogits) {
   }
 }
 
+// users' pain point 3: what was trained cannot be exported.
 TEST(Lora, MergingRoundsBf16Once) {
   const Golden golden("tied");
   const auto model = golden.model(at::kBFloat16);

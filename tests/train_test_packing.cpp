@@ -80,7 +80,7 @@ std::map<std::string, at::Tensor> gradients(const Ministral3& model) {
   return gradients;
 }
 
-// users' pain point 15: packing for models that take pictures.
+// users' pain point 15: no packing with pictures.
 TEST_F(Packed, LossAndGradientsAreThoseOfEachSampleAlone) {
   const auto model = load_model(OpenCheckpoint(kModel), {at::kFloat, at::kCPU});
   const Processor processor(kModel, {.max_edge = 112});
@@ -111,6 +111,7 @@ TEST_F(Packed, LossAndGradientsAreThoseOfEachSampleAlone) {
   }
 }
 
+// users' pain point 18: rows with and without pictures.
 TEST_F(Packed, RunsDifferInTheNumberOfForwardsAlone) {
   TrainConfig packed = config("packed");
   packed.dataset.pack_sequences_in_batch = true;
@@ -127,6 +128,7 @@ TEST_F(Packed, RunsDifferInTheNumberOfForwardsAlone) {
   }
 }
 
+// users' pain point 24: resuming.
 TEST_F(Packed, ResumesToTheBit) {
   TrainConfig lora = config("lora");
   lora.dataset.pack_sequences_in_batch = true;

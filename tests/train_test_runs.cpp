@@ -97,7 +97,7 @@ Batch packed_row(const Golden& golden) {
   return collate(row);
 }
 
-// users' pain point 15: packing for models that take pictures.
+// users' pain point 15: no packing with pictures.
 TEST(PackedRun, FullFineTuningEqualsTransformersOnEachSampleAlone) {
   const Golden golden("untied", "packed.safetensors");
   const auto model = Golden("untied").model();
@@ -121,6 +121,7 @@ TEST(PackedRun, FullFineTuningEqualsTransformersOnEachSampleAlone) {
   expect_ten_steps(*model, batch, kFull, 1e-3, golden["losses"], golden["grad_norms"]);
 }
 
+// users' pain point 15: no packing with pictures.
 TEST(PackedRun, LoraEqualsPeftOnEachSampleAlone) {
   const Golden golden("tied", "packed_lora.safetensors");
   const auto model = Golden("tied").model();

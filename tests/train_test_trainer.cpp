@@ -27,6 +27,7 @@ INSTANTIATE_TEST_SUITE_P(Models, FullFineTuning,
                          ::testing::Values("tied", "untied", "mistral", "text"),
                          [](const auto& info) { return std::string(info.param); });
 
+// users' pain point 20: odd first losses, NaN.
 TEST_P(FullFineTuning, TenLossesEqualTransformers) {
   const testing::Golden golden(GetParam());
   const auto model = golden.model();
@@ -120,6 +121,7 @@ class Run : public ::testing::Test {
   fs::path directory_;
 };
 
+// users' pain point 24: resuming.
 TEST_F(Run, FullFineTuningResumesToTheBit) { expect_exact_resume(config("sft")); }
 
 TEST_F(Run, LoraWithDropoutResumesToTheBit) {
@@ -212,6 +214,7 @@ TEST_F(Run, LoraOfAllPartsResumesToTheBitUnderTheBridgesNames) {
   EXPECT_EQ(peft["target_modules"][4], "vision_tower.*q_proj");
 }
 
+// users' pain point 18: rows with and without pictures.
 TEST_F(Run, LoraOfTheVisionTowerAloneIsARunToo) {
   TrainConfig lora = config("vision");
   lora.peft.scheme = "lora";
@@ -279,6 +282,7 @@ void poison(Trainer& trainer, const std::string& name, float value) {
 
 constexpr const char* kPoisoned = "language_model.decoder.layers.1.mlp.linear_fc2.weight";
 
+// users' pain point 20: odd first losses, NaN.
 TEST_F(Run, NamesWhatIsNoNumber) {
   Trainer trainer(config("nan"));
   trainer.step();
@@ -294,6 +298,7 @@ TEST_F(Run, NamesWhatIsNoNumber) {
   }
 }
 
+// users' pain point 20: odd first losses, NaN.
 TEST_F(Run, FindsTheFirstLayerThatOverflows) {
   TrainConfig fp32 = config("overflow");
   fp32.model.params_dtype = "float32";
@@ -312,6 +317,7 @@ TEST_F(Run, FindsTheFirstLayerThatOverflows) {
   }
 }
 
+// users' pain point 20: odd first losses, NaN.
 TEST_F(Run, SkipsAndGivesUp) {
   TrainConfig skipping = config("skip");
   skipping.train.on_nan = "skip";
@@ -393,7 +399,7 @@ TEST_F(Run, ASignalSavesAndStops) {
   EXPECT_EQ(parts, whole);
 }
 
-// users.md 14: shipped recipes that fail.
+// users' pain point 14: recipes that fail.
 TEST_F(Run, EveryRecipeTrainsTwoSteps) {
   for (const Recipe& each : recipes()) {
     TrainConfig config = each.make({});
@@ -443,6 +449,7 @@ TEST(Recipes, ArgumentsAreTheBridges) {
   EXPECT_FALSE(config.model.freeze_language_model);
 }
 
+// users' pain point 14: recipes that fail.
 TEST(Recipes, ResolvedConfigsAreTheCommittedOnes) {
   // To accept a change: trestle recipes NAME > tests/golden/recipes/NAME.yaml, and let the diff be
   // reviewed.

@@ -136,6 +136,7 @@ TEST_F(Validated, TheBestCheckpointIsKept) {
   EXPECT_TRUE(fs::exists(fs::path(best.checkpoint.save) / found["checkpoint"].get<std::string>()));
 }
 
+// users' pain point 24: resuming.
 TEST_F(Validated, AResumedRunKnowsTheBest) {
   TrainConfig whole = config("whole");
   whole.validation.best_metric = kValidLoss;

@@ -90,6 +90,7 @@ class Exports(Refusals):
                   folder / ADAPTER)
         return folder
 
+    # users' pain point 5: an adapter that does nothing.
     def test_an_adapter_that_changes_nothing(self):
         folder = self.untrained(MEGATRON / "adapter_lora")
         self.assertIn(NOTHING, self.exports("--hf-model", HF, "--adapter-path", folder))

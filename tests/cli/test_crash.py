@@ -233,6 +233,7 @@ class Training(Crashes):
     def test_first_save_killed(self):
         self.killed_anywhere(Job(finetune("run", 1, 1e-3), "run", write_data, tracked))
 
+    # users' pain point 24: resuming.
     def test_next_save_killed(self):
         """From step 1 to 2: the run keeps the first until the tracker names the second."""
         prepare = self.trained(1, 1e-3)

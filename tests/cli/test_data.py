@@ -38,6 +38,7 @@ class Data(Refusals):
         text = self.data("check", "--data", RECEIPTS, "--split", "test", "--rows", 20).stdout
         self.assertIn("</s> is learnt in 20 of 20 turns", text)
 
+    # users' pain point 12: an end of turn that is not learnt.
     def test_mixed_rows(self):
         answer = {"role": "assistant", "content": "yes"}
         rows = self.jsonl([{"role": "user", "content": "a"}, answer], [{"role": "user", "content": "b"}, answer] * 2)
@@ -53,6 +54,7 @@ class Data(Refusals):
             self.assertIn(word, done.stderr.splitlines()[-1])
         return done.stdout
 
+    # users' pain point 11: loss on the prompt.
     def test_nothing_is_learnt(self):
         silent = {"role": "assistant", "content": "no", "weight": 0}
         spoken = {"role": "assistant", "content": "no"}
@@ -64,6 +66,7 @@ class Data(Refusals):
         out = self.fails(self.jsonl([user, {"role": "assistant", "content": "b"}]), "1 of 1 rows cannot be used")
         self.assertIn("absent.png", out)
 
+    # users' pain point 11: loss on the prompt.
     def test_show(self):
         page = self.folder / "page.html"
         done = self.data("show", "--data", RECEIPTS, "--split", "test", "--rows", 2, "--output", page)
