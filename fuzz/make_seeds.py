@@ -11,6 +11,7 @@ import io
 import json
 import pickle
 import struct
+import tarfile
 import tempfile
 import zipfile
 from collections import OrderedDict
@@ -164,7 +165,22 @@ def tables():
         seed("parquet", name, buffer.getvalue())
 
 
+def tars():
+    for name, form in (("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+            for path in ("a.txt", ("folder/" * 20 if name == "ustar" else "folder/" * 40) + "\u20ac.json"[name == "ustar":]):
+                member = tarfile.TarInfo(path)
+                member.size = len(path)
+                archive.addfile(member, io.BytesIO(path.encode()))
+            member = tarfile.TarInfo("folder")
+            member.type = tarfile.DIRTYPE
+            archive.addfile(member)
+        # Without the padding to 20 blocks: the fuzzer learns more from short inputs.
+        seed("tar", name, buffer.getvalue().rstrip(b"\0") + bytes(1024))
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for made in (pickles, archives, directories, texts, ggufs, tokenizers, pictures, tables):
+    for made in (pickles, archives, directories, texts, ggufs, tokenizers, pictures, tables, tars):
         made()

@@ -84,7 +84,7 @@ TEST_F(Overlength, TextIsCutAndNoPicture) {
     EXPECT_TRUE(before.images_CHW.empty() && before.image_spans.empty());
   }
   EXPECT_EQ(cut_text(whole_, end).images_CHW.size(), 1u);
-  EXPECT_NE(error_of(end, Overlong::kCutText).find("hold no target"), std::string::npos);
+  EXPECT_NE(error_at(end, Overlong::kCutText).find("hold no target"), std::string::npos);
 }
 
 // users' pain point 10: bounds on pixels ignored.

@@ -1,5 +1,6 @@
 // `trestle data check` and `trestle data show`: what a data set becomes before it is trained on.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <memory>
@@ -29,13 +30,23 @@ struct DataFlags {
         .add_option("--hf-model-path,--hf_model_path", model,
                     "directory or ORG/NAME[@REVISION] with tokenizer and processor files")
         ->required();
-    command.add_option("--maker", maker, "data set maker")->capture_default_str();
-    command.add_option("--data", path, "file or directory")->required();
-    command.add_option("--split", split, "for directories")->capture_default_str();
+    command
+        .add_option("--maker", maker,
+                    fmt::format("what the data are: {}", fmt::join(dataset_makers(), ", ")))
+        ->capture_default_str();
+    command
+        .add_option("--data", path,
+                    "file or directory; of webdataset also a pattern, 'train-{000..012}.tar'")
+        ->required();
+    command.add_option("--split", split, "of a directory, the files with this in their names")
+        ->capture_default_str();
     command.add_option("--rows", rows, "only the first rows; 0: all")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
-    command.add_option("--seq-length,--seq_length", seq_length, "what longer samples are told by")
+    command
+        .add_option("--seq-length,--seq_length", seq_length,
+                    "model.seq_length: what longer samples become is told for every "
+                    "dataset.overlong")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
     add_image_flags(command, images);
@@ -46,7 +57,23 @@ struct DataFlags {
   }
 };
 
+Json json_of(const OverlongReport& each, const DataReport& report) {
+  return {{"refused", each.refused},
+          {"dropped", each.dropped},
+          {"shrunk", each.shrunk},
+          {"cut", each.cut},
+          {"targets", each.targets},
+          {"targets_lost", report.targets - each.targets},
+          {"assistant_turns", each.turns},
+          {"turns_with_eos", each.eos},
+          {"eos_lost", report.turns_with_eos - each.eos}};
+}
+
 Json json_of(const DataReport& report, int64_t seq_length) {
+  Json overlong = Json::object();
+  for (const OverlongReport& each : report.overlong) {
+    overlong[std::string(name_of(each.policy))] = json_of(each, report);
+  }
   return {{"rows", report.rows},
           {"bad_rows", report.bad_rows},
           {"errors", report.errors},
@@ -57,6 +84,7 @@ Json json_of(const DataReport& report, int64_t seq_length) {
             {"p95", report.quantile(0.95)},
             {"max", report.quantile(1)}}},
           {"longer_than_seq_length", report.longer_than(seq_length)},
+          {"overlong", std::move(overlong)},
           {"targets", report.targets},
           {"target_share", report.target_share()},
           {"rows_without_target", report.untrained},
@@ -67,6 +95,19 @@ Json json_of(const DataReport& report, int64_t seq_length) {
           {"text_only_rows", report.text_only},
           {"image_tokens", report.image_tokens},
           {"largest_image", {report.largest_width, report.largest_height}}};
+}
+
+// A line a policy: what becomes of the samples, and what of the loss's targets is gone with them.
+void print_overlong(const DataReport& report, int64_t seq_length) {
+  constexpr const char* kColumns = "{:<22} {:>8} {:>8} {:>8} {:>8} {:>13} {:>9}   {}\n";
+  fmt::print("\n{} samples over --seq-length {}:\n", report.longer_than(seq_length), seq_length);
+  fmt::print(fmt::runtime(kColumns), "dataset.overlong", "refused", "dropped", "shrunk", "cut",
+             "targets lost", "</s> lost", "</s> supervised");
+  for (const OverlongReport& each : report.overlong) {
+    fmt::print(fmt::runtime(kColumns), name_of(each.policy), each.refused, each.dropped,
+               each.shrunk, each.cut, report.targets - each.targets,
+               report.turns_with_eos - each.eos, fmt::format("{} of {}", each.eos, each.turns));
+  }
 }
 
 void print(const DataReport& report, int64_t seq_length) {
@@ -82,14 +123,16 @@ void print(const DataReport& report, int64_t seq_length) {
              report.targets, report.tokens(), 100 * report.target_share());
   fmt::print("end of turn  </s> is learnt in {} of {} turns\n", report.turns_with_eos,
              report.turns);
+  print_overlong(report, seq_length);
 }
 
 void check(const DataFlags& flags) {
   const auto dataset = flags.dataset();
   const Processor processor = flags.processor();
-  const DataReport report = check_data(*dataset, processor, flags.rows, [&](int64_t done) {
-    if (done % 1000 == 0) fmt::print(stderr, "{} rows\n", done);
-  });
+  const DataReport report =
+      check_data(*dataset, processor, flags.rows, flags.seq_length, [&](int64_t done) {
+        if (done % 1000 == 0) fmt::print(stderr, "{} rows\n", done);
+      });
   if (flags.json) {
     fmt::print("{}\n", json_of(report, flags.seq_length).dump(2));
   } else {

@@ -9,6 +9,22 @@ namespace {
 constexpr std::string_view kPlaceholder = "<image>";
 constexpr int64_t kMaxSide = 1 << 24;
 
+// Base64 of a JPEG, PNG or WebP without a word around it, as some data sets have it where others
+// have a path: the first bytes of these formats, then nothing that base64 has not.
+bool is_bare_base64(std::string_view text) {
+  constexpr size_t kShortest = 64;  // no picture is smaller; a path may begin with "/9j/" too
+  constexpr std::string_view kAlphabet =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const bool begins =
+      text.starts_with("/9j/") || text.starts_with("iVBORw0KGgo") || text.starts_with("UklGR");
+  return begins && text.size() >= kShortest &&
+         text.substr(0, kShortest).find_first_not_of(kAlphabet) == text.npos;
+}
+
+std::string as_data_uri(std::string base64) {
+  return base64.starts_with("data:") ? base64 : "data:image/any;base64," + base64;
+}
+
 /// Reads the messages of one row and deals out the row's own images.
 class RowReader {
  public:
@@ -60,14 +76,35 @@ class RowReader {
     place_ = what_;
     const Json list = value->is_array() ? *value : Json::array({*value});
     for (const Json& image : list) {
-      if (image.is_object()) {
-        images_.push_back(need_string(image, image.contains("path") ? "path" : "url"));
-      } else if (image.is_string()) {
-        images_.push_back(image.get<std::string>());
-      } else {
-        refuse("\"{}\" must hold paths or URLs", key);
-      }
+      place_ = fmt::format("{}: {}[{}]", what_, key, images_.size());
+      images_.push_back(read_source(image));
     }
+  }
+
+  // What names a picture or is one: a string, or an object that says which it is.
+  ImageRef read_source(const Json& json) const {
+    ImageRef image;
+    if (json.is_string()) {
+      image.source = json.get<std::string>();
+      if (is_bare_base64(image.source)) image.source = as_data_uri(std::move(image.source));
+    } else if (json.is_binary()) {
+      const Json::binary_t& bytes = json.get_binary();
+      image.source = place_;
+      image.bytes = std::make_shared<const std::string>(bytes.begin(), bytes.end());
+    } else if (json.is_object()) {
+      for (const char* key : {"bytes", "base64", "path", "url", "image", "image_url"}) {
+        const Json* value = find(json, key);
+        if (value == nullptr) continue;
+        if (*key != 'b') return read_source(*value);
+        if (value->is_binary()) return read_source(*value);
+        image.source = as_data_uri(need_string(json, key));
+        return image;
+      }
+      refuse("a picture has none of \"path\", \"url\", \"base64\" and \"image\"");
+    } else {
+      refuse("a picture must be a path, a URL, a data: URI or an object that holds one");
+    }
+    return image;
   }
 
   void read_tools(Conversation& conversation) const {
@@ -185,21 +222,22 @@ class RowReader {
       }
       (*key == 'h' ? image.height : image.width) = side->get<int64_t>();
     }
-    for (const char* key : {"path", "url", "image", "image_url"}) {
-      const Json* value = find(json, key);
-      if (value == nullptr) continue;
-      image.source = value->is_object() ? need_string(*value, "url") : need_string(json, key);
+    for (const char* key : {"path", "url", "base64", "bytes", "image", "image_url"}) {
+      if (find(json, key) == nullptr) continue;
+      ImageRef source = read_source(json);
+      image.source = std::move(source.source);
+      image.bytes = std::move(source.bytes);
       return image;
     }
     if (image.height == 0 && image.width == 0) {
-      image.source = next_row_image();
+      image = next_row_image();
     } else if (image.height == 0 || image.width == 0) {
       refuse("an image needs both \"width\" and \"height\"");
     }
     return image;
   }
 
-  std::string next_row_image() {
+  ImageRef next_row_image() {
     if (used_ == images_.size()) {
       refuse("an image that names nothing, after the row's {} images are used up", images_.size());
     }
@@ -209,7 +247,7 @@ class RowReader {
   Part row_image() {
     Part part;
     part.kind = Part::Kind::kImage;
-    part.image.source = next_row_image();
+    part.image = next_row_image();
     return part;
   }
 
@@ -252,7 +290,7 @@ class RowReader {
   const Json& row_;
   std::string what_;
   std::string place_;
-  std::vector<std::string> images_;
+  std::vector<ImageRef> images_;
   size_t used_ = 0;
 };
 
@@ -260,6 +298,18 @@ class RowReader {
 
 Conversation parse_conversation(const Json& row, const std::string& what) {
   return RowReader(row, what).read();
+}
+
+void find_pictures_in(Conversation& conversation, const std::filesystem::path& folder) {
+  for (Message& message : conversation.messages) {
+    for (Part& part : message.parts) {
+      std::string& source = part.image.source;
+      if (part.kind == Part::Kind::kImage && !part.image.bytes && !source.empty() &&
+          source.find(':') == std::string::npos && !source.starts_with('/')) {
+        source = (folder / source).string();
+      }
+    }
+  }
 }
 
 }  // namespace trestle

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "base/error.h"
 
@@ -12,6 +13,33 @@ namespace {
 
 constexpr size_t kKeptErrors = 10;
 
+int64_t trained_turns(const Conversation& conversation) {
+  return std::ranges::count_if(conversation.messages, [](const Message& message) {
+    return message.role == Role::kAssistant && message.trained && !message.prefix;
+  });
+}
+
+// Adds one sample to what `report.policy` makes of the set.
+void add(OverlongReport& report, const Processor& processor, const Conversation& conversation,
+         const Sample& sample, int64_t seq_length, int64_t eos) {
+  std::optional<Sample> kept = sample;
+  if (std::ssize(sample.ids) > seq_length) {
+    try {
+      kept = fit(processor, conversation, seq_length, report.policy, "");
+      report.dropped += !kept;
+      report.shrunk += report.policy == Overlong::kShrinkImage;
+      report.cut += report.policy == Overlong::kCutText;
+    } catch (const UserError&) {
+      kept.reset();
+      ++report.refused;
+    }
+  }
+  if (!kept) return;
+  report.targets += kept->targets();
+  report.eos += std::ranges::count(kept->labels, eos);
+  report.turns += trained_turns(conversation);
+}
+
 void add(DataReport& report, int64_t row, const Conversation& conversation, const Sample& sample,
          int64_t eos) {
   report.lengths.push_back(std::ssize(sample.ids));
@@ -19,9 +47,7 @@ void add(DataReport& report, int64_t row, const Conversation& conversation, cons
   report.targets += targets;
   if (targets == 0) report.untrained.push_back(row);
   if (targets == std::ssize(sample.ids) - 1) report.all_trained.push_back(row);
-  for (const Message& message : conversation.messages) {
-    report.turns += message.role == Role::kAssistant && message.trained && !message.prefix;
-  }
+  report.turns += trained_turns(conversation);
   report.turns_with_eos += std::ranges::count(sample.labels, eos);
   report.images += std::ssize(sample.images_CHW);
   report.text_only += sample.images_CHW.empty();
@@ -55,14 +81,22 @@ int64_t DataReport::longer_than(int64_t length) const {
 }
 
 DataReport check_data(const Dataset& dataset, const Processor& processor, int64_t rows,
-                      const std::function<void(int64_t)>& on_row) {
+                      int64_t seq_length, const std::function<void(int64_t)>& on_row) {
   const int64_t eos = processor.tokenizer().special("</s>");
   DataReport report;
   report.rows = rows > 0 ? std::min(rows, dataset.size()) : dataset.size();
+  for (const Overlong policy :
+       {Overlong::kError, Overlong::kDrop, Overlong::kShrinkImage, Overlong::kCutText}) {
+    report.overlong.push_back({.policy = policy});
+  }
   for (int64_t row = 0; row < report.rows; ++row) {
     try {
       const Conversation conversation = dataset.row(row);
-      add(report, row, conversation, processor.process(conversation, Ending::kSample), eos);
+      const Sample sample = processor.process(conversation, Ending::kSample);
+      add(report, row, conversation, sample, eos);
+      for (OverlongReport& each : report.overlong) {
+        add(each, processor, conversation, sample, seq_length, eos);
+      }
     } catch (const UserError& error) {
       ++report.bad_rows;
       if (report.errors.size() < kKeptErrors) {

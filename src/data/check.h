@@ -7,9 +7,20 @@
 #include <vector>
 
 #include "data/datasets.h"
+#include "data/overlong.h"
 #include "data/processor.h"
 
 namespace trestle {
+
+/// What dataset.overlong would make of the samples over model.seq_length.
+struct OverlongReport {
+  Overlong policy;
+  /// Samples by what happens to them; a refused one stops the run.
+  int64_t refused = 0, dropped = 0, shrunk = 0, cut = 0;
+  /// Of all samples that can be used: targets, those among them that are </s>, and the trained
+  /// turns of the assistant, that are in what is trained on.
+  int64_t targets = 0, eos = 0, turns = 0;
+};
 
 struct DataReport {
   int64_t rows = 0;
@@ -25,6 +36,8 @@ struct DataReport {
   /// "FILE row N: ...": rows that cannot be used, the first `kept_errors`.
   std::vector<std::string> errors;
   int64_t bad_rows = 0;
+  /// One a policy, in the order of overlong_names().
+  std::vector<OverlongReport> overlong;
 
   int64_t tokens() const;
   double target_share() const;
@@ -33,9 +46,9 @@ struct DataReport {
   int64_t longer_than(int64_t length) const;
 };
 
-/// Processes the first `rows` samples (0: all) as training would. `on_row` is told how many are
-/// done.
+/// Processes the first `rows` samples (0: all) as training would, those over `seq_length` tokens
+/// under every policy. `on_row` is told how many are done.
 DataReport check_data(const Dataset& dataset, const Processor& processor, int64_t rows,
-                      const std::function<void(int64_t)>& on_row = {});
+                      int64_t seq_length, const std::function<void(int64_t)>& on_row = {});
 
 }  // namespace trestle

@@ -13,6 +13,8 @@
 
 namespace trestle {
 
+/// row() and ground_truth() may be called from many threads at once: a set keeps an index and reads
+/// the row when asked, or guards the reader that it keeps.
 class Dataset {
  public:
   virtual ~Dataset() = default;
@@ -23,16 +25,17 @@ class Dataset {
   virtual Json ground_truth(int64_t index) const { return nullptr; }
 };
 
-/// Names as Megatron Bridge has them (make_cord_v2_dataset), and `jsonl`.
+/// Names as Megatron Bridge has them (make_cord_v2_dataset), and those of own data: `jsonl`,
+/// `parquet`, `webdataset` (datasets_own.h).
 std::vector<std::string> dataset_makers();
 
-/// `path`: a file, or for Parquet a directory whose *.parquet files of `split` ("train", "test",
-/// ...) are taken: those that have the split in their names. Throws UserError for an unknown maker
-/// (naming the nearest).
+/// `path`: a file, or for Parquet and WebDataset a directory whose *.parquet or *.tar files of
+/// `split` ("train", "test", ...; "" is all) are taken: those that have the split in their names.
+/// Throws UserError for an unknown maker (naming the nearest).
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const std::filesystem::path& path,
                                       const std::string& split);
 
-/// Whether `path` is a directory with *.parquet files of `split`.
+/// Whether `path` is a directory with *.parquet or *.tar files of `split`.
 bool has_split(const std::filesystem::path& path, const std::string& split);
 
 }  // namespace trestle

@@ -1,71 +1,17 @@
 #include "data/datasets_parquet.h"
 
-#include <algorithm>
-#include <mutex>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "data/cord.h"
-#include "data/parquet.h"
+#include "data/exchange.h"
+#include "data/parquet_rows.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::vector<fs::path> files_of_split(const fs::path& path, const std::string& split) {
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::recursive_directory_iterator(path)) {
-    const std::string name = entry.path().filename().string();
-    if (entry.path().extension() == ".parquet" && name.find(split) != std::string::npos) {
-      files.push_back(entry.path());
-    }
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
-std::vector<fs::path> parquet_files(const fs::path& path, const std::string& split) {
-  if (fs::is_regular_file(path)) return {path};
-  require_directory(path, "dataset.path_or_dataset");
-  std::vector<fs::path> files = files_of_split(path, split);
-  if (files.empty()) user_error("{} holds no .parquet file of split '{}'", path.string(), split);
-  return files;
-}
-
-// The rows of several files as one list, some of them left out.
-class Rows {
- public:
-  Rows(const fs::path& path, const std::string& split, const std::vector<std::string>& columns) {
-    for (const fs::path& file : parquet_files(path, split)) {
-      files_.emplace_back(file, ParquetFile(file, columns));
-      size_ += files_.back().second.rows();
-    }
-  }
-
-  int64_t size() const { return size_; }
-
-  /// fn(file, row within it, "FILE row N"). A Parquet reader keeps one row group, so one at a time.
-  template <class Function>
-  auto at(int64_t index, const Function& fn) const {
-    const std::scoped_lock lock(mutex_);
-    for (const auto& [path, file] : files_) {
-      if (index < file.rows()) {
-        return fn(file, index, fmt::format("{} row {}", path.string(), index));
-      }
-      index -= file.rows();
-    }
-    TORCH_CHECK(false, "row past the end");
-  }
-
- private:
-  std::vector<std::pair<fs::path, ParquetFile>> files_;
-  int64_t size_ = 0;
-  mutable std::mutex mutex_;
-};
 
 Part picture_part(std::optional<std::string_view> bytes, const std::string& name) {
   if (!bytes) user_error("{} has no image", name);
@@ -73,13 +19,6 @@ Part picture_part(std::optional<std::string_view> bytes, const std::string& name
   part.image.source = name;
   part.image.bytes = std::make_shared<const std::string>(*bytes);
   return part;
-}
-
-Conversation exchange(std::vector<Part> pictures, std::string question, std::string answer) {
-  Message user = text_message(Role::kUser, std::move(question));
-  user.parts.insert(user.parts.begin(), std::make_move_iterator(pictures.begin()),
-                    std::make_move_iterator(pictures.end()));
-  return {{user, text_message(Role::kAssistant, std::move(answer))}, nullptr};
 }
 
 std::string text_cell(const ParquetFile& file, size_t column, int64_t row, const char* what,
@@ -98,7 +37,7 @@ class CordDataset : public Dataset {
 
   Conversation row(int64_t index) const override {
     return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
-      return exchange({picture_part(file.bytes(0, row), name)}, "Describe this image.",
+      return exchange({picture_part(file.bytes(0, row), name)}, kDescribe,
                       json_to_tags(parse_truth(file, row, name)));
     });
   }
@@ -114,7 +53,7 @@ class CordDataset : public Dataset {
     return truth["gt_parse"];
   }
 
-  Rows rows_;
+  ParquetRows rows_;
 };
 
 class MedpixDataset : public Dataset {
@@ -138,7 +77,7 @@ class MedpixDataset : public Dataset {
   }
 
  private:
-  Rows rows_;
+  ParquetRows rows_;
 };
 
 class RavenDataset : public Dataset {
@@ -146,7 +85,7 @@ class RavenDataset : public Dataset {
   RavenDataset(const fs::path& path, const std::string& split)
       : rows_(path, split, {"images[].bytes", "texts[].user", "texts[].assistant"}) {
     // Without the pictures' bytes: they are most of the file.
-    const Rows small(path, split, {"images[].path", "texts[].user"});
+    const ParquetRows small(path, split, {"images[].path", "texts[].user"});
     for (int64_t row = 0; row < small.size(); ++row) {
       const bool whole = small.at(row, [](const ParquetFile& file, int64_t at, const std::string&) {
         return !file.list(0, at).empty() && !file.list(1, at).empty();
@@ -189,15 +128,11 @@ class RavenDataset : public Dataset {
     return std::string(*items.front());
   }
 
-  Rows rows_;
+  ParquetRows rows_;
   std::vector<int64_t> used_;
 };
 
 }  // namespace
-
-bool has_split(const fs::path& path, const std::string& split) {
-  return fs::is_directory(path) && !files_of_split(path, split).empty();
-}
 
 std::unique_ptr<Dataset> make_cord_v2_dataset(const fs::path& path, const std::string& split) {
   return std::make_unique<CordDataset>(path, split);

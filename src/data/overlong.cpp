@@ -46,6 +46,10 @@ std::optional<Overlong> overlong_of_name(std::string_view name) {
   return found == kNames.end() ? std::nullopt : std::optional(found->second);
 }
 
+std::string_view name_of(Overlong policy) {
+  return std::ranges::find(kNames, policy, &std::pair<std::string_view, Overlong>::second)->first;
+}
+
 std::string overlong_names() {
   std::string names;
   for (const auto& [name, policy] : kNames) {

@@ -18,6 +18,7 @@ enum class Overlong { kError, kDrop, kShrinkImage, kCutText };
 
 /// "error", "drop", "shrink-image", "cut-text"; nothing for another name.
 std::optional<Overlong> overlong_of_name(std::string_view name);
+std::string_view name_of(Overlong policy);
 /// The names, for messages.
 std::string overlong_names();
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "data/parquet_json.h"
 
 namespace trestle {
 
@@ -39,6 +40,12 @@ std::optional<std::string_view> cell(const arrow::Array& array, int64_t index,
     default:
       user_error("{}: column {} is {}, not bytes or text", path, name, array.type()->ToString());
   }
+}
+
+std::shared_ptr<arrow::io::ReadableFile> opened_file(const std::filesystem::path& path) {
+  auto input = arrow::io::ReadableFile::Open(path.string());
+  if (!input.ok()) user_error("cannot open {}: {}", path.string(), input.status().message());
+  return *input;
 }
 
 }  // namespace
@@ -93,7 +100,8 @@ struct ParquetFile::Reader {
   }
 
   Column column(const arrow::Table& table, const std::string& name) const {
-    const size_t dot = name.find('.');
+    // A whole column may have a dot in its own name.
+    const size_t dot = table.GetColumnByName(name) ? std::string::npos : name.find('.');
     const bool is_list = name.find("[]") != std::string::npos;
     const auto chunked = table.GetColumnByName(name.substr(0, is_list ? name.find("[]") : dot));
     if (!chunked) user_error("{} has no column {}", path, name);
@@ -129,12 +137,11 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
     : reader_(std::make_unique<Reader>()) {
   reader_->path = path.string();
   reader_->names = std::move(columns);
-  auto input = arrow::io::ReadableFile::Open(path.string());
-  if (!input.ok()) user_error("cannot open {}: {}", path.string(), input.status().message());
-  const auto size = (*input)->GetSize();
+  const auto input = opened_file(path);
+  const auto size = input->GetSize();
   reader_->check(size.status());
   try {
-    auto opened = parquet::arrow::OpenFile(*input, arrow::default_memory_pool());
+    auto opened = parquet::arrow::OpenFile(input, arrow::default_memory_pool());
     reader_->check(opened.status());
     reader_->file = std::move(*opened);
     const auto metadata = reader_->file->parquet_reader()->metadata();
@@ -155,7 +162,8 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
     for (const std::string& name : reader_->names) {
       bool found = false;
       for (int leaf = 0; leaf < schema->num_columns(); ++leaf) {
-        if (plain_path(schema->Column(leaf)->path()->ToDotString()) == name) {
+        const std::string dotted = schema->Column(leaf)->path()->ToDotString();
+        if (plain_path(dotted) == name || dotted.starts_with(name + ".")) {
           reader_->leaves.push_back(leaf);
           found = true;
         }
@@ -171,6 +179,7 @@ ParquetFile::~ParquetFile() = default;
 ParquetFile::ParquetFile(ParquetFile&&) noexcept = default;
 
 int64_t ParquetFile::rows() const { return reader_->starts.back(); }
+const std::string& ParquetFile::path() const { return reader_->path; }
 
 std::optional<std::string_view> ParquetFile::bytes(size_t column, int64_t row) const {
   const int64_t index = reader_->seek(row);
@@ -206,6 +215,25 @@ int64_t ParquetFile::integer(size_t column, int64_t row) const {
     }
   }
   user_error("{}: column {} row {} is no integer", reader_->path, reader_->names[column], row);
+}
+
+Json ParquetFile::value(size_t column, int64_t row) const {
+  const int64_t index = reader_->seek(row);
+  return json_of_cell(
+      *reader_->columns[column].values, index,
+      fmt::format("{}: column {} row {}", reader_->path, reader_->names[column], row));
+}
+
+std::vector<std::string> parquet_columns(const std::filesystem::path& path) {
+  std::vector<std::string> names;
+  try {
+    const auto file = parquet::ParquetFileReader::Open(opened_file(path));
+    const auto* root = file->metadata()->schema()->group_node();
+    for (int i = 0; i < root->field_count(); ++i) names.push_back(root->field(i)->name());
+  } catch (const parquet::ParquetException& error) {
+    user_error("{}: cannot be read as Parquet: {}", path.string(), error.what());
+  }
+  return names;
 }
 
 }  // namespace trestle

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 namespace trestle {
 
@@ -28,6 +29,12 @@ struct ImageProcessorConfig {
 /// params.json of a checkpoint directory; what none states keeps its default. Throws UserError on
 /// values out of range and on processing that is not done here (another resampling, no resize).
 ImageProcessorConfig read_image_processor_config(const std::filesystem::path& directory);
+
+/// The line to refuse a picture with where the model of the directory (config.json) has another
+/// patch_size or spatial_merge_size than `config`, which was read from it: the grid of ids would
+/// not be that of the vision tower. Empty where they agree or there is no config.json with vision.
+std::string patch_mismatch(const std::filesystem::path& directory,
+                           const ImageProcessorConfig& config);
 
 struct ImageGrid {
   /// Pixels after the resize: rows and cols times patch_size * spatial_merge_size.

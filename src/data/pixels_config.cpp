@@ -83,6 +83,17 @@ void read_image_processor(const Section& section, ImageProcessorConfig& config) 
   for (const char* key : {"do_resize", "do_rescale", "do_normalize"}) section.require_true(key);
 }
 
+// The file that says `key` of the processor: the last of those read that holds it anywhere.
+std::string processor_source(const fs::path& directory, const std::string& key) {
+  for (const char* file : {"processor_config.json", "preprocessor_config.json", "params.json"}) {
+    const fs::path path = directory / file;
+    if (fs::exists(path) && read_json(path).dump().find("\"" + key + "\":") != std::string::npos) {
+      return path.string();
+    }
+  }
+  return "the default, as no processor_config.json states it";
+}
+
 }  // namespace
 
 ImageProcessorConfig read_image_processor_config(const fs::path& directory) {
@@ -118,6 +129,33 @@ ImageProcessorConfig read_image_processor_config(const fs::path& directory) {
     s.read_side("spatial_merge_size", config.spatial_merge_size);
   });
   return config;
+}
+
+std::string patch_mismatch(const fs::path& directory, const ImageProcessorConfig& config) {
+  const fs::path path = directory / "config.json";
+  if (!fs::exists(path)) return "";
+  const Json model = read_json(path);
+  if (!model.is_object() || !model.contains("vision_config") ||
+      !model["vision_config"].is_object()) {
+    return "";
+  }
+  // As transformers has them where the config says nothing.
+  const auto side = [](const Json& json, const char* key, int64_t otherwise) {
+    const auto it = json.find(key);
+    return it != json.end() && it->is_number_integer() ? it->get<int64_t>() : otherwise;
+  };
+  const auto compare = [&](const char* key, int64_t theirs, int64_t ours) -> std::string {
+    if (theirs == ours) return "";
+    return fmt::format(
+        "{} has {} {}, but the image processor has {} from {}; add the model's own "
+        "processor_config.json",
+        path.string(), key, theirs, ours, processor_source(directory, key));
+  };
+  const std::string line =
+      compare("patch_size", side(model["vision_config"], "patch_size", 16), config.patch_size);
+  if (!line.empty()) return line;
+  return compare("spatial_merge_size", side(model, "spatial_merge_size", 2),
+                 config.spatial_merge_size);
 }
 
 }  // namespace trestle

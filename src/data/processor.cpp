@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "data/fetch.h"
 #include "data/image.h"
 
@@ -14,7 +15,8 @@ int64_t Sample::targets() const {
 Processor::Processor(const std::filesystem::path& directory, const ImageLimits& limits)
     : tokenizer_(Tokenizer::open(directory)),
       encoder_(tokenizer_),
-      images_(read_image_processor_config(directory)) {
+      images_(read_image_processor_config(directory)),
+      mismatch_(patch_mismatch(directory, images_)) {
   if (limits.max_edge > 0) images_.longest_edge = std::min(images_.longest_edge, limits.max_edge);
   images_.max_tokens = limits.max_tokens;
 }
@@ -27,6 +29,7 @@ Sample Processor::process(Conversation conversation, Ending ending, int64_t imag
   for (Message& message : conversation.messages) {
     for (Part& part : message.parts) {
       if (part.kind != Part::Kind::kImage) continue;
+      if (!mismatch_.empty()) throw UserError(mismatch_);
       ImageRef& image = part.image;
       image.decoded = image.bytes
                           ? decode_image(std::as_bytes(std::span(*image.bytes)), image.source)

@@ -38,8 +38,7 @@ std::unique_ptr<Validation> Validation::make(const TrainConfig& config,
     path = config.dataset.path_or_dataset;
     if (!has_split(path, options.split)) {
       fmt::print(stderr,
-                 "no validation: {} has no Parquet file of split '{}'; name validation.path_or_"
-                 "dataset\n",
+                 "no validation: {} has no file of split '{}'; name validation.path_or_dataset\n",
                  path, options.split);
       return nullptr;
     }

@@ -1,0 +1,35 @@
+// The commonest sample: pictures and a question, then an answer. Called by the data sets.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "data/chat.h"
+
+namespace trestle {
+
+/// What is asked where a data set has pictures and texts only, as cord-v2.
+constexpr const char* kDescribe = "Describe this image.";
+
+/// One user message, the pictures first, and one of the assistant.
+Conversation exchange(std::vector<Part> pictures, std::string question, std::string answer);
+
+/// The columns, or keys of an object, that hold a question and its answer.
+struct QuestionAnswer {
+  const char *question, *answer;
+};
+
+/// The pairs that data sets on the Hugging Face hub have: question / answer or answers (MedPix-VQA,
+/// VQA-RAD; DocVQA and TextVQA, whose answers are a list), problem / solution (multimodal-open-r1),
+/// query / label (ChartQA, a list of one), prompt / completion (TRL), prompt / response.
+const std::vector<QuestionAnswer>& question_answer_names();
+
+/// The first pair that `row` has, or nullptr.
+const QuestionAnswer* question_answer_of(const Json& row);
+
+/// Turns such a row into {"messages", "images"} as parse_conversation takes it and returns the
+/// answer; of a list of answers the first. Throws UserError, opened by `what`, where either is no
+/// text.
+std::string make_messages(Json& row, const QuestionAnswer& names, const std::string& what);
+
+}  // namespace trestle
