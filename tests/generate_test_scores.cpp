@@ -1,16 +1,15 @@
 // Scores of answers against Donut's own evaluator, nltk's edit distance and the anls package
 // (tools/make_score_goldens.py), and the letters of a choice.
-#include "generate/scores.h"
-
 #include <gtest/gtest.h>
 
 #include "base/json.h"
 #include "generate/evaluate.h"
+#include "generate/scores.h"
 
 namespace trestle {
 namespace {
 
-const Json &goldens() {
+const Json& goldens() {
   static const Json all = read_json("golden/scores.json");
   return all;
 }
@@ -37,7 +36,8 @@ TEST(Scores, DocumentsAreDonuts) {
 
 TEST(Scores, TextsAreNltksAndAnlss) {
   for (const Json& each : goldens().at("texts")) {
-    const auto answer = each["answer"].get<std::string>(), wanted = each["wanted"].get<std::string>();
+    const auto answer = each["answer"].get<std::string>(),
+               wanted = each["wanted"].get<std::string>();
     EXPECT_EQ(edit_distance(answer, wanted), each["edit_distance"].get<int64_t>()) << each.dump();
     // Nothing asked for and nothing said: the package counts that as right, too.
     EXPECT_NEAR(anls(answer, wanted), each["anls"].get<double>(), 1e-12) << each.dump();
@@ -59,7 +59,8 @@ TEST(Scores, AnAnswerWithoutEndIsNotWorthTheTime) {
 }
 
 TEST(Scores, ChoicesAreLettersThatStandAlone) {
-  for (const char* text : {"B", "b", "B.", "(B)", "Answer: B", "The answer is B, not C.", "option B"}) {
+  for (const char* text :
+       {"B", "b", "B.", "(B)", "Answer: B", "The answer is B, not C.", "option B"}) {
     EXPECT_EQ(choice_of(text), 'B') << text;
   }
   EXPECT_EQ(choice_of("a cat"), std::nullopt);

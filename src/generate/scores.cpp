@@ -73,9 +73,8 @@ std::vector<LabelledTree> children_of(const Json& value);
 std::vector<LabelledTree> entries_of(const Json& object) {
   std::vector<std::pair<std::u32string, const Json*>> entries;
   for (const auto& [key, child] : object.items()) entries.emplace_back(code_points(key), &child);
-  std::ranges::sort(entries, {}, [](const auto& entry) {
-    return std::pair(entry.first.size(), entry.first);
-  });
+  std::ranges::sort(entries, {},
+                    [](const auto& entry) { return std::pair(entry.first.size(), entry.first); });
   std::vector<LabelledTree> nodes;
   for (auto& [key, child] : entries) {
     std::vector<LabelledTree> children = children_of(*child);
@@ -244,8 +243,9 @@ bool is_choice(std::string_view text) {
   for (std::u32string word : words(text)) {
     std::ranges::transform(word, word.begin(), lowered);
     letters += word.size() == 1;
-    const bool phrase = word == U"the" || word == U"correct" || word == U"answer" || word == U"is" ||
-                        word == U"option" || word == U"choice" || word == U"figure";
+    const bool phrase = word == U"the" || word == U"correct" || word == U"answer" ||
+                        word == U"is" || word == U"option" || word == U"choice" ||
+                        word == U"figure";
     if (word.size() != 1 && !phrase) return false;
   }
   return letters == 1;

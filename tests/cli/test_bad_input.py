@@ -268,7 +268,7 @@ class Pictures(Refusals):
     def test_in_a_prompt(self):
         (self.folder / "text.png").write_text("no picture")
         for image in ("text.png", "absent.png"):
-            self.refused("generate", "--hf-model-path", HF, "--image-path", image, "--prompt", "a", names=[image])
+            self.refused("generate", "--hf-model-path", DEMO, "--image-path", image, "--prompt", "a", names=[image])
 
     def test_unreachable_url(self):
         url = "http://127.0.0.1:9/receipt.png"

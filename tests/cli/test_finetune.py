@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""`trestle finetune` at the command line: what its flags set, what it says before and while it trains, and that what
+it leaves is taken by `evaluate` and `generate`.
+
+  .venv/bin/python tests/cli/test_finetune.py --trestle build/release/trestle [TestCase.test ...]
+"""
+
+import argparse
+import json
+import unittest
+
+import test_bad_input
+from test_bad_input import DEMO, TESTS, Refusals
+
+RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
+
+
+class Finetune(Refusals):
+    def trains(self, *arguments, recipe="ministral3_3b_peft_config"):
+        done = self.run_trestle("finetune", "--recipe", recipe, "--pretrained-checkpoint", DEMO,
+                                f"dataset.path_or_dataset={RECEIPTS}", "checkpoint.save=run", "peft.dim=4", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done
+
+    def config(self, *arguments, recipe="ministral3_3b_peft_config"):
+        text = self.trains("--print-config", *arguments, recipe=recipe).stdout
+        group, values = "", {}
+        for line in text.splitlines():
+            if not line.startswith(" "):
+                group = line.rstrip(":")
+            else:
+                key, value = line.strip().split(":", 1)
+                values[f"{group}.{key}"] = value.strip()
+        return values
+
+    def test_flags_in_both_spellings(self):
+        names = {"train-iters": ("train.train_iters", "3"), "global-batch-size": ("train.global_batch_size", "6"),
+                 "overlong": ("dataset.overlong", "shrink-image"), "image-max-edge": ("dataset.image_max_edge", "448"),
+                 "image-max-tokens": ("dataset.image_max_tokens", "99"), "on-nan": ("train.on_nan", "skip")}
+        for spelled in (lambda flag: flag, lambda flag: flag.replace("-", "_")):
+            values = self.config(*(word for flag, (_, value) in names.items() for word in ("--" + spelled(flag), value)))
+            for key, value in names.values():
+                self.assertEqual(values[key], value)
+        # The command line over the file, an override over both.
+        (self.folder / "file.yaml").write_text("train:\n  train_iters: 7\n  global_batch_size: 8\n")
+        values = self.config("--config", "file.yaml", "--train-iters", "5", "train.global_batch_size=9")
+        self.assertEqual((values["train.train_iters"], values["train.global_batch_size"]), ("5", "9"))
+
+    def test_one_process_says_that_it_is(self):
+        small = ("--train-iters", "1", "--global-batch-size", "1")
+        done = self.trains(*small, recipe="ministral3_14b_peft_config")
+        self.assertIn("model.tensor_model_parallel_size=2 is for as many GPUs", done.stderr)
+        self.assertIn("no validation: ", done.stderr)
+        self.assertNotIn("GPUs", self.trains(*small).stderr)
+
+    def test_a_validated_run_and_its_best_checkpoint(self):
+        done = self.trains("--train-iters", "4", "--global-batch-size", "2", "train.eval_interval=2", "train.eval_iters=1",
+                           "validation.split=test", "validation.answers=2", "validation.max_new_tokens=8",
+                           "validation.best_metric=valid_loss", "dataset.pack_sequences_in_batch=true")
+        self.assertEqual(sum("validation loss" in line for line in done.stderr.splitlines()), 2)
+        run = self.folder / "run"
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = {line["step"]: line["valid_loss"] for line in lines if "valid_loss" in line}
+        best = json.loads((run / "best.json").read_text())
+        self.assertEqual(best["step"], min(losses, key=losses.get))
+        checkpoint = run / best["checkpoint"]
+        done = self.run_trestle("evaluate", "--hf-model-path", DEMO, "--adapter-path", checkpoint, "--data", RECEIPTS,
+                                "--rows", 2, "--max-new-tokens", 8, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(set(json.loads(done.stdout)["scores"]),
+                         {"exact_match", "anls", "field_f1", "tree_edit_accuracy"})
+        done = self.run_trestle("generate", "--hf-model-path", DEMO, "--adapter-path", checkpoint, "--prompt", "a",
+                                "--max-new-tokens", 2)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trestle", required=True)
+    args, rest = parser.parse_known_args()
+    test_bad_input.TRESTLE = args.trestle
+    unittest.main(argv=[__file__, *rest])
+
+
+if __name__ == "__main__":
+    main()
