@@ -67,8 +67,8 @@ class Lines : public ::testing::Test {
 };
 
 TEST_F(Lines, EmptyOnesAreLeftOutAndCounted) {
-  const auto rows = dataset(
-      fmt::format("\n{} \t\r\n{}\n{{\"messages\": 3}}", row("\"a\""), row("\"b\"")));
+  const auto rows =
+      dataset(fmt::format("\n{} \t\r\n{}\n{{\"messages\": 3}}", row("\"a\""), row("\"b\"")));
   ASSERT_EQ(rows->size(), 3);
   EXPECT_EQ(text_of(rows->row(1)), "user: b\nassistant: b\n");
   EXPECT_EQ(text_of(rows->row(0)), "user: a\nassistant: b\n");
