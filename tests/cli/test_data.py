@@ -188,6 +188,18 @@ class Data(Refusals):
         self.fails(["--maker", "parquet", "--data", FOLDER, "--split", "raven"], "neither messages", "images, texts")
         self.fails(["--maker", "parquett", "--data", FOLDER], "did you mean parquet?", "webdataset")
 
+    def test_finetune_takes_each(self):
+        own = {"jsonl": self.jsonl(*[[{"role": "user", "content": "a"}, TALK[1]]] * 2)[-1],
+               "parquet": FOLDER / "own-turns.parquet", "webdataset": FOLDER / "web-train-{000000..000001}.tar"}
+        for kind, path in own.items():
+            done = self.run_trestle(
+                "finetune", "--recipe", "ministral3_3b_finetune_config", "--pretrained-checkpoint", DEMO, "--dataset-type", kind,
+                "--peft-scheme", "lora", f"dataset.path_or_dataset={path}", "train.train_iters=1", "train.global_batch_size=2",
+                "train.micro_batch_size=1", "model.seq_length=512", f"checkpoint.save={self.folder / kind}")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            line = json.loads((self.folder / kind / "metrics.jsonl").read_text().splitlines()[0])
+            self.assertGreater(line["target_tokens"], 0)
+
     def test_patches_of_another_model(self):
         model = self.folder / "model"
         shutil.copytree(DEMO, model)
