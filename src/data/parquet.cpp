@@ -48,13 +48,15 @@ std::shared_ptr<arrow::io::ReadableFile> opened_file(const std::filesystem::path
   return *input;
 }
 
-// Thrift makes room for a list of the footer before it has seen an item of it; one takes a byte at
-// least.
+// Thrift makes room for a string or list of the footer before it has seen what is in it; each byte
+// or item takes a byte of the file at least.
 parquet::ReaderProperties properties_for(int64_t file_size) {
   parquet::ReaderProperties properties;
-  const auto most = static_cast<int32_t>(
-      std::clamp<int64_t>(file_size, 1, properties.thrift_container_size_limit()));
-  properties.set_thrift_container_size_limit(most);
+  const auto bounded = [&](int32_t limit) {
+    return static_cast<int32_t>(std::clamp<int64_t>(file_size, 1, limit));
+  };
+  properties.set_thrift_string_size_limit(bounded(properties.thrift_string_size_limit()));
+  properties.set_thrift_container_size_limit(bounded(properties.thrift_container_size_limit()));
   return properties;
 }
 
