@@ -165,6 +165,15 @@ def tables():
         seed("parquet", name, buffer.getvalue())
 
 
+def own_tables():
+    turn = {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]}
+    rows = pyarrow.table({"messages": [[turn], None, []], "images": [[{"bytes": b"picture", "path": None}], [], None],
+                          "numbers": [1, None, 3], "tools": [None, "[]", "x"]})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(rows, buffer, store_schema=False, compression="none", use_dictionary=False)
+    seed("parquet", "own", buffer.getvalue())
+
+
 def tars():
     for name, form in (("ustar", tarfile.USTAR_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
         buffer = io.BytesIO()
@@ -182,5 +191,5 @@ def tars():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for made in (pickles, archives, directories, texts, ggufs, tokenizers, pictures, tables, tars):
+    for made in (pickles, archives, directories, texts, ggufs, tokenizers, pictures, tables, own_tables, tars):
         made()

@@ -1,8 +1,9 @@
-// Parquet files as the cord data set reads them. Arrow is not instrumented: what counts is what we
-// do with what it says.
+// Parquet files as the cord data set reads them, and as own data are: every column whole. Arrow is
+// not instrumented: what counts is what we do with what it says.
 #include "data/parquet.h"
 
 #include "base/json.h"
+#include "data/chat_json.h"
 #include "data/cord.h"
 #include "fuzz/fuzz.h"
 
@@ -17,6 +18,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (const auto text = parquet.bytes(1, row)) json_to_tags(parse_json(*text, "input"));
     }
     parquet.integer(0, parquet.rows() - 1);
+  });
+  fuzz::or_refused([&] {
+    const std::filesystem::path path = file.fill(data, size);
+    const std::vector<std::string> columns = parquet_columns(path);
+    const ParquetFile parquet(path, columns);
+    for (int64_t row = 0; row < std::min<int64_t>(parquet.rows(), 16); ++row) {
+      Json cells = Json::object();
+      for (size_t i = 0; i < columns.size(); ++i) {
+        fuzz::or_refused([&] { cells[columns[i]] = parquet.value(i, row); });
+      }
+      fuzz::or_refused([&] { parse_conversation(cells, "input"); });
+    }
   });
   return 0;
 }

@@ -234,6 +234,25 @@ TEST_F(ImageConfig, ReadsMistralsParams) {
   EXPECT_THROW(read(), UserError);
 }
 
+TEST_F(ImageConfig, IsComparedWithTheModels) {
+  const auto mismatch = [&] { return patch_mismatch(directory_, read()); };
+  EXPECT_EQ(mismatch(), "");
+  put("config.json", R"({"vision_config": {"patch_size": 14}, "spatial_merge_size": 2})");
+  EXPECT_EQ(mismatch(), "");
+  put("config.json", R"({"vision_config": {}})");  // transformers' 16
+  EXPECT_NE(mismatch().find("patch_size 16, but the image processor has 14 from the default"),
+            std::string::npos)
+      << mismatch();
+  put("preprocessor_config.json", R"({"patch_size": 16})");
+  EXPECT_EQ(mismatch(), "");
+  put("config.json", R"({"vision_config": {}, "spatial_merge_size": 3})");
+  EXPECT_NE(mismatch().find("config.json has spatial_merge_size 3, but the image processor has 2"),
+            std::string::npos)
+      << mismatch();
+  put("config.json", R"({"text_config": {}})");  // no vision, no pictures
+  EXPECT_EQ(mismatch(), "");
+}
+
 TEST_F(ImageConfig, RefusesWhatItCannotDo) {
   for (const char* text :
        {R"([])", R"({"image_processor": 3})", R"({"image_processor": {"resample": 2}})",

@@ -56,8 +56,10 @@ class Lines : public ::testing::Test {
     return make_dataset("jsonl", folder_ / "rows.jsonl", "train");
   }
   static std::string row(const std::string& content) {
-    return R"({"messages": [{"role": "user", "content": )" + content +
-           R"(}, {"role": "assistant", "content": "b"}]})" + "\n";
+    return fmt::format(
+        R"({{"messages": [{{"role": "user", "content": {}}}, {{"role": "assistant", "content": "b"}}]}})"
+        "\n",
+        content);
   }
 
   const std::filesystem::path folder_ =
@@ -65,7 +67,8 @@ class Lines : public ::testing::Test {
 };
 
 TEST_F(Lines, EmptyOnesAreLeftOutAndCounted) {
-  const auto rows = dataset("\n" + row("\"a\"") + " \t\r\n" + row("\"b\"") + "\n{\"messages\": 3}");
+  const auto rows =
+      dataset(fmt::format("\n{} \t\r\n{}\n{{\"messages\": 3}}", row("\"a\""), row("\"b\"")));
   ASSERT_EQ(rows->size(), 3);
   EXPECT_EQ(text_of(rows->row(1)), "user: b\nassistant: b\n");
   EXPECT_EQ(text_of(rows->row(0)), "user: a\nassistant: b\n");
@@ -87,7 +90,7 @@ TEST_F(Lines, OverTheBordersOfPieces) {
     const size_t wanted = std::vector<size_t>{to_border, to_border - 1, to_border + 1,
                                               3 * kPiece / 2}[lengths.size() % 4];
     lengths.push_back(wanted > empty ? wanted - empty : 1);
-    text += row("\"" + std::string(lengths.back(), 'x') + "\"");
+    text += row(fmt::format("\"{}\"", std::string(lengths.back(), 'x')));
   }
   const auto rows = dataset(text);
   ASSERT_EQ(rows->size(), std::ssize(lengths));

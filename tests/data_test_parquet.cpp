@@ -11,6 +11,11 @@ namespace {
 const std::filesystem::path kSeeds = "../fuzz/seeds/parquet";
 const std::vector<std::string> kColumns = {"image.bytes", "ground_truth"};
 
+void expect_refused(const std::filesystem::path& path, const std::string& message) {
+  EXPECT_NE(message.find(path.string() + ": cannot be read as Parquet"), std::string::npos)
+      << message;
+}
+
 TEST(Parquet, RowsInOneGroupOrSeveral) {
   for (const char* name : {"plain", "snappy", "groups"}) {
     const ParquetFile file(kSeeds / name, kColumns);
@@ -33,6 +38,13 @@ TEST(Parquet, RowsInOneGroupOrSeveral) {
 TEST(Parquet, RowsThatAFileCannotHoldAreRefused) {
   const std::string message = error_of([] { ParquetFile(kSeeds / "found_rows", kColumns); });
   EXPECT_NE(message.find("79557490301 rows in a file of 768 bytes"), std::string::npos) << message;
+}
+
+// 1288 bytes whose footer claims a text of 69,159,604 bytes: Thrift would make room for it.
+TEST(Parquet, TextsThatAFooterCannotHoldAreRefused) {
+  const std::filesystem::path path = kSeeds / "found_footer_text";
+  expect_refused(path, error_of([&] { ParquetFile(path, kColumns); }));
+  expect_refused(path, error_of([&] { parquet_columns(path); }));
 }
 
 }  // namespace

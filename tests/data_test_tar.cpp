@@ -158,7 +158,7 @@ TEST_F(DamagedTar, PaxRecordsAreChecked) {
 }
 
 TEST_F(DamagedTar, OtherFilesAreNamed) {
-  expect_words(error_of_file("\x1f\x8b" + std::string(600, 'x')),
+  expect_words(error_of_file("\x1f\x8b short"),
                {"gunzip it first: random access needs a plain tar"});
   expect_words(error_of_file(std::string(1024, 'x')), {"is no tar file"});
   expect_words(error_of_file("short"), {"has 5 bytes of a header"});

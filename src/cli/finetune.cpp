@@ -32,12 +32,13 @@ TrainConfig settle(const FinetuneFlags& flags) {
     // What the command line says counts more than the file.
     if (!arguments.pretrained_checkpoint.empty())
       config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;
-    if (arguments.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
     if (arguments.peft) config.peft.scheme = *arguments.peft == "none" ? "" : *arguments.peft;
     config.model.freeze_language_model |= arguments.freeze_language_model;
     config.model.freeze_vision_model |= arguments.freeze_vision_model;
     config.model.freeze_vision_projection |= arguments.freeze_vision_projection;
   }
+  // The other types are makers' names.
+  if (arguments.dataset_type != "hf") config.dataset.maker_name = arguments.dataset_type;
   if (!flags.on_nan.empty()) config.train.on_nan = flags.on_nan;
   if (!flags.overlong.empty()) config.dataset.overlong = flags.overlong;
   const auto set = [](int64_t& value, const std::optional<int64_t>& flag) {
@@ -90,8 +91,8 @@ void add_finetune(CLI::App& app) {
                       "HF or Megatron directory or ORG/NAME[@REVISION] to start from");
   command
       ->add_option("--dataset-type,--dataset_type", flags->arguments.dataset_type,
-                   "hf (the recipe's maker) or jsonl")
-      ->check(CLI::IsMember({"hf", "jsonl"}));
+                   "hf (the recipe's maker), jsonl, parquet or webdataset")
+      ->check(CLI::IsMember({"hf", "jsonl", "parquet", "webdataset"}));
   command
       ->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme,
                    "lora, dora or none; decides the recipe's learning rates too")

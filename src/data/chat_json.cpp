@@ -21,7 +21,7 @@ bool is_bare_base64(std::string_view text) {
          text.substr(0, kShortest).find_first_not_of(kAlphabet) == text.npos;
 }
 
-std::string as_data_uri(std::string base64) {
+std::string as_data_uri(const std::string& base64) {
   return base64.starts_with("data:") ? base64 : "data:image/any;base64," + base64;
 }
 
@@ -86,7 +86,7 @@ class RowReader {
     ImageRef image;
     if (json.is_string()) {
       image.source = json.get<std::string>();
-      if (is_bare_base64(image.source)) image.source = as_data_uri(std::move(image.source));
+      if (is_bare_base64(image.source)) image.source = as_data_uri(image.source);
     } else if (json.is_binary()) {
       const Json::binary_t& bytes = json.get_binary();
       image.source = place_;

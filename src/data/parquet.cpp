@@ -48,6 +48,18 @@ std::shared_ptr<arrow::io::ReadableFile> opened_file(const std::filesystem::path
   return *input;
 }
 
+// Thrift makes room for a string or list of the footer before it has seen what is in it; each byte
+// or item takes a byte of the file at least.
+parquet::ReaderProperties properties_for(int64_t file_size) {
+  parquet::ReaderProperties properties;
+  const auto bounded = [&](int32_t limit) {
+    return static_cast<int32_t>(std::clamp<int64_t>(file_size, 1, limit));
+  };
+  properties.set_thrift_string_size_limit(bounded(properties.thrift_string_size_limit()));
+  properties.set_thrift_container_size_limit(bounded(properties.thrift_container_size_limit()));
+  return properties;
+}
+
 }  // namespace
 
 struct ParquetFile::Reader {
@@ -141,9 +153,9 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
   const auto size = input->GetSize();
   reader_->check(size.status());
   try {
-    auto opened = parquet::arrow::OpenFile(input, arrow::default_memory_pool());
-    reader_->check(opened.status());
-    reader_->file = std::move(*opened);
+    parquet::arrow::FileReaderBuilder builder;
+    reader_->check(builder.Open(input, properties_for(*size)));
+    reader_->check(builder.Build(&reader_->file));
     const auto metadata = reader_->file->parquet_reader()->metadata();
     reader_->starts.push_back(0);
     for (int i = 0; i < metadata->num_row_groups(); ++i) {
@@ -227,7 +239,9 @@ Json ParquetFile::value(size_t column, int64_t row) const {
 std::vector<std::string> parquet_columns(const std::filesystem::path& path) {
   std::vector<std::string> names;
   try {
-    const auto file = parquet::ParquetFileReader::Open(opened_file(path));
+    const auto input = opened_file(path);
+    const int64_t size = input->GetSize().ValueOr(0);
+    const auto file = parquet::ParquetFileReader::Open(input, properties_for(size));
     const auto* root = file->metadata()->schema()->group_node();
     for (int i = 0; i < root->field_count(); ++i) names.push_back(root->field(i)->name());
   } catch (const parquet::ParquetException& error) {

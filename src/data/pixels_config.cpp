@@ -151,7 +151,7 @@ std::string patch_mismatch(const fs::path& directory, const ImageProcessorConfig
         "processor_config.json",
         path.string(), key, theirs, ours, processor_source(directory, key));
   };
-  const std::string line =
+  std::string line =
       compare("patch_size", side(model["vision_config"], "patch_size", 16), config.patch_size);
   if (!line.empty()) return line;
   return compare("spatial_merge_size", side(model, "spatial_merge_size", 2),

@@ -36,7 +36,13 @@ std::string string_of(std::string_view field) {
 
 class Headers {
  public:
-  explicit Headers(const std::filesystem::path& path) : file_(path) {}
+  explicit Headers(const std::filesystem::path& path) : file_(path) {
+    std::string first(std::min<size_t>(2, file_.bytes().size()), '\0');
+    copy(0, first.size(), first.data());
+    if (first == "\x1f\x8b") {
+      user_error("{} is gzip'ed; gunzip it first: random access needs a plain tar", path.string());
+    }
+  }
 
   std::vector<TarMember> read() {
     std::vector<TarMember> members;
@@ -103,10 +109,6 @@ class Headers {
   }
 
   void check_sum() const {
-    if (header_at_ == 0 && header_[0] == '\x1f' && header_[1] == '\x8b') {
-      user_error("{} is gzip'ed; gunzip it first: random access needs a plain tar",
-                 file_.path().string());
-    }
     // The sum counts its own field as spaces. Old writers added signed characters.
     int64_t of_unsigned = 0, of_signed = 0;
     for (size_t i = 0; i < header_.size(); ++i) {

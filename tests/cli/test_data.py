@@ -5,15 +5,32 @@
 """
 
 import argparse
+import base64
+import functools
+import gzip
+import http.server
+import io
 import json
+import shutil
+import tarfile
+import threading
 import unittest
 from pathlib import Path
 
 import test_bad_input
-from test_bad_input import DEMO, TESTS, Refusals
+from PIL import Image
+from test_bad_input import DEMO, IMAGE, TESTS, Refusals, edit_json
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
 FOLDER = TESTS / "golden" / "datasets"
+
+
+TALK = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "This one."}]
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
 
 
 class Data(Refusals):
@@ -65,6 +82,148 @@ class Data(Refusals):
         user = {"role": "user", "content": [{"type": "image", "path": "absent.png"}, {"type": "text", "text": "a"}]}
         out = self.fails(self.jsonl([user, {"role": "assistant", "content": "b"}]), "1 of 1 rows cannot be used")
         self.assertIn("absent.png", out)
+
+    def report(self, *arguments):
+        done = self.data("check", *arguments, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def test_what_each_overlong_policy_loses(self):
+        Image.new("RGB", (280, 280)).save(self.folder / "large.png")
+        picture = {"role": "user", "content": [{"type": "image", "path": "large.png"}, {"type": "text", "text": "a"}]}
+        user, answer = {"role": "user", "content": "a b c d"}, {"role": "assistant", "content": "yes"}
+        spoken = {"role": "assistant", "content": "a long answer of many words " * 4}
+        asked = {"role": "user", "content": "a long question of many words " * 20}
+        short = [[user, answer], [user, answer, user, answer]]
+        long = {"answer": [user, answer, user, spoken], "question": [asked, answer], "picture": [picture, answer]}
+        lengths = {name: self.report(*self.jsonl(row))["length"]["max"] for name, row in long.items()}
+        limit = self.report(*self.jsonl(*short))["length"]["max"]
+        self.assertTrue(all(length > limit for length in lengths.values()), (lengths, limit))
+        whole = self.report(*self.jsonl(*short), "--seq-length", limit)
+        self.assertEqual({each["refused"] + each["dropped"] + each["targets_lost"] + each["eos_lost"]
+                          for each in whole["overlong"].values()}, {0})
+        self.assertEqual({each["turns_with_eos"] for each in whole["overlong"].values()}, {3})
+
+        rows = self.jsonl(*short, *long.values())
+        report = self.report(*rows, "--seq-length", limit)
+        self.assertEqual((report["longer_than_seq_length"], report["assistant_turns"]), (3, 7))
+        policies = report["overlong"]
+        counts = {name: [each[key] for key in ("refused", "dropped", "shrunk", "cut", "turns_with_eos", "assistant_turns")]
+                  for name, each in policies.items()}
+        # The picture can become smaller; the question alone fills the limit; the first answer of the other stays.
+        self.assertEqual(counts, {"error": [3, 0, 0, 0, 3, 3], "drop": [0, 3, 0, 0, 3, 3], "shrink-image": [2, 0, 1, 0, 4, 4],
+                                  "cut-text": [2, 0, 0, 1, 4, 5]})
+        for name, each in policies.items():
+            self.assertEqual(each["targets"] + each["targets_lost"], report["targets"], name)
+            self.assertEqual(each["turns_with_eos"] + each["eos_lost"], report["turns_with_eos"], name)
+        self.assertEqual(policies["drop"]["targets"], whole["targets"])
+        self.assertEqual(policies["error"]["targets"], whole["targets"])
+        with_picture = self.report(*self.jsonl(*short, long["picture"]))["targets"]
+        self.assertEqual(policies["shrink-image"]["targets"], with_picture)
+
+        text = self.data("check", *self.jsonl(*short, *long.values()), "--seq-length", limit).stdout.splitlines()
+        table = {line.split()[0]: line.split()[1:] for line in text[-4:]}
+        for name, each in policies.items():
+            self.assertEqual(table[name], [str(each[key]) for key in ("refused", "dropped", "shrunk", "cut", "targets_lost",
+                "eos_lost", "turns_with_eos")] + ["of", str(each["assistant_turns"])])
+
+    def test_pictures_by_url_path_and_base64(self):
+        shutil.copy(IMAGE, self.folder / "p.png")
+        handler = functools.partial(QuietHandler, directory=self.folder)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        url = f"http://127.0.0.1:{server.server_port}/p.png"
+        data = base64.b64encode(IMAGE.read_bytes()).decode()
+        answer = {"role": "assistant", "content": "b"}
+
+        def rows(*parts):
+            return self.jsonl(*([{"role": "user", "content": [part, {"type": "text", "text": "a"}]}, answer] for part in parts),
+                              [{"role": "user", "content": "only words"}, answer])
+        report = self.report(*rows({"type": "image", "url": url}, {"type": "image_url", "image_url": {"url": url}},
+                                   {"type": "image", "image": url}, {"type": "image", "path": "p.png"},
+                                   {"type": "image_url", "image_url": {"url": "data:image/png;base64," + data}},
+                                   {"type": "image", "base64": data}, {"type": "image", "image": data}))
+        self.assertEqual((report["images"], report["text_only_rows"], report["largest_image"]), (7, 1, [56, 28]))
+        out = self.fails(rows({"type": "image", "url": url + ".gone"}), "1 of 2 rows cannot be used")
+        self.assertIn("HTTP status 404", out)
+
+    def archive(self, name, members, form=tarfile.PAX_FORMAT):
+        with tarfile.open(self.folder / name, "w", format=form) as archive:
+            for member, data in members:
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        return ["--maker", "webdataset", "--data", self.folder / name]
+
+    def test_webdataset_of_every_format(self):
+        picture, talk = IMAGE.read_bytes(), json.dumps(TALK).encode()
+        members = [("f" * 60 + "/" + "g" * 60 + "/0.png", picture), ("f" * 60 + "/" + "g" * 60 + "/0.json", talk),
+                   ("1.png", picture), ("1.txt", b"A caption."), ("2.JSON", json.dumps({"messages": TALK[1:]}).encode())]
+        for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+            report = self.report(*self.archive("shard-3.tar", members[:4], form))
+            self.assertEqual((report["rows"], report["images"], report["bad_rows"]), (2, 2, 0))
+        self.archive("shard-4.tar", members[2:4])
+        for where, split in ((self.folder / "shard-{3..4}.tar", "train"), (self.folder, "shard")):
+            report = self.report("--maker", "webdataset", "--data", where, "--split", split)
+            self.assertEqual((report["rows"], report["images"]), (3, 3))
+
+    def test_webdataset_refusals(self):
+        picture, talk = IMAGE.read_bytes(), json.dumps(TALK).encode()
+        a, b = [("a.png", picture), ("a.json", talk)], [("b.png", picture), ("b.txt", b"c")]
+        self.fails(self.archive("x.tar", [a[0], *b, a[1]]), "a.json", "sample a", "--sort=name")
+        self.fails(self.archive("x.tar", [*a, ("a.PNG", picture)]), "two members", "png")
+        self.fails(self.archive("x.tar", [("README", b"")]), "no sample")
+        outside = [{"role": "user", "content": [{"type": "image", "path": str(IMAGE)}]}, TALK[1]]
+        out = self.fails(self.archive("x.tar", [("a.json", json.dumps(outside).encode())]), "1 of 1 rows")
+        self.assertIn("not among its members", out)
+        plain = (self.folder / "x.tar").read_bytes()
+        (self.folder / "x.tar").write_bytes(gzip.compress(plain))
+        self.fails(["--maker", "webdataset", "--data", self.folder / "x.tar"], "gunzip it first")
+        (self.folder / "x.tar").write_bytes(plain[:512 + 7])
+        self.fails(["--maker", "webdataset", "--data", self.folder / "x.tar"], "7 are left in the file")
+
+    def test_own_parquet(self):
+        report = self.report("--maker", "parquet", "--data", FOLDER, "--split", "own-turns")
+        self.assertEqual((report["rows"], report["images"], report["text_only_rows"]), (3, 2, 1))
+        self.fails(["--maker", "parquet", "--data", FOLDER, "--split", "raven"], "neither messages", "images, texts")
+        self.fails(["--maker", "parquett", "--data", FOLDER], "did you mean parquet?", "webdataset")
+
+    def test_finetune_takes_each(self):
+        own = {"jsonl": self.jsonl(*[[{"role": "user", "content": "a"}, TALK[1]]] * 2)[-1],
+               "parquet": FOLDER / "own-turns.parquet", "webdataset": FOLDER / "web-train-{000000..000001}.tar"}
+        for kind, path in own.items():
+            done = self.run_trestle(
+                "finetune", "--recipe", "ministral3_3b_finetune_config", "--pretrained-checkpoint", DEMO, "--dataset-type", kind,
+                "--peft-scheme", "lora", f"dataset.path_or_dataset={path}", "train.train_iters=1", "train.global_batch_size=2",
+                "train.micro_batch_size=1", "model.seq_length=512", f"checkpoint.save={self.folder / kind}")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            line = json.loads((self.folder / kind / "metrics.jsonl").read_text().splitlines()[0])
+            self.assertGreater(line["target_tokens"], 0)
+
+    def test_patches_of_another_model(self):
+        model = self.folder / "model"
+        shutil.copytree(DEMO, model)
+        edit_json(model / "processor_config.json", lambda config: config.update(patch_size=16))
+        text = self.jsonl([{"role": "user", "content": "a"}, TALK[1]])
+        arguments = ["data", "check", "--hf-model-path", model]
+        self.assertEqual(self.run_trestle(*arguments, *text).returncode, 0)
+        rows = self.jsonl([{"role": "user", "content": [{"type": "image", "path": str(IMAGE)}]}, TALK[1]])
+        ours = f"{model}/config.json has patch_size 14, but the image processor has 16 from {model}/processor_config.json"
+        done = self.run_trestle(*arguments, *rows)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(ours, done.stdout)
+        done = self.run_trestle("generate", "--hf-model-path", model, "--image-path", IMAGE, "--prompt", "a")
+        self.assertEqual((done.returncode, len(done.stderr.splitlines())), (2, 1), done.stderr)
+        self.assertIn(ours, done.stderr)
+        # No file of the processor: its defaults are those of no other model.
+        (model / "processor_config.json").unlink()
+        self.assertEqual(self.run_trestle(*arguments, *rows).returncode, 0)
+        edit_json(model / "config.json", lambda config: config.update(spatial_merge_size=1))
+        done = self.run_trestle(*arguments, *rows)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(f"{model}/config.json has spatial_merge_size 1, but the image processor has 2 from the default", done.stdout)
 
     # users' pain point 11: loss on the prompt.
     def test_show(self):
