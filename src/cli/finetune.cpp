@@ -32,13 +32,12 @@ TrainConfig settle(const FinetuneFlags& flags) {
     // What the command line says counts more than the file.
     if (!arguments.pretrained_checkpoint.empty())
       config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;
+    if (arguments.dataset_type != "hf") config.dataset.maker_name = arguments.dataset_type;
     if (arguments.peft) config.peft.scheme = *arguments.peft == "none" ? "" : *arguments.peft;
     config.model.freeze_language_model |= arguments.freeze_language_model;
     config.model.freeze_vision_model |= arguments.freeze_vision_model;
     config.model.freeze_vision_projection |= arguments.freeze_vision_projection;
   }
-  // The other types are makers' names.
-  if (arguments.dataset_type != "hf") config.dataset.maker_name = arguments.dataset_type;
   if (!flags.on_nan.empty()) config.train.on_nan = flags.on_nan;
   if (!flags.overlong.empty()) config.dataset.overlong = flags.overlong;
   const auto set = [](int64_t& value, const std::optional<int64_t>& flag) {

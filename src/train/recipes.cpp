@@ -22,7 +22,7 @@ TrainConfig finetune_config(const FinetuneArguments& arguments, const std::strin
     config.checkpoint.save = (std::filesystem::path(root) / arguments.name).string();
   }
   config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;
-  if (arguments.dataset_type == "jsonl") config.dataset.maker_name = "jsonl";
+  if (arguments.dataset_type != "hf") config.dataset.maker_name = arguments.dataset_type;
   const std::string peft = arguments.peft.value_or(usual_peft);
   config.model.tensor_model_parallel_size = peft == "none" ? parallel.sft : parallel.peft;
   if (peft != "none") {

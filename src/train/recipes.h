@@ -15,7 +15,7 @@ struct FinetuneArguments {
   /// The run is saved under $SAVE_DIR/name, where SAVE_DIR is set.
   std::string name;
   std::string pretrained_checkpoint;
-  /// hf: a maker of a data set of the Hub; jsonl: own conversations.
+  /// hf: a maker of a data set of the Hub; own data: jsonl, parquet or webdataset.
   std::string dataset_type = "hf";
   /// none, lora or dora; nothing: what the recipe is of. It decides the rates too: 5e-6 -> 5e-7
   /// where weights train, 1e-4 -> 1e-5 where adapters do.
