@@ -182,23 +182,39 @@ TEST(OwnParquet, OtherColumnsAreNamed) {
                {"raven-train", "neither messages", "images, texts"});
 }
 
-// Row groups hold two rows, so that threads disagree on which is to be in memory.
-TEST(OwnParquet, ManyThreads) {
-  const auto rows = make_dataset("parquet", kFolder / "own-turns.parquet", "");
+void expect_equal_from_many_threads(const Dataset& rows) {
   std::vector<std::string> wanted;
-  for (int64_t row = 0; row < rows->size(); ++row) wanted.push_back(text_of(rows->row(row)));
+  for (int64_t row = 0; row < rows.size(); ++row) wanted.push_back(text_of(rows.row(row)));
+  ASSERT_GT(wanted.size(), 1u);
   std::vector<int> wrong(4, 0);
   std::vector<std::thread> threads;
   for (size_t thread = 0; thread < wrong.size(); ++thread) {
     threads.emplace_back([&, thread] {
       for (size_t i = 0; i < 60; ++i) {
         const size_t row = (i + thread) % wanted.size();
-        wrong[thread] += text_of(rows->row(static_cast<int64_t>(row))) != wanted[row];
+        wrong[thread] += text_of(rows.row(static_cast<int64_t>(row))) != wanted[row];
       }
     });
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, std::vector<int>(4, 0));
+}
+
+TEST(OwnData, IsReadFromManyThreads) {
+  // Row groups hold two rows, so that threads disagree on which is to be in memory.
+  expect_equal_from_many_threads(*make_dataset("parquet", kFolder / "own-turns.parquet", ""));
+  expect_equal_from_many_threads(*make_dataset("webdataset", kFolder, "web-train"));
+  const std::filesystem::path lines =
+      std::filesystem::temp_directory_path() / fmt::format("trestle-lines-{}.jsonl", ::getpid());
+  std::ofstream file(lines);
+  for (int i = 0; i < 30; ++i) {
+    file
+        << R"({"messages": [{"role": "user", "content": "count"}, {"role": "assistant", "content": ")"
+        << std::string(static_cast<size_t>(1 + i * i), 'a') << "\"}]}\n";
+  }
+  file.close();
+  expect_equal_from_many_threads(*make_dataset("jsonl", lines, ""));
+  std::filesystem::remove(lines);
 }
 
 TEST(WebDatasets, SamplesOfADirectoryAndOfAPattern) {

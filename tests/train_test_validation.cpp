@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <limits>
 
 #include "base/file.h"
 #include "errors.h"
@@ -169,6 +170,8 @@ TEST_F(Validated, ABestStepIsBeatenByABetterOneOfItsMetric) {
   EXPECT_TRUE(validation->better(metrics, BestStep{2, "field_f1", 0.4}));
   EXPECT_TRUE(validation->better(metrics, BestStep{2, kValidLoss, 0.1}));
   EXPECT_FALSE(validation->better(metrics, BestStep{2, "field_f1", 0.5}));
+  metrics.scores["field_f1"] = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_FALSE(validation->better(metrics, std::nullopt));
 }
 
 TEST_F(Validated, WhatCannotBeIsSaidBeforeTheFirstStep) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "base/error.h"
 #include "data/overlong.h"
@@ -127,9 +128,10 @@ std::optional<BestStep> Validation::better(const ValidationMetrics& metrics,
   if (name.empty()) return std::nullopt;
   const bool by_loss = name == kValidLoss;
   const double value = by_loss ? metrics.loss : metrics.scores.at(name);
-  // A best of another metric says nothing; a value that is no number is better than nothing.
+  if (!std::isfinite(value)) return std::nullopt;
+  // A best of another metric says nothing of this one.
   if (before && before->metric == name) {
-    if (by_loss ? !(value < before->value) : !(value > before->value)) return std::nullopt;
+    if (by_loss ? value >= before->value : value <= before->value) return std::nullopt;
   }
   return BestStep{metrics.step, name, value};
 }
