@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <numeric>
+#include <set>
 
 namespace trestle {
 
@@ -28,6 +30,12 @@ std::string_view unquoted(std::string_view text) {
     return text.substr(1, text.size() - 2);
   }
   return text;
+}
+
+// Short where it can be, exact where it must be.
+std::string bound_text(double value) {
+  const bool whole = value == std::floor(value) && std::abs(value) < 1e15;
+  return whole ? fmt::format("{}", static_cast<int64_t>(value)) : fmt::format("{:g}", value);
 }
 
 size_t edit_distance(std::string_view a, std::string_view b) {
@@ -55,6 +63,41 @@ void parse_number(std::string_view key, std::string_view text, Number& value, co
 }
 
 }  // namespace
+
+std::string_view on_resume_text(OnResume on_resume) {
+  switch (on_resume) {
+    case OnResume::kSame:
+      return "must be the same";
+    case OnResume::kSameContent:
+      return "same content";
+    case OnResume::kFree:
+      return "may change";
+    case OnResume::kDerived:
+      return "settled anew";
+  }
+  return {};
+}
+
+std::string Range::text() const {
+  return fmt::format("must be {} {} and {} {}{}", above_low ? "above" : "at least", bound_text(low),
+                     below_high ? "below" : "at most", bound_text(high),
+                     or_zero ? ", or 0 for none" : "");
+}
+
+bool OneOf::holds(std::string_view value) const {
+  // The array's unused places point nowhere, the word "" does not.
+  return std::ranges::any_of(words, [&](std::string_view word) {
+    return word.data() != nullptr && word == value;
+  });
+}
+
+std::string OneOf::text() const {
+  std::vector<std::string_view> known;
+  for (const std::string_view word : words) {
+    if (!word.empty()) known.push_back(word);
+  }
+  return fmt::format("must be one of {}", fmt::join(known, ", "));
+}
 
 void parse_value(std::string_view key, std::string_view text, bool& value) {
   text = unquoted(text);
@@ -136,44 +179,62 @@ YAML::Node load_yaml(const std::string& text, std::string_view what) {
 
 namespace {
 
-// `visited` counts values: aliases make a short text a huge tree.
+struct Flattened {
+  std::vector<Assignment> out;
+  std::set<std::string> paths;
+  size_t visited = 0;  // aliases make a short text a huge tree
+};
+
 void flatten_into(const YAML::Node& node, const std::string& prefix, std::string_view what,
-                  int depth, size_t& visited,
-                  std::vector<std::pair<std::string, std::string>>& out) {
+                  int depth, Flattened& into) {
   if (depth > kMaxYamlDepth) user_error("{}: nested deeper than {} levels", what, kMaxYamlDepth);
-  visited += 1 + (node.IsSequence() ? node.size() : 0);
-  if (visited > kMaxYamlValues) user_error("{}: over {} values", what, kMaxYamlValues);
+  into.visited += 1 + (node.IsSequence() ? node.size() : 0);
+  if (into.visited > kMaxYamlValues) user_error("{}: over {} values", what, kMaxYamlValues);
   if (node.IsMap()) {
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) {
         user_error("{}: a key of '{}' is a list or map", what, prefix);
       }
       const std::string& key = entry.first.Scalar();
-      flatten_into(entry.second, prefix.empty() ? key : prefix + "." + key, what, depth + 1,
-                   visited, out);
+      flatten_into(entry.second, prefix.empty() ? key : prefix + "." + key, what, depth + 1, into);
     }
+    return;
+  }
+  if (!into.paths.insert(prefix).second) {
+    user_error("{}: {} is there twice; keep one", what, prefix);
+  }
+  if (node.IsNull()) {
+    into.out.push_back({prefix, std::nullopt});
   } else if (node.IsSequence()) {
     std::vector<std::string> items;
     for (const auto& item : node) {
       if (!item.IsScalar()) user_error("{}: {} is not a list of plain values", what, prefix);
       items.push_back(item.Scalar());
     }
-    out.emplace_back(prefix, fmt::format("[{}]", fmt::join(items, ", ")));
+    into.out.push_back({prefix, fmt::format("[{}]", fmt::join(items, ", "))});
   } else {
-    out.emplace_back(prefix, node.IsNull() ? "null" : node.Scalar());
+    into.out.push_back({prefix, node.Scalar()});
   }
 }
 
 }  // namespace
 
-std::vector<std::pair<std::string, std::string>> flatten_yaml(const YAML::Node& node,
-                                                              std::string_view what) {
-  std::vector<std::pair<std::string, std::string>> out;
-  if (node.IsNull()) return out;
+Assignment parse_override(std::string_view assignment) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string_view::npos) {
+    user_error("override '{}' has no '='; write key.sub=value", assignment);
+  }
+  const std::string_view value = assignment.substr(equals + 1);
+  return {std::string(assignment.substr(0, equals)),
+          trimmed(value) == "null" ? std::nullopt : std::optional<std::string>(value)};
+}
+
+std::vector<Assignment> flatten_yaml(const YAML::Node& node, std::string_view what) {
+  if (node.IsNull()) return {};
   if (!node.IsMap()) user_error("{}: a config is a mapping of keys to values", what);
-  size_t visited = 0;
-  flatten_into(node, "", what, 0, visited, out);
-  return out;
+  Flattened flattened;
+  flatten_into(node, "", what, 0, flattened);
+  return flattened.out;
 }
 
 std::string yaml_of(const std::vector<FieldText>& fields) {
@@ -193,10 +254,12 @@ std::string yaml_of(const std::vector<FieldText>& fields) {
     }
     open = parts;
     YAML::Emitter value;
-    if (each.value.starts_with('[') && each.value.ends_with(']')) {
+    if (each.kind == FieldText::Kind::kList) {
       value << YAML::Flow << YAML::Load(each.value);
-    } else if (each.value == "null") {
+    } else if (each.kind == FieldText::Kind::kNull) {
       value << YAML::Null;
+    } else if (each.value == "null" || each.value == "~") {
+      value << YAML::DoubleQuoted << each.value;  // the word, and not nothing
     } else {
       value << each.value;
     }

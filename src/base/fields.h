@@ -3,13 +3,15 @@
 //
 // struct Optimizer {
 //   double lr = 1e-4;
-//   static constexpr auto fields() { return std::tuple(field("lr", &Optimizer::lr, "peak learning
-//   rate")); }
+//   static constexpr auto fields() {
+//     return std::tuple(field("lr", &Optimizer::lr, OnResume::kFree, above(0, 10), "peak rate"));
+//   }
 // };
 #pragma once
 
 #include <yaml-cpp/yaml.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -22,17 +24,114 @@
 
 namespace trestle {
 
-template <class Owner, class T>
+/// What a resumed run must have of a key (train/resume).
+enum class OnResume {
+  /// The value that the run was saved with.
+  kSame,
+  /// It names something whose content must be the same, wherever it lies now.
+  kSameContent,
+  /// Any value: it changes how a run goes on, or nothing of what it computes.
+  kFree,
+  /// Settled anew by each run.
+  kDerived
+};
+/// "must be the same", "same content", "may change", "settled anew".
+std::string_view on_resume_text(OnResume on_resume);
+
+/// The numbers that a key may have; none of them is infinite.
+struct Range {
+  double low = 0, high = 0;
+  bool above_low = false, below_high = false;
+  /// 0 too, which turns the thing off.
+  bool or_zero = false;
+
+  bool holds(double value) const {
+    if (or_zero && value == 0) return true;
+    return (above_low ? value > low : value >= low) && (below_high ? value < high : value <= high);
+  }
+  /// "must be at least 1 and at most 10".
+  std::string text() const;
+};
+/// Both ends count.
+constexpr Range between(double low, double high) { return {.low = low, .high = high}; }
+constexpr Range above(double low, double high) {
+  return {.low = low, .high = high, .above_low = true};
+}
+constexpr Range below(double low, double high) {
+  return {.low = low, .high = high, .below_high = true};
+}
+constexpr Range or_zero(Range range) {
+  range.or_zero = true;
+  return range;
+}
+
+/// The words that a key may be.
+struct OneOf {
+  std::array<std::string_view, 6> words = {};
+
+  template <class... Words>
+  constexpr explicit OneOf(Words... each) : words{each...} {}
+  bool holds(std::string_view value) const;
+  std::string text() const;
+};
+
+/// Any text, list, truth value or group of fields.
+struct Anything {
+  static constexpr bool holds(const auto&) { return true; }
+  static std::string text() { return {}; }
+};
+
+namespace detail {
+
+template <class T>
+struct Plain {
+  using type = T;
+};
+template <class T>
+struct Plain<std::optional<T>> {
+  using type = T;
+};
+/// int64_t of int64_t and of optional<int64_t>.
+template <class T>
+using PlainOf = typename Plain<T>::type;
+template <class T>
+concept Number = std::is_same_v<PlainOf<T>, int64_t> || std::is_same_v<PlainOf<T>, double>;
+
+}  // namespace detail
+
+template <class Owner, class T, class Allowed>
 struct Field {
   std::string_view name;
   T Owner::*member;
+  OnResume on_resume;
+  Allowed allowed;
   std::string_view help;
 };
 
+/// A number says its range.
+template <class Owner, detail::Number T>
+constexpr Field<Owner, T, Range> field(std::string_view name, T Owner::*member, OnResume on_resume,
+                                       Range range, std::string_view help = "") {
+  return {name, member, on_resume, range, help};
+}
+/// A text that is one of some words.
+template <class Owner>
+constexpr Field<Owner, std::string, OneOf> field(std::string_view name, std::string Owner::*member,
+                                                 OnResume on_resume, OneOf words,
+                                                 std::string_view help = "") {
+  return {name, member, on_resume, words, help};
+}
 template <class Owner, class T>
-constexpr Field<Owner, T> field(std::string_view name, T Owner::*member,
-                                std::string_view help = "") {
-  return {name, member, help};
+  requires(!detail::Number<T>)
+constexpr Field<Owner, T, Anything> field(std::string_view name, T Owner::*member,
+                                          OnResume on_resume, std::string_view help = "") {
+  return {name, member, on_resume, {}, help};
+}
+/// A group: its members have fields of their own.
+template <class Owner, class T>
+  requires requires { T::fields(); }
+constexpr Field<Owner, T, Anything> field(std::string_view name, T Owner::*member) {
+  return {name, member, OnResume::kSame, {}, ""};
 }
 
 template <class T>
@@ -42,7 +141,7 @@ concept HasFields = requires {
 
 namespace detail {
 
-struct Anything {
+struct AnyMember {
   template <class T>
   operator T() const;
 };
@@ -50,8 +149,8 @@ struct Anything {
 // The number of members of an aggregate: how many initialisers it takes.
 template <class T, class... Args>
 constexpr size_t member_count() {
-  if constexpr (requires { T{Args{}..., Anything{}}; }) {
-    return member_count<T, Args..., Anything>();
+  if constexpr (requires { T{Args{}..., AnyMember{}}; }) {
+    return member_count<T, Args..., AnyMember>();
   } else {
     return sizeof...(Args);
   }
@@ -86,10 +185,14 @@ void parse_value(std::string_view key, std::string_view text, std::optional<T>& 
   }
 }
 
-/// Every settable path with its value as text and its help, in order: for printing, YAML and "did
-/// you mean".
+/// Every settable path, in order: for printing, YAML, resuming and "did you mean".
 struct FieldText {
+  enum class Kind { kScalar, kList, kNull };
   std::string path, value, help;
+  Kind kind = Kind::kScalar;
+  OnResume on_resume = OnResume::kSame;
+  /// Of numbers and words: what they may be.
+  std::string allowed = {};
 };
 
 std::string format_value(bool value);
@@ -102,6 +205,19 @@ std::string format_value(const std::optional<T>& value) {
   return value ? format_value(*value) : "null";
 }
 
+template <class T>
+FieldText::Kind kind_of(const T&) {
+  return FieldText::Kind::kScalar;
+}
+template <class T>
+FieldText::Kind kind_of(const std::vector<T>&) {
+  return FieldText::Kind::kList;
+}
+template <class T>
+FieldText::Kind kind_of(const std::optional<T>& value) {
+  return value ? FieldText::Kind::kScalar : FieldText::Kind::kNull;
+}
+
 template <HasFields T>
 void list_fields(const T& config, std::vector<FieldText>& out, const std::string& prefix = "") {
   for_each_field(config, [&](const auto& each, const auto& value) {
@@ -109,7 +225,8 @@ void list_fields(const T& config, std::vector<FieldText>& out, const std::string
     if constexpr (HasFields<std::decay_t<decltype(value)>>) {
       list_fields(value, out, path + ".");
     } else {
-      out.push_back({path, format_value(value), std::string(each.help)});
+      out.push_back({path, format_value(value), std::string(each.help), kind_of(value),
+                     each.on_resume, each.allowed.text()});
     }
   });
 }
@@ -121,20 +238,53 @@ std::vector<FieldText> list_fields(const T& config) {
   return out;
 }
 
+/// Throws UserError `PATH=VALUE: must be ...`.
+template <class Allowed, class T>
+void check_value(std::string_view path, const Allowed& allowed, const T& value) {
+  if (!allowed.holds(value)) user_error("{}={}: {}", path, format_value(value), allowed.text());
+}
+template <class Allowed, class T>
+void check_value(std::string_view path, const Allowed& allowed, const std::optional<T>& value) {
+  if (value) check_value(path, allowed, *value);
+}
+
+/// Throws UserError for the first value that its field does not allow: of a config that code
+/// filled.
+template <HasFields T>
+void check_values(const T& config, const std::string& prefix = "") {
+  for_each_field(config, [&](const auto& each, const auto& value) {
+    const std::string path = prefix + std::string(each.name);
+    if constexpr (HasFields<std::decay_t<decltype(value)>>) {
+      check_values(value, path + ".");
+    } else {
+      check_value(path, each.allowed, value);
+    }
+  });
+}
+
 namespace detail {
 
+/// `text` null: what `defaults` has.
 template <HasFields T>
-bool set_at(T& config, std::string_view path, std::string_view key, std::string_view text) {
+bool set_at(T& config, const T& defaults, std::string_view path, std::string_view key,
+            const std::string_view* text) {
   const size_t dot = path.find('.');
   const std::string_view head = path.substr(0, dot);
   bool found = false;
   for_each_field(config, [&](const auto& each, auto& value) {
     if (each.name != head) return;
     if constexpr (HasFields<std::decay_t<decltype(value)>>) {
-      if (dot != std::string_view::npos) found = set_at(value, path.substr(dot + 1), key, text);
+      if (dot != std::string_view::npos) {
+        found = set_at(value, defaults.*(each.member), path.substr(dot + 1), key, text);
+      }
     } else if (dot == std::string_view::npos) {
-      parse_value(key, text, value);
       found = true;
+      if (text == nullptr) {
+        value = defaults.*(each.member);
+        return;
+      }
+      parse_value(key, *text, value);
+      check_value(key, each.allowed, value);
     }
   });
   return found;
@@ -147,34 +297,42 @@ std::string nearest(std::string_view name, const std::vector<std::string>& names
 
 [[noreturn]] void unknown_key(std::string_view key, const std::vector<FieldText>& known);
 
-/// Sets `key` (a dotted path, or an older name that T::current_name knows) from text. Throws
-/// UserError: an unknown key names the nearest, a bad value its type.
+/// `key=value` of a command line or a file.
+struct Assignment {
+  std::string key;
+  /// Nothing: null, which is the default.
+  std::optional<std::string> value;
+};
+
+/// Sets a key (a dotted path, or an older name that T::current_name knows) from text; null sets it
+/// to what `defaults` has. Throws UserError: an unknown key names the nearest, a bad value its type
+/// or range.
 template <HasFields T>
-void set_field(T& config, std::string_view key, std::string_view text) {
+void set_field(T& config, const Assignment& given, const T& defaults = {}) {
+  std::string_view key = given.key;
   if constexpr (requires { T::current_name(key); }) key = T::current_name(key);
-  if (!detail::set_at(config, key, key, text)) unknown_key(key, list_fields(config));
+  const std::string_view text = given.value ? std::string_view(*given.value) : std::string_view();
+  if (!detail::set_at(config, defaults, key, key, given.value ? &text : nullptr)) {
+    unknown_key(key, list_fields(config));
+  }
 }
 
-/// `key=value`.
+/// `key=value`; a bare `null` is none. Throws UserError where there is no '='.
+Assignment parse_override(std::string_view assignment);
 template <HasFields T>
-void apply_override(T& config, std::string_view assignment) {
-  const size_t equals = assignment.find('=');
-  if (equals == std::string_view::npos) {
-    user_error("override '{}' has no '='; write key.sub=value", assignment);
-  }
-  set_field(config, assignment.substr(0, equals), assignment.substr(equals + 1));
+void apply_override(T& config, std::string_view assignment, const T& defaults = {}) {
+  set_field(config, parse_override(assignment), defaults);
 }
 
 /// Flattens a YAML mapping to dotted paths and texts. Throws UserError on anything but mappings,
-/// scalars and lists.
-std::vector<std::pair<std::string, std::string>> flatten_yaml(const YAML::Node& node,
-                                                              std::string_view what);
+/// scalars and lists, and on a path that is there twice.
+std::vector<Assignment> flatten_yaml(const YAML::Node& node, std::string_view what);
 YAML::Node load_yaml(const std::string& text, std::string_view what);
 
 template <HasFields T>
-void apply_yaml(T& config, const std::string& text, std::string_view what) {
-  for (const auto& [key, value] : flatten_yaml(load_yaml(text, what), what)) {
-    set_field(config, key, value);
+void apply_yaml(T& config, const std::string& text, std::string_view what, const T& defaults = {}) {
+  for (const Assignment& each : flatten_yaml(load_yaml(text, what), what)) {
+    set_field(config, each, defaults);
   }
 }
 

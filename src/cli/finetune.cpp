@@ -1,13 +1,17 @@
 // `trestle finetune` and `trestle recipes`: a run's config from recipe, file and overrides, and the
 // run.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
+#include <map>
 #include <memory>
 
 #include "base/file.h"
 #include "cli/commands.h"
 #include "peft/report.h"
+#include "train/identity.h"
 #include "train/recipes.h"
+#include "train/settle.h"
 #include "train/trainer.h"
 
 namespace trestle {
@@ -15,44 +19,43 @@ namespace trestle {
 namespace {
 
 struct FinetuneFlags {
-  std::string recipe, config_file, peft_scheme, on_nan, overlong;
-  std::optional<int64_t> image_max_edge, image_max_tokens;
-  FinetuneArguments arguments;
-  std::vector<std::string> overrides;
+  std::string recipe, config_file;
+  /// Of flags that stand for a key, in both spellings.
+  std::map<std::string, std::string> values;
+  std::map<std::string, bool> freeze;
+  std::vector<std::string> overrides, may_change;
   bool print_config = false;
 };
 
-TrainConfig settle(const FinetuneFlags& flags) {
-  FinetuneArguments arguments = flags.arguments;
-  arguments.name = flags.recipe;
-  if (!flags.peft_scheme.empty()) arguments.peft = flags.peft_scheme;
-  TrainConfig config = recipe(flags.recipe, arguments);
+SettledRun settled(const FinetuneFlags& flags) {
+  std::vector<Assignment> file, command_line;
   if (!flags.config_file.empty()) {
-    apply_yaml(config, read_text(flags.config_file, 1 << 20), flags.config_file);
-    // What the command line says counts more than the file.
-    if (!arguments.pretrained_checkpoint.empty())
-      config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;
-    if (arguments.dataset_type != "hf") config.dataset.maker_name = arguments.dataset_type;
-    if (arguments.peft) config.peft.scheme = *arguments.peft == "none" ? "" : *arguments.peft;
-    config.model.freeze_language_model |= arguments.freeze_language_model;
-    config.model.freeze_vision_model |= arguments.freeze_vision_model;
-    config.model.freeze_vision_projection |= arguments.freeze_vision_projection;
+    file = flatten_yaml(load_yaml(read_text(flags.config_file, 1 << 20), flags.config_file),
+                        flags.config_file);
   }
-  if (!flags.on_nan.empty()) config.train.on_nan = flags.on_nan;
-  if (!flags.overlong.empty()) config.dataset.overlong = flags.overlong;
-  const auto set = [](int64_t& value, const std::optional<int64_t>& flag) {
-    value = flag.value_or(value);
-  };
-  set(config.train.train_iters, arguments.train_iters);
-  set(config.train.global_batch_size, arguments.global_batch_size);
-  set(config.dataset.image_max_edge, flags.image_max_edge);
-  set(config.dataset.image_max_tokens, flags.image_max_tokens);
-  for (const std::string& each : flags.overrides) apply_override(config, each);
-  return config;
+  for (const auto& [key, value] : flags.values) {
+    // hf is the recipe's own maker.
+    const bool is_default = key == "dataset.maker_name" && value == "hf";
+    command_line.push_back({key, is_default ? std::nullopt : std::optional(value)});
+  }
+  for (const auto& [key, on] : flags.freeze) {
+    if (on) command_line.push_back({key, "true"});
+  }
+  for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
+  SettledRun run = settle(flags.recipe, file, command_line);
+  run.asked.may_change = {flags.may_change.begin(), flags.may_change.end()};
+  require_changeable(run.asked.may_change);
+  if (!flags.may_change.empty() && run.config.checkpoint.load.empty()) {
+    user_error("--allow-change {} has no effect without checkpoint.load", flags.may_change.front());
+  }
+  run.config.validate_values();
+  refuse_without_effect(run);
+  return run;
 }
 
 void finetune(const FinetuneFlags& flags) {
-  const TrainConfig config = settle(flags);
+  const SettledRun run = settled(flags);
+  const TrainConfig& config = run.config;
   if (flags.print_config) {
     fmt::print("{}", to_yaml(config));
     return;
@@ -64,7 +67,7 @@ void finetune(const FinetuneFlags& flags) {
         "whole model and computes the same\n",
         size);
   }
-  Trainer trainer(config);
+  Trainer trainer(config, run.asked);
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
   int64_t trainable = 0, total = 0;
   for (const at::Tensor& parameter : trainer.model().parameters()) {
@@ -78,6 +81,19 @@ void finetune(const FinetuneFlags& flags) {
   if (const int stopped = trainer.run(); stopped != 0) std::raise(stopped);
 }
 
+// As docs/keys.md has it.
+std::string keys_table() {
+  std::string out = "| key | default | may be | on resume | |\n|---|---|---|---|---|\n";
+  for (const FieldText& each : list_fields(TrainConfig{})) {
+    std::string allowed = each.allowed;
+    if (allowed.starts_with("must be ")) allowed = allowed.substr(8);
+    const std::string value = each.value.empty() ? "" : fmt::format("`{}`", each.value);
+    out += fmt::format("| `{}` | {} | {} | {} | {} |\n", each.path, value, allowed,
+                       on_resume_text(each.on_resume), each.help);
+  }
+  return out;
+}
+
 }  // namespace
 
 void add_finetune(CLI::App& app) {
@@ -85,37 +101,40 @@ void add_finetune(CLI::App& app) {
   auto flags = std::make_shared<FinetuneFlags>();
   command->add_option("--recipe", flags->recipe, "see trestle recipes")->required();
   command->add_option("--config", flags->config_file, "YAML file over the recipe");
-  command->add_option("--pretrained-checkpoint,--pretrained_checkpoint",
-                      flags->arguments.pretrained_checkpoint,
-                      "HF or Megatron directory or ORG/NAME[@REVISION] to start from");
-  command
-      ->add_option("--dataset-type,--dataset_type", flags->arguments.dataset_type,
-                   "hf (the recipe's maker), jsonl, parquet or webdataset")
+  // A flag is another name of a key.
+  const auto add = [&](const char* names, const char* key, const char* help) {
+    return command->add_option_function<std::string>(
+        names, [flags, key](const std::string& value) { flags->values[key] = value; }, help);
+  };
+  add("--pretrained-checkpoint,--pretrained_checkpoint", "checkpoint.pretrained_checkpoint",
+      "HF or Megatron directory or ORG/NAME[@REVISION] to start from");
+  add("--dataset-type,--dataset_type", "dataset.maker_name",
+      "hf (the recipe's maker), jsonl, parquet or webdataset")
       ->check(CLI::IsMember({"hf", "jsonl", "parquet", "webdataset"}));
-  command
-      ->add_option("--peft-scheme,--peft_scheme", flags->peft_scheme,
-                   "lora, dora or none; decides the recipe's learning rates too")
+  add("--peft-scheme,--peft_scheme", "peft.scheme",
+      "lora, dora or none; decides the recipe's learning rates too")
       ->check(CLI::IsMember({"lora", "dora", "none"}));
-  command
-      ->add_option("--on-nan,--on_nan", flags->on_nan,
-                   "stop at a step whose loss or gradient is no number, or skip it")
+  add("--on-nan,--on_nan", "train.on_nan",
+      "stop at a step whose loss or gradient is no number, or skip it")
       ->check(CLI::IsMember({"stop", "skip"}));
-  command->add_option("--train-iters,--train_iters", flags->arguments.train_iters,
-                      "optimizer steps");
-  command->add_option("--global-batch-size,--global_batch_size", flags->arguments.global_batch_size,
-                      "samples a step");
-  command->add_option("--overlong", flags->overlong,
-                      "samples over model.seq_length: error, drop, shrink-image or cut-text");
-  command->add_option("--image-max-edge,--image_max_edge", flags->image_max_edge,
-                      "pixels of a picture's longest side at most");
-  command->add_option("--image-max-tokens,--image_max_tokens", flags->image_max_tokens,
-                      "tokens of a picture at most");
-  command->add_flag("--freeze-language-model,--freeze_language_model",
-                    flags->arguments.freeze_language_model);
-  command->add_flag("--freeze-vision-model,--freeze_vision_model",
-                    flags->arguments.freeze_vision_model);
-  command->add_flag("--freeze-vision-projection,--freeze_vision_projection",
-                    flags->arguments.freeze_vision_projection);
+  add("--train-iters,--train_iters", "train.train_iters", "optimizer steps");
+  add("--global-batch-size,--global_batch_size", "train.global_batch_size", "samples a step");
+  add("--overlong", "dataset.overlong",
+      "samples over model.seq_length: error, drop, shrink-image or cut-text");
+  add("--image-max-edge,--image_max_edge", "dataset.image_max_edge",
+      "pixels of a picture's longest side at most");
+  add("--image-max-tokens,--image_max_tokens", "dataset.image_max_tokens",
+      "tokens of a picture at most");
+  for (const char* part : {"language_model", "vision_model", "vision_projection"}) {
+    const std::string key = fmt::format("freeze_{}", part);
+    std::string dashed = key;
+    std::ranges::replace(dashed, '_', '-');
+    command->add_flag(fmt::format("--{},--{}", dashed, key),
+                      flags->freeze[fmt::format("model.{}", key)]);
+  }
+  command->add_option("--allow-change,--allow_change", flags->may_change,
+                      "with checkpoint.load: a key that may differ from what the run was saved "
+                      "with (docs/keys.md says which must not); repeat for several");
   command->add_flag("--print-config,--print_config", flags->print_config,
                     "print the resolved config and stop");
   command->add_option("overrides", flags->overrides, "key.sub=value, over everything else");
@@ -123,15 +142,26 @@ void add_finetune(CLI::App& app) {
 }
 
 void add_recipes(CLI::App& app) {
+  struct Flags {
+    std::string name;
+    bool keys = false;
+  };
   CLI::App* command = app.add_subcommand("recipes", "list the recipes, or print one whole config");
-  auto name = std::make_shared<std::string>();
-  command->add_option("name", *name, "a recipe");
-  command->callback([name] {
-    if (!name->empty()) {
-      fmt::print("{}", to_yaml(recipe(*name)));
-      return;
+  auto flags = std::make_shared<Flags>();
+  CLI::Option* name = command->add_option("name", flags->name, "a recipe");
+  command
+      ->add_flag("--keys", flags->keys,
+                 "every key as a Markdown table: default, what it may be, what a resumed run must "
+                 "have, what it does")
+      ->excludes(name);
+  command->callback([flags] {
+    if (flags->keys) {
+      fmt::print("{}", keys_table());
+    } else if (!flags->name.empty()) {
+      fmt::print("{}", to_yaml(recipe(flags->name)));
+    } else {
+      for (const Recipe& each : recipes()) fmt::print("{:<32} {}\n", each.name, each.help);
     }
-    for (const Recipe& each : recipes()) fmt::print("{:<32} {}\n", each.name, each.help);
   });
 }
 

@@ -125,11 +125,7 @@ double LoraConfig::scaling_alpha() const {
 }
 
 void LoraConfig::validate() const {
-  if (!scheme.empty() && scheme != "lora" && scheme != "dora") {
-    user_error("peft.scheme={}: there are lora, dora, or nothing to train the weights themselves",
-               scheme);
-  }
-  if (dim < 1) user_error("peft.dim={}: a rank is at least 1", dim);
+  check_values(*this, "peft.");
   if (base_bits != 4 && base_bits != 8 && base_bits != 16) {
     user_error("peft.base_bits={}: there are 4 (NF4), 8 and 16, the base as params_dtype says",
                base_bits);
@@ -139,13 +135,6 @@ void LoraConfig::validate() const {
         "peft.base_bits={} holds the weights in a form that cannot train; set peft.scheme to lora "
         "or dora, or peft.base_bits to 16",
         base_bits);
-  }
-  if (!std::isfinite(alpha) || alpha <= 0) user_error("peft.alpha={}: it must be over 0", alpha);
-  if (!(dropout >= 0 && dropout < 1)) {
-    user_error("peft.dropout={}: it must be at least 0 and below 1", dropout);
-  }
-  if (!(lora_plus_ratio > 0) || !std::isfinite(lora_plus_ratio)) {
-    user_error("peft.lora_plus_ratio={}: it must be over 0; 1 is plain LoRA", lora_plus_ratio);
   }
   const bool pissa = pissa_iterations(lora_A_init_method).has_value();
   if (pissa && is_dora()) {

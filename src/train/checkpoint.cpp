@@ -2,11 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <fmt/ranges.h>
 
 #include <optional>
 
 #include "base/error.h"
-#include "checkpoint/megatron.h"
 #include "checkpoint/megatron_writer.h"
 #include "peft/megatron_adapter.h"
 
@@ -64,7 +64,7 @@ Json optimizer_state(const TrainConfig& config, const Progress& progress) {
 
 void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
                      const AdamW& optimizer, const Progress& progress, const TrainConfig& config,
-                     const OpenCheckpoint& base) {
+                     const RunIdentity& identity, const OpenCheckpoint& base) {
   TensorList list;
   std::map<std::string, at::Tensor> tensors;
   std::optional<LoraConfig> adapters;
@@ -100,7 +100,7 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
   Json state = {{"skipped", progress.skipped},
                 {"skipped_on_end", progress.skipped_on_end},
                 {"recent_losses", progress.recent_losses},
-                {"base_bits", config.peft.base_bits}};
+                {"identity", identity.to_json()}};
   if (progress.best) {
     state["best_step"] = progress.best->step;
     state["best_metric"] = progress.best->metric;
@@ -110,51 +110,65 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
   writer.commit();
 }
 
-Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, AdamW& optimizer) {
+SavedRun::SavedRun(const std::filesystem::path& path) : name_(path.string()), checkpoint_(path) {
+  own_ = checkpoint_.object(kProgress).value_or(Json());
+  if (!own_.is_object()) own_ = Json::object();
+}
+
+void SavedRun::require_same(const RunIdentity& now, const std::set<std::string>& may_change) const {
+  if (const auto identity = own_.find("identity"); identity != own_.end()) {
+    require_same_run(RunIdentity::from_json(*identity, name_), now, may_change, name_);
+    return;
+  }
+  fmt::print(stderr,
+             "warning: checkpoint.load={} does not say what it was trained with; nothing but its "
+             "tensors can be checked\n",
+             name_);
+}
+
+Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
   const at::NoGradGuard no_grad;
-  const MegatronCheckpoint checkpoint(run);
-  const auto holds = [&](const std::string& name) {
-    return checkpoint.tensors().contains(name) || checkpoint.state().contains(name);
-  };
+  std::set<std::string> left_over;
+  for (const auto* tensors : {&checkpoint_.tensors(), &checkpoint_.state()}) {
+    for (const auto& [name, info] : *tensors) left_over.insert(name);
+  }
   const auto copy_into = [&](const std::string& ours, const at::Tensor& target) {
-    const std::string name = holds(ours) ? ours : bridge_adapter_name(ours);
-    if (!holds(name)) {
+    const std::string name = left_over.contains(ours) ? ours : bridge_adapter_name(ours);
+    if (left_over.erase(name) == 0) {
       user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
-                 run.string(), name);
+                 name_, name);
     }
-    const at::Tensor stored = checkpoint.read(name);
+    const at::Tensor stored = checkpoint_.read(name);
     if (stored.sizes() != target.sizes()) {
-      user_error("checkpoint.load={}: {} has another shape than this run's", run.string(), name);
+      user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, name,
+                 fmt::join(stored.sizes(), ", "), fmt::join(target.sizes(), ", "));
     }
     target.copy_(stored);
   };
   for (const auto& entry : model.named_parameters()) {
-    if (checkpoint.is_adapter() && !is_adapter(entry.key())) continue;
+    if (checkpoint_.is_adapter() && !is_adapter(entry.key())) continue;
     copy_into(entry.key(), entry.value());
   }
   for (const auto& [name, tensor] : optimizer.state()) copy_into("optimizer.state." + name, tensor);
-  if (checkpoint.state().contains(kRandomState)) {
+  if (left_over.erase(kRandomState) != 0) {
     at::Generator generator = at::detail::getDefaultCPUGenerator();
-    generator.set_state(checkpoint.read(kRandomState).clone());
+    generator.set_state(checkpoint_.read(kRandomState).clone());
   }
-  const Json state = checkpoint.train_state();
-  Progress progress{.step = checkpoint.iteration(),
+  if (!left_over.empty()) {
+    user_error("checkpoint.load={} has {} tensors that this run has no place for, such as {}; was "
+               "it made with other adapters or frozen parts?",
+               name_, left_over.size(), *left_over.begin());
+  }
+  const Json state = checkpoint_.train_state();
+  Progress progress{.step = checkpoint_.iteration(),
                     .consumed_samples = state.value("consumed_train_samples", int64_t{0})};
-  if (const auto own = checkpoint.object(kProgress); own && own->is_object()) {
-    progress.skipped = own->value("skipped", int64_t{0});
-    progress.skipped_on_end = own->value("skipped_on_end", int64_t{0});
-    progress.recent_losses = own->value("recent_losses", std::vector<double>());
-    if (own->contains("best_step")) {
-      progress.best =
-          BestStep{own->value("best_step", int64_t{0}), own->value("best_metric", std::string()),
-                   own->value("best_value", 0.0)};
-    }
-    const auto bits = own->value("base_bits", int64_t{16}), ours = model.build().weight_bits;
-    if (bits != ours) {
-      user_error(
-          "checkpoint.load={} was trained on a base of {} bits but peft.base_bits={}; set it to {}",
-          run.string(), bits, ours, bits);
-    }
+  progress.skipped = own_.value("skipped", int64_t{0});
+  progress.skipped_on_end = own_.value("skipped_on_end", int64_t{0});
+  progress.recent_losses = own_.value("recent_losses", std::vector<double>());
+  if (own_.contains("best_step")) {
+    progress.best =
+        BestStep{own_.value("best_step", int64_t{0}), own_.value("best_metric", std::string()),
+                 own_.value("best_value", 0.0)};
   }
   optimizer.set_steps(progress.step - progress.skipped);
   return progress;

@@ -4,11 +4,14 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "bridge/load.h"
+#include "checkpoint/megatron.h"
 #include "train/config.h"
+#include "train/identity.h"
 #include "train/optimizer.h"
 
 namespace trestle {
@@ -35,14 +38,31 @@ struct Progress {
 };
 
 /// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA or DoRA run), AdamW's
-/// state, the schedule, the position in the data and torch's random state. An iteration that is
-/// there already is replaced whole.
+/// state, the schedule, the position in the data, torch's random state and what run it is of. An
+/// iteration that is there already is replaced whole.
 void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
                      const AdamW& optimizer, const Progress& progress, const TrainConfig& config,
-                     const OpenCheckpoint& base);
+                     const RunIdentity& identity, const OpenCheckpoint& base);
 
-/// The reverse, into a model and optimizer built from the same config. Throws UserError when the
-/// run's tensors are not those that this config trains.
-Progress load_checkpoint(const std::filesystem::path& run, Ministral3& model, AdamW& optimizer);
+/// A checkpoint of save_checkpoint to go on from.
+class SavedRun {
+ public:
+  /// `path` is a run, whose newest checkpoint is taken, or one of its iterations. Throws UserError
+  /// when there is none.
+  explicit SavedRun(const std::filesystem::path& path);
+
+  /// Throws as require_same_run() does. Of a checkpoint that does not say which run it is of, a
+  /// line on stderr says that nothing but its tensors is checked.
+  void require_same(const RunIdentity& now, const std::set<std::string>& may_change) const;
+
+  /// Into a model and optimizer built from the same config. Throws UserError when the checkpoint's
+  /// tensors are not those that this config trains, each of them used once.
+  Progress load(Ministral3& model, AdamW& optimizer) const;
+
+ private:
+  std::string name_;  // checkpoint.load
+  MegatronCheckpoint checkpoint_;
+  Json own_;  // what save_checkpoint adds to Megatron's
+};
 
 }  // namespace trestle

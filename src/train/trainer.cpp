@@ -18,6 +18,7 @@
 #include "train/diagnose.h"
 #include "train/metrics.h"
 #include "train/micro_batches.h"
+#include "train/run_directory.h"
 #include "train/stop_signal.h"
 
 namespace trestle {
@@ -31,7 +32,19 @@ constexpr size_t kRecentLosses = 20;  // of progress_.recent_losses
 
 TrainConfig validated(TrainConfig config) {
   config.validate();
+  settle_run_directory(config.checkpoint, config.peft.adapter_path);
   return config;
+}
+
+// Of validation.*: those that make no sense where there is nothing to validate on.
+void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
+  for (const std::string& key : asked.keys) {
+    if (!key.starts_with("validation.") || config.validation.eval_interval == 0) continue;
+    user_error(
+        "{} has no effect: dataset.path_or_dataset={} has no validation split; name "
+        "validation.path_or_dataset",
+        key, config.dataset.path_or_dataset);
+  }
 }
 
 int64_t peak_memory_bytes() {
@@ -42,14 +55,22 @@ int64_t peak_memory_bytes() {
 
 }  // namespace
 
-Trainer::Trainer(const TrainConfig& config)
+Trainer::Trainer(const TrainConfig& config, Asked asked)
     : config_(validated(config)),
+      asked_(std::move(asked)),
       base_(resolve_model(config_.checkpoint.pretrained_checkpoint,
                           "checkpoint.pretrained_checkpoint")),
       processor_(base_.assets(),
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset,
                             config_.dataset.split)) {
+  std::optional<SavedRun> saved;
+  if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);
+  identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_.weights())},
+                                    {"dataset.path_or_dataset", content_of(dataset_->files())}});
+  // Before the weights are read, where the config alone says what the run is.
+  const bool known = config_.peft.adapter_path.empty();
+  if (saved && known) saved->require_same(identity_, asked_.may_change);
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
   model_ = load_model(base_, {config_.dtype(), at::kCPU, config_.peft.base_bits});
   model_->train();
@@ -59,6 +80,7 @@ Trainer::Trainer(const TrainConfig& config)
     attach_lora(*model_, config_.peft, static_cast<uint64_t>(config_.rng.seed));
   } else {
     start_from_adapter();
+    if (saved) saved->require_same(identity_, asked_.may_change);
   }
   model_->set_recompute(config_.recompute());
   features_ = FeatureCache::make(*model_, config_.dataset);
@@ -72,9 +94,7 @@ Trainer::Trainer(const TrainConfig& config)
                                        .eps = config_.optimizer.adam_eps,
                                        .weight_decay = config_.optimizer.weight_decay,
                                        .lora_plus_ratio = config_.peft.lora_plus_ratio});
-  if (!config_.checkpoint.load.empty()) {
-    progress_ = load_checkpoint(config_.checkpoint.load, *model_, *optimizer_);
-  }
+  if (saved) progress_ = saved->load(*model_, *optimizer_);
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
   if (config_.trains_adapters()) take_initial_from_base(*model_);
   stream_ = std::make_unique<SampleStream>(
@@ -87,6 +107,7 @@ Trainer::Trainer(const TrainConfig& config)
                     .start = progress_.consumed_samples,
                     .name = config_.dataset.path_or_dataset});
   validation_ = Validation::make(config_, processor_);
+  if (!validation_) refuse_validation_keys(asked_, config_);
 }
 
 void Trainer::freeze() {
@@ -102,10 +123,32 @@ void Trainer::freeze() {
 
 void Trainer::start_from_adapter() {
   load_adapter(*model_, resolve_model(config_.peft.adapter_path, "peft.adapter_path"));
-  if (const std::string scheme = lora_config_of(*model_).scheme; scheme != config_.peft.scheme) {
+  const LoraConfig held = lora_config_of(*model_);
+  LoraConfig& config = config_.peft;
+  const auto require = [&](const char* key, const std::string& value, const std::string& theirs) {
+    if (value == theirs || !asked_.keys.contains(fmt::format("peft.{}", key))) return;
+    user_error("peft.adapter_path={} has peft.{}={} but {} was asked for; leave it out",
+               config.adapter_path, key, theirs, value);
+  };
+  if (held.scheme != config.scheme) {
     user_error("peft.adapter_path={} is a {} adapter but peft.scheme={}; set the one to the other",
-               config_.peft.adapter_path, scheme, config_.peft.scheme);
+               config.adapter_path, held.scheme, config.scheme);
   }
+  require("dim", format_value(config.dim), format_value(held.dim));
+  // The scale is what both of them come to.
+  if (config.scaling_alpha() != held.alpha) {
+    require("alpha", format_value(config.alpha), format_value(held.alpha));
+    require("use_rslora", format_value(config.use_rslora), format_value(held.use_rslora));
+  }
+  require("dropout", format_value(config.dropout), format_value(held.dropout));
+  require("target_modules", format_value(config.target_modules), format_value(held.target_modules));
+  config.dim = held.dim;
+  config.alpha = held.alpha;
+  config.dropout = held.dropout;
+  config.use_rslora = held.use_rslora;
+  config.target_modules = held.target_modules;
+  identity_ = identity_of(config_, std::move(identity_.contents));
+  identity_.contents["peft.adapter_path"] = content_of_adapters(*model_);
 }
 
 Trainer::Drawn Trainer::next_samples() {
@@ -215,7 +258,8 @@ StepMetrics Trainer::step() {
 }
 
 void Trainer::save() {
-  save_checkpoint(config_.checkpoint.save, *model_, *optimizer_, progress_, config_, base_);
+  save_checkpoint(config_.checkpoint.save, *model_, *optimizer_, progress_, config_, identity_,
+                  base_);
 }
 
 bool Trainer::validate(MetricsLog& log) {

@@ -14,7 +14,9 @@
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/feature_cache.h"
+#include "train/identity.h"
 #include "train/optimizer.h"
+#include "train/settle.h"
 #include "train/validation.h"
 
 namespace trestle {
@@ -43,8 +45,9 @@ class MetricsLog;
 class Trainer {
  public:
   /// Opens the base model and the data, attaches adapters, resumes where checkpoint.load says.
-  /// Throws UserError for whatever the user can mend, before anything is written.
-  explicit Trainer(const TrainConfig& config);
+  /// Throws UserError for whatever the user can mend, before anything is written: a run directory
+  /// that holds another run, a checkpoint of another run, or a key of `asked` without effect.
+  explicit Trainer(const TrainConfig& config, Asked asked = {});
 
   using OnStep = std::function<void(const StepMetrics&)>;
   /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes
@@ -57,6 +60,8 @@ class Trainer {
   StepMetrics step();
 
   Ministral3& model() { return *model_; }
+  /// As it was settled: with checkpoint.load=auto and peft.adapter_path resolved.
+  const TrainConfig& config() const { return config_; }
   /// Null where it is off.
   const FeatureCache* features() const { return features_.get(); }
   const Progress& progress() const { return progress_; }
@@ -76,6 +81,7 @@ class Trainer {
   /// Stops the run or, with train.on_nan=skip, undoes the step.
   void refuse(StepMetrics& metrics, const std::string& why);
   void freeze();
+  /// The adapter says scheme, rank, alpha, dropout and targets, and the config then too.
   void start_from_adapter();
   /// Where a validation is due: tells the log, and returns whether it was the best so far.
   bool validate(MetricsLog& log);
@@ -84,6 +90,8 @@ class Trainer {
   void write_best() const;
 
   TrainConfig config_;
+  Asked asked_;
+  RunIdentity identity_;
   OpenCheckpoint base_;
   Processor processor_;
   std::unique_ptr<Dataset> dataset_;

@@ -1,0 +1,171 @@
+#include "train/identity.h"
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "checkpoint/safetensors.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr uint64_t kSmallTensor = 64 << 10;
+constexpr int64_t kRows = 4;
+constexpr size_t kBlock = 64 << 10;
+constexpr size_t kBlocksInAll = 1024, kMostBlocksOfFile = 16;
+
+std::string_view bytes_of(const at::Tensor& contiguous) {
+  return {static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes()};
+}
+
+// `read(range)` gives rows.
+template <class Read>
+void add_tensor(Digest& digest, const std::string& name, const TensorInfo& info, const Read& read) {
+  digest.update(fmt::format("{} {} {};", name, at::toString(info.dtype), fmt::join(info.shape, "x")));
+  const int64_t rows = info.rows();
+  if (rows == 0 || info.row_bytes() == 0) return;
+  if (static_cast<uint64_t>(rows) * info.row_bytes() <= kSmallTensor || rows <= kRows) {
+    digest.update(bytes_of(read(RowRange{0, rows})));
+    return;
+  }
+  for (int64_t i = 0; i < kRows; ++i) {
+    digest.update(bytes_of(read(RowRange{i * (rows - 1) / (kRows - 1), 1})));
+  }
+}
+
+void add_file(Digest& digest, const fs::path& path, size_t blocks) {
+  const MappedFile file(path);
+  const std::string_view text = file.text();
+  digest.update(fmt::format("{} {};", path.filename().string(), text.size()));
+  if (text.size() <= blocks * kBlock) {
+    digest.update(text);
+    return;
+  }
+  // The last block is the end, where a Parquet file has its index.
+  for (size_t i = 0; i < blocks; ++i) {
+    const size_t last = text.size() - kBlock;
+    const size_t offset = blocks == 1 ? last : last / (blocks - 1) * i;
+    digest.update(text.substr(i + 1 == blocks ? last : offset, kBlock));
+  }
+}
+
+// Of the keys that a file may not have: those that came later.
+std::map<std::string, std::string> defaults() {
+  return identity_of(TrainConfig{}, {}).values;
+}
+
+std::string shortened(const std::string& digest) {
+  return digest.empty() ? "nothing" : "SHA-256 " + digest.substr(0, 12);
+}
+
+}  // namespace
+
+Json RunIdentity::to_json() const { return {{"values", values}, {"contents", contents}}; }
+
+RunIdentity RunIdentity::from_json(const Json& json, std::string_view what) {
+  const auto texts = [&](const char* name) {
+    std::map<std::string, std::string> out;
+    const auto found = json.is_object() ? json.find(name) : json.end();
+    if (!json.is_object() || found == json.end() || !found->is_object()) {
+      user_error("{}: what it says of its run has no {}; was it made by another trestle?", what,
+                 name);
+    }
+    for (const auto& [key, value] : found->items()) {
+      if (!value.is_string()) user_error("{}: {} of its run is no text", what, key);
+      out[key] = value.get<std::string>();
+    }
+    return out;
+  };
+  return {texts("values"), texts("contents")};
+}
+
+RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents) {
+  RunIdentity identity{{}, std::move(contents)};
+  for (const FieldText& each : list_fields(config)) identity.values[each.path] = each.value;
+  return identity;
+}
+
+void require_same_run(const RunIdentity& saved, const RunIdentity& now,
+                      const std::set<std::string>& may_change, std::string_view from) {
+  std::vector<std::string> differences, keys;
+  const auto differ = [&](const FieldText& field, const std::string& before,
+                          const std::string& value) {
+    differences.push_back(fmt::format("{}={} (there: {})", field.path,
+                                      value.empty() ? "''" : value, before.empty() ? "''" : before));
+    keys.push_back(field.path);
+  };
+  static const std::map<std::string, std::string> kDefaults = defaults();
+  for (const FieldText& field : list_fields(TrainConfig{})) {
+    const std::string& path = field.path;
+    if (may_change.contains(path)) continue;
+    const std::string& value = now.values.at(path);
+    const auto found = saved.values.find(path);
+    const std::string& before = found == saved.values.end() ? kDefaults.at(path) : found->second;
+    if (field.on_resume == OnResume::kSame && value != before) differ(field, before, value);
+    if (field.on_resume != OnResume::kSameContent) continue;
+    // Of what was never named there is no content.
+    const auto content = [&](const RunIdentity& run, bool named) -> std::optional<std::string> {
+      const auto at = run.contents.find(path);
+      if (at != run.contents.end()) return at->second;
+      return named ? std::nullopt : std::optional<std::string>("");
+    };
+    const auto was = content(saved, !before.empty()), is = content(now, !value.empty());
+    if (was && is && *was != *is) {
+      differ(field, fmt::format("{}, {}", before, shortened(*was)),
+             fmt::format("{}, {}", value, shortened(*is)));
+    }
+  }
+  if (differences.empty()) return;
+  user_error(
+      "checkpoint.load={} is of another run: {}; give it what it was made with, or let it be with "
+      "--allow-change {}",
+      from, fmt::join(differences, "; "), fmt::join(keys, " --allow-change "));
+}
+
+void require_changeable(const std::set<std::string>& may_change) {
+  const std::vector<FieldText> fields = list_fields(TrainConfig{});
+  for (const std::string& key : may_change) {
+    const auto found = std::ranges::find(fields, key, &FieldText::path);
+    if (found == fields.end()) unknown_key(key, fields);
+    if (found->on_resume == OnResume::kFree || found->on_resume == OnResume::kDerived) {
+      user_error("--allow-change {} has no effect: a resumed run may have any value of it", key);
+    }
+  }
+}
+
+std::string content_of(const TensorSource& source) {
+  Digest digest(Digest::Kind::kSha256);
+  for (const auto& [name, info] : source.tensors()) {
+    add_tensor(digest, name, info,
+               [&](RowRange range) { return read_range(source, name, range); });
+  }
+  return digest.hex();
+}
+
+std::string content_of_adapters(const Ministral3& model) {
+  Digest digest(Digest::Kind::kSha256);
+  for (const auto& entry : model.named_parameters()) {
+    if (entry.key().find(".adapter.") == std::string::npos) continue;
+    const at::Tensor values = entry.value().detach().cpu().contiguous();
+    add_tensor(digest, entry.key(), info_of(values), [&](RowRange range) {
+      return values.dim() == 0 ? values : values.narrow(0, range.first, range.count);
+    });
+  }
+  return digest.hex();
+}
+
+std::string content_of(const std::vector<fs::path>& files) {
+  Digest digest(Digest::Kind::kSha256);
+  const size_t blocks =
+      std::clamp<size_t>(kBlocksInAll / std::max<size_t>(files.size(), 1), 1, kMostBlocksOfFile);
+  for (const fs::path& path : files) add_file(digest, path, blocks);
+  return digest.hex();
+}
+
+}  // namespace trestle

@@ -1,0 +1,52 @@
+// What makes a run the run that it is: the values of its keys, and the contents of what they name.
+// A checkpoint keeps it, and a run that goes on from there must have it again. Called by the
+// trainer and train/checkpoint.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "checkpoint/tensor_source.h"
+#include "model/ministral3.h"
+#include "train/config.h"
+
+namespace trestle {
+
+struct RunIdentity {
+  /// Every key of the config and its value as text.
+  std::map<std::string, std::string> values;
+  /// Of keys that are OnResume::kSameContent and name something: content_of it.
+  std::map<std::string, std::string> contents;
+
+  Json to_json() const;
+  /// Throws UserError, `what` first, where it is none.
+  static RunIdentity from_json(const Json& json, std::string_view what);
+};
+
+RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents);
+
+/// Throws UserError naming every key that a resumed run must have again (OnResume) and `now` does
+/// not, with both values, unless `may_change` has it. A content that one of the two does not know
+/// is not compared. `from` is the run that is resumed. A key that `saved` does not have is one that
+/// came later; it had its default.
+void require_same_run(const RunIdentity& saved, const RunIdentity& now,
+                      const std::set<std::string>& may_change, std::string_view from);
+
+/// Throws UserError for a key that does not exist, or that may change anyway.
+void require_changeable(const std::set<std::string>& may_change);
+
+/// SHA-256 of names, dtypes and shapes, and of values: small tensors whole, of large ones four rows
+/// spread over them, so that it takes no time beside loading them.
+std::string content_of(const TensorSource& source);
+/// The same of the adapters in a model.
+std::string content_of_adapters(const Ministral3& model);
+/// SHA-256 of names without directories, sizes, and bytes: small files whole, of large ones blocks
+/// spread over them and the end; 64 MiB in all, or one block of each file.
+std::string content_of(const std::vector<std::filesystem::path>& files);
+
+}  // namespace trestle

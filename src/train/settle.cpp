@@ -1,0 +1,206 @@
+#include "train/settle.h"
+
+#include <cstdlib>
+#include <map>
+#include <utility>
+
+#include "base/error.h"
+#include "data/datasets.h"
+#include "peft/pissa.h"
+#include "peft/targets.h"
+#include "train/recipes.h"
+
+namespace trestle {
+
+namespace {
+
+// `none` is the flag's word for no adapters.
+Assignment normalized(Assignment given) {
+  given.key = TrainConfig::current_name(given.key);
+  if (given.key == "peft.scheme" && given.value == "none") given.value = "";
+  return given;
+}
+
+std::vector<Assignment> normalized(const std::vector<Assignment>& list) {
+  std::vector<Assignment> out;
+  for (const Assignment& each : list) out.push_back(normalized(each));
+  return out;
+}
+
+void refuse_two_values(const std::vector<Assignment>& command_line) {
+  std::map<std::string, std::optional<std::string>> seen;
+  for (const auto& [key, value] : command_line) {
+    const auto [at, is_new] = seen.emplace(key, value);
+    if (!is_new && at->second != value) {
+      user_error("{} is given twice, as {} and {}; keep one", key, at->second.value_or("null"),
+                 value.value_or("null"));
+    }
+  }
+}
+
+// Last of the two lists, where either says it.
+std::optional<std::string> scheme_of(const std::vector<Assignment>& file,
+                                     const std::vector<Assignment>& command_line) {
+  std::optional<std::string> scheme;
+  for (const auto* list : {&file, &command_line}) {
+    for (const auto& [key, value] : *list) {
+      if (key == "peft.scheme") scheme = value;
+    }
+  }
+  // For the recipe's function no adapters are "none".
+  return scheme == "" ? "none" : scheme;
+}
+
+std::map<std::string, std::string> values_of(const TrainConfig& config) {
+  std::map<std::string, std::string> values;
+  for (const FieldText& each : list_fields(config)) values[each.path] = each.value;
+  return values;
+}
+
+// What of a run cannot have an effect: `key`, or all keys that begin so where it ends in a dot or
+// underscore, and why.
+class Dead {
+ public:
+  explicit Dead(const TrainConfig& config) : values_(values_of(config)) {}
+
+  void add(std::string_view key, std::string why, std::string_view but = {}) {
+    for (const auto& [path, value] : values_) {
+      const bool is_start = key.ends_with('.') || key.ends_with('_');
+      const bool named = is_start ? path.starts_with(key) : path == key;
+      if (named && path != but) why_.emplace(path, why);
+    }
+  }
+  void refuse(const std::set<std::string>& asked) const {
+    for (const auto& [path, why] : why_) {
+      if (asked.contains(path)) {
+        user_error("{}={} has no effect: {}; leave it out", path, values_.at(path), why);
+      }
+    }
+  }
+
+ private:
+  std::map<std::string, std::string> values_, why_;
+};
+
+bool is_set(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && *value != '\0';
+}
+
+// Whether the vision tower and the projector stay as they are, so that features can be kept.
+bool vision_is_frozen(const TrainConfig& config) {
+  if (!config.trains_adapters()) {
+    return config.model.freeze_vision_model && config.model.freeze_vision_projection;
+  }
+  // What an adapter adapts is known when it is opened.
+  if (!config.peft.adapter_path.empty()) return true;
+  for (const auto& [place, parts] : chosen_parts(config.peft.target_modules)) {
+    if (!place.starts_with("lm.")) return false;
+  }
+  return true;
+}
+
+void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
+  if (config.model.recompute_granularity != "full") {
+    const auto why = fmt::format("model.recompute_granularity={}, and only full recomputes layers",
+                                 config.model.recompute_granularity);
+    dead.add("model.recompute_method", why);
+    dead.add("model.recompute_num_layers", why);
+  }
+  if (config.train.on_nan == "stop") {
+    dead.add("train.max_steps_on_nan", "train.on_nan=stop ends the run at the first such step");
+  }
+  if (config.scheduler.lr_decay_style == "constant") {
+    dead.add("optimizer.min_lr", "scheduler.lr_decay_style=constant never falls to it");
+    dead.add("scheduler.lr_decay_iters", "scheduler.lr_decay_style=constant does not decay");
+  }
+  if (config.scheduler.lr_warmup_iters == 0) {
+    dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
+  }
+  if (!config.dataset.shuffle && !config.trains_adapters()) {
+    dead.add("rng.seed", "dataset.shuffle=false and no adapters: nothing is drawn");
+  }
+}
+
+void add_of_validation(const TrainConfig& config, Dead& dead) {
+  const ValidationOptions& validation = config.validation;
+  if (validation.eval_interval == 0) {
+    dead.add("validation.", "validation.eval_interval=0 turns validation off",
+             "validation.eval_interval");
+  }
+  if (validation.answers == 0) {
+    dead.add("validation.max_new_tokens", "validation.answers=0, so nothing is answered");
+  }
+}
+
+void add_of_peft(const TrainConfig& config, Dead& dead) {
+  const LoraConfig& peft = config.peft;
+  if (!config.trains_adapters()) {
+    dead.add("peft.", "peft.scheme is empty: the weights themselves train", "peft.scheme");
+  } else {
+    dead.add("model.freeze_",
+             "adapters freeze the whole base; peft.target_modules says what is adapted");
+  }
+  if (pissa_iterations(peft.lora_A_init_method)) {
+    dead.add("peft.lora_B_init_method",
+             fmt::format("peft.lora_A_init_method={} settles both", peft.lora_A_init_method));
+  }
+  if (!peft.adapter_path.empty()) {
+    const auto why = fmt::format("peft.adapter_path={} has its weights already", peft.adapter_path);
+    dead.add("peft.lora_A_init_method", why);
+    dead.add("peft.lora_B_init_method", why);
+  }
+}
+
+void add_of_logger(const TrainConfig& config, Dead& dead) {
+  if (!config.logger.wandb_project.empty() || is_set("WANDB_PROJECT")) return;
+  const std::string why = "logger.wandb_project is not set, so Weights & Biases is off";
+  for (const char* key : {"wandb_entity", "wandb_exp_name", "wandb_save_dir"}) {
+    dead.add(fmt::format("logger.{}", key), why);
+  }
+}
+
+}  // namespace
+
+SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
+                  const std::vector<Assignment>& command_line_given) {
+  const auto file = normalized(file_given), command_line = normalized(command_line_given);
+  refuse_two_values(command_line);
+  FinetuneArguments arguments;
+  arguments.name = name;
+  arguments.peft = scheme_of(file, command_line);
+  const TrainConfig defaults = recipe(name, arguments);
+  SettledRun run{defaults, {}};
+  for (const Assignment& each : file) set_field(run.config, each, defaults);
+  // A file may be a whole resolved config: what it leaves as it was it does not ask for.
+  const auto before = values_of(defaults), after = values_of(run.config);
+  for (const Assignment& each : file) {
+    if (before.at(each.key) != after.at(each.key)) run.asked.keys.insert(each.key);
+  }
+  for (const Assignment& each : command_line) {
+    set_field(run.config, each, defaults);
+    if (each.value) {
+      run.asked.keys.insert(each.key);
+    } else {
+      run.asked.keys.erase(each.key);
+    }
+  }
+  return run;
+}
+
+void refuse_without_effect(const SettledRun& run) {
+  const TrainConfig& config = run.config;
+  Dead dead(config);
+  add_of_model_and_steps(config, dead);
+  add_of_validation(config, dead);
+  add_of_peft(config, dead);
+  add_of_logger(config, dead);
+  if (!vision_is_frozen(config)) {
+    const std::string why = "vision tower or projector train, so no features can be kept";
+    dead.add("dataset.feature_cache", why);
+    dead.add("dataset.feature_cache_mb", why);
+  }
+  dead.refuse(run.asked.keys);
+}
+
+}  // namespace trestle

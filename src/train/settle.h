@@ -1,0 +1,36 @@
+// How a run's config is settled from its recipe, a file and the command line, and which of its keys
+// were asked for by name. Called by `trestle finetune`.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "train/config.h"
+
+namespace trestle {
+
+/// What was asked for, beside the config's values.
+struct Asked {
+  /// Keys that the command line names, and those to which the file gives another value than the
+  /// recipe. One that cannot have an effect is refused.
+  std::set<std::string> keys = {};
+  /// Keys in which a resumed run may differ from what it was saved with.
+  std::set<std::string> may_change = {};
+};
+
+struct SettledRun {
+  TrainConfig config;
+  Asked asked;
+};
+
+/// The recipe, then the file's assignments, then the command line's. peft.scheme, wherever it
+/// stands, decides the recipe's rates; `null` is the recipe's value. Throws UserError for keys and
+/// values that are none, and where the command line gives a key two values.
+SettledRun settle(const std::string& recipe, const std::vector<Assignment>& file,
+                  const std::vector<Assignment>& command_line);
+
+/// Throws UserError for a key that was asked for and can have no effect in this run.
+void refuse_without_effect(const SettledRun& run);
+
+}  // namespace trestle

@@ -1,0 +1,77 @@
+// Short runs on fixtures/hf. Included by the tests of the trainer.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "train/recipes.h"
+#include "train/trainer.h"
+
+namespace trestle::testing {
+
+namespace fs = std::filesystem;
+
+/// A directory with seven rows of own text data, and runs on the fixture model.
+class RunTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = fs::temp_directory_path() / fmt::format("trestle-run-{}", ::getpid());
+    fs::create_directories(directory_);
+    std::ofstream data(directory_ / "data.jsonl");
+    for (int i = 0; i < 7; ++i) {
+      data << R"({"messages": [{"role": "user", "content": "count )" << i
+           << R"("}, {"role": "assistant", "content": ")"
+           << std::string(static_cast<size_t>(3 + i), 'a') << "\"}]}\n";
+    }
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+
+  TrainConfig config(const std::string& name) const {
+    TrainConfig config = recipe("ministral3_3b_sft_config");
+    config.checkpoint.pretrained_checkpoint = "fixtures/hf";
+    config.checkpoint.save = (directory_ / name).string();
+    config.checkpoint.save_interval = 3;
+    config.dataset.maker_name = "jsonl";
+    config.dataset.path_or_dataset = (directory_ / "data.jsonl").string();
+    config.train.train_iters = 6;
+    config.train.global_batch_size = 4;
+    config.train.micro_batch_size = 2;
+    config.optimizer.lr = 1e-3;
+    config.scheduler.lr_warmup_iters = 2;
+    return config;
+  }
+
+  static std::vector<double> losses(const TrainConfig& config) {
+    std::vector<double> losses;
+    Trainer(config).run([&](const StepMetrics& metrics) { losses.push_back(metrics.loss); });
+    return losses;
+  }
+
+  // Six steps at once, and three, a stop, and three: the same losses to the bit.
+  void expect_exact_resume(TrainConfig config) {
+    const std::vector<double> whole = losses(config);
+    config.checkpoint.save += "-resumed";
+    config.train.exit_interval = 3;
+    std::vector<double> parts = losses(config);
+    ASSERT_EQ(parts.size(), 3u);
+    config.train.exit_interval.reset();
+    config.checkpoint.load = config.checkpoint.save;
+    const std::vector<double> rest = losses(config);
+    parts.insert(parts.end(), rest.begin(), rest.end());
+    EXPECT_EQ(parts, whole);
+    std::ifstream log(fs::path(config.checkpoint.save) / "metrics.jsonl");
+    int64_t lines = 0;
+    for (std::string line; std::getline(log, line);) EXPECT_EQ(Json::parse(line)["step"], ++lines);
+    EXPECT_EQ(lines, 6);
+  }
+
+  fs::path directory_;
+};
+
+}  // namespace trestle::testing
