@@ -13,6 +13,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -56,15 +57,16 @@ def main():
     a_word = (length_of(options.trestle, options.model, data) - shortest) / 10
     write_rows(data, 1 + int((options.length - shortest) / a_word))
 
-    run = options.work / f"run{options.bits}"
+    # finetune writes over no run, and nothing here deletes one.
+    run = Path(tempfile.mkdtemp(prefix=f"run{options.bits}-", dir=options.work))
     metrics = run / "metrics.jsonl"
-    metrics.unlink(missing_ok=True)
     start = time.monotonic()
     subprocess.run([options.trestle, "finetune", "--recipe", "ministral3_3b_peft_config",
                     "--dataset-type", "jsonl", "--pretrained-checkpoint", options.model,
                     f"dataset.path_or_dataset={data}", f"checkpoint.save={run}",
                     f"model.seq_length={options.length}", f"train.train_iters={options.steps}",
-                    "train.global_batch_size=1", f"peft.base_bits={options.bits}",
+                    "train.global_batch_size=1", "scheduler.lr_warmup_iters=0",
+                    f"peft.base_bits={options.bits}",
                     *options.overrides], check=True)
     seconds = time.monotonic() - start
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]

@@ -64,7 +64,10 @@ class Features : public ::testing::Test {
     bool cached = false;
     FeatureCache::Counts counts;
   };
-  static Outcome run(const TrainConfig& config) {
+  // In a run directory of its own.
+  static Outcome run(TrainConfig config) {
+    static int runs = 0;
+    config.checkpoint.save += std::to_string(runs++);
     Outcome outcome;
     Trainer trainer(config);
     trainer.run([&](const StepMetrics& metrics) { outcome.losses.push_back(metrics.loss); });

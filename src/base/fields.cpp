@@ -34,7 +34,7 @@ std::string_view unquoted(std::string_view text) {
 
 // Short where it can be, exact where it must be.
 std::string bound_text(double value) {
-  const bool whole = value == std::floor(value) && std::abs(value) < 1e15;
+  const bool whole = value == std::floor(value) && std::abs(value) < 1e18;
   return whole ? fmt::format("{}", static_cast<int64_t>(value)) : fmt::format("{:g}", value);
 }
 

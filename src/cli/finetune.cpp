@@ -55,6 +55,7 @@ SettledRun settled(const FinetuneFlags& flags) {
 
 void finetune(const FinetuneFlags& flags) {
   const SettledRun run = settled(flags);
+  for (const std::string& note : run.notes) fmt::print(stderr, "{}\n", note);
   const TrainConfig& config = run.config;
   if (flags.print_config) {
     fmt::print("{}", to_yaml(config));
@@ -68,6 +69,8 @@ void finetune(const FinetuneFlags& flags) {
         size);
   }
   Trainer trainer(config, run.asked);
+  fmt::print(stderr, "training data {}\n",
+             describe_files(trainer.dataset(), config.dataset.path_or_dataset));
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
   int64_t trainable = 0, total = 0;
   for (const at::Tensor& parameter : trainer.model().parameters()) {
@@ -132,9 +135,11 @@ void add_finetune(CLI::App& app) {
     command->add_flag(fmt::format("--{},--{}", dashed, key),
                       flags->freeze[fmt::format("model.{}", key)]);
   }
-  command->add_option("--allow-change,--allow_change", flags->may_change,
-                      "with checkpoint.load: a key that may differ from what the run was saved "
-                      "with (docs/keys.md says which must not); repeat for several");
+  command
+      ->add_option("--allow-change,--allow_change", flags->may_change,
+                   "with checkpoint.load: a key that may differ from what the run was saved "
+                   "with (docs/keys.md says which must not); repeat for several")
+      ->allow_extra_args(false);  // what follows it is an override
   command->add_flag("--print-config,--print_config", flags->print_config,
                     "print the resolved config and stop");
   command->add_option("overrides", flags->overrides, "key.sub=value, over everything else");

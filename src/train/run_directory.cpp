@@ -63,9 +63,11 @@ bool is_within(const fs::path& inner, const fs::path& outer) {
 void require_apart(const fs::path& save, std::string_view key, const std::string& source) {
   std::error_code ignored;
   if (source.empty() || !fs::exists(source, ignored)) return;  // of the Hub
-  if (!is_within(resolved(source), resolved(save))) return;
+  const fs::path from = resolved(source), to = resolved(save);
+  // Below a Megatron directory a run would stand among iterations or within one.
+  if (!is_within(from, to) && !(is_within(to, from) && is_megatron_checkpoint(from))) return;
   user_error(
-      "checkpoint.save={} is where {}={} lies, which a checkpoint there would hide; name another "
+      "checkpoint.save={} is where {}={} lies, which a run there would damage; name another "
       "directory",
       save.string(), key, source);
 }

@@ -27,15 +27,20 @@ std::vector<Assignment> normalized(const std::vector<Assignment>& list) {
   return out;
 }
 
-void refuse_two_values(const std::vector<Assignment>& command_line) {
-  std::map<std::string, std::optional<std::string>> seen;
-  for (const auto& [key, value] : command_line) {
-    const auto [at, is_new] = seen.emplace(key, value);
+// Scripts append to what they were given: the last value of a key counts, but not in silence.
+std::vector<std::string> told_of_two_values(const std::vector<Assignment>& command_line) {
+  std::vector<std::string> notes;
+  std::map<std::string, std::string> last;
+  for (const Assignment& each : command_line) {
+    const std::string value = each.value.value_or("null");
+    const auto [at, is_new] = last.emplace(each.key, value);
     if (!is_new && at->second != value) {
-      user_error("{} is given twice, as {} and {}; keep one", key, at->second.value_or("null"),
-                 value.value_or("null"));
+      notes.push_back(fmt::format("{0}={1} gives way to {0}={2}, which comes later", each.key,
+                                  at->second, value));
+      at->second = value;
     }
   }
+  return notes;
 }
 
 // Last of the two lists, where either says it.
@@ -133,6 +138,17 @@ void add_of_validation(const TrainConfig& config, Dead& dead) {
   }
 }
 
+void add_of_splits(const TrainConfig& config, Dead& dead) {
+  const auto add = [&](const char* key, const std::string& path) {
+    if (path.empty() || split_matters(config.dataset.maker_name, path)) return;
+    dead.add(key, fmt::format("{} is read whole, whatever the split", path));
+  };
+  add("dataset.split", config.dataset.path_or_dataset);
+  // By default it chooses among the files of the training data.
+  const std::string& own = config.validation.path_or_dataset;
+  add("validation.split", own.empty() ? config.dataset.path_or_dataset : own);
+}
+
 void add_of_peft(const TrainConfig& config, Dead& dead) {
   const LoraConfig& peft = config.peft;
   if (!config.trains_adapters()) {
@@ -165,12 +181,11 @@ void add_of_logger(const TrainConfig& config, Dead& dead) {
 SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
                   const std::vector<Assignment>& command_line_given) {
   const auto file = normalized(file_given), command_line = normalized(command_line_given);
-  refuse_two_values(command_line);
   FinetuneArguments arguments;
   arguments.name = name;
   arguments.peft = scheme_of(file, command_line);
   const TrainConfig defaults = recipe(name, arguments);
-  SettledRun run{defaults, {}};
+  SettledRun run{defaults, {}, told_of_two_values(command_line)};
   for (const Assignment& each : file) set_field(run.config, each, defaults);
   // A file may be a whole resolved config: what it leaves as it was it does not ask for.
   const auto before = values_of(defaults), after = values_of(run.config);
@@ -193,6 +208,7 @@ void refuse_without_effect(const SettledRun& run) {
   Dead dead(config);
   add_of_model_and_steps(config, dead);
   add_of_validation(config, dead);
+  add_of_splits(config, dead);
   add_of_peft(config, dead);
   add_of_logger(config, dead);
   if (!vision_is_frozen(config)) {

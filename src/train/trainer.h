@@ -65,6 +65,7 @@ class Trainer {
   /// Null where it is off.
   const FeatureCache* features() const { return features_.get(); }
   const Progress& progress() const { return progress_; }
+  const Dataset& dataset() const { return *dataset_; }
 
  private:
   /// The samples of one step and, of the data set, their rows.

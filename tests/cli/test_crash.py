@@ -231,7 +231,7 @@ class Training(Crashes):
         return lambda folder: shutil.copytree(kept, folder, dirs_exist_ok=True)
 
     def test_first_save_killed(self):
-        self.killed_anywhere(Job(finetune("run", 1, 1e-3), "run", write_data, tracked))
+        self.killed_anywhere(Job(finetune("run", 1, 1e-3, **{"checkpoint.load": "auto"}), "run", write_data, tracked))
 
     # users' pain point 24: resuming.
     def test_next_save_killed(self):
@@ -239,15 +239,23 @@ class Training(Crashes):
         prepare = self.trained(1, 1e-3)
         self.killed_anywhere(Job(finetune("run", 2, 1e-3, **{"checkpoint.load": "run"}), "run", prepare, tracked))
 
+    def replacing(self):
+        """The second step again with another rate: the tracker still names the first, as a kill in time leaves it."""
+        trained = self.trained(2, 1e-3)
+
+        def prepare(folder):
+            trained(folder)
+            (folder / "run" / "latest_checkpointed_iteration.txt").write_text("1")
+            shutil.copy(folder / "run" / "iter_0000001" / "train_state.pt", folder / "run" / "latest_train_state.pt")
+
+        return Job(finetune("run", 2, 1e-2, **{"checkpoint.load": "run"}), "run/iter_0000002", prepare)
+
     def test_replaced_save_killed(self):
-        """The same step again with another rate: exchanged whole."""
-        prepare = self.trained(1, 1e-3)
-        job = Job(finetune("run", 1, 1e-2), "run/iter_0000001", prepare)
-        self.killed_anywhere(job)
+        """Exchanged whole."""
+        self.killed_anywhere(self.replacing())
 
     def test_replaced_save_without_space(self):
-        prepare = self.trained(1, 1e-3)
-        self.disk_full_anywhere(Job(finetune("run", 1, 1e-2), "run/iter_0000001", prepare))
+        self.disk_full_anywhere(self.replacing())
 
 
 if __name__ == "__main__":

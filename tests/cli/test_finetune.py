@@ -18,7 +18,8 @@ RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
 class Finetune(Refusals):
     def trains(self, *arguments, recipe="ministral3_3b_peft_config"):
         done = self.run_trestle("finetune", "--recipe", recipe, "--pretrained-checkpoint", DEMO,
-                                f"dataset.path_or_dataset={RECEIPTS}", "checkpoint.save=run", "peft.dim=4", *arguments)
+                                f"dataset.path_or_dataset={RECEIPTS}", "checkpoint.save=run", "checkpoint.load=auto",
+                                *(["peft.dim=4"] if "peft" in recipe else []), "scheduler.lr_warmup_iters=0", *arguments)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done
 

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""What `trestle finetune` goes on from at the command line: the same run to the bit, never another one, and never over
+a run, the base or an adapter.
+
+  .venv/bin/python tests/cli/test_resume.py --trestle build/release/trestle [TestCase.test ...]
+"""
+
+import argparse
+import json
+import shutil
+import unittest
+
+import test_bad_input
+from test_bad_input import DEMO, TESTS, Refusals, contents
+
+RECEIPTS = TESTS.parent / "assets" / "demo" / "data" / "train.parquet"
+STEPS = 4
+
+
+class Runs(Refusals):
+    def arguments(self, *overrides, save="run", iterations=STEPS, data=RECEIPTS, base=DEMO):
+        keys = {"dataset.path_or_dataset": data, "checkpoint.save": save, "train.train_iters": iterations,
+                "train.micro_batch_size": 2, "scheduler.lr_warmup_iters": 0, "scheduler.lr_decay_iters": STEPS,
+                "checkpoint.save_interval": 2, "peft.dim": 4}
+        keys.update(each.split("=", 1) for each in overrides if not each.startswith("--"))
+        flags = [word for each in overrides if each.startswith("--") for word in each.split(" ")]
+        return ["finetune", "--recipe", "demo_config", "--pretrained-checkpoint", base, "--global-batch-size", 2, *flags,
+                *(f"{key}={value}" for key, value in keys.items() if value is not None)]
+
+    def trains(self, *overrides, **options):
+        done = self.run_trestle(*self.arguments(*overrides, **options))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done
+
+    def refuses(self, *overrides, names, **options):
+        """One line, and nothing in the folder is another than before."""
+        before = contents(self.folder)
+        done = self.run_trestle(*self.arguments(*overrides, **options))
+        last = done.stderr.splitlines()[-1] if done.stderr else ""
+        self.assertEqual(done.returncode, 2, done.stderr)
+        for name in names:
+            self.assertIn(str(name), last)
+        self.assertEqual(contents(self.folder), before)
+
+    def lines(self, save="run"):
+        return [json.loads(line) for line in (self.folder / save / "metrics.jsonl").read_text().splitlines()]
+
+    def losses(self, save="run"):
+        return {line["step"]: line["loss"] for line in self.lines(save)}
+
+
+class Resume(Runs):
+    def setUp(self):
+        super().setUp()
+        self.trains("train.exit_interval=2")
+
+    def test_the_same_run_goes_on_to_the_bit(self):
+        self.trains(save="whole")
+        self.trains("checkpoint.load=run")
+        self.assertEqual(self.losses(), self.losses("whole"))
+        self.assertEqual(list(self.losses()), [1, 2, 3, 4])
+
+    def test_another_run_is_refused_by_key_with_both_values(self):
+        for given, there in (("peft.alpha=1", 32), ("peft.use_rslora=true", "false"), ("peft.dim=8", 4),
+                             ("peft.target_modules=[linear_qkv]", "linear_fc2"), ("peft.scheme=dora", "lora"),
+                             ("peft.lora_A_init_method=kaiming", "xavier"), ("peft.dropout=0.1", 0), ("rng.seed=7", 1234),
+                             ("dataset.shuffle=false", "true"), ("model.seq_length=999", 1024),
+                             ("train.micro_batch_size=1", 2), ("dataset.pack_sequences_in_batch=true", "false"),
+                             ("model.params_dtype=bf16", "float32"), ("dataset.overlong=drop", "error")):
+            with self.subTest(given=given):
+                key, value = given.split("=", 1)
+                self.refuses("checkpoint.load=run", given, names=[f"{key}={value} (there: ", there, f"--allow-change {key}"])
+
+    def test_what_may_change_does(self):
+        done = self.trains("checkpoint.load=run", "optimizer.lr=1e-4", "train.train_iters=3", "logger.log_interval=1",
+                           "dataset.num_workers=1", "checkpoint.save_interval=1")
+        self.assertIn("from step 2 to 3", done.stderr)
+        self.assertEqual(list(self.losses()), [1, 2, 3])
+
+    def test_a_difference_that_is_let_be(self):
+        self.refuses("checkpoint.load=run", "rng.seed=7", "peft.alpha=1", "--allow-change peft.alpha", names=["rng.seed=7"])
+        self.trains("checkpoint.load=run", "rng.seed=7", "--allow-change rng.seed")
+        # It is the run's own from then on.
+        self.trains("checkpoint.load=run", "rng.seed=7", "train.train_iters=5", "scheduler.lr_decay_iters=5")
+        self.refuses("checkpoint.load=run", "train.train_iters=6", names=["rng.seed=1234 (there: 7)"])
+
+    def test_permissions_have_an_effect_or_are_refused(self):
+        self.refuses("checkpoint.load=run", "--allow-change optimizer.lr", names=["optimizer.lr", "no effect"])
+        self.refuses("checkpoint.load=run", "--allow-change peft.alhpa", names=["peft.alhpa", "peft.alpha"])
+        self.refuses("--allow-change peft.alpha", save="new", names=["--allow-change", "checkpoint.load"])
+
+    def test_no_tensor_is_dropped(self):
+        self.refuses("checkpoint.load=run", "peft.target_modules=[linear_qkv]", "--allow-change peft.target_modules",
+                     names=["no place for", "linear_"])
+
+    def test_another_base_or_data_set_is_refused(self):
+        shutil.copytree(DEMO, self.folder / "base")
+        shutil.copy(RECEIPTS, self.folder / "data.parquet")
+        # Elsewhere, the same.
+        self.trains("checkpoint.load=run", "train.train_iters=3", base="base", data=RECEIPTS)
+        shutil.copy(RECEIPTS.parent / "test.parquet", self.folder / "other.parquet")
+        self.refuses("checkpoint.load=run", data="other.parquet", names=["dataset.path_or_dataset=other.parquet", "SHA-256"])
+        weights = self.folder / "base" / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-2] ^= 1
+        weights.write_bytes(data)
+        self.refuses("checkpoint.load=run", base="base", names=["checkpoint.pretrained_checkpoint=base", "SHA-256"])
+
+    def test_a_run_is_not_written_over(self):
+        self.refuses(names=["checkpoint.save=run", "2 steps", "checkpoint.load=run"])
+        self.trains("checkpoint.load=run")
+        self.refuses(names=["checkpoint.save=run", "4 steps"])
+        self.refuses("checkpoint.load=run/iter_0000002", names=["run/iter_0000002", "steps up to 4"])
+        self.trains(save="second")
+        self.refuses("checkpoint.load=second", names=["checkpoint.save=run", "checkpoint.load=second"])
+        # From an older step, elsewhere.
+        self.trains("checkpoint.load=run/iter_0000002", save="third")
+        self.assertEqual(self.losses("third"), {step: loss for step, loss in self.losses().items() if step > 2})
+
+    def test_auto_goes_on_where_there_is_something(self):
+        self.trains("checkpoint.load=auto")
+        self.assertEqual(list(self.losses()), [1, 2, 3, 4])
+        done = self.trains("checkpoint.load=auto", save="begun")
+        self.assertIn("from step 0 to 4", done.stderr)
+        self.assertEqual(self.losses("begun"), self.losses())
+        self.refuses("checkpoint.load=auto", "peft.alpha=1", names=["peft.alpha=1"])
+
+
+class Starts(Runs):
+    def test_the_base_is_not_written_over(self):
+        shutil.copytree(DEMO, self.folder / "base")
+        (self.folder / "link").symlink_to("base")
+        for save in ("base", "base/", "./base", "link", "."):
+            for load in ("", "auto"):
+                with self.subTest(save=save, load=load):
+                    self.refuses(f"checkpoint.load={load}", save=save, base="base",
+                                 names=["checkpoint.save=", "checkpoint.pretrained_checkpoint=base"])
+        done = self.run_trestle("import", "--hf-model", "base", "--megatron-path", "megatron")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for save in ("megatron", "megatron/iter_0000000", "megatron/run"):
+            self.refuses(save=save, base="megatron", names=[f"checkpoint.save={save}", "pretrained_checkpoint=megatron"])
+
+    def test_the_adapter_is_not_written_over(self):
+        self.trains(iterations=2)
+        self.refuses("peft.adapter_path=run", "peft.dim=null", save="run", names=["checkpoint.save=run", "peft.adapter_path=run"])
+        self.trains("peft.adapter_path=run", "peft.dim=null", save="second", iterations=2)
+
+    def test_an_adapter_says_what_it_is(self):
+        self.trains(iterations=2)
+        start = ("peft.adapter_path=run", "checkpoint.load=auto")
+        self.refuses(*start, "peft.dim=8", save="second", names=["peft.dim=4", 8])
+        self.refuses(*start, "peft.dim=null", "peft.alpha=1", save="second", names=["peft.alpha=32", 1])
+        self.refuses(*start, "peft.dim=null", "peft.lora_A_init_method=kaiming", save="second", names=["has no effect"])
+        self.refuses(*start, "peft.dim=null", "peft.target_modules=[linear_qkv]", save="second", names=["peft.target_modules="])
+        self.trains(*start, "peft.dim=null", save="second", iterations=2)
+        resolved = (self.folder / "second" / "resolved_config.yaml").read_text()
+        self.assertIn("\n  dim: 4\n", resolved)
+        self.assertIn("\n  adapter_path: run\n", resolved)
+
+    def test_values_out_of_range(self):
+        for given, allowed in (("optimizer.adam_beta1=2", "at least 0 and below 1"), ("optimizer.adam_eps=-1", "above 0"),
+                               ("optimizer.clip_grad=nan", "at least 0"), ("optimizer.weight_decay=-5", "at least 0"),
+                               ("scheduler.lr_decay_iters=-3", "at least 1"), ("scheduler.lr_warmup_init=-1", "at least 0"),
+                               ("scheduler.lr_warmup_iters=9", "not below scheduler.lr_decay_iters=4"),
+                               ("optimizer.lr=inf", "above 0")):
+            with self.subTest(given=given):
+                key, value = given.split("=")
+                self.refuses(given, names=[key, value, allowed])
+                # Where nothing would train, too.
+                self.refuses(given, "--print-config", names=[key, value, allowed])
+                group, leaf = key.split(".")
+                (self.folder / "file.yaml").write_text(f"{group}: {{{leaf}: {value}}}\n")
+                done = self.run_trestle("finetune", "--recipe", "demo_config", "--config", "file.yaml",
+                                        "scheduler.lr_decay_iters=4", "--print-config")
+                if key != "scheduler.lr_decay_iters":
+                    self.assertEqual(done.returncode, 2, done.stdout)
+                    self.assertIn(key, done.stderr)
+
+    def test_null_is_the_default(self):
+        (self.folder / "null.yaml").write_text(
+            "logger: {wandb_project: null, tensorboard_dir: null}\ncheckpoint: {load: null}\ndataset: {feature_cache: null}\n"
+            "peft: {alpha: null}\n")
+        self.trains("--config null.yaml", "peft.adapter_path=null", iterations=1)
+        self.assertEqual({path.name for path in self.folder.iterdir()}, {"null.yaml", "run"})
+        self.assertNotIn("wandb", {path.name for path in (self.folder / "run").iterdir()})
+
+    def test_one_meaning_however_it_is_spelt(self):
+        def printed(*overrides):
+            done = self.run_trestle("finetune", "--recipe", "ministral3_3b_sft_config", "--print-config", *overrides)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout
+
+        (self.folder / "lora.yaml").write_text("peft: {scheme: lora}\n")
+        expected = printed("--peft-scheme", "lora")
+        self.assertIn("\n  lr: 0.0001\n", expected)
+        self.assertEqual(printed("peft.scheme=lora"), expected)
+        self.assertEqual(printed("--config", "lora.yaml"), expected)
+        self.assertEqual(printed("--config", "lora.yaml", "peft.scheme=none"), printed())
+
+    def test_keys_without_effect(self):
+        for overrides, why in ((("peft.scheme=none", "peft.alpha=3", "peft.dim=null"), "peft.scheme is empty"),
+                               (("train.max_steps_on_nan=3",), "train.on_nan=stop"),
+                               (("dataset.split=test",), "read whole"), (("validation.split=test",), "turns validation off"),
+                               (("logger.wandb_entity=me",), "Weights & Biases is off"),
+                               (("model.freeze_vision_model=true",), "freeze the whole base"),
+                               (("model.recompute_num_layers=2",), "recompute_granularity")):
+            with self.subTest(overrides=overrides):
+                self.refuses(*overrides, names=["has no effect", why])
+        self.refuses("validation.eval_interval=2", names=["validation.eval_interval", "no effect", "validation.path_or_dataset"])
+
+    def test_the_last_value_counts_and_is_told(self):
+        done = self.trains("--train-iters 3", iterations=1)
+        self.assertIn("train.train_iters=3 gives way to train.train_iters=1", done.stderr)
+        self.assertEqual(list(self.losses()), [1])
+
+
+class Documents(unittest.TestCase):
+    def test_keys(self):
+        """docs/keys.md has the program's own table: trestle recipes --keys."""
+        done = test_bad_input.subprocess.run([test_bad_input.TRESTLE, "recipes", "--keys"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertGreater(len(done.stdout.splitlines()), 60)
+        document = (TESTS.parent / "docs" / "keys.md").read_text()
+        self.assertIn(done.stdout, document, "docs/keys.md: put what `trestle recipes --keys` prints there")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trestle", required=True)
+    args, rest = parser.parse_known_args()
+    test_bad_input.TRESTLE = test_bad_input.Path(args.trestle).resolve()
+    unittest.main(argv=[__file__, *rest])
+
+
+if __name__ == "__main__":
+    main()
