@@ -4,9 +4,11 @@
 #include <limits>
 #include <string>
 
+#include "base/base64.h"
 #include "base/chart.h"
 #include "base/crc.h"
 #include "base/protobuf.h"
+#include "base/text.h"
 
 namespace trestle {
 namespace {
@@ -14,6 +16,34 @@ namespace {
 TEST(Crc, IsIeees) {
   EXPECT_EQ(crc32(""), 0u);
   EXPECT_EQ(crc32("123456789"), 0xcbf43926u);
+}
+
+// RFC 4648, section 10, and every byte.
+TEST(Base64, IsTheRfcs) {
+  const std::pair<const char*, const char*> vectors[] = {{"", ""},
+                                                         {"f", "Zg=="},
+                                                         {"fo", "Zm8="},
+                                                         {"foo", "Zm9v"},
+                                                         {"foob", "Zm9vYg=="},
+                                                         {"fooba", "Zm9vYmE="},
+                                                         {"foobar", "Zm9vYmFy"}};
+  for (const auto& [text, encoded] : vectors) {
+    EXPECT_EQ(base64(text), encoded);
+    EXPECT_EQ(decode_base64(encoded), text);
+  }
+  std::string bytes;
+  for (int i = 0; i < 256; ++i) bytes += static_cast<char>(i);
+  EXPECT_EQ(decode_base64(base64(bytes)), bytes);
+  for (const char* bad : {"Zg", "Zg=", "Z===", "====", "Zm9v\n", "Zm 9", "Zm=v", "Zm9-", "=m9v"}) {
+    EXPECT_EQ(decode_base64(bad), std::nullopt) << bad;
+  }
+}
+
+TEST(Trimmed, HasNoBlanksAtItsEnds) {
+  EXPECT_EQ(trimmed(" \t\r\na b\n "), "a b");
+  EXPECT_EQ(trimmed("a"), "a");
+  EXPECT_EQ(trimmed(" \n"), "");
+  EXPECT_EQ(trimmed(""), "");
 }
 
 // RFC 3720 B.4, whose bytes are the checks' lowest first.

@@ -70,6 +70,17 @@ TEST(Pickle, EveryProtocolOfPython) {
   }
 }
 
+// Element types are names and nothing more; what else torch has is refused.
+TEST(Pickle, EveryOneMayNameElementTypes) {
+  EXPECT_EQ(load(PickleWriter().global("torch", "bfloat16").finish()).root().text,
+            "torch.bfloat16");
+  for (const char* other : {"load", "float31", "bfloat16Storage", ""}) {
+    EXPECT_TRUE(says(refusal(PickleWriter().global("torch", other).finish()),
+                     fmt::format("names torch.{}", other)));
+  }
+  EXPECT_TRUE(says(refusal(PickleWriter().global("os", "bfloat16").finish()), "os.bfloat16"));
+}
+
 TEST(Pickle, ObjectsAreDescribedAndNotMade) {
   PickleWriter out;
   out.new_object("module", "Class").empty_dict().mark();

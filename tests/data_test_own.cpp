@@ -6,8 +6,8 @@
 #include <fstream>
 #include <thread>
 
+#include "base/base64.h"
 #include "base/file.h"
-#include "base/html.h"
 #include "data/datasets.h"
 #include "data/processor.h"
 #include "errors.h"

@@ -46,24 +46,6 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
-std::string base64(std::string_view bytes) {
-  constexpr std::string_view kAlphabet =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    const auto byte = [&](size_t k) {
-      return i + k < bytes.size() ? static_cast<uint32_t>(static_cast<unsigned char>(bytes[i + k]))
-                                  : 0u;
-    };
-    const uint32_t word = byte(0) << 16 | byte(1) << 8 | byte(2);
-    for (int k = 0; k < 4; ++k) {
-      const bool padding = i + static_cast<size_t>(k) > bytes.size();
-      out += padding ? '=' : kAlphabet[word >> (18 - 6 * k) & 63];
-    }
-  }
-  return out;
-}
-
 std::string html_head(std::string_view title) {
   return fmt::format(
       "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "

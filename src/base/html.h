@@ -10,9 +10,6 @@ namespace trestle {
 /// Text for HTML, attributes included.
 std::string escaped(std::string_view text);
 
-/// RFC 4648, for data: URIs.
-std::string base64(std::string_view bytes);
-
 /// The head with the house's style, and the title as a heading: the page up to its content. It ends
 /// with "</html>".
 std::string html_head(std::string_view title);

@@ -10,6 +10,7 @@
 #include <exception>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace trestle {
 
@@ -21,13 +22,6 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kMaxHeaderBytes = 256 << 10;
 // The page that a redirect may carry is dropped, up to here.
 constexpr uint64_t kMaxRedirectBody = 1 << 20;
-
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kBlanks = " \t\r\n";
-  const size_t first = text.find_first_not_of(kBlanks);
-  if (first == text.npos) return {};
-  return text.substr(first, text.find_last_not_of(kBlanks) - first + 1);
-}
 
 std::string lower_case(std::string_view text) {
   std::string lower(text);

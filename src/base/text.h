@@ -1,5 +1,5 @@
-// Text from files nobody vouches for. Called by readers, by main for every message and by `trestle
-// inspect`.
+// Text from files nobody vouches for, and small things done to text. Called by readers, by main for
+// every message and by `trestle inspect`.
 #pragma once
 
 #include <string>
@@ -9,6 +9,9 @@ namespace trestle {
 
 /// Control characters become spaces or '?': no name in a file starts a line or moves the cursor.
 std::string one_line(std::string text);
+
+/// Without spaces, tabs and line ends before and behind.
+std::string_view trimmed(std::string_view text);
 
 /// Well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
 bool is_utf8(std::string_view text);

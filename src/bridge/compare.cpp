@@ -5,14 +5,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <future>
 #include <limits>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "base/bytes.h"
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "bridge/gguf_source.h"
 #include "bridge/load.h"
 #include "bridge/stream.h"
@@ -55,9 +58,11 @@ class Side {
 
 // Both sides' next block, one on a thread of its own: either may decode or merge as it reads.
 void read_both(Side& a, Side& b, RowRange range) {
-  auto other = std::async(std::launch::async, [&] { b.read(range); });
+  std::packaged_task<void()> other([&] { b.read(range); });
+  std::future<void> done = other.get_future();
+  const std::jthread thread = start_thread(std::ref(other), "reading two checkpoints at once");
   a.read(range);
-  other.get();
+  done.get();
 }
 
 void add_error(const at::Tensor& a, const at::Tensor& b, TensorDifference& out) {

@@ -14,6 +14,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -145,14 +146,15 @@ StreamPlan plan_stream(const TensorList& list, uint64_t max_memory, const fs::pa
 void stream_rows(const TensorSource& source, const TensorList& list, uint64_t block_bytes,
                  const RowSink& sink) {
   Queue queue;
-  std::jthread reader([&] {
+  const auto read = [&] {
     try {
       read_all(source, list, block_bytes, queue);
       queue.stop();
     } catch (...) {
       queue.stop(std::current_exception());
     }
-  });
+  };
+  const std::jthread reader = start_thread(read, "reading ahead of the writer");
   try {
     while (std::optional<Block> block = queue.pop()) {
       sink(*block->name, block->bytes);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "checkpoint/hub_cache.h"
 #include "checkpoint/hub_client.h"
 
@@ -228,9 +229,19 @@ void Resolution::in_parallel(size_t count,
       stop = true;
     }
   };
-  std::vector<std::thread> threads;
-  while (threads.size() < std::min(kConnections, count)) threads.emplace_back(work);
-  for (std::thread& each : threads) each.join();
+  const auto connections = static_cast<int64_t>(std::min(kConnections, count));
+  {
+    std::vector<std::jthread> threads;  // they join at the end of the block, however it is left
+    try {
+      while (std::ssize(threads) < connections) {
+        threads.push_back(
+            start_thread(work, "downloading from the Hub", std::ssize(threads) + 1, connections));
+      }
+    } catch (...) {
+      stop = true;
+      throw;
+    }
+  }
   if (first) std::rethrow_exception(first);
 }
 

@@ -2,6 +2,8 @@
 
 #include <charconv>
 
+#include "parallel/plan.h"
+
 namespace trestle {
 
 namespace {
@@ -39,7 +41,7 @@ std::optional<LayerName> split_stacked_key(std::string_view key) {
 }
 
 bool is_adapter_key(std::string_view name) {
-  return name.find(".adapter.") != std::string_view::npos || name.ends_with(".linear_in.weight") ||
+  return is_adapter_tensor(name) || name.ends_with(".linear_in.weight") ||
          name.ends_with(".linear_out.weight");
 }
 

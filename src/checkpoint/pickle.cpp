@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "checkpoint/pickle_opcodes.h"
+#include "checkpoint/torch_dtype.h"
 
 namespace trestle {
 
@@ -175,7 +176,8 @@ class PickleReader {
 
   void global(std::string_view module, std::string_view name) {
     const std::string full = fmt::format("{}.{}", module, name);
-    if (std::ranges::find(allowed_, full) == allowed_.end()) {
+    const bool is_dtype = full.starts_with("torch.") && dtype_of_name(full);
+    if (!is_dtype && std::ranges::find(allowed_, full) == allowed_.end()) {
       user_error(
           "{}: the pickle names {}, which is no part of the checkpoint format; nothing was run",
           what_, printable(full));

@@ -72,8 +72,8 @@ struct PickleLimits {
 class Pickle {
  public:
   /// Reads a pickle of protocol 2 to 5 from the start of `bytes`. `allowed` are the "module.name"s
-  /// it may mention, `what` names it in errors. Throws UserError for any other name, malformed
-  /// input and whatever exceeds the limits.
+  /// it may mention beside torch's element types, `what` names it in errors. Throws UserError for
+  /// any other name, malformed input and whatever exceeds the limits.
   Pickle(std::span<const std::byte> bytes, std::span<const std::string_view> allowed,
          const std::string& what, PickleLimits limits = {});
   Pickle(Pickle&&) noexcept = default;

@@ -15,8 +15,8 @@ namespace {
 
 #define DCP "torch.distributed.checkpoint."
 #define MCORE "megatron.core.dist_checkpointing.strategies.torch."
-// Everything `.metadata` may name. The plans that megatron-core appends are skipped, so their
-// classes stay opaque.
+// Everything `.metadata` may name beside element types. The plans that megatron-core appends are
+// skipped, so their classes stay opaque.
 constexpr std::string_view kNames[] = {
     // NOLINTBEGIN(bugprone-suspicious-missing-comma): the macros are prefixes
     DCP "metadata.Metadata",
@@ -42,21 +42,6 @@ constexpr std::string_view kNames[] = {
     "collections.OrderedDict",
     "torch.Size",
     "torch.serialization._get_layout",
-    "torch.bfloat16",
-    "torch.float32",
-    "torch.float16",
-    "torch.float64",
-    "torch.int64",
-    "torch.int32",
-    "torch.int16",
-    "torch.int8",
-    "torch.uint8",
-    "torch.uint16",
-    "torch.uint32",
-    "torch.uint64",
-    "torch.bool",
-    "torch.float8_e4m3fn",
-    "torch.float8_e5m2",
 };
 constexpr std::string_view kTensor = DCP "metadata.TensorStorageMetadata";
 constexpr std::string_view kBytes = DCP "metadata.BytesStorageMetadata";

@@ -18,7 +18,8 @@ constexpr std::string_view kRebuildV2 = "torch._utils._rebuild_tensor_v2";
 constexpr std::string_view kRebuildV3 = "torch._utils._rebuild_tensor_v3";
 constexpr std::string_view kUntypedStorage = "torch.storage.UntypedStorage";
 
-// A lone tensor needs the first kTensorNames of these; objects may also use the rest.
+// A lone tensor needs the first kTensorNames of these, beside the element types that every pickle
+// may name; objects may also use the rest.
 constexpr std::string_view kNames[] = {
     kRebuildV2,
     kRebuildV3,
@@ -34,21 +35,6 @@ constexpr std::string_view kNames[] = {
     "torch.CharStorage",
     "torch.ByteStorage",
     "torch.BoolStorage",
-    "torch.bfloat16",
-    "torch.float32",
-    "torch.float16",
-    "torch.float64",
-    "torch.int64",
-    "torch.int32",
-    "torch.int16",
-    "torch.int8",
-    "torch.uint8",
-    "torch.uint16",
-    "torch.uint32",
-    "torch.uint64",
-    "torch.bool",
-    "torch.float8_e4m3fn",
-    "torch.float8_e5m2",
     // Plain Python values.
     "torch.Size",
     "__builtin__.set",
@@ -71,8 +57,8 @@ constexpr std::string_view kNames[] = {
     "megatron.core.transformer.enums.AttnBackend",
     "_io.BytesIO",
 };
-constexpr size_t kTensorNames = 29;
-static_assert(kNames[kTensorNames - 1] == "torch.float8_e5m2");
+constexpr size_t kTensorNames = 14;
+static_assert(kNames[kTensorNames - 1] == "torch.BoolStorage");
 
 std::span<const std::string_view> names_for(SavedArchive::Holds holds) {
   const std::span all(kNames);

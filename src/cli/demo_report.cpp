@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/base64.h"
 #include "base/chart.h"
 #include "base/file.h"
 #include "base/html.h"

@@ -1,5 +1,6 @@
 #include "data/chat_json.h"
 
+#include "base/base64.h"
 #include "base/error.h"
 
 namespace trestle {
@@ -13,12 +14,10 @@ constexpr int64_t kMaxSide = 1 << 24;
 // have a path: the first bytes of these formats, then nothing that base64 has not.
 bool is_bare_base64(std::string_view text) {
   constexpr size_t kShortest = 64;  // no picture is smaller; a path may begin with "/9j/" too
-  constexpr std::string_view kAlphabet =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   const bool begins =
       text.starts_with("/9j/") || text.starts_with("iVBORw0KGgo") || text.starts_with("UklGR");
   return begins && text.size() >= kShortest &&
-         text.substr(0, kShortest).find_first_not_of(kAlphabet) == text.npos;
+         text.substr(0, kShortest).find_first_not_of(kBase64Alphabet) == text.npos;
 }
 
 std::string as_data_uri(const std::string& base64) {

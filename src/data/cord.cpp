@@ -3,17 +3,13 @@
 #include <algorithm>
 #include <functional>
 
+#include "base/text.h"
+
 namespace trestle {
 
 namespace {
 
 constexpr int kMaxDepth = 20;
-
-std::string_view trimmed(std::string_view text) {
-  const size_t first = text.find_first_not_of(" \n\t");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \n\t") - first + 1);
-}
 
 Json parse(std::string_view text, int depth);
 

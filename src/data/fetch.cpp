@@ -1,8 +1,10 @@
 #include "data/fetch.h"
 
-#include <array>
+#include <algorithm>
+#include <iterator>
 #include <string_view>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/http.h"
@@ -31,46 +33,19 @@ std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text));
 }
 
-/// RFC 4648 with line breaks allowed; `limit` is on the decoded size.
-std::string decode_base64(std::string_view text, std::string_view name, uint64_t limit) {
-  constexpr std::string_view kAlphabet =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  static const std::array<int8_t, 256> values = [&] {
-    std::array<int8_t, 256> table;
-    table.fill(-1);
-    for (size_t i = 0; i < kAlphabet.size(); ++i) {
-      table[static_cast<uint8_t>(kAlphabet[i])] = static_cast<int8_t>(i);
-    }
-    return table;
-  }();
+/// With line breaks in it, and without the '=' at its end too; `limit` is on the decoded size.
+std::string decode_loose_base64(std::string_view text, std::string_view name, uint64_t limit) {
   if (text.size() / 4 * 3 > limit) {
     user_error("{}: about {} bytes, over the limit of {}", name, text.size() / 4 * 3, limit);
   }
-  std::string bytes;
-  bytes.reserve(text.size() / 4 * 3 + 3);
-  uint32_t group = 0;
-  int bits = 0;
-  size_t digits = 0, padding = 0;
-  for (const char c : text) {
-    if (c == '\r' || c == '\n' || c == ' ' || c == '\t') continue;
-    if (c == '=') {
-      ++padding;
-      continue;
-    }
-    const int8_t value = values[static_cast<uint8_t>(c)];
-    if (value < 0 || padding > 0) user_error("{}: the base64 part is damaged", name);
-    ++digits;
-    group = group << 6 | static_cast<uint32_t>(value);
-    bits += 6;
-    if (bits >= 8) {
-      bits -= 8;
-      bytes.push_back(static_cast<char>(group >> bits & 0xff));
-    }
-  }
-  if (digits % 4 == 1 || padding > 2 || (padding > 0 && (digits + padding) % 4 != 0)) {
-    user_error("{}: the base64 part is truncated", name);
-  }
-  return bytes;
+  std::string digits;
+  digits.reserve(text.size() + 3);
+  std::ranges::copy_if(text, std::back_inserter(digits),
+                       [](char c) { return c != '\r' && c != '\n' && c != ' ' && c != '\t'; });
+  if (!digits.ends_with('=')) digits.resize((digits.size() + 3) / 4 * 4, '=');
+  std::optional<std::string> bytes = decode_base64(digits);
+  if (!bytes) user_error("{}: the base64 part is damaged or truncated", name);
+  return std::move(*bytes);
 }
 
 std::string decode_data_uri(std::string_view source, std::string_view name, uint64_t limit) {
@@ -80,7 +55,7 @@ std::string decode_data_uri(std::string_view source, std::string_view name, uint
       !source.substr(0, comma).ends_with(kEncoding)) {
     user_error("{}: a data: URI must read data:image/...;base64,...", name);
   }
-  return decode_base64(source.substr(comma + 1), name, limit);
+  return decode_loose_base64(source.substr(comma + 1), name, limit);
 }
 
 }  // namespace

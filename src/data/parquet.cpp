@@ -155,6 +155,11 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
   try {
     parquet::arrow::FileReaderBuilder builder;
     reader_->check(builder.Open(input, properties_for(*size)));
+    // Read where it is asked for: reading ahead would start a pool of threads, which may be
+    // refused, for row groups that come one at a time from a local file.
+    parquet::ArrowReaderProperties on_this_thread(/*use_threads=*/false);
+    on_this_thread.set_pre_buffer(false);
+    builder.properties(on_this_thread);
     reader_->check(builder.Build(&reader_->file));
     const auto metadata = reader_->file->parquet_reader()->metadata();
     reader_->starts.push_back(0);

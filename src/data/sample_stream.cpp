@@ -4,9 +4,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <iterator>
 #include <utility>
 
 #include "base/error.h"
+#include "base/thread.h"
 
 namespace trestle {
 
@@ -34,20 +36,32 @@ SampleStream::SampleStream(const Dataset& dataset, const Processor& processor,
   TORCH_CHECK(options_.start % options_.ranks == 0, "a stream starts between samples of all ranks");
   // What a worker sets is also what threads to come begin with; that is put back.
   const int threads = at::get_num_threads();
-  for (int64_t i = 0; i < options_.workers; ++i) threads_.emplace_back([this] { work(); });
+  try {
+    const std::string what = fmt::format("dataset.num_workers={}", options_.workers);
+    while (std::ssize(threads_) < options_.workers) {
+      threads_.push_back(
+          start_thread([this] { work(); }, what, std::ssize(threads_) + 1, options_.workers));
+    }
+  } catch (...) {
+    stop();
+    at::set_num_threads(threads);
+    throw;
+  }
   if (threads_.empty()) return;
   std::unique_lock lock(mutex_);
   made_.wait(lock, [&] { return running_ == options_.workers; });
   at::set_num_threads(threads);
 }
 
-SampleStream::~SampleStream() {
+SampleStream::~SampleStream() { stop(); }
+
+void SampleStream::stop() {
   {
     const std::scoped_lock lock(mutex_);
     stopping_ = true;
   }
   wanted_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();  // joins
 }
 
 int64_t SampleStream::row_of(int64_t n) {

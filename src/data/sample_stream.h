@@ -45,6 +45,7 @@ class SampleStream {
   };
 
   /// Keeps references to the data set, whose row() must bear several threads, and the processor.
+  /// Throws MachineError where the system does not start so many threads.
   SampleStream(const Dataset& dataset, const Processor& processor, StreamOptions options);
   ~SampleStream();
   SampleStream(const SampleStream&) = delete;
@@ -67,6 +68,7 @@ class SampleStream {
   Slot make(int64_t row) const;
   Slot take();
   void work();
+  void stop();
 
   const Dataset& dataset_;
   const Processor& processor_;
@@ -81,7 +83,7 @@ class SampleStream {
   int64_t claimed_ = 0;
   int64_t running_ = 0;  // threads
   bool stopping_ = false;
-  std::vector<std::thread> threads_;
+  std::vector<std::jthread> threads_;
 };
 
 }  // namespace trestle

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <unordered_set>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "data/tokenizer_vocabulary.h"
 
@@ -31,38 +32,6 @@ constexpr const char* kOldSpecialTokens[] = {"<unk>",
                                              "[SYSTEM_PROMPT]",
                                              "[/SYSTEM_PROMPT]",
                                              "[TOOL_CONTENT]"};
-
-// False for anything but padded base64 in the standard alphabet.
-bool decode_base64(std::string_view text, std::string& bytes) {
-  bytes.clear();
-  if (text.size() % 4 != 0) return false;
-  const size_t padding = text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
-  uint32_t bits = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    int value = 0;
-    if (i + padding >= text.size()) {
-      value = 0;
-    } else if (c >= 'A' && c <= 'Z') {
-      value = c - 'A';
-    } else if (c >= 'a' && c <= 'z') {
-      value = c - 'a' + 26;
-    } else if (c >= '0' && c <= '9') {
-      value = c - '0' + 52;
-    } else if (c == '+' || c == '/') {
-      value = c == '+' ? 62 : 63;
-    } else {
-      return false;
-    }
-    bits = bits << 6 | static_cast<uint32_t>(value);
-    if (i % 4 == 3) {
-      bytes +=
-          {static_cast<char>(bits >> 16), static_cast<char>(bits >> 8), static_cast<char>(bits)};
-    }
-  }
-  bytes.erase(bytes.end() - static_cast<std::ptrdiff_t>(padding), bytes.end());
-  return true;
-}
 
 int read_version(const VocabularyJson& config, const std::string& what) {
   const std::string text = string_field(config, "version", what);
@@ -144,7 +113,6 @@ Vocabulary read_tekken(const VocabularyJson& file, const std::filesystem::path& 
   for (std::string& name : special_names(file, *vocabulary.version, special_count, what)) {
     vocabulary.tokens.push_back({std::move(name), true});
   }
-  std::string bytes;
   for (int64_t rank = 0; rank < text_count; ++rank) {
     const VocabularyJson& row = rows[static_cast<size_t>(rank)];
     const auto place = [&] { return fmt::format("{}: vocab[{}]", what, rank); };
@@ -153,14 +121,17 @@ Vocabulary read_tekken(const VocabularyJson& file, const std::filesystem::path& 
     if (rank_field == row.end() || *rank_field != rank) {
       user_error("{}: \"rank\" is not {}", place(), rank);
     }
-    if (bytes_field == row.end() || !bytes_field->is_string() ||
-        !decode_base64(bytes_field->get_ref<const std::string&>(), bytes) || bytes.empty()) {
+    std::optional<std::string> bytes;
+    if (bytes_field != row.end() && bytes_field->is_string()) {
+      bytes = decode_base64(bytes_field->get_ref<const std::string&>());
+    }
+    if (!bytes || bytes->empty()) {
       user_error("{}: \"token_bytes\" is not base64 of at least one byte", place());
     }
-    if (rank < 256 && (bytes.size() != 1 || static_cast<uint8_t>(bytes[0]) != rank)) {
+    if (rank < 256 && (bytes->size() != 1 || static_cast<uint8_t>(bytes->front()) != rank)) {
       user_error("{}: the first 256 tokens must be the bytes 0 to 255 in order", place());
     }
-    vocabulary.tokens.push_back({bytes, false});
+    vocabulary.tokens.push_back({std::move(*bytes), false});
   }
   return vocabulary;
 }

@@ -14,8 +14,10 @@ bool holds(std::string_view name, std::string_view part) {
 
 }  // namespace
 
+bool is_adapter_tensor(std::string_view name) { return holds(name, kAdapterPart); }
+
 Split split_of(std::string_view name) {
-  if (!holds(name, "language_model.") || holds(name, ".adapter.")) return Split::kReplicated;
+  if (!holds(name, "language_model.") || is_adapter_tensor(name)) return Split::kReplicated;
   if (holds(name, "layer_norm_weight")) return Split::kReplicated;
   if (holds(name, "mlp.linear_fc1.")) return Split::kHalvedRows;
   if (holds(name, "self_attention.linear_qkv.") || holds(name, "word_embeddings.") ||

@@ -20,6 +20,12 @@ enum class Split {
   kColumns,
 };
 
+/// The submodule in which a projection keeps its adapter: MODULE.adapter.linear_in.weight.
+inline constexpr std::string_view kAdapterPart = ".adapter.";
+
+/// Whether a parameter, by its full name, is an adapter's.
+bool is_adapter_tensor(std::string_view name);
+
 /// `name` is a model parameter's, with or without `optimizer.state.*.` before it.
 Split split_of(std::string_view name);
 

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "parallel/plan.h"
 #include "peft/pissa.h"
 #include "peft/sites.h"
 #include "peft/targets.h"
@@ -60,7 +61,8 @@ Numbers read_numbers(const MegatronCheckpoint& checkpoint) {
 
 // The bridge's CanonicalLoRA says adapter.adapter_q where we say adapter.q_proj.
 std::string canonical_prefix(const AdapterSite& site, const std::string& part) {
-  return site.name + ".adapter.adapter_" + part.substr(0, part.find("_proj")) + ".";
+  return fmt::format("{}{}adapter_{}.", site.name, kAdapterPart,
+                     part.substr(0, part.find("_proj")));
 }
 
 }  // namespace
@@ -84,7 +86,8 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
   for (const AdapterSite& site : adapter_sites(model)) {
     StoredAdapter adapter{site, {}};
     const auto take = [&](const std::string& part) {
-      std::string prefix = site.name + ".adapter." + (part.empty() ? "" : part + ".");
+      std::string prefix =
+          fmt::format("{}{}{}", site.name, kAdapterPart, part.empty() ? "" : part + ".");
       if (!tensors.contains(prefix + "linear_in.weight")) {
         prefix = component_of(site.name) == "lm" ? canonical_prefix(site, part) : site.name + ".";
       }
@@ -129,11 +132,10 @@ bool is_bridges_form(const LoraConfig& config) {
 }
 
 std::string bridge_adapter_name(const std::string& name) {
-  constexpr std::string_view kLevel = ".adapter";
-  const size_t at = name.find(".adapter.");
   const bool elsewhere = name.find("vision_tower.") != std::string::npos ||
                          name.find("multi_modal_projector.") != std::string::npos;
-  return elsewhere && at != std::string::npos ? std::string(name).erase(at, kLevel.size()) : name;
+  if (!elsewhere || !is_adapter_tensor(name)) return name;
+  return std::string(name).erase(name.find(kAdapterPart), kAdapterPart.size() - 1);
 }
 
 Json peft_run_config(const LoraConfig& config) {

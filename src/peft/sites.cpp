@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "bridge/table.h"
 #include "checkpoint/safetensors.h"
+#include "parallel/plan.h"
 #include "peft/pissa.h"
 
 namespace trestle {
@@ -153,7 +154,7 @@ void train_adapters_only(Ministral3& model) {
   for (const auto& entry : model.named_parameters()) {
     const std::string& name = entry.key();
     // What PiSSA started from stays as it is.
-    entry.value().set_requires_grad(name.find(".adapter.") != std::string::npos &&
+    entry.value().set_requires_grad(is_adapter_tensor(name) &&
                                     name.find(".initial_") == std::string::npos);
   }
 }

@@ -4,10 +4,12 @@
 
 #include <cmath>
 
+#include "parallel/plan.h"
+
 namespace trestle {
 
 bool is_lora_plus(const std::string& name) {
-  return name.find(".adapter.") != std::string::npos &&
+  return is_adapter_tensor(name) &&
          (name.ends_with(".linear_out.weight") || name.ends_with(".weight_magnitude"));
 }
 

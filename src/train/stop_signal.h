@@ -6,8 +6,8 @@
 
 namespace trestle {
 
-/// While it lives the first SIGTERM or SIGINT is remembered; a second one acts as it always does.
-/// One at a time.
+/// While it lives the first SIGTERM or SIGINT is remembered; a second one, the same or the other,
+/// ends the process at once. One at a time.
 class StopSignal {
  public:
   StopSignal();

@@ -1,11 +1,13 @@
 // Preloaded by test_crash.py: counts the calls that change files and, at the $FAULT_AT-th, either
 // kills the process (FAULT=kill; of a write, half is done) or makes it and all later ones that need
 // space fail with an errno (FAULT=28: no space left), or flips a bit of what it writes (FAULT=flip,
-// only writes at an offset count). With FAULT_LOG the count goes into that file.
+// only writes at an offset count). With FAULT_LOG the count goes into that file. With
+// FAULT_THREADS=n the n-th thread and all later ones are refused, as where ulimit -u is reached.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -20,11 +22,15 @@ static atomic_long count;
 static long fault_at;  // 0: never
 static int fault_errno;  // 0: kill
 static int fault_flip;
+static atomic_long threads;
+static long threads_until;  // 0: no bound
 
 __attribute__((constructor)) static void start(void) {
   const char* at = getenv("FAULT_AT");
   const char* fault = getenv("FAULT");
   fault_at = at ? atol(at) : 0;
+  const char* until = getenv("FAULT_THREADS");
+  threads_until = until ? atol(until) : 0;
   fault_flip = fault && strcmp(fault, "flip") == 0;
   fault_errno = fault && !fault_flip && strcmp(fault, "kill") != 0 ? atoi(fault) : 0;
 }
@@ -157,4 +163,10 @@ int rmdir(const char* path) {
 int remove(const char* path) {
   TAKES_AWAY();
   return NEXT(remove)(path);
+}
+
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+                   void* argument) {
+  if (threads_until > 0 && atomic_fetch_add(&threads, 1) + 1 >= threads_until) return EAGAIN;
+  return NEXT(pthread_create)(thread, attributes, start, argument);
 }
