@@ -124,8 +124,10 @@ TEST(Fields, ValuesOutOfRangeAreRefusedWhereTheyAreSet) {
            {"optimizer.lr=-inf", "optimizer.lr=-inf: must be above 0 and at most 1"},
            {"optimizer.warmup=0", "optimizer.warmup=0: must be at least 1 and at most 100"},
            {"optimizer.warmup=101", "optimizer.warmup=101: must be at least 1 and at most 100"},
-           {"optimizer.spike=1", "optimizer.spike=1: must be at least 2 and below 9, or 0 for none"},
-           {"optimizer.spike=9", "optimizer.spike=9: must be at least 2 and below 9, or 0 for none"},
+           {"optimizer.spike=1",
+            "optimizer.spike=1: must be at least 2 and below 9, or 0 for none"},
+           {"optimizer.spike=9",
+            "optimizer.spike=9: must be at least 2 and below 9, or 0 for none"},
            {"mode=three", "mode=three: must be one of one, two"},
            {"mode=", "mode=: must be one of one, two"}}) {
     EXPECT_EQ(error_of([&] { apply_override(config, given); }), why);

@@ -149,14 +149,30 @@ TEST(Identity, EveryKeyIsSaidToBeTheSameOrFree) {
 TEST(Identity, WhatARunIsMadeOfIsNeverFree) {
   std::map<std::string, OnResume> classes;
   for (const FieldText& field : list_fields(TrainConfig{})) classes[field.path] = field.on_resume;
-  for (const char* key :
-       {"peft.scheme", "peft.dim", "peft.alpha", "peft.dropout", "peft.use_rslora",
-        "peft.target_modules", "peft.lora_A_init_method", "peft.lora_B_init_method",
-        "peft.base_bits", "rng.seed", "dataset.shuffle", "dataset.split", "dataset.maker_name",
-        "dataset.overlong", "dataset.image_max_edge", "dataset.image_max_tokens",
-        "dataset.pack_sequences_in_batch", "model.seq_length", "model.params_dtype",
-        "model.freeze_language_model", "model.freeze_vision_model",
-        "model.freeze_vision_projection", "train.global_batch_size", "train.micro_batch_size"}) {
+  for (const char* key : {"peft.scheme",
+                          "peft.dim",
+                          "peft.alpha",
+                          "peft.dropout",
+                          "peft.use_rslora",
+                          "peft.target_modules",
+                          "peft.lora_A_init_method",
+                          "peft.lora_B_init_method",
+                          "peft.base_bits",
+                          "rng.seed",
+                          "dataset.shuffle",
+                          "dataset.split",
+                          "dataset.maker_name",
+                          "dataset.overlong",
+                          "dataset.image_max_edge",
+                          "dataset.image_max_tokens",
+                          "dataset.pack_sequences_in_batch",
+                          "model.seq_length",
+                          "model.params_dtype",
+                          "model.freeze_language_model",
+                          "model.freeze_vision_model",
+                          "model.freeze_vision_projection",
+                          "train.global_batch_size",
+                          "train.micro_batch_size"}) {
     EXPECT_EQ(classes.at(key), OnResume::kSame) << key;
   }
   for (const char* key :
@@ -209,14 +225,14 @@ TEST_F(Resume, AnotherRunIsRefusedAndLeavesAllAsItWas) {
     return out;
   };
   const auto before = files();
-  for (const auto& [key, value] : std::map<std::string, std::string>{
-           {"peft.alpha", "1"},
-           {"peft.use_rslora", "true"},
-           {"peft.target_modules", "[linear_qkv]"},
-           {"peft.lora_A_init_method", "kaiming"},
-           {"peft.scheme", "dora"},
-           {"rng.seed", "5"},
-           {"model.seq_length", "99"}}) {
+  for (const auto& [key, value] :
+       std::map<std::string, std::string>{{"peft.alpha", "1"},
+                                          {"peft.use_rslora", "true"},
+                                          {"peft.target_modules", "[linear_qkv]"},
+                                          {"peft.lora_A_init_method", "kaiming"},
+                                          {"peft.scheme", "dora"},
+                                          {"rng.seed", "5"},
+                                          {"model.seq_length", "99"}}) {
     TrainConfig other = saved;
     apply_override(other, key + "=" + value);
     EXPECT_NE(refusal(other).find(key + "="), std::string::npos) << refusal(other);
@@ -406,15 +422,17 @@ TEST(Settle, WhatCanHaveNoEffectIsRefused) {
     EXPECT_NE(said(keys).find(" has no effect: "), std::string::npos) << said(keys);
     EXPECT_NE(said(keys).find(why), std::string::npos) << said(keys);
   }
-  for (const Keys& keys : std::vector<Keys>{{{"peft.scheme", "lora"}, {"peft.dim", "8"}},
-                                            {{"train.on_nan", "skip"}, {"train.max_steps_on_nan", "3"}},
-                                            {{"validation.answers", "3"}, {"validation.max_new_tokens", "3"}},
-                                            {{"peft.scheme", "lora"}, {"dataset.feature_cache_mb", "3"}},
-                                            {{"peft.dim", std::nullopt}}}) {
+  for (const Keys& keys :
+       std::vector<Keys>{{{"peft.scheme", "lora"}, {"peft.dim", "8"}},
+                         {{"train.on_nan", "skip"}, {"train.max_steps_on_nan", "3"}},
+                         {{"validation.answers", "3"}, {"validation.max_new_tokens", "3"}},
+                         {{"peft.scheme", "lora"}, {"dataset.feature_cache_mb", "3"}},
+                         {{"peft.dim", std::nullopt}}}) {
     EXPECT_EQ(said(keys), kNone);
   }
   // A file may be a whole resolved config.
-  const auto file = flatten_yaml(load_yaml(to_yaml(recipe("ministral3_3b_sft_config")), "file"), "");
+  const auto file =
+      flatten_yaml(load_yaml(to_yaml(recipe("ministral3_3b_sft_config")), "file"), "");
   EXPECT_EQ(error_of([&] { refuse_without_effect(settle("ministral3_3b_sft_config", file, {})); }),
             kNone);
   EXPECT_NE(error_of([&] {
@@ -424,9 +442,9 @@ TEST(Settle, WhatCanHaveNoEffectIsRefused) {
 }
 
 TEST(Settle, TheLastValueOnACommandLineCountsAndIsTold) {
-  const SettledRun run = settle(
-      "demo_config", {},
-      {{"train.train_iters", "20"}, {"train.eval_iters", "3"}, {"train.train_iters", "30"}});
+  const SettledRun run =
+      settle("demo_config", {},
+             {{"train.train_iters", "20"}, {"train.eval_iters", "3"}, {"train.train_iters", "30"}});
   EXPECT_EQ(run.config.train.train_iters, 30);
   EXPECT_EQ(run.notes, std::vector<std::string>{"train.train_iters=20 gives way to "
                                                 "train.train_iters=30, which comes later"});
@@ -442,8 +460,7 @@ TEST(Settle, EveryNumberHasItsRange) {
     }
     ++numbers;
     for (const char* value : {"nan", "inf", "-inf", "-1", "1e17", "99999999999999999"}) {
-      const std::string said =
-          error_of([&] { settle("demo_config", {}, {{field.path, value}}); });
+      const std::string said = error_of([&] { settle("demo_config", {}, {{field.path, value}}); });
       EXPECT_TRUE(said.starts_with(field.path + "=")) << field.path << "=" << value << ": " << said;
     }
   }

@@ -101,8 +101,7 @@ TEST_F(Run, AdaptersOnAQuantisedBaseResumeToTheBit) {
       const Trainer trainer(quantized);
       FAIL() << "another base is not refused";
     } catch (const UserError& error) {
-      EXPECT_NE(std::string(error.what())
-                    .find(fmt::format("peft.base_bits=16 (there: {})", bits)),
+      EXPECT_NE(std::string(error.what()).find(fmt::format("peft.base_bits=16 (there: {})", bits)),
                 std::string::npos)
           << error.what();
     }

@@ -86,9 +86,8 @@ std::string Range::text() const {
 
 bool OneOf::holds(std::string_view value) const {
   // The array's unused places point nowhere, the word "" does not.
-  return std::ranges::any_of(words, [&](std::string_view word) {
-    return word.data() != nullptr && word == value;
-  });
+  return std::ranges::any_of(
+      words, [&](std::string_view word) { return word.data() != nullptr && word == value; });
 }
 
 std::string OneOf::text() const {

@@ -95,7 +95,8 @@ struct Plain<std::optional<T>> {
 template <class T>
 using PlainOf = typename Plain<T>::type;
 template <class T>
-concept Number = std::is_same_v<PlainOf<T>, int64_t> || std::is_same_v<PlainOf<T>, double>;
+concept Number = std::is_same_v<PlainOf<T>, int64_t> || std::is_same_v < PlainOf<T>,
+double > ;
 
 }  // namespace detail
 
@@ -122,14 +123,15 @@ constexpr Field<Owner, std::string, OneOf> field(std::string_view name, std::str
   return {name, member, on_resume, words, help};
 }
 template <class Owner, class T>
-  requires(!detail::Number<T>)
-constexpr Field<Owner, T, Anything> field(std::string_view name, T Owner::*member,
-                                          OnResume on_resume, std::string_view help = "") {
+requires(!detail::Number<T>) constexpr Field<Owner, T, Anything> field(std::string_view name,
+                                                                       T Owner::*member,
+                                                                       OnResume on_resume,
+                                                                       std::string_view help = "") {
   return {name, member, on_resume, {}, help};
 }
 /// A group: its members have fields of their own.
 template <class Owner, class T>
-  requires requires { T::fields(); }
+requires requires { T::fields(); }
 constexpr Field<Owner, T, Anything> field(std::string_view name, T Owner::*member) {
   return {name, member, OnResume::kSame, {}, ""};
 }

@@ -69,7 +69,7 @@ void finetune(const FinetuneFlags& flags) {
         size);
   }
   Trainer trainer(config, run.asked);
-  fmt::print(stderr, "training data {}\n",
+  fmt::print(stderr, "data {}\n",
              describe_files(trainer.dataset(), config.dataset.path_or_dataset));
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
   int64_t trainable = 0, total = 0;

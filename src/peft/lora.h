@@ -41,18 +41,23 @@ struct LoraConfig {
         field("scheme", &LoraConfig::scheme, OnResume::kSame, OneOf("", "lora", "dora"),
               "lora, dora, or empty to train the weights themselves"),
         field("dim", &LoraConfig::dim, OnResume::kSame, between(1, 1e6), "rank of the adapters"),
-        field("alpha", &LoraConfig::alpha, OnResume::kSame, above(0, 1e9), "adapters are scaled by alpha / dim"),
-        field("dropout", &LoraConfig::dropout, OnResume::kSame, below(0, 1), "on the adapters' input, in training"),
-        field("target_modules", &LoraConfig::target_modules, OnResume::kSame,
+        field("alpha", &LoraConfig::alpha, OnResume::kSame, above(0, 1e9),
+              "adapters are scaled by alpha / dim"),
+        field("dropout", &LoraConfig::dropout, OnResume::kSame, below(0, 1),
+              "on the adapters' input, in training"),
+        field(
+            "target_modules", &LoraConfig::target_modules, OnResume::kSame,
             "linear_qkv, linear_proj, linear_fc1, linear_fc2 (one A for the parts of a fused "
             "projection) or q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (an A "
             "each) of the language model; with lm., vision. or projector. before it of that part: "
             "vision.q_proj, vision.*, projector.linear_1"),
-        field("lora_A_init_method", &LoraConfig::lora_A_init_method, OnResume::kSame,
+        field(
+            "lora_A_init_method", &LoraConfig::lora_A_init_method, OnResume::kSame,
             "xavier, kaiming, normal, zero, gaussian (deviation 1 / dim), pissa or pissa_niter_N"),
         field("lora_B_init_method", &LoraConfig::lora_B_init_method, OnResume::kSame,
               "xavier, kaiming, normal or zero"),
-        field("use_rslora", &LoraConfig::use_rslora, OnResume::kSame, "scale by alpha / sqrt(dim) instead"),
+        field("use_rslora", &LoraConfig::use_rslora, OnResume::kSame,
+              "scale by alpha / sqrt(dim) instead"),
         field("lora_plus_ratio", &LoraConfig::lora_plus_ratio, OnResume::kFree, above(0, 1e6),
               "learning rate of B and of magnitudes over that of A (LoRA+)"),
         field("base_bits", &LoraConfig::base_bits, OnResume::kSame, between(4, 16),

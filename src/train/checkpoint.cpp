@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "checkpoint/megatron_writer.h"
+#include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
 
 namespace trestle {
@@ -16,8 +17,6 @@ namespace {
 
 constexpr const char* kRandomState = "trestle.rng_state";
 constexpr const char* kProgress = "trestle.progress";
-
-bool is_adapter(const std::string& name) { return name.find(".adapter.") != std::string::npos; }
 
 Json schedule_state(const TrainConfig& config, const Progress& progress) {
   return {{"max_lr", config.optimizer.lr},
@@ -76,7 +75,8 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
     tensors[name] = tensor.detach().contiguous();
   };
   for (const auto& entry : model.named_parameters()) {
-    if (!config.trains_adapters() || is_adapter(entry.key())) add(entry.key(), entry.value());
+    if (!config.trains_adapters() || is_adapter_tensor(entry.key()))
+      add(entry.key(), entry.value());
   }
   for (const auto& [name, tensor] : optimizer.state()) add("optimizer.state." + name, tensor);
   add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
@@ -146,7 +146,7 @@ Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
     target.copy_(stored);
   };
   for (const auto& entry : model.named_parameters()) {
-    if (checkpoint_.is_adapter() && !is_adapter(entry.key())) continue;
+    if (checkpoint_.is_adapter() && !is_adapter_tensor(entry.key())) continue;
     copy_into(entry.key(), entry.value());
   }
   for (const auto& [name, tensor] : optimizer.state()) copy_into("optimizer.state." + name, tensor);
@@ -155,9 +155,10 @@ Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
     generator.set_state(checkpoint_.read(kRandomState).clone());
   }
   if (!left_over.empty()) {
-    user_error("checkpoint.load={} has {} tensors that this run has no place for, such as {}; was "
-               "it made with other adapters or frozen parts?",
-               name_, left_over.size(), *left_over.begin());
+    user_error(
+        "checkpoint.load={} has {} tensors that this run has no place for, such as {}; was "
+        "it made with other adapters or frozen parts?",
+        name_, left_over.size(), *left_over.begin());
   }
   const Json state = checkpoint_.train_state();
   Progress progress{.step = checkpoint_.iteration(),

@@ -39,10 +39,9 @@ void check_schedule(const TrainConfig& config) {
   const int64_t warmup = config.scheduler.lr_warmup_iters;
   const int64_t decay = config.scheduler.lr_decay_iters.value_or(config.train.train_iters);
   if (warmup > 0 && warmup >= decay) {
-    user_error("scheduler.lr_warmup_iters={} is not below {}={}; lower it, or make the run longer",
-               warmup,
-               config.scheduler.lr_decay_iters ? "scheduler.lr_decay_iters" : "train.train_iters",
-               decay);
+    user_error(
+        "scheduler.lr_warmup_iters={} is not below {}={}; lower it, or make the run longer", warmup,
+        config.scheduler.lr_decay_iters ? "scheduler.lr_decay_iters" : "train.train_iters", decay);
   }
 }
 

@@ -36,24 +36,31 @@ struct ModelOptions {
   int64_t recompute_num_layers = 1;
   static constexpr auto fields() {
     return std::tuple(
-        field("tensor_model_parallel_size", &ModelOptions::tensor_model_parallel_size, OnResume::kFree, between(1, kMostRanks),
+        field("tensor_model_parallel_size", &ModelOptions::tensor_model_parallel_size,
+              OnResume::kFree, between(1, kMostRanks),
               "GPUs that share each layer; one process holds the whole model whatever it says"),
-        field("pipeline_model_parallel_size", &ModelOptions::pipeline_model_parallel_size, OnResume::kFree, between(1, kMostRanks)),
-        field("context_parallel_size", &ModelOptions::context_parallel_size, OnResume::kFree, between(1, kMostRanks)),
+        field("pipeline_model_parallel_size", &ModelOptions::pipeline_model_parallel_size,
+              OnResume::kFree, between(1, kMostRanks)),
+        field("context_parallel_size", &ModelOptions::context_parallel_size, OnResume::kFree,
+              between(1, kMostRanks)),
         field("sequence_parallel", &ModelOptions::sequence_parallel, OnResume::kFree),
         field("seq_length", &ModelOptions::seq_length, OnResume::kSame, between(1, kMostTokens),
               "longest sample in tokens; see dataset.overlong"),
         field("freeze_language_model", &ModelOptions::freeze_language_model, OnResume::kSame),
         field("freeze_vision_model", &ModelOptions::freeze_vision_model, OnResume::kSame),
         field("freeze_vision_projection", &ModelOptions::freeze_vision_projection, OnResume::kSame),
-        field("params_dtype", &ModelOptions::params_dtype, OnResume::kSame, OneOf("bf16", "float32"), "bf16 (fp32 masters) or float32"),
-        field("recompute_granularity", &ModelOptions::recompute_granularity, OnResume::kFree, OneOf("none", "selective", "full"),
+        field("params_dtype", &ModelOptions::params_dtype, OnResume::kSame,
+              OneOf("bf16", "float32"), "bf16 (fp32 masters) or float32"),
+        field("recompute_granularity", &ModelOptions::recompute_granularity, OnResume::kFree,
+              OneOf("none", "selective", "full"),
               "what the backward pass computes again instead of keeping it: none, selective (the "
               "core of attention) or full (whole layers)"),
-        field("recompute_method", &ModelOptions::recompute_method, OnResume::kFree, OneOf("uniform", "block"),
+        field("recompute_method", &ModelOptions::recompute_method, OnResume::kFree,
+              OneOf("uniform", "block"),
               "of full: uniform (all layers, recompute_num_layers at a time) or block (the first "
               "recompute_num_layers)"),
-        field("recompute_num_layers", &ModelOptions::recompute_num_layers, OnResume::kFree, between(1, 1e4)));
+        field("recompute_num_layers", &ModelOptions::recompute_num_layers, OnResume::kFree,
+              between(1, 1e4)));
   }
 };
 
@@ -67,17 +74,21 @@ struct TrainOptions {
   double loss_spike_factor = 0;
   static constexpr auto fields() {
     return std::tuple(
-        field("train_iters", &TrainOptions::train_iters, OnResume::kFree, between(1, kMostSteps), "optimizer steps"),
-        field("global_batch_size", &TrainOptions::global_batch_size, OnResume::kSame, between(1, kMostSamples), "samples a step"),
-        field("micro_batch_size", &TrainOptions::micro_batch_size, OnResume::kSame, between(1, kMostSamples), "samples a forward"),
-        field("exit_interval", &TrainOptions::exit_interval, OnResume::kFree, between(1, kMostSteps),
-              "save and stop at the first step that this divides"),
+        field("train_iters", &TrainOptions::train_iters, OnResume::kFree, between(1, kMostSteps),
+              "optimizer steps"),
+        field("global_batch_size", &TrainOptions::global_batch_size, OnResume::kSame,
+              between(1, kMostSamples), "samples a step"),
+        field("micro_batch_size", &TrainOptions::micro_batch_size, OnResume::kSame,
+              between(1, kMostSamples), "samples a forward"),
+        field("exit_interval", &TrainOptions::exit_interval, OnResume::kFree,
+              between(1, kMostSteps), "save and stop at the first step that this divides"),
         field("on_nan", &TrainOptions::on_nan, OnResume::kFree, OneOf("stop", "skip"),
               "stop, or skip: a step whose loss or gradient is not finite, or whose loss spikes, "
               "changes nothing"),
-        field("max_steps_on_nan", &TrainOptions::max_steps_on_nan, OnResume::kFree, between(1, kMostSteps),
-              "so many skipped steps on end stop the run"),
-        field("loss_spike_factor", &TrainOptions::loss_spike_factor, OnResume::kFree, or_zero(above(1, 1e6)),
+        field("max_steps_on_nan", &TrainOptions::max_steps_on_nan, OnResume::kFree,
+              between(1, kMostSteps), "so many skipped steps on end stop the run"),
+        field("loss_spike_factor", &TrainOptions::loss_spike_factor, OnResume::kFree,
+              or_zero(above(1, 1e6)),
               "a loss over this times the mean of the 20 before counts as bad; 0: none does"));
   }
 };
@@ -92,8 +103,8 @@ struct ValidationOptions {
   std::string best_metric;
   static constexpr auto fields() {
     return std::tuple(
-        field("eval_interval", &ValidationOptions::eval_interval, OnResume::kFree, between(0, kMostSteps),
-              "steps between validations; 0: none"),
+        field("eval_interval", &ValidationOptions::eval_interval, OnResume::kFree,
+              between(0, kMostSteps), "steps between validations; 0: none"),
         field("eval_iters", &ValidationOptions::eval_iters, OnResume::kFree, between(1, kMostSteps),
               "the loss is that of the first so many global batches of rows"),
         field("path_or_dataset", &ValidationOptions::path_or_dataset, OnResume::kFree,
@@ -101,7 +112,8 @@ struct ValidationOptions {
         field("split", &ValidationOptions::split, OnResume::kFree, "for directories"),
         field("answers", &ValidationOptions::answers, OnResume::kFree, between(0, kMostSamples),
               "so many of the first rows are answered greedily and scored; 0: the loss alone"),
-        field("max_new_tokens", &ValidationOptions::max_new_tokens, OnResume::kFree, between(1, kMostTokens), "longest such answer"),
+        field("max_new_tokens", &ValidationOptions::max_new_tokens, OnResume::kFree,
+              between(1, kMostTokens), "longest such answer"),
         field("best_metric", &ValidationOptions::best_metric, OnResume::kFree,
               "valid_loss or a score: the checkpoint that is best by it is kept, and best.json "
               "names it"));
@@ -119,12 +131,15 @@ struct OptimizerOptions {
   static constexpr auto fields() {
     return std::tuple(
         field("lr", &OptimizerOptions::lr, OnResume::kFree, above(0, 10), "peak learning rate"),
-        field("min_lr", &OptimizerOptions::min_lr, OnResume::kFree, between(0, 10), "where the schedule ends"),
-        field("weight_decay", &OptimizerOptions::weight_decay, OnResume::kFree, between(0, 10), "of weights with two dimensions"),
+        field("min_lr", &OptimizerOptions::min_lr, OnResume::kFree, between(0, 10),
+              "where the schedule ends"),
+        field("weight_decay", &OptimizerOptions::weight_decay, OnResume::kFree, between(0, 10),
+              "of weights with two dimensions"),
         field("adam_beta1", &OptimizerOptions::adam_beta1, OnResume::kSame, below(0, 1)),
         field("adam_beta2", &OptimizerOptions::adam_beta2, OnResume::kSame, below(0, 1)),
         field("adam_eps", &OptimizerOptions::adam_eps, OnResume::kSame, above(0, 1)),
-        field("clip_grad", &OptimizerOptions::clip_grad, OnResume::kFree, between(0, 1e9), "largest global gradient norm; 0: none"));
+        field("clip_grad", &OptimizerOptions::clip_grad, OnResume::kFree, between(0, 1e9),
+              "largest global gradient norm; 0: none"));
   }
 };
 
@@ -135,10 +150,13 @@ struct SchedulerOptions {
   std::optional<int64_t> lr_decay_iters;
   static constexpr auto fields() {
     return std::tuple(
-        field("lr_decay_style", &SchedulerOptions::lr_decay_style, OnResume::kFree, OneOf("cosine", "linear", "constant"), "cosine, linear or constant"),
-        field("lr_warmup_iters", &SchedulerOptions::lr_warmup_iters, OnResume::kFree, between(0, kMostSteps)),
+        field("lr_decay_style", &SchedulerOptions::lr_decay_style, OnResume::kFree,
+              OneOf("cosine", "linear", "constant"), "cosine, linear or constant"),
+        field("lr_warmup_iters", &SchedulerOptions::lr_warmup_iters, OnResume::kFree,
+              between(0, kMostSteps)),
         field("lr_warmup_init", &SchedulerOptions::lr_warmup_init, OnResume::kFree, between(0, 10)),
-        field("lr_decay_iters", &SchedulerOptions::lr_decay_iters, OnResume::kFree, between(1, kMostSteps), "default: train_iters"));
+        field("lr_decay_iters", &SchedulerOptions::lr_decay_iters, OnResume::kFree,
+              between(1, kMostSteps), "default: train_iters"));
   }
 };
 
@@ -157,25 +175,30 @@ struct DatasetOptions {
   static constexpr auto fields() {
     return std::tuple(
         field("maker_name", &DatasetOptions::maker_name, OnResume::kSame),
-        field("path_or_dataset", &DatasetOptions::path_or_dataset, OnResume::kSameContent, "file or directory"),
+        field("path_or_dataset", &DatasetOptions::path_or_dataset, OnResume::kSameContent,
+              "file or directory"),
         field("split", &DatasetOptions::split, OnResume::kSame),
-        field("shuffle", &DatasetOptions::shuffle, OnResume::kSame, "false: rows in order, wrapping around"),
+        field("shuffle", &DatasetOptions::shuffle, OnResume::kSame,
+              "false: rows in order, wrapping around"),
         field("num_workers", &DatasetOptions::num_workers, OnResume::kFree, between(0, 256),
               "threads that read and prepare samples ahead; 0: none, as a step takes every core"),
         field("pack_sequences_in_batch", &DatasetOptions::pack_sequences_in_batch, OnResume::kSame,
               "a forward takes as many samples of the global batch as fit into "
               "train.micro_batch_size times model.seq_length tokens"),
-        field("overlong", &DatasetOptions::overlong, OnResume::kSame, OneOf("error", "drop", "shrink-image", "cut-text"),
+        field("overlong", &DatasetOptions::overlong, OnResume::kSame,
+              OneOf("error", "drop", "shrink-image", "cut-text"),
               "samples over model.seq_length: error, drop, shrink-image or cut-text"),
-        field("image_max_edge", &DatasetOptions::image_max_edge, OnResume::kSame, between(0, 1 << 20),
+        field("image_max_edge", &DatasetOptions::image_max_edge, OnResume::kSame,
+              between(0, 1 << 20),
               "pixels of a picture's longest side at most; 0: the checkpoint's own limit"),
-        field("image_max_tokens", &DatasetOptions::image_max_tokens, OnResume::kSame, or_zero(between(2, kMostTokens)),
+        field("image_max_tokens", &DatasetOptions::image_max_tokens, OnResume::kSame,
+              or_zero(between(2, kMostTokens)),
               "tokens of a picture at most; 0: no limit of its own"),
         field("feature_cache", &DatasetOptions::feature_cache, OnResume::kFree,
               "directory where features of pictures are kept for later runs, while vision tower "
               "and projector are frozen"),
-        field("feature_cache_mb", &DatasetOptions::feature_cache_mb, OnResume::kFree, between(0, 1 << 20),
-              "MiB of such features that a run keeps in memory; 0: none"));
+        field("feature_cache_mb", &DatasetOptions::feature_cache_mb, OnResume::kFree,
+              between(0, 1 << 20), "MiB of such features that a run keeps in memory; 0: none"));
   }
 };
 
@@ -186,11 +209,14 @@ struct CheckpointOptions {
   int64_t save_interval = 50;
   static constexpr auto fields() {
     return std::tuple(
-        field("pretrained_checkpoint", &CheckpointOptions::pretrained_checkpoint, OnResume::kSameContent,
-              "HF or Megatron directory"),
-        field("save", &CheckpointOptions::save, OnResume::kFree, "run directory; default $SAVE_DIR/NAME"),
-        field("load", &CheckpointOptions::load, OnResume::kDerived, "run directory to resume from; auto: checkpoint.save, if it has a checkpoint"),
-        field("save_interval", &CheckpointOptions::save_interval, OnResume::kFree, between(1, kMostSteps), "steps between checkpoints"));
+        field("pretrained_checkpoint", &CheckpointOptions::pretrained_checkpoint,
+              OnResume::kSameContent, "HF or Megatron directory"),
+        field("save", &CheckpointOptions::save, OnResume::kFree,
+              "run directory; default $SAVE_DIR/NAME"),
+        field("load", &CheckpointOptions::load, OnResume::kDerived,
+              "run directory to resume from; auto: checkpoint.save, if it has a checkpoint"),
+        field("save_interval", &CheckpointOptions::save_interval, OnResume::kFree,
+              between(1, kMostSteps), "steps between checkpoints"));
   }
 };
 
@@ -202,22 +228,26 @@ struct LoggerOptions {
   std::string wandb_exp_name;
   std::string wandb_save_dir;
   static constexpr auto fields() {
-    return std::tuple(
-        field("log_interval", &LoggerOptions::log_interval, OnResume::kFree, between(1, kMostSteps), "steps between progress lines"),
-        field("tensorboard_dir", &LoggerOptions::tensorboard_dir, OnResume::kFree, "default: RUN/tensorboard"),
-        field("wandb_project", &LoggerOptions::wandb_project, OnResume::kFree,
-              "turns Weights & Biases on; default $WANDB_PROJECT"),
-        field("wandb_entity", &LoggerOptions::wandb_entity, OnResume::kFree, "default $WANDB_ENTITY"),
-        field("wandb_exp_name", &LoggerOptions::wandb_exp_name, OnResume::kFree,
-              "the run's name there; default: the run directory's"),
-        field("wandb_save_dir", &LoggerOptions::wandb_save_dir, OnResume::kFree,
-              "where wandb/ is; default $WANDB_DIR, then the run directory"));
+    return std::tuple(field("log_interval", &LoggerOptions::log_interval, OnResume::kFree,
+                            between(1, kMostSteps), "steps between progress lines"),
+                      field("tensorboard_dir", &LoggerOptions::tensorboard_dir, OnResume::kFree,
+                            "default: RUN/tensorboard"),
+                      field("wandb_project", &LoggerOptions::wandb_project, OnResume::kFree,
+                            "turns Weights & Biases on; default $WANDB_PROJECT"),
+                      field("wandb_entity", &LoggerOptions::wandb_entity, OnResume::kFree,
+                            "default $WANDB_ENTITY"),
+                      field("wandb_exp_name", &LoggerOptions::wandb_exp_name, OnResume::kFree,
+                            "the run's name there; default: the run directory's"),
+                      field("wandb_save_dir", &LoggerOptions::wandb_save_dir, OnResume::kFree,
+                            "where wandb/ is; default $WANDB_DIR, then the run directory"));
   }
 };
 
 struct RngOptions {
   int64_t seed = 1234;
-  static constexpr auto fields() { return std::tuple(field("seed", &RngOptions::seed, OnResume::kSame, between(0, kMostSeed))); }
+  static constexpr auto fields() {
+    return std::tuple(field("seed", &RngOptions::seed, OnResume::kSame, between(0, kMostSeed)));
+  }
 };
 
 struct TrainConfig {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/safetensors.h"
+#include "parallel/plan.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -27,7 +28,8 @@ std::string_view bytes_of(const at::Tensor& contiguous) {
 // `read(range)` gives rows.
 template <class Read>
 void add_tensor(Digest& digest, const std::string& name, const TensorInfo& info, const Read& read) {
-  digest.update(fmt::format("{} {} {};", name, at::toString(info.dtype), fmt::join(info.shape, "x")));
+  digest.update(
+      fmt::format("{} {} {};", name, at::toString(info.dtype), fmt::join(info.shape, "x")));
   const int64_t rows = info.rows();
   if (rows == 0 || info.row_bytes() == 0) return;
   if (static_cast<uint64_t>(rows) * info.row_bytes() <= kSmallTensor || rows <= kRows) {
@@ -56,9 +58,7 @@ void add_file(Digest& digest, const fs::path& path, size_t blocks) {
 }
 
 // Of the keys that a file may not have: those that came later.
-std::map<std::string, std::string> defaults() {
-  return identity_of(TrainConfig{}, {}).values;
-}
+std::map<std::string, std::string> defaults() { return identity_of(TrainConfig{}, {}).values; }
 
 std::string shortened(const std::string& digest) {
   return digest.empty() ? "nothing" : "SHA-256 " + digest.substr(0, 12);
@@ -96,8 +96,8 @@ void require_same_run(const RunIdentity& saved, const RunIdentity& now,
   std::vector<std::string> differences, keys;
   const auto differ = [&](const FieldText& field, const std::string& before,
                           const std::string& value) {
-    differences.push_back(fmt::format("{}={} (there: {})", field.path,
-                                      value.empty() ? "''" : value, before.empty() ? "''" : before));
+    differences.push_back(fmt::format("{}={} (there: {})", field.path, value.empty() ? "''" : value,
+                                      before.empty() ? "''" : before));
     keys.push_back(field.path);
   };
   static const std::map<std::string, std::string> kDefaults = defaults();
@@ -142,8 +142,7 @@ void require_changeable(const std::set<std::string>& may_change) {
 std::string content_of(const TensorSource& source) {
   Digest digest(Digest::Kind::kSha256);
   for (const auto& [name, info] : source.tensors()) {
-    add_tensor(digest, name, info,
-               [&](RowRange range) { return read_range(source, name, range); });
+    add_tensor(digest, name, info, [&](RowRange range) { return read_range(source, name, range); });
   }
   return digest.hex();
 }
@@ -151,7 +150,7 @@ std::string content_of(const TensorSource& source) {
 std::string content_of_adapters(const Ministral3& model) {
   Digest digest(Digest::Kind::kSha256);
   for (const auto& entry : model.named_parameters()) {
-    if (entry.key().find(".adapter.") == std::string::npos) continue;
+    if (!is_adapter_tensor(entry.key())) continue;
     const at::Tensor values = entry.value().detach().cpu().contiguous();
     add_tensor(digest, entry.key(), info_of(values), [&](RowRange range) {
       return values.dim() == 0 ? values : values.narrow(0, range.first, range.count);

@@ -89,7 +89,8 @@ void settle_run_directory(CheckpointOptions& checkpoint, const std::string& adap
     user_error(
         "checkpoint.save={} holds a run{}; go on with it by checkpoint.load={} (or auto), or name "
         "another directory",
-        save.string(), newest ? fmt::format(" of {} steps", *newest) : std::string(), save.string());
+        save.string(), newest ? fmt::format(" of {} steps", *newest) : std::string(),
+        save.string());
   }
   const fs::path from = resolved(checkpoint.load), to = resolved(save);
   if (from == to) return;

@@ -27,8 +27,8 @@ struct SettledRun {
 };
 
 /// The recipe, then the file's assignments, then the command line's. peft.scheme, wherever it
-/// stands, decides the recipe's rates; `null` is the recipe's value. The last value of a key counts.
-/// Throws UserError for keys and values that are none.
+/// stands, decides the recipe's rates; `null` is the recipe's value. The last value of a key
+/// counts. Throws UserError for keys and values that are none.
 SettledRun settle(const std::string& recipe, const std::vector<Assignment>& file,
                   const std::vector<Assignment>& command_line);
 

@@ -66,8 +66,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                             config_.dataset.split)) {
   std::optional<SavedRun> saved;
   if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);
-  identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_.weights())},
-                                    {"dataset.path_or_dataset", content_of(dataset_->files())}});
+  identity_ =
+      identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_.weights())},
+                            {"dataset.path_or_dataset", content_of(dataset_->files())}});
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (saved && known) saved->require_same(identity_, asked_.may_change);
