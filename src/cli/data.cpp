@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "cli/data_page.h"
@@ -53,7 +54,9 @@ struct DataFlags {
   }
   std::unique_ptr<Dataset> dataset() const { return make_dataset(maker, path, split); }
   Processor processor() const {
-    return Processor(resolve_model(model, "--hf-model-path", HubFiles::kAssets), images);
+    const auto directory = resolve_model(model, "--hf-model-path", HubFiles::kAssets);
+    require_directory(directory, "--hf-model-path");  // a tokenizer alone says nothing of pictures
+    return Processor(directory, images);
   }
 };
 
@@ -160,6 +163,7 @@ void check(const DataFlags& flags) {
 }
 
 void show(const DataFlags& flags) {
+  require_output_file(flags.output, "--output", {flags.path, flags.model});
   const auto dataset = flags.dataset();
   const Processor processor = flags.processor();
   const int64_t rows = flags.rows > 0 ? flags.rows : 20;
