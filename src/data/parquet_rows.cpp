@@ -6,13 +6,14 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/paths.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 std::vector<fs::path> files_of_split(const fs::path& path, const std::string& split,
                                      const std::string& extension) {
-  if (fs::is_regular_file(path)) return {path};
+  if (kind_of(path) == "a regular file") return {path};
   require_directory(path, "dataset.path_or_dataset");
   std::vector<fs::path> files;
   for (const auto& entry : fs::recursive_directory_iterator(path)) {
