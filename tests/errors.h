@@ -1,7 +1,10 @@
 // What an action says when it throws: shared by the tests of every stage.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 
@@ -15,6 +18,13 @@ std::string error_of(auto&& action) {
     return error.what();
   }
   return "no error";
+}
+
+/// That a line has all of these parts.
+inline void expect_says(const std::string& line, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts) {
+    EXPECT_NE(line.find(part), std::string::npos) << "'" << part << "' in: " << line;
+  }
 }
 
 }  // namespace trestle

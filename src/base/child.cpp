@@ -57,7 +57,12 @@ int run_child(const std::vector<std::string>& arguments, const std::filesystem::
   // A group of its own, so that what it starts ends with it.
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF);
+  // Ignored here (main), which a child would inherit.
+  sigset_t defaults;
+  sigemptyset(&defaults);
+  sigaddset(&defaults, SIGXFSZ);
+  posix_spawnattr_setsigdefault(&attributes, &defaults);
   pid_t child = 0;
   const int error = posix_spawnp(&child, argv[0], &files, &attributes, argv.data(), environ);
   posix_spawnattr_destroy(&attributes);

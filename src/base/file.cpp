@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/paths.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -126,8 +127,10 @@ void sync_parents(const fs::path& path, const fs::path& highest) {
 
 }  // namespace
 
-MappedFile::MappedFile(const fs::path& path)
-    : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  require_regular_file(path);
+  // Should it have become a pipe since, this does not wait.
+  fd_ = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (fd_ < 0) user_error("cannot open {}: {}", path.string(), reason(errno));
   struct stat info {};
   if (::fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -188,13 +191,17 @@ void MappedFile::release(std::span<const std::byte> part) const {
 }
 
 OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
+  require_replaceable_file(path_);
+  std::error_code error;
+  // What a link points to is replaced, not the link.
+  if (fs::is_symlink(path_, error) && is_there(path_)) path_ = fs::canonical(path_);
   created_ = make_parent(path_);
   remove_leftovers(path_);
   fd_ = create_beside(path_, false, temporary_);
   if (fd_ >= 0) return;
-  const int error = errno;
+  const int why = errno;
   remove_empty(path_.parent_path(), created_);
-  machine_error("cannot write {}: {}", path_.string(), reason(error));
+  machine_error("cannot write {}: {}", path_.string(), reason(why));
 }
 
 OutputFile::~OutputFile() {
@@ -243,17 +250,10 @@ void OutputFile::commit() {
 
 OutputDirectory::OutputDirectory(fs::path path, bool replace)
     : target_(path.has_filename() ? std::move(path) : path.parent_path()), replace_(replace) {
+  if (!replace_ || kind_of(target_) != "a directory") require_replaceable_directory(target_);
   std::error_code error;
-  if (fs::exists(target_, error)) {
-    if (!fs::is_directory(target_, error)) {
-      user_error("{} exists and is no directory; name a new one", target_.string());
-    }
-    if (!replace_ && !fs::is_empty(target_, error)) {
-      user_error("{} exists and is not empty; name a new directory or remove it", target_.string());
-    }
-    // What a link points to is replaced, not the link.
-    if (fs::is_symlink(target_, error)) target_ = fs::canonical(target_);
-  }
+  // What a link points to is replaced, not the link.
+  if (fs::is_symlink(target_, error) && is_there(target_)) target_ = fs::canonical(target_);
   created_ = make_parent(target_);
   remove_leftovers(target_);
   lock_ = create_beside(target_, true, temporary_);
@@ -335,8 +335,15 @@ bool is_there(const fs::path& path) {
 
 void require_directory(const fs::path& path, std::string_view what) {
   std::error_code error;
-  if (!fs::exists(path, error)) user_error("{}: {} does not exist", what, path.string());
-  if (!fs::is_directory(path, error)) user_error("{}: {} is not a directory", what, path.string());
+  if (!fs::exists(path, error)) {
+    user_error("{}: {} {}", what, path.string(), error ? error.message() : "does not exist");
+  }
+  if (const std::string_view kind = kind_of(path); kind != "a directory") {
+    user_error("{}: {} is not a directory but {}", what, path.string(), kind);
+  }
+  if (::access(path.c_str(), R_OK | X_OK) != 0) {
+    user_error("{}: {} cannot be looked into: {}", what, path.string(), reason(errno));
+  }
 }
 
 }  // namespace trestle

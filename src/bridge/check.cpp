@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "bridge/gguf_source.h"
+#include "bridge/load.h"
 #include "bridge/table.h"
 #include "bridge/views.h"
 #include "checkpoint/fp8.h"
@@ -101,6 +103,19 @@ CheckReport check_safetensors(const fs::path& path) {
   return report;
 }
 
+CheckReport check_gguf(const fs::path& path) {
+  CheckReport report{.kind = "GGUF file"};
+  std::optional<GgufFile> file;
+  if (!report.part([&] { file.emplace(path); })) return report;
+  report.tensors = file->tensors().size();
+  for (const auto& [name, info] : file->tensors()) report.bytes += file->stored_bytes(name);
+  const auto architecture = file->metadata().find("general.architecture");
+  if (architecture != file->metadata().end() && architecture->second.text() == "mistral3") {
+    report.part([&] { GgufSource::open(path); });
+  }
+  return report;
+}
+
 CheckReport check_model_directory(const fs::path& directory, CheckpointFormat format) {
   const bool mistral = format == CheckpointFormat::kMistral;
   CheckReport report{.kind = mistral ? "Mistral checkpoint" : "Hugging Face checkpoint"};
@@ -152,8 +167,7 @@ CheckReport check_megatron(const fs::path& path) {
     const std::optional<Json> json = checkpoint.hf_config();
     if (!json) return;
     ModelConfig config = parse_hf_config(*json, source.string());
-    config.text.tie_word_embeddings =
-        !checkpoint.tensors().contains("language_model.output_layer.weight");
+    config.text.tie_word_embeddings = is_tied(checkpoint, *json);
     add_disagreements(checkpoint, config, Spoken::kMegatron, checkpoint.directory(), report);
   });
   return report;

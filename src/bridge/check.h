@@ -32,6 +32,10 @@ struct CheckReport {
 
 /// One safetensors file: its header, and that its tensors tile the data.
 CheckReport check_safetensors(const std::filesystem::path& path);
+/// One GGUF file: header, keys, names, types, and that its tensors tile the data as ggml demands;
+/// of a language model of this family, with the mmproj beside it, also names and shapes against
+/// its keys.
+CheckReport check_gguf(const std::filesystem::path& path);
 /// A Hugging Face or Mistral directory: config, every shard, index and shards against each other,
 /// FP8 scales, and names, shapes and dtypes against the config.
 CheckReport check_model_directory(const std::filesystem::path& directory, CheckpointFormat format);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/paths.h"
 #include "bridge/copy.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/megatron_writer.h"
@@ -37,6 +38,7 @@ at::ScalarType most_frequent(const TensorList& list) {
 Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
                              const ConvertOptions& options) {
   require_directory(hf, "--hf-model");
+  require_new_directory(run, "--megatron-path", {hf.string()});
   const auto opened = open_model_directory(hf, choose_format(hf, options.format).format);
   const HfCheckpoint& source = *opened;
   const HfAsMegatron view(source, source.config());

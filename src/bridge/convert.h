@@ -41,7 +41,7 @@ struct ConvertOptions {
 };
 
 /// Hugging Face or Mistral -> Megatron (torch_dist, iteration 0) at `run`. Throws UserError when
-/// the source is neither, or `run` holds an iteration 0 already.
+/// the source is neither, or `run` is not new or empty, or lies within `hf` or around it.
 Conversion import_checkpoint(const std::filesystem::path& hf, const std::filesystem::path& run,
                              const ConvertOptions& options = {});
 

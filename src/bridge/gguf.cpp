@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "base/error.h"
+#include "base/file.h"
 #include "bridge/copy.h"
 #include "bridge/gguf_metadata.h"
 #include "bridge/gguf_names.h"
@@ -127,6 +129,11 @@ GgufFiles export_gguf(const TensorSource& megatron, const ModelConfig& config,
   const std::string file = fmt::format("{}-{}.gguf", options.name, ggml_layout(options.type).name);
   GgufFiles result{.language = directory / file, .mmproj = {}, .uuid = {}, .done = {}};
   if (config.vision) result.mmproj = directory / ("mmproj-" + file);
+  for (const fs::path& each : {result.language, result.mmproj.value_or(result.language)}) {
+    if (is_there(each)) {
+      user_error("{} exists; remove it or name another directory", each.string());
+    }
+  }
   const auto open = [&] {
     pair.open(result, assets);
     return &pair;

@@ -48,9 +48,9 @@ struct GgufOptions {
   std::function<void(const GgufFiles&)> verify = {};
 };
 
-/// Writes both files into `directory`, replacing files of their names; they appear when both are
-/// whole. Of `convert`, memory and reports are heeded. Throws UserError, before anything is
-/// written, for what llama.cpp cannot run as the config says it (see docs/gguf.md).
+/// Writes both files into `directory`; they appear when both are whole. Of `convert`, memory and
+/// reports are heeded. Throws UserError, before anything is written, where a file of one of their
+/// names is there, and for what llama.cpp cannot run as the config says it (see docs/gguf.md).
 GgufFiles export_gguf(const TensorSource& megatron, const ModelConfig& config,
                       const GgufAssets& assets, const std::filesystem::path& directory,
                       const GgufOptions& options, const ConvertOptions& convert = {});

@@ -9,10 +9,12 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "bridge/gguf_metadata.h"
 #include "bridge/gguf_names.h"
 #include "bridge/table.h"
 #include "checkpoint/hf_config.h"
+#include "checkpoint/megatron.h"
 #include "checkpoint/mistral_names.h"
 #include "checkpoint/safetensors.h"
 
@@ -179,6 +181,21 @@ GgufSource::GgufSource(const fs::path& language, const std::optional<fs::path>& 
       tensors_[hf] = found->second;
     }
   }
+  require_no_more(*language_);
+  if (vision_) require_no_more(*vision_);
+}
+
+// As llama.cpp, which does not run a file with a tensor that it has no use for.
+void GgufSource::require_no_more(const GgufFile& file) const {
+  for (const auto& [name, info] : file.tensors()) {
+    const bool used = std::ranges::any_of(places_, [&, &name = name](const auto& each) {
+      return each.second.file == &file && each.second.name == name;
+    });
+    if (!used && name != kGgufRowBreak && name != "rope_freqs.weight") {
+      user_error("{}: tensor {} {} has no place in the model that the keys describe",
+                 file.path().string(), name, describe(info));
+    }
+  }
 }
 
 GgufSource GgufSource::open(const fs::path& path) {
@@ -234,9 +251,10 @@ void GgufRounded::read_rows(const std::string& name, RowRange range, std::byte* 
 }
 
 bool is_gguf_model(const fs::path& path) {
-  if (fs::is_regular_file(path)) return is_gguf(path);
-  return fs::is_directory(path) && !gguf_files(path).empty() && !is_there(path / "config.json") &&
-         !is_there(path / "params.json");
+  const std::string_view kind = kind_of(path);
+  if (kind == "a regular file") return is_gguf(path);
+  return kind == "a directory" && !gguf_files(path).empty() && !is_there(path / "config.json") &&
+         !is_there(path / "params.json") && !is_megatron_checkpoint(path);
 }
 
 }  // namespace trestle

@@ -18,7 +18,8 @@ namespace trestle {
 class GgufSource : public TensorSource {
  public:
   /// A file of the architecture `mistral3` and, for a model with a vision tower, its mmproj. Throws
-  /// UserError naming the file and the key or tensor that is missing or does not fit.
+  /// UserError naming the file and the key or tensor that is missing, does not fit or is left
+  /// over.
   GgufSource(const std::filesystem::path& language,
              const std::optional<std::filesystem::path>& mmproj);
   /// A language model's file with mmproj-NAME beside it, or a directory that has one such pair.
@@ -35,6 +36,8 @@ class GgufSource : public TensorSource {
     const GgufFile* file;
     std::string name;
   };
+  void require_no_more(const GgufFile& file) const;
+
   std::unique_ptr<GgufFile> language_, vision_;
   ModelConfig config_;
   std::map<std::string, TensorInfo> tensors_;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "bridge/load_quantized.h"
+#include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron.h"
 
@@ -46,13 +47,18 @@ OpenCheckpoint::OpenCheckpoint(const fs::path& path,
                path.string());
   }
   config_ = parse_hf_config(config_json_, config_file);
-  // An output layer of its own says more than a flag that transformers writes by default.
-  config_.text.tie_word_embeddings =
-      !megatron->tensors().contains("language_model.output_layer.weight");
+  if (config_directory) require_same_model(*megatron, config_, config_file);
+  config_.text.tie_word_embeddings = is_tied(*megatron, config_json_);
+  require_whole(*megatron, config_, path.string());
   const auto tokenizer = megatron->tokenizer_directory();
   assets_ = config_directory ? *config_directory : tokenizer.value_or(path);
   source_ = std::move(megatron);
   weights_ = source_.get();
+}
+
+bool is_tied(const TensorSource& megatron, const Json& config_json) {
+  return !megatron.tensors().contains("language_model.output_layer.weight") &&
+         stated_tie(config_json) != false;
 }
 
 std::vector<fs::path> OpenCheckpoint::side_files() const { return trestle::side_files(assets_); }
@@ -78,7 +84,9 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
     }
     std::vector<int64_t> shape = found->second.shape;
     // More rows are a padded vocabulary.
-    if (!shape.empty() && parameter.dim() > 0) shape[0] = std::min(shape[0], parameter.size(0));
+    if (may_be_padded(name) && !shape.empty() && parameter.dim() > 0) {
+      shape[0] = std::min(shape[0], parameter.size(0));
+    }
     if (parameter.sizes() != shape) {
       user_error(
           "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",

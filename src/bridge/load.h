@@ -20,7 +20,9 @@ class OpenCheckpoint {
  public:
   /// A Megatron directory that holds no config of its own takes `config_directory`'s (an HF or
   /// Mistral directory). `format` chooses where `path` holds several forms (choose_format). Throws
-  /// UserError when the path is of no form, or holds adapters only.
+  /// UserError when the path is of no form or holds adapters only, where tensors are missing, left
+  /// over or of other shapes than the config says, and where a Megatron directory's own config says
+  /// something else than `config_directory`'s of what shapes or arithmetic depend on.
   explicit OpenCheckpoint(const std::filesystem::path& path,
                           const std::optional<std::filesystem::path>& config_directory = {},
                           std::optional<CheckpointFormat> format = {});
@@ -45,6 +47,11 @@ class OpenCheckpoint {
   std::filesystem::path assets_;
   bool is_megatron_ = false;
 };
+
+/// Whether a checkpoint in Megatron's form shares its embedding with its head: it has no output
+/// layer of its own, and `config_json` does not deny it. (One that it has says more than a flag
+/// that transformers writes by default.)
+bool is_tied(const TensorSource& megatron, const Json& config_json);
 
 /// Fills every parameter from the tensor of its name, cast to the parameter's dtype, and then
 /// quantised where the module holds it so; `prefix` comes before the module's own names. Throws

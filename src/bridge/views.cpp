@@ -11,11 +11,6 @@ namespace trestle {
 
 namespace {
 
-bool is_vocabulary(const Mapping& mapping) {
-  return mapping.megatron.ends_with("word_embeddings.weight") ||
-         mapping.megatron.ends_with("output_layer.weight");
-}
-
 // Compares one tensor with what the config asks for; null where it is missing.
 const TensorInfo* compare(const TensorSource& source, const std::string& name,
                           const std::vector<int64_t>& wanted, bool padded,
@@ -31,7 +26,7 @@ const TensorInfo* compare(const TensorSource& source, const std::string& name,
   if (got != wanted) {
     out.push_back(fmt::format(
         "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
-        name, fmt::join(got, ", "), fmt::join(wanted, ", ")));
+        name, fmt::join(found->second.shape, ", "), fmt::join(wanted, ", ")));
   }
   return &found->second;
 }
@@ -44,6 +39,17 @@ void require_agreement(const TensorSource& source, const std::vector<Mapping>& t
 
 }  // namespace
 
+bool may_be_padded(std::string_view megatron) {
+  return megatron == "language_model.embedding.word_embeddings.weight" ||
+         megatron == "language_model.output_layer.weight";
+}
+
+void require_whole(const TensorSource& megatron, const ModelConfig& config,
+                   std::string_view place) {
+  const auto found = disagreements(megatron, mappings(config), Spoken::kMegatron, false);
+  if (!found.empty()) user_error("{}: {}", place, found.front());
+}
+
 std::vector<std::string> disagreements(const TensorSource& source,
                                        const std::vector<Mapping>& table, Spoken spoken,
                                        bool tied) {
@@ -51,7 +57,7 @@ std::vector<std::string> disagreements(const TensorSource& source,
   std::set<std::string> used;
   for (const Mapping& mapping : table) {
     if (spoken == Spoken::kMegatron) {
-      compare(source, mapping.megatron, mapping.shape, is_vocabulary(mapping), out);
+      compare(source, mapping.megatron, mapping.shape, may_be_padded(mapping.megatron), out);
       used.insert(mapping.megatron);
       continue;
     }

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bridge/table.h"
@@ -20,6 +21,15 @@ enum class Spoken { kHuggingFace, kMegatron };
 /// left over. `tied`: lm_head.weight may be there and need not.
 std::vector<std::string> disagreements(const TensorSource& source,
                                        const std::vector<Mapping>& table, Spoken spoken, bool tied);
+
+/// Whether a Megatron tensor may have more rows than the config's vocabulary, which Megatron pads:
+/// embedding and output head, nothing else.
+bool may_be_padded(std::string_view megatron);
+
+/// Throws UserError, naming the first tensor, where the whole of a checkpoint in Megatron's names
+/// (found at `place`) is not what the config asks for: what is loaded has passed this, whoever
+/// loads it and however much of it at a time.
+void require_whole(const TensorSource& megatron, const ModelConfig& config, std::string_view place);
 
 /// Hugging Face tensors (canonical names) under Megatron's names, fused. Throws UserError when a
 /// tensor is missing, has another shape than the config says, or is left over.

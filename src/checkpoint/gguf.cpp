@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <fstream>
 
 #include "base/error.h"
 #include "checkpoint/safetensors.h"
@@ -135,7 +134,7 @@ GgufFile::GgufFile(const fs::path& path) : file_(std::make_shared<const MappedFi
   for (uint64_t i = 0; i < keys; ++i) read_metadata(header);
   const uint64_t alignment = this->alignment();
   for (uint64_t i = 0; i < tensors; ++i) read_tensor(header, alignment);
-  place_data(round_up(header.at(), alignment));
+  place_data(round_up(header.at(), alignment), alignment);
 }
 
 void GgufFile::read_metadata(Header& header) {
@@ -194,7 +193,7 @@ void GgufFile::read_tensor(Header& header, uint64_t alignment) {
   places_[name] = {layout, offset, bytes};
 }
 
-void GgufFile::place_data(uint64_t begin) {
+void GgufFile::place_data(uint64_t begin, uint64_t alignment) {
   const uint64_t size = file_->bytes().size();
   const uint64_t data_size = size > begin ? size - begin : 0;
   std::vector<std::pair<Place*, const std::string*>> order;
@@ -214,6 +213,12 @@ void GgufFile::place_data(uint64_t begin) {
     if (place->offset < end) {
       user_error(
           "{}: tensor {} begins at byte {} of the data but the one before ends at {}; they overlap",
+          path().string(), *name, place->offset, end);
+    }
+    if (place->offset != round_up(end, alignment)) {  // which ggml refuses too
+      user_error(
+          "{}: tensor {} begins at byte {} of the data but the one before ends at {}; what lies "
+          "between belongs to none",
           path().string(), *name, place->offset, end);
     }
     end = place->offset + place->bytes;
@@ -263,10 +268,6 @@ at::Tensor GgufFile::read(const std::string& name) const {
   return aligned ? view : view.clone();
 }
 
-bool is_gguf(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  char magic[4] = {};
-  return file.read(magic, sizeof magic) && std::string_view(magic, sizeof magic) == kMagic;
-}
+bool is_gguf(const fs::path& path) { return MappedFile(path).text().starts_with(kMagic); }
 
 }  // namespace trestle

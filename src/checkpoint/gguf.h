@@ -48,7 +48,7 @@ class GgufFile : public TensorSource {
   void read_metadata(Header& header);
   uint64_t alignment() const;
   void read_tensor(Header& header, uint64_t alignment);
-  void place_data(uint64_t begin);
+  void place_data(uint64_t begin, uint64_t alignment);
   const Place& readable(const std::string& name) const;
 
   std::shared_ptr<const MappedFile> file_;
@@ -57,7 +57,7 @@ class GgufFile : public TensorSource {
   std::map<std::string, Place> places_;
 };
 
-/// Whether the file begins with GGUF's four letters.
+/// Whether the file begins with GGUF's four letters. Throws UserError where it cannot be read.
 bool is_gguf(const std::filesystem::path& path);
 
 }  // namespace trestle

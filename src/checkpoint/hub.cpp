@@ -248,8 +248,10 @@ void Resolution::in_parallel(size_t count,
 }  // namespace
 
 fs::path resolve_model(const std::string& given, std::string_view flag, HubFiles wanted) {
-  std::error_code ignored;
-  if (fs::exists(given, ignored)) return given;
+  std::error_code error;
+  if (fs::exists(given, error)) return given;
+  // It may well be there: nothing to ask the Hub for.
+  if (error == std::errc::permission_denied) user_error("{} {}: {}", flag, given, error.message());
   constexpr const char* kMessage = "{} {}: no such directory here, and {}";
   try {
     const auto name = parse_hub_name(given);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/paths.h"
 #include "checkpoint/megatron_names.h"
 #include "checkpoint/run_config.h"
 #include "checkpoint/yaml.h"
@@ -38,6 +39,21 @@ void write_archive(const fs::path& path, SavedArchiveWriter archive) {
 bool is_new(const fs::path& run) {
   std::error_code error;
   return !fs::exists(run, error) || (fs::is_directory(run, error) && fs::is_empty(run, error));
+}
+
+// What is to be replaced whole has been written by Megatron or by us: data files, and what says
+// that they are all there.
+fs::path replaceable(const fs::path& iteration) {
+  std::error_code error;
+  for (fs::directory_iterator each(iteration, error), end; !error && each != end;
+       each.increment(error)) {
+    const fs::path name = each->path().filename();
+    if (name == ".metadata" || name == "metadata.json" || name.extension() == ".distcp") {
+      return iteration;
+    }
+  }
+  if (kind_of(iteration) == "a directory") require_replaceable_directory(iteration);
+  return iteration;
 }
 
 // The modules whose Transformer Engine state the bridge insists on finding.
@@ -76,8 +92,9 @@ MegatronWriter::MegatronWriter(MegatronOutput output, const TensorList& tensors)
     : output_(validated(std::move(output))),
       pipeline_{output_.pipeline_parallel, output_.config.text.num_layers},
       new_run_(is_new(output_.run)),
-      directory_(new_run_ ? output_.run : output_.run / iteration_name(output_.iteration),
-                 output_.replace),
+      directory_(
+          new_run_ ? output_.run : replaceable(output_.run / iteration_name(output_.iteration)),
+          output_.replace),
       iteration_(new_run_ ? directory_.path() / iteration_name(output_.iteration)
                           : directory_.path()),
       data_(iteration_, output_.tensor_parallel * output_.pipeline_parallel) {

@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/paths.h"
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
 #include "checkpoint/hub.h"
@@ -135,6 +136,9 @@ void compare_texts(const Opened& a, const Opened& b, at::ScalarType dtype,
 }
 
 void compare(const CompareFlags& flags) {
+  if (!flags.html.empty()) {
+    require_output_file(flags.html, "--html", {flags.a, flags.b, flags.hf_model});
+  }
   const Opened a(flags.a, flags), b(flags.b, flags);
   CompareReport report;
   report.a = a.side();

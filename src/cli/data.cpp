@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "cli/data_page.h"
@@ -44,7 +45,9 @@ struct DataFlags {
     add_image_flags(command, images);
   }
   Processor processor() const {
-    return Processor(resolve_model(model, "--hf-model-path", HubFiles::kAssets), images);
+    const auto directory = resolve_model(model, "--hf-model-path", HubFiles::kAssets);
+    require_directory(directory, "--hf-model-path");  // a tokenizer alone says nothing of pictures
+    return Processor(directory, images);
   }
 };
 
@@ -151,6 +154,7 @@ void check(const DataFlags& flags) {
 }
 
 void show(const DataFlags& flags) {
+  require_output_file(flags.output, "--output", {flags.data.path, flags.model});
   const auto dataset = flags.data.open();
   const Processor processor = flags.processor();
   const int64_t rows = flags.rows > 0 ? flags.rows : 20;

@@ -3,14 +3,15 @@
 #include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <chrono>
 #include <ctime>
-#include <fstream>
 #include <memory>
 #include <thread>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/paths.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
 #include "cli/demo_report.h"
@@ -36,9 +37,37 @@ fs::path find_assets(const std::string& given) {
       given.empty() ? fs::read_symlink("/proc/self/exe").parent_path().parent_path().parent_path() /
                           "assets/demo"
                     : fs::path(given);
+  require_directory(path, "--assets");
   require_directory(path / "model", "demo model (--assets)");
   require_directory(path / "data", "demo data (--assets)");
   return path;
+}
+
+// Written into --output before all else; without it nothing there is removed.
+constexpr const char* kMark = ".trestle-demo";
+constexpr const char* kMarkText =
+    "trestle demo made this directory. Its next run replaces megatron, hf, run and receipt.png in "
+    "it; other files stay.\n";
+constexpr std::array kMade = {"megatron", "hf", "run", "receipt.png"};
+
+// A directory with nothing of an earlier demo in it. Throws UserError where it holds anything and
+// no demo has marked it: nothing is removed that no demo made.
+void prepare(const fs::path& work) {
+  std::error_code error;
+  const fs::path mark = work / kMark;
+  if (kind_of(mark) != "a regular file") {
+    if (is_there(work) && (!fs::is_empty(work, error) || error)) {
+      user_error(
+          "--output {} is not empty and has no {}, the mark of an earlier demo; name a new or "
+          "empty directory",
+          work.string(), kMark);
+    }
+    write_text(mark, kMarkText);
+  }
+  for (const char* name : kMade) {
+    fs::remove_all(work / name, error);
+    if (error) machine_error("cannot replace {}: {}", (work / name).string(), error.message());
+  }
 }
 
 class Demo {
@@ -50,10 +79,9 @@ class Demo {
         data_(assets_ / "data") {}
 
   void run() {
-    std::error_code error;
-    fs::remove_all(work_, error);
-    fs::create_directories(work_, error);
-    if (error) machine_error("cannot create --output {}: {}", work_.string(), error.message());
+    require_output_folder(work_, "--output", {assets_});
+    require_output_file(flags_.report, "--report", {assets_});
+    prepare(work_);
     report_.machine = fmt::format("{} threads on {} cores, fp32", at::get_num_threads(),
                                   std::thread::hardware_concurrency());
     const std::time_t now = std::time(nullptr);
@@ -207,7 +235,9 @@ void add_demo(CLI::App& app) {
   auto flags = std::make_shared<DemoFlags>();
   command->add_option("--assets", flags->assets,
                       "directory with model/ and data/; default: that of the source tree");
-  command->add_option("--output", flags->output, "where checkpoints go; replaced")
+  command
+      ->add_option("--output", flags->output,
+                   "where checkpoints go: new, empty, or an earlier demo's, which is replaced")
       ->capture_default_str();
   command->add_option("--report", flags->report, "HTML page to write")->capture_default_str();
   command->add_option("--steps", flags->steps, "fine-tuning steps; 0: the recipe's");

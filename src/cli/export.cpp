@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/paths.h"
 #include "bridge/compare.h"
 #include "bridge/gguf.h"
 #include "bridge/streamed.h"
@@ -53,6 +54,13 @@ void settle(ExportFlags& flags) {
       !flags.hf_output.empty() + !flags.mistral_output.empty() + !flags.gguf_output.empty();
   if (outputs != 1) {
     user_error("give one of --hf-path, --mistral-path and --gguf-path, the directory to write");
+  }
+  const std::vector<std::string> inputs = {flags.megatron, flags.adapter, flags.hf_model};
+  if (!flags.gguf_output.empty()) {
+    require_output_folder(flags.gguf_output, "--gguf-path", inputs);
+  } else {
+    require_new_directory(flags.output(), flags.hf_output.empty() ? "--mistral-path" : "--hf-path",
+                          inputs);
   }
   if (flags.adapter_only && flags.hf_output.empty()) {
     user_error("--adapter-only writes a PEFT folder; name it with --hf-path");

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "base/paths.h"
 #include "cli/commands.h"
 #include "cli/convert.h"
 
@@ -15,7 +16,9 @@ void add_import(CLI::App& app) {
       ->add_option("--hf-model,--hf_model", flags->hf_model,
                    "HF or Mistral directory, or ORG/NAME[@REVISION], to read")
       ->required();
-  command->add_option("--megatron-path,--megatron_path", flags->megatron, "run directory to write")
+  command
+      ->add_option("--megatron-path,--megatron_path", flags->megatron,
+                   "run directory to write, new or empty")
       ->required();
   command
       ->add_option("--tensor-model-parallel-size,--tensor_model_parallel_size",
@@ -27,6 +30,7 @@ void add_import(CLI::App& app) {
       ->capture_default_str();
   flags->add_to(*command);
   command->callback([flags] {
+    require_new_directory(flags->megatron, "--megatron-path", {flags->hf_model});
     const auto source = flags->format.resolve(flags->hf_model, "--hf-model");
     flags->options.format = flags->format.settle(source);
     flags->report("imported", flags->megatron,

@@ -3,14 +3,19 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <functional>
 #include <memory>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "base/text.h"
 #include "bridge/check.h"
 #include "bridge/compare.h"
+#include "bridge/gguf_source.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/hub.h"
@@ -75,8 +80,32 @@ class Listing {
   Json report_ = Json::object();
 };
 
+// A file that has tensors of its own, or a directory. Parts of a checkpoint are not it.
+void require_checkpoint(const fs::path& path) {
+  constexpr std::array<std::string_view, 4> kTexts = {".json", ".yaml", ".jinja", ".txt"};
+  constexpr std::array<std::string_view, 4> kParts = {".distcp", ".pt", ".bin", ".metadata"};
+  const std::string_view kind = kind_of(path);
+  if (kind.empty()) user_error("{} does not exist", path.string());
+  if (kind == "a directory") {
+    require_directory(path, "path");
+    if (is_gguf_model(path) && !is_peft_folder(path)) {
+      user_error("{} is a directory of GGUF files; name one of them", path.string());
+    }
+    return;
+  }
+  require_regular_file(path);
+  const std::string extension =
+      path.has_extension() ? path.extension().string() : path.filename().string();
+  if (std::ranges::find(kTexts, extension) != kTexts.end()) {
+    user_error("{} holds no tensors; name the directory it lies in", path.string());
+  }
+  if (std::ranges::find(kParts, extension) != kParts.end()) {
+    user_error("{} is a part of a checkpoint of torch's; name the directory it lies in",
+               path.string());
+  }
+}
+
 void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
-  if (!fs::exists(path)) user_error("{} does not exist", path.string());
   if (fs::is_regular_file(path) && is_gguf(path)) {
     const GgufFile file(path);
     listing.kind("GGUF file");
@@ -131,8 +160,7 @@ void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
 }
 
 CheckReport check_any(const fs::path& path, const FormatFlag& format) {
-  if (!fs::exists(path)) user_error("{} does not exist", path.string());
-  if (fs::is_regular_file(path)) return check_safetensors(path);
+  if (fs::is_regular_file(path)) return is_gguf(path) ? check_gguf(path) : check_safetensors(path);
   const CheckpointFormat form = format.settle(path);
   if (form == CheckpointFormat::kMegatron) return check_megatron(path);
   if (is_peft_folder(path)) return check_peft_folder(path);
@@ -184,6 +212,7 @@ void add_inspect(CLI::App& app) {
   flags->format.add_to(*command);
   command->callback([flags] {
     const fs::path path = flags->format.resolve(flags->path, "path");
+    require_checkpoint(path);
     if (flags->check) {
       check(path, flags->format, flags->json);
     } else {

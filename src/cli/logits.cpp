@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/paths.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
@@ -154,6 +155,9 @@ at::Tensor shifted_loss(const at::Tensor& logits_BSV, const at::Tensor& labels_B
 }
 
 void logits(const LogitsFlags& flags) {
+  require_output_file(flags.output, "--output",
+                      {flags.inputs, flags.model.hf_model_path, flags.model.megatron_model_path,
+                       flags.model.adapter_path});
   const OpenCheckpoint checkpoint = flags.model.open();
   const LogitsInputs inputs = InputsFile(flags.inputs, checkpoint.config()).read();
   const int64_t B = inputs.ids_BS.size(0), S = inputs.ids_BS.size(1);

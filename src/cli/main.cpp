@@ -1,7 +1,13 @@
 // The program: subcommands, and the one place where errors become a line and an exit status.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
 #include <new>
 #include <string>
 #include <string_view>
@@ -31,9 +37,36 @@ void check_command(const CLI::App& app, const char* given) {
                       trestle::nearest(given, names));
 }
 
+// An empty text is a variable that was not set: no path, and not the same as no option.
+void refuse_empty_paths(CLI::App& app) {
+  constexpr std::array<std::string_view, 10> kWords = {"path",   "model", "output", "html",
+                                                       "report", "data",  "inputs", "tokenizer",
+                                                       "assets", "config"};
+  const auto refuse = [](const std::string& value) {
+    return value.empty() ? "is empty; name a path or leave it out" : "";
+  };
+  for (CLI::App* command : app.get_subcommands({})) {
+    refuse_empty_paths(*command);
+    for (CLI::Option* option : command->get_options()) {
+      const std::string name = option->get_name();
+      const bool is_path =
+          option->get_positional() || std::ranges::any_of(kWords, [&](std::string_view word) {
+            return name.find(word) != name.npos;
+          });
+      if (is_path && option->get_items_expected_max() > 0) option->check(refuse, "");
+    }
+  }
+}
+
 // libtorch's allocator has no exception of its own.
 bool out_of_memory(const std::exception& error) {
   return std::string_view(error.what()).find("can't allocate memory") != std::string_view::npos;
+}
+
+// What was printed may still wait in a buffer; a full disk behind it is no success.
+void finish_output() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.flush().good()) return;
+  trestle::machine_error("cannot write to standard output: {}", std::strerror(errno));
 }
 
 }  // namespace
@@ -41,6 +74,8 @@ bool out_of_memory(const std::exception& error) {
 int main(int argc, char** argv) {
   CLI::App app("Ministral 3 in one program: convert, train, answer.", "trestle");
   app.require_subcommand(1);
+  // A write over the limit of a file's size fails (EFBIG) and is told as any other.
+  std::signal(SIGXFSZ, SIG_IGN);
   trestle::add_demo(app);
   trestle::add_import(app);
   trestle::add_export(app);
@@ -54,9 +89,11 @@ int main(int argc, char** argv) {
   trestle::add_logits(app);
   trestle::add_tokenize(app);
   trestle::add_preprocess(app);
+  refuse_empty_paths(app);
   try {
     if (argc > 1) check_command(app, argv[1]);
     app.parse(argc, argv);
+    finish_output();
     return 0;
   } catch (const CLI::Success& help) {
     return app.exit(help);
@@ -67,6 +104,9 @@ int main(int argc, char** argv) {
     return fail(kUserError, trestle::one_line(error.what()).c_str());
   } catch (const trestle::MachineError& error) {
     return fail(kFailed, trestle::one_line(error.what()).c_str());
+  } catch (const std::filesystem::filesystem_error& error) {
+    const std::string line = error.path1().string() + ": " + error.code().message();
+    return fail(kFailed, trestle::one_line(line).c_str());
   } catch (const std::bad_alloc&) {
     return fail(kFailed, "out of memory");
   } catch (const std::exception& error) {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/json.h"
+#include "base/paths.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
 #include "data/fetch.h"
@@ -23,6 +24,7 @@ struct PreprocessFlags {
 };
 
 void preprocess(const PreprocessFlags& flags) {
+  require_output_file(flags.output, "--output", {flags.image});
   const at::Tensor rgb_CHW = load_image(flags.image, {.apply_exif = !flags.no_exif});
   const ImageGrid grid = image_grid(rgb_CHW.size(1), rgb_CHW.size(2), flags.config);
   const at::Tensor pixels_CHW = image_pixels(rgb_CHW, flags.config);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "data/braces.h"
 #include "data/chat_json.h"
 #include "data/datasets_own.h"
@@ -233,7 +234,7 @@ class SampleReader {
 
 std::vector<fs::path> shards(const fs::path& path, const std::string& split) {
   const std::string text = path.string();
-  if (fs::exists(path) || text.find('{') == std::string::npos) {
+  if (is_there(path) || text.find('{') == std::string::npos) {
     return files_of_split(path, split, ".tar");
   }
   const std::vector<std::string> names = expand_braces(text);

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/paths.h"
 #include "data/parquet_json.h"
 
 namespace trestle {
@@ -43,6 +44,7 @@ std::optional<std::string_view> cell(const arrow::Array& array, int64_t index,
 }
 
 std::shared_ptr<arrow::io::ReadableFile> opened_file(const std::filesystem::path& path) {
+  require_regular_file(path);
   auto input = arrow::io::ReadableFile::Open(path.string());
   if (!input.ok()) user_error("cannot open {}: {}", path.string(), input.status().message());
   return *input;

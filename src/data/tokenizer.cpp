@@ -1,6 +1,7 @@
 #include "data/tokenizer.h"
 
 #include "base/error.h"
+#include "base/file.h"
 #include "data/chat_template.h"
 
 namespace trestle {
@@ -27,10 +28,8 @@ std::optional<fs::path> find_file(const fs::path& path) {
 Tokenizer Tokenizer::open(const fs::path& path) {
   std::optional<fs::path> file = find_file(path);
   if (!file) {
-    std::error_code error;
-    user_error("tokenizer: {} {}", path.string(),
-               fs::exists(path, error) ? "holds neither tekken.json nor tokenizer.json"
-                                       : "does not exist");
+    require_directory(path, "tokenizer");
+    user_error("tokenizer: {} holds neither tekken.json nor tokenizer.json", path.string());
   }
   Vocabulary vocabulary = read_vocabulary(*file);
   return Tokenizer(std::move(vocabulary), *std::move(file));

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "checkpoint/config_difference.h"
 #include "parallel/plan.h"
 #include "peft/pissa.h"
 #include "peft/sites.h"
@@ -119,6 +120,7 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
                left_over.size(), tensors.size(), list_some(left_over));
   }
   attach_stored(model, adapters, source, numbers.dropout, numbers.dora.value_or(magnitudes), what);
+  require_same_model(checkpoint, model.config(), "the adapter's base");
 }
 
 bool is_bridges_form(const LoraConfig& config) {

@@ -17,7 +17,8 @@ namespace trestle {
 /// `.adapter` out (LinearAdapter); both are read. PiSSA of our own runs becomes a LoRA of the base
 /// as it is on disk; dim, alpha and
 /// dropout are of run_config.yaml's peft section. Throws UserError when the checkpoint holds a
-/// model instead, another method than LoRA and DoRA, or what does not fit this model.
+/// model instead, another method than LoRA and DoRA, or what does not fit this model: its tensors,
+/// or what it says of the model that it was trained on.
 void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoint);
 
 /// Whether Megatron Bridge's classes can express such adapters; then run_config.yaml names theirs.

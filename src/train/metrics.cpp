@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
+#include <sstream>
 #include <string>
 
 #include "base/error.h"
@@ -59,7 +62,7 @@ MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
       tensorboard_(tensorboard_directory(config), first_step == 0 ? 0 : first_step + 1) {
   std::string kept;
   if (first_step > 0 && fs::exists(path_)) {
-    std::ifstream old(path_);
+    std::istringstream old(read_text(path_));
     for (std::string line; std::getline(old, line);) {
       const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
       // A line cut short by a kill does not parse; its step is made again.
@@ -112,7 +115,7 @@ void MetricsLog::write(const ValidationMetrics& metrics) {
 void MetricsLog::append(const Json& line) {
   // NaN is no JSON; it becomes null.
   file_ << line.dump() << '\n' << std::flush;
-  if (!file_) machine_error("cannot write {}: is the disk full?", path_.string());
+  if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
   report_.add(line);
 }
 

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <cstring>
 
 #include "base/crc.h"
 #include "base/error.h"
@@ -83,6 +85,7 @@ TensorBoardWriter::TensorBoardWriter(const fs::path& directory, int64_t first_st
   if (error) machine_error("cannot create {}: {}", directory.string(), error.message());
   path_ = event_file(directory);
   file_.open(path_, std::ios::binary);
+  if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
   append(ProtoMessage()
              .fixed64(event::kWallTime, wall_time())
              .text(event::kFileVersion, "brain.Event:2")
@@ -105,7 +108,7 @@ void TensorBoardWriter::write(int64_t step, const Scalars& scalars) {
 
 void TensorBoardWriter::append(std::string_view event) {
   file_ << tf_record(event) << std::flush;
-  if (!file_) machine_error("cannot write {}: is the disk full?", path_.string());
+  if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
 }
 
 }  // namespace trestle

@@ -4,8 +4,10 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <random>
 #include <thread>
@@ -168,6 +170,7 @@ std::string path_of_this_program() {
 }  // namespace
 
 WandbRecords::WandbRecords(const fs::path& path) : path_(path), file_(path, std::ios::binary) {
+  if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
   const std::string head = ":W&B" + little_endian(0xbee1, 2) + little_endian(0, 1);
   file_ << head;
   offset_ = head.size();
@@ -196,7 +199,7 @@ void WandbRecords::append(std::string_view record) {
 
 void WandbRecords::flush() {
   file_.flush();
-  if (!file_) machine_error("cannot write {}: is the disk full?", path_.string());
+  if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
 }
 
 std::unique_ptr<WandbRun> WandbRun::start(const TrainConfig& config, int64_t first_step) {

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -21,6 +22,7 @@ import torch.distributed.checkpoint as dcp
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 HF, MEGATRON = FIXTURES / "hf", FIXTURES / "megatron"
+DEMO = FIXTURES.parent.parent / "assets" / "demo" / "model"
 TRESTLE = None
 
 
@@ -265,7 +267,88 @@ class Megatron(Checks):
         return usage.ru_maxrss * 1024
 
 
+class Gguf(Checks):
+    """What export writes is whole, whichever of the two files it is; each damage has its line."""
+
+    def setUp(self):
+        super().setUp()
+        for kind in ("bf16", "q8_0"):
+            subprocess.run([TRESTLE, "export", "--hf-model", DEMO, "--gguf-path", self.folder, "--gguf-type", kind],
+                           check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        self.file = self.folder / "model-BF16.gguf"
+        self.good = self.file.read_bytes()
+
+    def test_whole(self):
+        for name in ("model-BF16.gguf", "mmproj-model-BF16.gguf", "model-Q8_0.gguf", "mmproj-model-Q8_0.gguf"):
+            with self.subTest(file=name):
+                listed = subprocess.run([TRESTLE, "inspect", self.folder / name], capture_output=True, text=True).stdout
+                sizes = [int(size) for size in re.findall(r"stored as \S+, (\d+) bytes", listed)]
+                self.passes(self.folder / name, len(sizes), sum(sizes))
+                report = json.loads(self.run_check(self.folder / name, "--json").stdout)
+                self.assertEqual((report["ok"], report["kind"]), (True, "GGUF file"))
+
+    def test_another_models_file(self):
+        """Of another family only the form is known: a tensor of four Q4_K blocks' worth of zeros."""
+        name, values = b"x", 256
+        text = lambda value: struct.pack("<Q", len(value)) + value
+        header = (b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+                  + text(name) + struct.pack("<IQIQ", 1, values, 12, 0))
+        data = header + bytes(-len(header) % 32) + bytes(144)
+        self.file.write_bytes(data)
+        self.passes(self.file, 1, 144)
+        self.file.write_bytes(data[:-1])
+        self.fails(self.file, [self.file, "144 bytes", "143 bytes", "truncated"])
+
+    def test_damage(self):
+        for kept in (3, 20, 2000, len(self.good) - 1, len(self.good) // 2):
+            self.file.write_bytes(self.good[:kept])
+            self.fails(self.file, [self.file])
+        self.damaged(b"token_embd.weight", b"token_embd.wait!!", ["token_embd.weight"])
+        key = b"mistral3.block_count" + struct.pack("<I", 4)
+        layers = self.good[self.good.index(key) + len(key)]
+        self.damaged(key + bytes([layers]), key + bytes([layers - 1]), [f"blk.{layers - 1}.", "no place"])
+        self.damaged(key + bytes([layers]), key + bytes([layers + 1]), [f"blk.{layers}.", "no tensor"])
+
+    def damaged(self, old, new, words):
+        self.assertEqual(self.good.count(old), 1)
+        self.file.write_bytes(self.good.replace(old, new))
+        self.fails(self.file, [self.file, *words])
+
+    def test_a_gap(self):
+        """ggml refuses a file whose tensors are not one behind the other."""
+        text = lambda value: struct.pack("<Q", len(value)) + value
+        for offset in (64, 0):
+            header = (b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + text(b"a") + struct.pack("<IQIQ", 1, 8, 0, 0)
+                      + text(b"b") + struct.pack("<IQIQ", 1, 8, 0, offset))
+            self.file.write_bytes(header + bytes(-len(header) % 32) + bytes(128))
+            self.fails(self.file, ["tensor b", f"byte {offset}", "32"])
+
+    def test_directory(self):
+        done = self.run_check(self.folder)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("is a directory of GGUF files; name one of them", done.stderr)
+
+
 class Others(Checks):
+    def test_parts(self):
+        """What is no checkpoint by itself is refused by name, and not called damaged."""
+        metadata = next(MEGATRON.rglob(".metadata"))
+        for path, word in ((HF / "config.json", "holds no tensors"), (HF / "tokenizer.json", "holds no tensors"),
+                           (FIXTURES / "mistral" / "tekken.json", "holds no tensors"),
+                           (metadata.parent / "run_config.yaml", "holds no tensors"),
+                           (metadata, "a part of a checkpoint"), (metadata.parent / "__0_0.distcp", "a part"),
+                           (metadata.parent / "train_state.pt", "a part")):
+            for flags in ([], ["--check"]):
+                done = subprocess.run([TRESTLE, "inspect", path, *flags], capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+                self.assertIn(f"{path} ", done.stderr)
+                self.assertIn(word, done.stderr)
+
+    def test_mistral(self):
+        for name in ("mistral", "mistral_tied"):
+            self.passes(FIXTURES / name)
+        self.passes(FIXTURES / "mistral" / "consolidated.safetensors")
+
     def test_nothing_there(self):
         done = self.run_check(self.folder / "absent")
         self.assertEqual(done.returncode, 2)

@@ -1,0 +1,141 @@
+// What may be read and what may be written, asked before either is done.
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/paths.h"
+#include "errors.h"
+
+namespace trestle {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Paths : public testing::Test {
+ protected:
+  void SetUp() override {
+    home_ = fs::current_path();
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    fs::current_path(folder_);
+    write_text("file", "text");
+    fs::create_directory("empty");
+    fs::create_directory("full");
+    write_text("full/file", "text");
+    ASSERT_EQ(::mkfifo("pipe", 0600), 0);
+    fs::create_symlink("/dev/null", "device");
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = "socket"};
+    socket_ = ::socket(AF_UNIX, SOCK_STREAM, 0);
+    ASSERT_EQ(::bind(socket_, reinterpret_cast<const sockaddr*>(&name), sizeof name), 0);
+  }
+  void TearDown() override {
+    ::close(socket_);
+    fs::current_path(home_);
+    fs::remove_all(folder_);
+  }
+
+  const fs::path folder_ = fs::path(testing::TempDir()) / "trestle-paths";
+  fs::path home_;
+  int socket_ = -1;
+};
+
+TEST_F(Paths, KindsAreSaidInWords) {
+  EXPECT_EQ(kind_of("file"), "a regular file");
+  EXPECT_EQ(kind_of("empty"), "a directory");
+  EXPECT_EQ(kind_of("pipe"), "a pipe");
+  EXPECT_EQ(kind_of("socket"), "a socket");
+  EXPECT_EQ(kind_of("device"), "a device");
+  EXPECT_EQ(kind_of("absent"), "");
+  EXPECT_EQ(kind_of("file/below"), "");
+}
+
+TEST_F(Paths, ReadingTakesRegularFilesOnlyAndNeverWaits) {
+  EXPECT_EQ(read_text("file"), "text");
+  for (const auto& [path, kind] :
+       {std::pair{"pipe", "a pipe"}, std::pair{"socket", "a socket"},
+        std::pair{"device", "a device"}, std::pair{"full", "a directory"}}) {
+    const std::string error = error_of([&, path = path] { read_text(path); });
+    expect_says(error, {path, kind, "not a regular file"});
+  }
+  expect_says(error_of([] { read_text("absent"); }), {"absent", "No such file"});
+  expect_says(error_of([] { read_text("file/below"); }), {"file/below", "Not a directory"});
+}
+
+TEST_F(Paths, WritingReplacesRegularFilesOnly) {
+  for (const char* path : {"pipe", "socket", "device", "empty", "full"}) {
+    const std::string kind(kind_of(path));
+    expect_says(error_of([&] { write_text(path, "new"); }), {path, kind});
+    EXPECT_EQ(kind_of(path), kind);
+    expect_says(error_of([&] { require_output_file(path, "--output"); }), {"--output", path, kind});
+  }
+  write_text("file", "new");
+  EXPECT_EQ(read_text("file"), "new");
+}
+
+TEST_F(Paths, WritingGoesThroughALink) {
+  fs::create_symlink("full/file", "link");
+  write_text("link", "new");
+  EXPECT_TRUE(fs::is_symlink("link"));
+  EXPECT_EQ(read_text("full/file"), "new");
+}
+
+TEST_F(Paths, ADirectoryReplacesAnEmptyOneThatIsOnlyADirectory) {
+  for (const char* path : {"pipe", "socket", "device", "file"}) {
+    expect_says(error_of([&] { OutputDirectory output(path); }),
+                {path, std::string(kind_of(path)), "no directory"});
+  }
+  expect_says(error_of([] { OutputDirectory output("full"); }), {"full", "not empty"});
+  expect_says(error_of([] { OutputDirectory output("."); }), {"not empty"});
+  fs::current_path("empty");
+  for (const fs::path& path : {fs::path("."), fs::path("./"), folder_ / "empty"}) {
+    expect_says(error_of([&] { OutputDirectory output(path); }), {"the current directory"});
+  }
+  fs::current_path(folder_);
+  EXPECT_NO_THROW(OutputDirectory("empty/"));
+}
+
+TEST_F(Paths, AnOutputIsNoInput) {
+  fs::create_hard_link("file", "same");
+  fs::create_symlink("file", "link");
+  for (const char* path : {"file", "./empty/../file", "same", "link"}) {
+    expect_says(error_of([&] {
+                  require_output_file(path, "--output", {"", "org/name", "file"});
+                }),
+                {"--output", path, "file"});
+  }
+  expect_says(error_of([] { require_output_file("full/file", "--output", {"full"}); }),
+              {"--output", "full/file", "lies in full"});
+  // Neither is there to be lost.
+  EXPECT_NO_THROW(require_output_file("full/new", "--output", {"full"}));
+  write_text("full/page.html", "");
+  EXPECT_NO_THROW(require_output_file("full/page.html", "--html", {"full"}));
+  EXPECT_NO_THROW(require_output_file("file", "--output", {"full", "absent"}));
+  for (const char* path : {"", "new/", ".", "full/.."}) {
+    EXPECT_THROW(require_output_file(path, "--output"), UserError) << path;
+  }
+}
+
+TEST_F(Paths, ANewDirectoryKeepsAwayFromItsSource) {
+  for (const char* path : {"full", "full/", "full/out", "full/a/b", "empty/../full/out"}) {
+    expect_says(error_of([&] { require_new_directory(path, "--hf-path", {"full"}); }),
+                {"--hf-path", path, "lies in full"});
+  }
+  expect_says(error_of([] { require_new_directory(".", "--hf-path", {"full"}); }),
+              {"--hf-path .", "holds full"});
+  EXPECT_NO_THROW(require_new_directory("full-of-it", "--hf-path", {"full"}));
+  EXPECT_NO_THROW(require_new_directory("empty", "--hf-path", {"full", "org/name", ""}));
+  EXPECT_THROW(require_new_directory("file/out", "--hf-path"), MachineError);
+  EXPECT_NO_THROW(require_output_folder(".", "--gguf-path", {"full"}));
+  EXPECT_NO_THROW(require_output_folder("full", "--gguf-path", {"file"}));
+  EXPECT_THROW(require_output_folder("full/out", "--gguf-path", {"full"}), UserError);
+  EXPECT_THROW(require_output_folder("pipe", "--gguf-path"), UserError);
+}
+
+}  // namespace
+}  // namespace trestle
