@@ -75,8 +75,15 @@ class Listing {
   Json report_ = Json::object();
 };
 
+// Only a model's directory has forms to choose from.
+void refuse_format(const fs::path& path, const FormatFlag& format) {
+  if (fs::is_regular_file(path)) format.refuse(path.string() + " is a file, which has one form");
+  if (is_peft_folder(path)) format.refuse(path.string() + " is a PEFT folder, which has one form");
+}
+
 void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
   if (!fs::exists(path)) user_error("{} does not exist", path.string());
+  refuse_format(path, format);
   if (fs::is_regular_file(path) && is_gguf(path)) {
     const GgufFile file(path);
     listing.kind("GGUF file");
@@ -132,6 +139,7 @@ void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
 
 CheckReport check_any(const fs::path& path, const FormatFlag& format) {
   if (!fs::exists(path)) user_error("{} does not exist", path.string());
+  refuse_format(path, format);
   if (fs::is_regular_file(path)) return check_safetensors(path);
   const CheckpointFormat form = format.settle(path);
   if (form == CheckpointFormat::kMegatron) return check_megatron(path);

@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "data/chat.h"
+#include "data/chat_keys.h"
 
 namespace trestle {
 
@@ -22,8 +23,10 @@ namespace trestle {
 /// count as absent.
 /// The row's own images fill, in order, {"type": "image"} parts that name nothing and "<image>" in
 /// strings (with the one line break beside it); if there is neither, they open the first user
-/// message. Images carry no grid yet. `what` opens the UserError of a row of another shape.
-Conversation parse_conversation(const Json& row, const std::string& what);
+/// message. Images carry no grid yet. `what` opens the UserError of a row of another shape, or of a
+/// key that nobody reads (chat_keys.h).
+Conversation parse_conversation(const Json& row, const std::string& what,
+                                OtherKeys others = OtherKeys::kOfDataSets);
 
 /// Relative paths of pictures become paths below `folder`.
 void find_pictures_in(Conversation& conversation, const std::filesystem::path& folder);
