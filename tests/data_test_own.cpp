@@ -239,7 +239,7 @@ TEST(WebDatasets, SamplesOfADirectoryAndOfAPattern) {
 
 TEST(WebDatasets, WhatIsNoSampleIsNamed) {
   expect_words(error_of([] { make_dataset("webdataset", kFolder, "validation"); }),
-               {"no .tar file of split 'validation'"});
+               {"no .tar file of split 'validation'", "it has those of train"});
   expect_words(
       error_of([] { make_dataset("webdataset", kFolder / "web-train-{000001..000002}.tar", ""); }),
       {"cannot open", "web-train-000002.tar"});

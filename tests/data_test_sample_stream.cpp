@@ -19,6 +19,7 @@ class Letters : public Dataset {
  public:
   explicit Letters(int64_t rows, int64_t bad_row = -1) : rows_(rows), bad_row_(bad_row) {}
   int64_t size() const override { return rows_; }
+  std::vector<std::filesystem::path> files() const override { return {}; }
   Conversation row(int64_t index) const override {
     if (index == bad_row_) user_error("letters row {} is torn", index);
     Message user = text_message(Role::kUser, "count");

@@ -1,6 +1,5 @@
 // `trestle data check` and `trestle data show`: what a data set becomes before it is trained on.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <memory>
@@ -12,6 +11,7 @@
 #include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "cli/data_page.h"
+#include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 #include "data/check.h"
 
@@ -20,7 +20,8 @@ namespace trestle {
 namespace {
 
 struct DataFlags {
-  std::string model, maker = "make_cord_v2_dataset", path, split = "train", output;
+  std::string model, output;
+  DatasetFlags data;
   int64_t rows = 0, seq_length = 4096;
   ImageLimits images;
   bool json = false;
@@ -30,16 +31,7 @@ struct DataFlags {
         .add_option("--hf-model-path,--hf_model_path", model,
                     "directory or ORG/NAME[@REVISION] with tokenizer and processor files")
         ->required();
-    command
-        .add_option("--maker", maker,
-                    fmt::format("what the data are: {}", fmt::join(dataset_makers(), ", ")))
-        ->capture_default_str();
-    command
-        .add_option("--data", path,
-                    "file or directory; of webdataset also a pattern, 'train-{000..012}.tar'")
-        ->required();
-    command.add_option("--split", split, "of a directory, the files with this in their names")
-        ->capture_default_str();
+    data.add_to(command, "train");
     command.add_option("--rows", rows, "only the first rows; 0: all")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
@@ -51,7 +43,6 @@ struct DataFlags {
         ->capture_default_str();
     add_image_flags(command, images);
   }
-  std::unique_ptr<Dataset> dataset() const { return make_dataset(maker, path, split); }
   Processor processor() const {
     return Processor(resolve_model(model, "--hf-model-path", HubFiles::kAssets), images);
   }
@@ -127,7 +118,7 @@ void print(const DataReport& report, int64_t seq_length) {
 }
 
 void check(const DataFlags& flags) {
-  const auto dataset = flags.dataset();
+  const auto dataset = flags.data.open();
   const Processor processor = flags.processor();
   const DataReport report =
       check_data(*dataset, processor, flags.rows, flags.seq_length, [&](int64_t done) {
@@ -140,30 +131,30 @@ void check(const DataFlags& flags) {
   }
   std::fflush(stdout);
   if (report.bad_rows > 0) {
-    user_error("{}: {} of {} rows cannot be used", flags.path, report.bad_rows, report.rows);
+    user_error("{}: {} of {} rows cannot be used", flags.data.path, report.bad_rows, report.rows);
   }
   if (!report.untrained.empty() || report.targets == 0) {
     user_error("{}: 0 % of the tokens of {} rows are targets (row {} the first); nothing is learnt",
-               flags.path, report.untrained.size(),
+               flags.data.path, report.untrained.size(),
                report.untrained.empty() ? 0 : report.untrained.front());
   }
   if (!report.all_trained.empty()) {
     user_error(
         "{}: 100 % of the tokens of {} rows are targets (row {} the first); prompts would be "
         "learnt too",
-        flags.path, report.all_trained.size(), report.all_trained.front());
+        flags.data.path, report.all_trained.size(), report.all_trained.front());
   }
   if (report.turns_with_eos != report.turns) {
-    user_error("{}: </s> is learnt in {} of {} turns; answers would not end", flags.path,
+    user_error("{}: </s> is learnt in {} of {} turns; answers would not end", flags.data.path,
                report.turns_with_eos, report.turns);
   }
 }
 
 void show(const DataFlags& flags) {
-  const auto dataset = flags.dataset();
+  const auto dataset = flags.data.open();
   const Processor processor = flags.processor();
   const int64_t rows = flags.rows > 0 ? flags.rows : 20;
-  write_text(flags.output, data_page(*dataset, processor, rows, flags.seq_length, flags.path));
+  write_text(flags.output, data_page(*dataset, processor, rows, flags.seq_length, flags.data.path));
   fmt::print(stderr, "wrote {} rows to {}\n", std::min(rows, dataset->size()), flags.output);
 }
 

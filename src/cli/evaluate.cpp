@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 
 namespace trestle {
@@ -13,7 +14,7 @@ namespace {
 
 struct EvaluateFlags {
   ModelFlags model;
-  std::string maker = "make_cord_v2_dataset", path, split = "test";
+  DatasetFlags data;
   EvaluationOptions options;
   ImageLimits images;
   bool json = false;
@@ -23,7 +24,7 @@ void run_evaluate(const CLI::App& command, const EvaluateFlags& flags) {
   const OpenCheckpoint checkpoint = flags.model.open();
   if (!checkpoint.config().vision) refuse_image_flags(command, "the model takes no pictures");
   const Processor processor(checkpoint.assets(), flags.images);
-  const auto dataset = make_dataset(flags.maker, flags.path, flags.split);
+  const auto dataset = flags.data.open();
   const auto model = flags.model.load(checkpoint);
   const Evaluation result = evaluate(*model, processor, *dataset, flags.options, [](int64_t done) {
     fmt::print(stderr, "{} rows answered\n", done);
@@ -57,9 +58,7 @@ void add_evaluate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("evaluate", "score a model's answers on a data set");
   auto flags = std::make_shared<EvaluateFlags>();
   flags->model.add_to(*command);
-  command->add_option("--maker", flags->maker, "data set maker")->capture_default_str();
-  command->add_option("--data", flags->path, "file or directory")->required();
-  command->add_option("--split", flags->split, "for directories")->capture_default_str();
+  flags->data.add_to(*command, "test");
   command->add_option("--rows", flags->options.rows, "only the first rows; 0: all")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--batch-size,--batch_size", flags->options.batch_size, "answers at a time")

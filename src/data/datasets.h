@@ -19,6 +19,8 @@ class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual int64_t size() const = 0;
+  /// The files that it reads, in order; pictures that rows name are not among them.
+  virtual std::vector<std::filesystem::path> files() const = 0;
   /// Prompt and answer; pictures not loaded yet. Throws UserError naming file and row.
   virtual Conversation row(int64_t index) const = 0;
   /// What the answer should say, for metrics: cord-v2's gt_parse; null where the set has none.
@@ -30,12 +32,21 @@ class Dataset {
 std::vector<std::string> dataset_makers();
 
 /// `path`: a file, or for Parquet and WebDataset a directory whose *.parquet or *.tar files of
-/// `split` ("train", "test", ...; "" is all) are taken: those that have the split in their names.
-/// Throws UserError for an unknown maker (naming the nearest).
+/// `split` ("train", "test", ...; "" is all) are taken (splits.h). Throws UserError for an unknown
+/// maker (naming the nearest).
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const std::filesystem::path& path,
                                       const std::string& split);
 
-/// Whether `path` is a directory with *.parquet or *.tar files of `split`.
-bool has_split(const std::filesystem::path& path, const std::string& split);
+/// Whether a split chooses among the files of `path`: not where that is one file, a pattern, or
+/// lines of JSON, which are read whole whatever the split. Throws UserError for an unknown maker.
+bool split_matters(const std::string& maker, const std::filesystem::path& path);
+/// Whether it does and there are files of `split`.
+bool has_split(const std::string& maker, const std::filesystem::path& path,
+               const std::string& split);
+/// What there is in its stead, for the message that there are none: "it has those of train, test".
+std::string splits_of(const std::string& maker, const std::filesystem::path& path);
+
+/// One line for whoever starts a run: "PATH: 2 files, train-0.parquet, train-1.parquet".
+std::string describe_files(const Dataset& dataset, const std::filesystem::path& path);
 
 }  // namespace trestle

@@ -8,6 +8,7 @@
 #include "data/datasets_own.h"
 #include "data/exchange.h"
 #include "data/parquet_rows.h"
+#include "data/splits.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -54,6 +55,7 @@ class ColumnsDataset : public Dataset {
         rows_(path, split, columns_.names) {}
 
   int64_t size() const override { return rows_.size(); }
+  std::vector<fs::path> files() const override { return rows_.files(); }
 
   Conversation row(int64_t index) const override {
     Cells cells = read(index);

@@ -76,6 +76,7 @@ class JsonlDataset : public Dataset {
   }
 
   int64_t size() const override { return static_cast<int64_t>(lines_.size()); }
+  std::vector<fs::path> files() const override { return {file_.path()}; }
 
   Conversation row(int64_t index) const override {
     const Line& line = lines_.at(static_cast<size_t>(index));

@@ -34,6 +34,7 @@ class CordDataset : public Dataset {
       : rows_(path, split, {"image.bytes", "ground_truth"}) {}
 
   int64_t size() const override { return rows_.size(); }
+  std::vector<fs::path> files() const override { return rows_.files(); }
 
   Conversation row(int64_t index) const override {
     return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
@@ -62,6 +63,7 @@ class MedpixDataset : public Dataset {
       : rows_(path, split, {"image_id.bytes", "question", "answer"}) {}
 
   int64_t size() const override { return rows_.size(); }
+  std::vector<fs::path> files() const override { return rows_.files(); }
 
   Conversation row(int64_t index) const override {
     return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
@@ -99,6 +101,7 @@ class RavenDataset : public Dataset {
   }
 
   int64_t size() const override { return static_cast<int64_t>(used_.size()); }
+  std::vector<fs::path> files() const override { return rows_.files(); }
 
   Conversation row(int64_t index) const override {
     return rows_.at(place(index), [](const ParquetFile& file, int64_t row,

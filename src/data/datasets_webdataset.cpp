@@ -12,7 +12,7 @@
 #include "data/chat_json.h"
 #include "data/datasets_own.h"
 #include "data/exchange.h"
-#include "data/parquet_rows.h"
+#include "data/splits.h"
 #include "data/tar.h"
 
 namespace trestle {
@@ -253,6 +253,11 @@ class WebDataset : public Dataset {
   }
 
   int64_t size() const override { return static_cast<int64_t>(groups_.size()); }
+  std::vector<fs::path> files() const override {
+    std::vector<fs::path> files;
+    for (const auto& tar : tars_) files.push_back(tar->path());
+    return files;
+  }
 
   Conversation row(int64_t index) const override { return at(index).conversation(); }
   Json ground_truth(int64_t index) const override { return at(index).ground_truth(); }

@@ -13,19 +13,15 @@
 
 namespace trestle {
 
-/// `path` itself where it is a file; else the files with `extension` (".parquet") below it that
-/// have `split` in their names, sorted; all of them where `split` is empty. Throws UserError when
-/// there is none.
-std::vector<std::filesystem::path> files_of_split(const std::filesystem::path& path,
-                                                  const std::string& split,
-                                                  const std::string& extension);
-
 class ParquetRows {
  public:
+  /// `path`: a file, or a directory whose files of `split` are taken (splits.h).
   ParquetRows(const std::filesystem::path& path, const std::string& split,
               const std::vector<std::string>& columns);
 
   int64_t size() const { return size_; }
+  /// In the order of their rows.
+  std::vector<std::filesystem::path> files() const;
 
   /// fn(file, row within it, "FILE row N"). A Parquet reader keeps one row group, so one at a time:
   /// other threads wait.

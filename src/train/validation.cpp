@@ -37,14 +37,17 @@ std::unique_ptr<Validation> Validation::make(const TrainConfig& config,
   std::string path = options.path_or_dataset;
   if (path.empty()) {
     path = config.dataset.path_or_dataset;
-    if (!has_split(path, options.split)) {
+    const std::string& maker = config.dataset.maker_name;
+    if (!has_split(maker, path, options.split)) {
       fmt::print(stderr,
-                 "no validation: {} has no file of split '{}'; name validation.path_or_dataset\n",
-                 path, options.split);
+                 "no validation: {} has no file of split '{}', {}; name "
+                 "validation.path_or_dataset\n",
+                 path, options.split, splits_of(maker, path));
       return nullptr;
     }
   }
   std::unique_ptr<Validation> validation(new Validation(config, processor, path));
+  fmt::print(stderr, "validation data {}\n", describe_files(*validation->dataset_, path));
   validation->check_best_metric();
   return validation;
 }

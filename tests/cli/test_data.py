@@ -165,8 +165,8 @@ class Data(Refusals):
             report = self.report(*self.archive("shard-3.tar", members[:4], form))
             self.assertEqual((report["rows"], report["images"], report["bad_rows"]), (2, 2, 0))
         self.archive("shard-4.tar", members[2:4])
-        for where, split in ((self.folder / "shard-{3..4}.tar", "train"), (self.folder, "shard")):
-            report = self.report("--maker", "webdataset", "--data", where, "--split", split)
+        for where in ([self.folder / "shard-{3..4}.tar"], [self.folder, "--split", "shard"]):
+            report = self.report("--maker", "webdataset", "--data", *where)
             self.assertEqual((report["rows"], report["images"]), (3, 3))
 
     def test_webdataset_refusals(self):
@@ -189,6 +189,31 @@ class Data(Refusals):
         self.assertEqual((report["rows"], report["images"], report["text_only_rows"]), (3, 2, 1))
         self.fails(["--maker", "parquet", "--data", FOLDER, "--split", "raven"], "neither messages", "images, texts")
         self.fails(["--maker", "parquett", "--data", FOLDER], "did you mean parquet?", "webdataset")
+
+    def test_the_split_is_a_word_and_its_files_are_told(self):
+        shutil.copy(RECEIPTS / "train.parquet", self.folder / "train-00000-of-00001.parquet")
+        shutil.copy(RECEIPTS / "test.parquet", self.folder / "test-constrained.parquet")
+        for split, file, rows in (("train", "train-00000-of-00001.parquet", 480), ("test", "test-constrained.parquet", 120)):
+            for command in (("data", "check"), ("data", "show", "--output", "page.html"), ("evaluate", "--max-new-tokens", 1)):
+                done = self.run_trestle(*command, "--hf-model-path", DEMO, "--data", self.folder, "--split", split, "--rows", 1)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(done.stderr.splitlines()[0], f"data {self.folder}: 1 file, {file}")
+        line = self.data("check", "--data", self.folder, "--split", "", "--rows", 1).stderr.splitlines()[0]
+        self.assertEqual(line, f"data {self.folder}: 2 files, test-constrained.parquet, train-00000-of-00001.parquet")
+        # "strain" is in a name, and no word of it.
+        self.fails(["--data", self.folder, "--split", "strain"], "no .parquet file of split 'strain'", "those of train, test")
+
+    def test_a_split_without_effect(self):
+        file = RECEIPTS / "train.parquet"
+        for split in ("test", "train"):
+            for command in (["data", "check"], ["data", "show", "--output", "page.html"], ["evaluate"]):
+                self.refused(*command, "--hf-model-path", DEMO, "--data", file, "--split", split,
+                             names=[f"--split {split} has no effect", file, "name the directory"])
+        self.fails([*self.jsonl(TALK), "--split", "test"], "--split test has no effect", "--maker jsonl")
+        pattern = FOLDER / "web-train-{000000..000001}.tar"
+        self.fails(["--maker", "webdataset", "--data", pattern, "--split", "test"], "--split test has no effect")
+        done = self.data("check", "--data", file, "--rows", 1)
+        self.assertEqual((done.returncode, done.stderr.splitlines()[0]), (0, f"data {file}"))
 
     def test_finetune_takes_each(self):
         own = {"jsonl": self.jsonl(*[[{"role": "user", "content": "a"}, TALK[1]]] * 2)[-1],

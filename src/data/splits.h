@@ -1,0 +1,38 @@
+// Which files of a directory belong to a split. Called by the data sets from Parquet and tars and
+// by the table of makers.
+//
+// A file belongs to a split where one of the directories below the data's own, or else the file's
+// name, holds the split as a whole word: `train-00000-of-00001.parquet`, `cord_train_0.tar`,
+// `train/0000.parquet`. No letter may stand beside it, and no digit beside a digit of its own, as
+// Hugging Face's `datasets` has it (data_files.py: `-._ 0-9` part words): `train2.tar` is of train,
+// `constrained.tar` and `training.tar` are not. After the same patterns a directory's word counts
+// more than a file's, so that `test/train-0.tar` is of test alone; a file whose own name has two
+// splits, `train-test.parquet`, is of both; what begins with a dot is of none.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace trestle {
+
+/// `file`: a path below the data's directory, relative to it. Every file is of split "".
+bool is_of_split(const std::filesystem::path& file, std::string_view split);
+
+/// `path` itself where it is no directory; else the files with `extension` (".parquet") below it
+/// that are of `split`, sorted. Throws UserError when there is none, naming the splits that there
+/// are.
+std::vector<std::filesystem::path> files_of_split(const std::filesystem::path& path,
+                                                  std::string_view split,
+                                                  std::string_view extension);
+
+/// Likewise, and none where `path` is no directory.
+std::vector<std::filesystem::path> find_split(const std::filesystem::path& path,
+                                              std::string_view split, std::string_view extension);
+
+/// Of a directory: "it has those of train, test", or the files' names where they tell no split. For
+/// messages that one is missing.
+std::string describe_splits(const std::filesystem::path& path, std::string_view extension);
+
+}  // namespace trestle

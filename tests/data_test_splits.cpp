@@ -1,0 +1,136 @@
+// Which files a split means: cases of Hugging Face's data_files.py and of names that only look like
+// it.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "data/datasets.h"
+#include "data/splits.h"
+#include "errors.h"
+
+namespace trestle {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(Splits, AreWholeWordsOfTheName) {
+  for (const char* file :
+       {"train.parquet", "train-00000-of-00001.parquet", "cord_train_0.tar", "cord.train.tar",
+        "my train set.tar", "train2017.tar", "0train.tar", "own-train", "data/train-0.parquet"}) {
+    EXPECT_TRUE(is_of_split(file, "train")) << file;
+  }
+  for (const char* file : {"test-constrained.parquet", "strain.tar", "training.tar", "trainé.tar",
+                           "Train.parquet", "tra-in.tar", "part.train", "0000.parquet"}) {
+    EXPECT_FALSE(is_of_split(file, "train")) << file;
+  }
+}
+
+TEST(Splits, MayHaveDigitsAndSeveralWords) {
+  EXPECT_TRUE(is_of_split("fold1.parquet", "fold1"));
+  EXPECT_TRUE(is_of_split("fold1-of-2.parquet", "fold1"));
+  EXPECT_FALSE(is_of_split("fold10.parquet", "fold1"));
+  EXPECT_FALSE(is_of_split("fold1a.parquet", "fold1"));
+  EXPECT_TRUE(is_of_split("web-train-000000.tar", "web-train"));
+  EXPECT_FALSE(is_of_split("cobweb-train-000000.tar", "web-train"));
+  // A later place may be a word where an earlier one is none.
+  EXPECT_TRUE(is_of_split("restrained-train.tar", "train"));
+}
+
+TEST(Splits, ADirectoryCountsMoreThanTheName) {
+  EXPECT_TRUE(is_of_split("train/0000.parquet", "train"));
+  EXPECT_TRUE(is_of_split("default/train-clean/a/0000.parquet", "train"));
+  EXPECT_TRUE(is_of_split("test/train-0000.parquet", "test"));
+  EXPECT_FALSE(is_of_split("test/train-0000.parquet", "train"));
+  EXPECT_FALSE(is_of_split("constrained/0000.parquet", "train"));
+  EXPECT_TRUE(is_of_split("train-test.parquet", "train"));
+  EXPECT_TRUE(is_of_split("train-test.parquet", "test"));
+  EXPECT_TRUE(is_of_split("test/anything.parquet", ""));
+}
+
+class Folder : public ::testing::Test {
+ protected:
+  void SetUp() override { fs::create_directories(folder_); }
+  void TearDown() override { fs::remove_all(folder_); }
+  void add(const std::string& name) {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name) << "x";
+  }
+  std::vector<std::string> of(const std::string& split) {
+    std::vector<std::string> names;
+    for (const fs::path& file : files_of_split(folder_, split, ".tar")) {
+      names.push_back(file.lexically_relative(folder_).string());
+    }
+    return names;
+  }
+  const fs::path folder_ = fs::temp_directory_path() / fmt::format("trestle-splits-{}", ::getpid());
+};
+
+TEST_F(Folder, IsSearchedInOrder) {
+  for (const char* name : {"train-1.tar", "b/train/0.tar", "train-0.tar", "test-constrained.tar",
+                           "train-0.parquet", ".train-2.tar", ".cache/train-3.tar"}) {
+    add(name);
+  }
+  fs::create_directory_symlink(folder_ / "b", folder_ / "linked");
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(of("train"),
+            (Names{"b/train/0.tar", "linked/train/0.tar", "train-0.tar", "train-1.tar"}));
+  EXPECT_EQ(of("test"), Names{"test-constrained.tar"});
+  EXPECT_EQ(of("").size(), 5u);
+  const std::string missing = error_of([&] { of("validation"); });
+  EXPECT_NE(missing.find("no .tar file of split 'validation'; it has those of train, test"),
+            std::string::npos)
+      << missing;
+  EXPECT_TRUE(has_split("webdataset", folder_, "train"));
+  EXPECT_FALSE(has_split("webdataset", folder_, "validation"));
+  EXPECT_TRUE(has_split("parquet", folder_, "train"));
+  // What the other maker reads is none of its own.
+  EXPECT_FALSE(has_split("parquet", folder_, "test"));
+}
+
+TEST_F(Folder, WithoutSplitsIsTold) {
+  for (const char* name : {"a.tar", "b.tar", "c.tar", "d.tar"}) add(name);
+  const std::string missing = error_of([&] { of("train"); });
+  EXPECT_NE(missing.find("a.tar, b.tar, c.tar, ...;"), std::string::npos) << missing;
+  EXPECT_NE(
+      error_of([&] { files_of_split(folder_, "train", ".parquet"); }).find("no .parquet file"),
+      std::string::npos);
+}
+
+TEST(SplitMatters, InADirectoryOnly) {
+  const fs::path folder = "golden/datasets";
+  EXPECT_TRUE(split_matters("parquet", folder));
+  EXPECT_TRUE(split_matters("make_cord_v2_dataset", folder));
+  EXPECT_TRUE(split_matters("webdataset", folder));
+  EXPECT_FALSE(split_matters("jsonl", folder));
+  EXPECT_FALSE(split_matters("parquet", folder / "own-json.parquet"));
+  EXPECT_FALSE(split_matters("webdataset", folder / "web-train-{000000..000001}.tar"));
+  EXPECT_NE(error_of([&] { split_matters("parquett", folder); }).find("did you mean parquet?"),
+            std::string::npos);
+}
+
+TEST(Files, AreThoseOfTheRowsInOrder) {
+  const fs::path folder = "golden/datasets";
+  using Paths = std::vector<fs::path>;
+  EXPECT_EQ(make_dataset("parquet", folder, "vqa-train")->files(),
+            Paths{folder / "own-vqa-train.parquet"});
+  const Paths tars = {folder / "web-train-000000.tar", folder / "web-train-000001.tar"};
+  EXPECT_EQ(make_dataset("webdataset", folder, "web-train")->files(), tars);
+  const auto pattern = make_dataset("webdataset", folder / "web-train-{000001,000000}.tar", "");
+  EXPECT_EQ(pattern->files(), (Paths{tars[1], tars[0]}));
+  EXPECT_EQ(make_dataset("make_medpix_dataset", folder, "medpix-train")->files(),
+            Paths{folder / "medpix-train-00000-of-00001.parquet"});
+  EXPECT_EQ(make_dataset("make_raven_dataset", folder, "raven-train")->files(),
+            Paths{folder / "raven-train-00000-of-00001.parquet"});
+  const fs::path receipts = "../assets/demo/data";
+  EXPECT_EQ(make_dataset("make_cord_v2_dataset", receipts, "test")->files(),
+            Paths{receipts / "test.parquet"});
+  EXPECT_EQ(make_dataset("jsonl", "golden/tokenizer/chats.jsonl", "")->files(),
+            Paths{"golden/tokenizer/chats.jsonl"});
+  EXPECT_EQ(describe_files(*pattern, folder / "web-train-{000001,000000}.tar"),
+            (folder / "web-train-{000001,000000}.tar").string() +
+                ": 2 files, web-train-000001.tar, web-train-000000.tar");
+}
+
+}  // namespace
+}  // namespace trestle
