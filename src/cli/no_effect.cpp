@@ -6,10 +6,6 @@
 
 namespace trestle {
 
-bool is_given(const CLI::App& command, const char* flag) {
-  return command.get_option(flag)->count() > 0;
-}
-
 void refuse_given(const CLI::App& command, std::initializer_list<const char*> flags,
                   std::string_view why) {
   for (const char* flag : flags) {

@@ -11,9 +11,6 @@ class App;
 
 namespace trestle {
 
-/// Whether `flag` stands on the command line, whatever its value.
-bool is_given(const CLI::App& command, const char* flag);
-
 /// Throws UserError, "FLAG VALUE has no effect: WHY; leave it out", where one of the flags is
 /// given.
 void refuse_given(const CLI::App& command, std::initializer_list<const char*> flags,
