@@ -13,15 +13,15 @@ import shutil
 import unittest
 from pathlib import Path
 
-import gguf
+import pyarrow
 import pyarrow.parquet
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import walk
-from walk import (ABSENT, Changed, Fails, Gains, Loses, Needed, Refused, Trial, Walk, err, file, files, losses, metric,
-                  out, text)
+from test_bad_input import edit_json
+from walk import (ABSENT, Changed, Fails, Gains, Loses, Needed, Refused, Trial, Walk, err, file, files, metric, out, trained)
 
 TESTS = Path(__file__).resolve().parent.parent
 HF, TIED, MISTRAL = (TESTS / "fixtures" / name for name in ("hf", "hf_tied", "mistral"))
@@ -37,17 +37,23 @@ LOGITS = file("out.safetensors")
 NOTHING = "has no effect"
 
 
-class At:
-    """A path of the scratch folder, which is known when the test runs."""
-
-    def __init__(self, name):
-        self.name = name
+class At(str):
+    """A path below the scratch folder of the test."""
 
 
-RUN, NOISY, NOISY_RUN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF = map(At, (
-    "demo_run", "noisy", "noisy_run", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf"))
-INPUTS, OTHER_INPUTS, TURNED, OTHER_TALK = map(At, ("inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl"))
-CONFIG = At("config.yaml")
+NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF = map(At, (
+    "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf"))
+INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG = map(At, (
+    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml"))
+
+# Of finetune: a key's value may be a path too.
+KEYS = ["train.micro_batch_size=2", "scheduler.lr_warmup_iters=0", "checkpoint.save=run"]
+DATA = ("dataset.path_or_dataset", ROWS)
+
+
+def keys(*more, data=DATA):
+    return {"overrides": [*KEYS, data, *more]}
+
 
 MODEL_LOGITS = {"--hf-model-path": DEMO, "--inputs": INPUTS, "--output": "out.safetensors"}
 CHECK = {"--hf-model-path": DEMO, "--data": RECEIPTS, "--split": "test", "--rows": 3, "--json": True}
@@ -66,16 +72,14 @@ USUAL = {
     "tokenize": {"--tokenizer": DEMO},
     "preprocess": {"--image-path": PICTURE, "--output": "out.safetensors"},
     "demo": {"--assets": FEW, "--output": "work", "--report": "page.html", "--steps": 1},
-    "finetune": {"--recipe": "demo_config", "--pretrained-checkpoint": DEMO, "--train-iters": 1, "--global-batch-size": 2,
-                 "overrides": ["train.micro_batch_size=2", "scheduler.lr_warmup_iters=0", "checkpoint.save=run",
-                               "dataset.path_or_dataset=", "dataset.shuffle=false"]},
+    "finetune": {"--recipe": "demo_config", "--pretrained-checkpoint": DEMO, "--train-iters": 2, "--global-batch-size": 2,
+                 "overrides": [*KEYS, DATA]},
 }
 
 # --format of a command that reads `given`: a directory with two forms, and one with one.
-def of_format(given, one=None):
-    both = {given: BOTH}
-    return [Trial("mistral", Gains(err, "reading the Mistral form"), both),
-            Trial("mistral", Refused("holds no such checkpoint"), {given: one or HF})]
+def of_format(given, more=None):
+    return [Trial("mistral", Gains(err, "reading the Mistral form"), {given: BOTH} | (more or {})),
+            Trial("mistral", Refused("holds no such checkpoint"), {given: HF})]
 
 
 # The flags of model_flags, seen in `view`.
@@ -104,7 +108,7 @@ def of_data(view):
     beside_a_file = {"--data": RECEIPTS / "test.parquet", "--split": ABSENT}
     vqa = {"--data": DATASETS / "own-vqa-train.parquet", "--split": ABSENT}
     return {
-        "--hf-model-path": [Trial(HF, Changed(view), vqa | {"--maker": "parquet"}), Trial(DEMO, Needed("--hf-model-path is required"))],
+        "--hf-model-path": [Trial(NOISY, Changed(view)), Trial(DEMO, Needed("--hf-model-path is required"))],
         "--maker": [Trial("parquet", Needed("test"), vqa)],
         "--data": [Trial(RECEIPTS / "train.parquet", Changed(view), beside_a_file), Trial(RECEIPTS, Needed("--data is required"))],
         "--split": [Trial("train", Changed(view)), Trial("train", Refused(NOTHING), beside_a_file)],
@@ -121,6 +125,8 @@ WEIGHTS = file("out/model.safetensors")
 DRAWN = {"--temperature": 3, "--max-new-tokens": 16}
 TWO_GGUF = {"a": GGUF, "b": GGUF}
 SAYS = {"--chat": True}
+FULL = {"--peft-scheme": "none"}
+LOSS = metric("loss")
 
 TABLE = {
     "import": {
@@ -173,7 +179,7 @@ TABLE = {
         "--seed": [Trial(7, Changed(out), DRAWN), Trial(0, Refused(NOTHING))],
         "--json": [Trial(True, Gains(out, '"finish_reason"'))],
     },
-    "evaluate": of_model(out) | of_images(out, {}, {"--hf-model-path": TEXT_ONLY, "--maker": "jsonl", "--data": OTHER_TALK}) | {
+    "evaluate": of_model(out) | of_images(out, {}, {"--hf-model-path": TEXT_ONLY, "--maker": "jsonl", "--data": LINES}) | {
         "--maker": [Trial("parquet", Needed("own-vqa"), {"--data": DATASETS / "own-vqa-train.parquet"})],
         "--data": [Trial(RECEIPTS / "train.parquet", Changed(out)), Trial(RECEIPTS, Needed("--data is required"))],
         "--split": [Trial("train", Changed(out)), Trial("test", Refused(NOTHING), {"--data": RECEIPTS / "test.parquet"})],
@@ -185,7 +191,8 @@ TABLE = {
     "data check": of_data(out) | {"--json": [Trial(True, Gains(out, '"turns_with_eos"'), {"--json": ABSENT})]},
     "data show": of_data(file("page.html")) | {
         "--output": [Trial("other.html", Gains(files, "other.html")), Trial("page.html", Needed("--output is required"))]},
-    "recipes": {"name": [Trial("demo_config", Gains(out, "peft:"))]},
+    "recipes": {"name": [Trial("demo_config", Gains(out, "peft:"))],
+                "--keys": [Trial(True, Gains(out, "| `peft.dim` |")), Trial(True, Refused("name"), {"name": "demo_config"})]},
     "inspect": {
         "path": [Trial(TIED, Changed(out)), Trial(HF, Needed("path is required"))],
         "--check": [Trial(True, Gains(out, "ok: "))],
@@ -197,7 +204,7 @@ TABLE = {
             if path is not GGUF or not more],
     },
     "compare": {
-        "a": [Trial(TIED, Changed(out)), Trial(HF, Needed("a is required"), {"b": ABSENT})],
+        "a": [Trial(TIED, Changed(out))],
         "b": [Trial(HF, Changed(out)), Trial(TIED, Needed("b is required"))],
         "--hf-model": [Trial(HF, Needed("--hf-model"), {"a": PEFT}), Trial(HF, Refused(NOTHING)),
                        Trial(DEMO, Refused("shape"), {"a": MEGATRON / "import"})],
@@ -212,7 +219,7 @@ TABLE = {
         "--all": [Trial(True, Changed(out)), Trial(True, Refused(NOTHING), {"--json": True})],
         "--json": [Trial(True, Gains(out, '"tensors"'))],
         "--html": [Trial("page.html", Gains(files, "page.html"))],
-        "--format": of_format("a") + [Trial("hf", Refused(NOTHING), TWO_GGUF),
+        "--format": of_format("a", more={"b": BOTH}) + [Trial("hf", Refused(NOTHING), TWO_GGUF),
                                       Trial("mistral", Refused("holds no such"), {"a": PEFT, "b": LORA, "--hf-model": HF})],
     },
     "logits": of_model(LOGITS) | {
@@ -242,9 +249,29 @@ TABLE = {
         "--steps": [Trial(2, Gains(files, "work/run/iter_0000002")), Trial(-1, Refused("--steps"))],
         "--min-field": [Trial(0.99, Fails("fields right after", 1)), Trial(2, Refused("--min-field"))],
         "--min-whole": [Trial(0.99, Fails("whole receipts right after", 1)), Trial(-1, Refused("--min-whole"))],
-        "--max-before": [Trial(0, Changed(files)), Trial(1.5, Refused("--max-before"))],
+        "--max-before": [Trial(0, Fails("fields right before", 1), {"--assets": FEWER}), Trial(1.5, Refused("--max-before"))],
     },
-    "finetune": {},
+    "finetune": {
+        "--recipe": [Trial("ministral3_3b_peft_config", Changed(metric("lr"))), Trial("demo_config", Needed("--recipe is required"))],
+        "--config": [Trial(CONFIG, Changed(metric("lr")))],
+        "--pretrained-checkpoint": [Trial(NOISY, Changed(LOSS)), Trial(DEMO, Needed("--pretrained-checkpoint"))],
+        "--dataset-type": [Trial("jsonl", Needed("talk.jsonl"), keys(data=("dataset.path_or_dataset", LINES)))],
+        "--peft-scheme": [Trial("dora", Changed(LOSS)), Trial("none", Changed(trained))],
+        "--on-nan": [Trial("skip", Needed("step 1: the loss is", lines=False), {"--pretrained-checkpoint": NAN})],
+        "--train-iters": [Trial(1, Changed(LOSS))],
+        "--global-batch-size": [Trial(4, Changed(LOSS))],
+        "--overlong": [Trial("cut-text", Needed("dataset.overlong", lines=False), keys("model.seq_length=150"))],
+        "--image-max-edge": [Trial(56, Changed(metric("tokens")))],
+        "--image-max-tokens": [Trial(6, Changed(metric("tokens")))],
+        "--freeze-language-model": [Trial(True, Changed(trained), FULL), Trial(True, Refused(NOTHING))],
+        "--freeze-vision-model": [Trial(True, Changed(trained), FULL), Trial(True, Refused(NOTHING))],
+        "--freeze-vision-projection": [Trial(True, Changed(trained), FULL), Trial(True, Refused(NOTHING))],
+        "--allow-change": [
+            Trial("rng.seed", Needed("rng.seed", lines=False), keys("rng.seed=7", ("checkpoint.load", ADAPTER)) | {"--train-iters": 3}),
+            Trial("rng.seed", Refused(NOTHING))],
+        "--print-config": [Trial(True, Gains(out, "peft:"))],
+        "overrides": [Trial([*KEYS, DATA, "rng.seed=7"], Changed(LOSS))],
+    },
 }
 
 # What CLI11 gives to all of them, and groups of commands.
@@ -276,40 +303,45 @@ class Flags(Walk):
         folder = cls.folder = cls.scratch / "given"
         folder.mkdir()
         # The demo's model with noise in it.
-        noisy = Path(shutil.copytree(DEMO, folder / NOISY.name))
+        noisy = Path(shutil.copytree(DEMO, folder / NOISY))
+        edit_json(noisy / "processor_config.json", lambda config: config["image_processor"]["size"].update(longest_edge=28))
         generator = torch.Generator().manual_seed(1)
+        tensors = load_file(DEMO / "model.safetensors")
         save_file({name: value + (0.05 * torch.randn(value.shape, generator=generator)).to(value.dtype)
-                   for name, value in load_file(DEMO / "model.safetensors").items()}, noisy / "model.safetensors")
+                   for name, value in tensors.items()}, noisy / "model.safetensors")
+        shutil.copytree(DEMO, folder / NAN)
+        tensors["language_model.model.norm.weight"] += float("nan")
+        save_file(tensors, folder / NAN / "model.safetensors")
         # Two forms of one model.
-        both = Path(shutil.copytree(DEMO, folder / BOTH.name))
-        for source in (DEMO, noisy):
-            pass
+        both = Path(shutil.copytree(DEMO, folder / BOTH))
         cls.made("export", "--hf-model", DEMO, "--mistral-path", folder / "mistral")
         for name in ("consolidated.safetensors", "params.json"):
             shutil.copy(folder / "mistral" / name, both)
-        cls.made("import", "--hf-model", noisy, "--megatron-path", folder / NOISY_RUN.name)
+        cls.made("import", "--hf-model", noisy, "--megatron-path", folder / NOISY_RUN)
         cls.made("export", "--hf-model", TIED, "--gguf-path", folder / "gguf")
         shutil.copy(next(path for path in (folder / "gguf").iterdir() if not path.name.startswith("mmproj")),
-                    folder / GGUF.name)
+                    folder / GGUF)
         # Receipts enough for a step and an answer.
-        for name, rows in ((FEW.name, 2), (FEWER.name, 1)):
+        for name in (FEW, FEWER):
             (folder / name / "data").mkdir(parents=True)
             (folder / name / "model").symlink_to(DEMO)
-            for split in ("train", "test"):
-                table = pyarrow.parquet.read_table(RECEIPTS / f"{split}.parquet")
-                pyarrow.parquet.write_table(table.slice(0, 2 if split == "train" else rows),
-                                            folder / name / "data" / f"{split}.parquet")
-        for name, ids in ((INPUTS.name, [1, 3, 300, 301, 4]), (OTHER_INPUTS.name, [1, 3, 302, 4])):
+            train, test = (pyarrow.parquet.read_table(RECEIPTS / f"{split}.parquet") for split in ("train", "test"))
+            if name == FEWER:  # one, of which the model has some fields right
+                truth = json.dumps({"gt_parse": {"total": [{"goods": "Milk Noodle"}, {"goods": "Spicy Rice"}]}})
+                test = test.slice(1, 1).set_column(1, test.schema.field(1), pyarrow.array([truth]))
+            pyarrow.parquet.write_table(train.slice(0, 4), folder / name / "data" / "train.parquet")
+            pyarrow.parquet.write_table(test.slice(0, 2), folder / name / "data" / "test.parquet")
+        for name, ids in ((INPUTS, [1, 3, 300, 301, 4]), (OTHER_INPUTS, [1, 3, 302, 4])):
             save_file({"input_ids": torch.tensor([ids])}, folder / name)
         picture = Image.new("RGB", (56, 28), "red")
         exif = picture.getexif()
         exif[0x0112] = 6
-        picture.save(folder / TURNED.name, exif=exif)
-        (folder / OTHER_TALK.name).write_text(json.dumps({"messages": [{"role": "user", "content": "a"},
+        picture.save(folder / TURNED, exif=exif)
+        (folder / CONFIG).write_text("optimizer:\n  lr: 0.001\n")
+        (folder / LINES).write_text(json.dumps({"messages": [{"role": "user", "content": "a"},
                                                                        {"role": "assistant", "content": "b"}]}))
-        cls.made("finetune", "--recipe", "demo_config", "--pretrained-checkpoint", DEMO, "--train-iters", 2,
-                 "--global-batch-size", 2, "train.micro_batch_size=2", f"dataset.path_or_dataset={folder / ROWS.name}",
-                 "scheduler.lr_warmup_iters=0", "optimizer.lr=0.05", f"checkpoint.save={folder / ADAPTER.name}")
+        cls.made(*cls.line("finetune", USUAL["finetune"] | {"overrides": [
+            *KEYS[:-1], DATA, "optimizer.lr=0.05", ("checkpoint.save", ADAPTER)]}))
 
     @classmethod
     def made(cls, *command):
@@ -344,12 +376,14 @@ class Flags(Walk):
             with self.subTest(command):
                 self.walk(known, TABLE[command])
 
-    def value(self, given):
-        if isinstance(given, At):
-            return self.folder / given.name
-        return given
+    @classmethod
+    def value(cls, given):
+        if isinstance(given, tuple):
+            return f"{given[0]}={cls.value(given[1])}"
+        return cls.folder / given if isinstance(given, At) else given
 
-    def line(self, command, arguments):
+    @classmethod
+    def line(cls, command, arguments):
         words = command.split()
         for flag, value in arguments.items():
             values = value if isinstance(value, list) else [value]
@@ -357,7 +391,7 @@ class Flags(Walk):
                 if each is ABSENT:
                     continue
                 words += [flag] if flag.startswith("-") else []
-                words += [] if each is True else [self.value(each)]
+                words += [] if each is True else [cls.value(each)]
         return words
 
     def tried(self, command, flag, trial):
@@ -376,6 +410,34 @@ class Flags(Walk):
             for number, trial in enumerate(trials):
                 with self.subTest(flag=f"{command} {flag}", trial=number):
                     self.tried(command, flag, trial)
+
+    def test_keys_of_a_line(self):
+        """Each line of tokenize is answered; a key that nobody reads is an error of its line."""
+        user = {"role": "user", "content": "a"}
+        for flags, line, key in (
+                ([], {"text": "a", "chat": True}, "chat"), (["--decode"], {"ids": [1], "keep_special": True}, "keep_special"),
+                (["--chat"], {"messages": [user], "id": 1}, "id"), (["--chat"], {"messages": [user | {"name": "b"}]}, "name"),
+                (["--chat"], {"messages": [user | {"weight": 1}]}, "weight"), (["--chat"], {"messages": [user], "system": "b"}, "system"),
+                (["--chat"], {"messages": [user | {"content": [{"type": "image", "path": str(PICTURE), "width": 3, "height": 4}]}]},
+                 "width")):
+            done = self.run_trestle(["tokenize", "--tokenizer", DEMO, *flags], json.dumps(line))
+            self.works(done)
+            self.assertIn(f'"{key}"', json.loads(done.out)["error"], line)
+
+    def test_tensors_of_inputs(self):
+        """Each tensor of logits' inputs is read; another one is refused."""
+        ids = torch.tensor([[1, 3, 300, 301, 4]])
+        base = self.folder / INPUTS
+        for name, tensor, effect in (("labels", ids, Changed(file("out.safetensors"))),
+                                     ("attention_mask", torch.ones_like(ids) * torch.tensor([0, 1, 1, 1, 1]), Refused("it masks tokens")),
+                                     ("image_sizes", torch.tensor([[28, 28]]), Refused("no pixel_values")),
+                                     ("pixel_values", torch.zeros(1, 3, 28, 28), Refused("image")),
+                                     ("position_ids", ids, Refused("position_ids: nobody reads it"))):
+            with self.subTest(name):
+                save_file({"input_ids": ids, name: tensor}, self.folder / "more.safetensors")
+                before = self.run_trestle(self.line("logits", MODEL_LOGITS | {"--inputs": base}))
+                after = self.run_trestle(self.line("logits", MODEL_LOGITS | {"--inputs": self.folder / "more.safetensors"}))
+                effect.check(self, before, after)
 
     def test_the_other_spelling(self):
         """Underscores do what dashes do."""

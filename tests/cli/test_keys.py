@@ -10,7 +10,6 @@ import argparse
 import functools
 import http.server
 import json
-import re
 import shutil
 import threading
 import time
@@ -23,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import walk
-from walk import Changed, Fails, Gains, Less, Loses, More, Needed, Refused, Trial, Walk, err, file, files, losses, metric
+from walk import Changed, Fails, Gains, Less, Loses, More, Needed, Refused, Trial, Walk, err, file, files, losses, metric, trained
 
 TESTS = Path(__file__).resolve().parent.parent
 DEMO, RECEIPTS = (TESTS.parent / "assets" / "demo" / name for name in ("model", "data"))
@@ -58,10 +57,6 @@ VALID_LOSS = metric("valid_loss")
 
 def weights(done):
     return [file(path.relative_to(done.folder))(done) for path in sorted(done.folder.glob("run/iter_*/*.distcp"))]
-
-
-def trained(done):
-    return re.search(r"training \S+ of \S+ parameters", done.err)[0]
 
 
 def memory(done):

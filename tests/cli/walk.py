@@ -82,6 +82,10 @@ def losses(done, *fields, run="run"):
              and key != "peak_memory_bytes")] for line in lines]
 
 
+def trained(done):
+    return re.search(r"training \S+ of \S+ parameters", done.err)[0]
+
+
 def metric(*fields):
     return lambda done: losses(done, *fields)
 
