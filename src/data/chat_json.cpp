@@ -1,5 +1,8 @@
 #include "data/chat_json.h"
 
+#include <algorithm>
+#include <ranges>
+
 #include "base/error.h"
 
 namespace trestle {
@@ -42,6 +45,7 @@ class RowReader {
     for (const Json& message : *list) {
       place_ = fmt::format("{}: {}[{}]", what_, key, conversation.messages.size());
       conversation.messages.push_back(read_message(message));
+      check_tool_name(message, conversation);
     }
     place_rest(conversation);
     read_tools(conversation);
@@ -142,6 +146,20 @@ class RowReader {
       message.tool_call_id = need_string(json, "tool_call_id");
     }
     return message;
+  }
+
+  // The layout has no place for a tool's name, but it can be that of another call than the id's.
+  void check_tool_name(const Json& json, const Conversation& conversation) const {
+    const Message& result = conversation.messages.back();
+    const Json* name = find(json, "name");
+    if (result.role != Role::kTool || name == nullptr) return;
+    const std::string id = result.tool_call_id.value_or("");
+    for (const Message& message : conversation.messages | std::views::reverse) {
+      const auto call = std::ranges::find(message.tool_calls, id, &ToolCall::id);
+      if (call == message.tool_calls.end()) continue;
+      if (call->name == *name) return;
+      refuse("\"name\" is {}, but the call {} is of \"{}\"", name->dump(), call->id, call->name);
+    }
   }
 
   Role read_role(const Json& json) const {

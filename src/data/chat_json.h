@@ -17,7 +17,8 @@ namespace trestle {
 /// "value") a string, null or a list of {"type": "text", "text"}, {"type": "image", PICTURE's keys}
 /// or with "width" and "height" alone, {"type": "image_url", "image_url": PICTURE}, {"type":
 /// "thinking", "thinking", "closed"}; of an assistant also "tool_calls", "reasoning" or
-/// "reasoning_content", "prefix", "weight" (0: not trained); of a tool "tool_call_id".
+/// "reasoning_content", "prefix", "weight" (0: not trained); of a tool "tool_call_id" and
+/// "name", which must be its call's.
 /// PICTURE: a path, a URL, a data: URI or bare base64 of a JPEG, PNG or WebP; or an object with one
 /// of "bytes" (Json's binary, or base64), "base64", "path", "url", "image", "image_url". Nulls
 /// count as absent.

@@ -127,10 +127,10 @@ void check_message_keys(const Json& message, Role role, OtherKeys others,
   refuse_both(message, "role", "from", where);
   refuse_both(message, "content", "value", where);
   check_role(message, role, where);
-  check(message,
-        {"role", "content", "tool_calls", "reasoning", "prefix", "weight", "tool_call_id", "from",
-         "value", "reasoning_content"},
-        kOfMessages, others, where);
+  Keys read = {"role",   "content",      "tool_calls", "reasoning", "prefix",
+               "weight", "tool_call_id", "from",       "value",     "reasoning_content"};
+  if (role == Role::kTool) read.emplace_back("name");
+  check(message, read, kOfMessages, others, where);
 }
 
 void check_part_keys(const Json& part, std::string_view type, OtherKeys others,

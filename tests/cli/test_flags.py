@@ -27,7 +27,6 @@ TESTS = Path(__file__).resolve().parent.parent
 HF, TIED, MISTRAL = (TESTS / "fixtures" / name for name in ("hf", "hf_tied", "mistral"))
 MEGATRON = TESTS / "fixtures" / "megatron"
 LORA, PEFT, SFT = MEGATRON / "lora", MEGATRON / "adapter_lora", MEGATRON / "sft"
-TEXT_ONLY = TESTS / "golden" / "model" / "text"
 DEMO, RECEIPTS = (TESTS.parent / "assets" / "demo" / name for name in ("model", "data"))
 PICTURE = TESTS / "golden" / "images" / "exact_28x56.png"
 DATASETS = TESTS / "golden" / "datasets"
@@ -43,8 +42,8 @@ class At(str):
 
 NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF = map(At, (
     "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf"))
-INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG = map(At, (
-    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml"))
+INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, TEXT_ONLY = map(At, (
+    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "text"))
 
 # Of finetune: a key's value may be a path too.
 KEYS = ["train.micro_batch_size=2", "scheduler.lr_warmup_iters=0", "checkpoint.save=run"]
@@ -83,18 +82,17 @@ def of_format(given, more=None):
 
 
 # The flags of model_flags, seen in `view`.
-def of_model(view, more=None):
-    more = more or {}
-    two_hf = {"--hf-model-path": DEMO, "--megatron-model-path": DEMO}
+def of_model(view, unlike=None):
+    """`unlike`: what it takes until a rounding shows."""
     return {
-        "--hf-model-path": [Trial(NOISY, Changed(view), more), Trial(DEMO, Needed("give --hf-model-path or"), more),
-                            Trial(DEMO, Refused(NOTHING), more | {"--hf-model-path": ABSENT, "--megatron-model-path": DEMO})],
-        "--megatron-model-path": [Trial(NOISY_RUN, Changed(view), more), Trial(DEMO, Refused(NOTHING), more)],
-        "--adapter-path": [Trial(ADAPTER, Changed(view), more)],
-        "--dtype": [Trial("float32", Changed(view), more)],
-        "--base-bits": [Trial(4, Changed(view), more)],
-        "--format": [Trial("mistral", Gains(err, "reading the Mistral form"), more | {"--hf-model-path": BOTH}),
-                     Trial("mistral", Refused("holds no such checkpoint"), more)],
+        "--hf-model-path": [Trial(NOISY, Changed(view)), Trial(DEMO, Needed("give --hf-model-path or")),
+                            Trial(DEMO, Refused(NOTHING), {"--hf-model-path": ABSENT, "--megatron-model-path": DEMO})],
+        "--megatron-model-path": [Trial(NOISY_RUN, Changed(view)), Trial(DEMO, Refused(NOTHING))],
+        "--adapter-path": [Trial(ADAPTER, Changed(view))],
+        "--dtype": [Trial("float32", Changed(view), unlike or {})],
+        "--base-bits": [Trial(4, Changed(view))],
+        "--format": [Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model-path": BOTH}),
+                     Trial("mistral", Refused("holds no such checkpoint"))],
     }
 
 
@@ -167,7 +165,7 @@ TABLE = {
             Trial("mistral", Refused("holds no such checkpoint"), {"--hf-model": ABSENT, "--megatron-path": LORA}),
             Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model": BOTH, "--adapter-path": PEFT})],
     },
-    "generate": of_model(out) | of_images(out, {"--image-path": PICTURE, "--json": True}, {}) | {
+    "generate": of_model(out, {"--temperature": 2, "--max-new-tokens": 64}) | of_images(out, {"--image-path": PICTURE, "--json": True}, {}) | {
         "--image-path": [Trial(PICTURE, Changed(out))],
         "--prompt": [Trial("Bye", Changed(out)), Trial("Hello", Needed("--prompt is required"))],
         "--system-prompt": [Trial("Be brief.", Changed(out), {"--json": True})],
@@ -179,7 +177,7 @@ TABLE = {
         "--seed": [Trial(7, Changed(out), DRAWN), Trial(0, Refused(NOTHING))],
         "--json": [Trial(True, Gains(out, '"finish_reason"'))],
     },
-    "evaluate": of_model(out) | of_images(out, {}, {"--hf-model-path": TEXT_ONLY, "--maker": "jsonl", "--data": LINES}) | {
+    "evaluate": of_model(out, {"--adapter-path": ADAPTER}) | of_images(out, {}, {"--hf-model-path": TEXT_ONLY, "--maker": "jsonl", "--data": LINES}) | {
         "--maker": [Trial("parquet", Needed("own-vqa"), {"--data": DATASETS / "own-vqa-train.parquet"})],
         "--data": [Trial(RECEIPTS / "train.parquet", Changed(out)), Trial(RECEIPTS, Needed("--data is required"))],
         "--split": [Trial("train", Changed(out)), Trial("test", Refused(NOTHING), {"--data": RECEIPTS / "test.parquet"})],
@@ -312,6 +310,13 @@ class Flags(Walk):
         shutil.copytree(DEMO, folder / NAN)
         tensors["language_model.model.norm.weight"] += float("nan")
         save_file(tensors, folder / NAN / "model.safetensors")
+        # The language model of a fixture alone.
+        shutil.copytree(HF, folder / TEXT_ONLY)
+        config = json.loads((HF / "config.json").read_text())
+        (folder / TEXT_ONLY / "config.json").write_text(json.dumps(
+            config["text_config"] | {"architectures": ["Ministral3ForCausalLM"], "dtype": config["dtype"]}))
+        save_file({name.removeprefix("language_model."): value for name, value in load_file(HF / "model.safetensors").items()
+                   if name.startswith("language_model.")}, folder / TEXT_ONLY / "model.safetensors")
         # Two forms of one model.
         both = Path(shutil.copytree(DEMO, folder / BOTH))
         cls.made("export", "--hf-model", DEMO, "--mistral-path", folder / "mistral")
@@ -341,7 +346,7 @@ class Flags(Walk):
         (folder / LINES).write_text(json.dumps({"messages": [{"role": "user", "content": "a"},
                                                                        {"role": "assistant", "content": "b"}]}))
         cls.made(*cls.line("finetune", USUAL["finetune"] | {"overrides": [
-            *KEYS[:-1], DATA, "optimizer.lr=0.05", ("checkpoint.save", ADAPTER)]}))
+            *KEYS[:-1], DATA, "optimizer.lr=0.02", ("checkpoint.save", ADAPTER)]}))
 
     @classmethod
     def made(cls, *command):
@@ -428,11 +433,11 @@ class Flags(Walk):
         """Each tensor of logits' inputs is read; another one is refused."""
         ids = torch.tensor([[1, 3, 300, 301, 4]])
         base = self.folder / INPUTS
-        for name, tensor, effect in (("labels", ids, Changed(file("out.safetensors"))),
+        for name, tensor, effect in (("labels", ids.clone(), Changed(file("out.safetensors"))),
                                      ("attention_mask", torch.ones_like(ids) * torch.tensor([0, 1, 1, 1, 1]), Refused("it masks tokens")),
                                      ("image_sizes", torch.tensor([[28, 28]]), Refused("no pixel_values")),
                                      ("pixel_values", torch.zeros(1, 3, 28, 28), Refused("image")),
-                                     ("position_ids", ids, Refused("position_ids: nobody reads it"))):
+                                     ("position_ids", ids.clone(), Refused("position_ids: nobody reads it"))):
             with self.subTest(name):
                 save_file({"input_ids": ids, name: tensor}, self.folder / "more.safetensors")
                 before = self.run_trestle(self.line("logits", MODEL_LOGITS | {"--inputs": base}))
