@@ -267,6 +267,75 @@ TEST(ChatJson, MalformedRowsAreRefused) {
   }
 }
 
+// A row with `message` beside a role and a content.
+std::string row_with(const char* role, const std::string& keys) {
+  return fmt::format(R"({{"messages": [{{"role": "{}", "content": "x", {}}}]}})", role, keys);
+}
+
+// A user message of one part.
+std::string row_of_part(const std::string& part, const std::string& keys = "") {
+  return fmt::format(R"({{"messages": [{{"role": "user", "content": [{}]}}]{}}})", part, keys);
+}
+
+TEST(ChatJson, KeysThatNobodyReads) {
+  // Refused in our own lines; in data sets what is harmless by nature stays.
+  const std::string harmless[] = {
+      row_with("user", R"("name": "Ann")"),
+      row_with("assistant", R"("timestamp": 3)"),
+      row_of_part(R"({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}})"),
+      row_of_part(R"({"type": "image_url", "image_url": {"url": "e", "detail": "low"}})"),
+      row_of_part(R"({"type": "image", "path": "a", "index": 1})"),
+      R"({"messages": [], "id": 7, "licence": "CC"})",
+      R"({"messages": [{"role": "assistant", "tool_calls": [{"index": 0, "function": {"name": "f"}}]}]})",
+  };
+  for (const std::string& text : harmless) {
+    SCOPED_TRACE(text);
+    EXPECT_NO_THROW(parse(text));
+    expect_user_error(
+        [&] { parse_conversation(parse_json(text, "row"), "row", OtherKeys::kRefused); },
+        "nobody reads");
+  }
+  // Refused everywhere: what they say would be lost.
+  const std::pair<std::string, const char*> lost[] = {
+      {row_with("assistant", R"("train": false)"), "messages[0]: nobody reads \"train\""},
+      {row_with("user", R"("loss": 1)"), "\"loss\""},
+      {row_with("user", R"("weight": 1)"), "\"weight\" is for messages of the assistant"},
+      {row_with("user", R"("tool_calls": [{}])"), "this one is of the user"},
+      {row_with("user", R"("reasoning": "a")"), "\"reasoning\" is for"},
+      {row_with("assistant", R"("tool_call_id": "a")"),
+       "\"tool_call_id\" is for messages of the tool"},
+      {row_with("user", R"("value": "y")"), "\"content\" and \"value\" stand together"},
+      {row_with("user", R"("from": "human")"), "\"role\" and \"from\""},
+      {R"({"messages": [{}], "conversations": [{}]})", "\"messages\" and \"conversations\""},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+          {"role": "tool", "content": "x", "tool_call_id": "1", "name": "g"}]})",
+       "\"name\" is \"g\", but the call 1 is of \"f\""},
+      {R"({"messages": [], "system": "s"})", "\"system\": the system prompt is a message"},
+      {R"({"messages": [], "videos": ["v"]})", "no videos"},
+      {row_of_part(R"({"type": "text", "text": "a", "weight": 0})"), "\"weight\""},
+      {row_of_part(R"({"type": "thinking", "thinking": "a", "text": "b"})"), "\"text\""},
+      {row_of_part(R"({"type": "image", "path": "a", "url": "b"})"), "path and url both name"},
+      {row_of_part(R"({"type": "image", "image": {"path": "a", "crop": [1]}})"), "\"crop\""},
+      {row_of_part(R"({"type": "image", "index": 1})", R"(, "images": ["a"])"), "taken in order"},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"type": "code", "function": {"name": "f"}}]}]})",
+       "type \"code\""},
+      {R"({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "strict": true}}]}]})",
+       "function: nobody reads \"strict\""},
+  };
+  for (const auto& [text, part] : lost) {
+    SCOPED_TRACE(text);
+    expect_user_error([&] { parse(text); }, part);
+  }
+  // What says nothing is not there.
+  for (const char* keys : {R"("train": null)", R"("tool_calls": [])", R"("weight": 0)",
+                           R"("prefix": false)", R"("value": "")"}) {
+    EXPECT_NO_THROW(
+        parse_conversation(parse_json(row_with("user", keys), "row"), "row", OtherKeys::kRefused))
+        << keys;
+  }
+  EXPECT_NO_THROW(parse(row_of_part(R"({"type": "image", "index": 0})", R"(, "images": ["a"])")));
+}
+
 // Outputs of json.dumps(json.loads(text), ensure_ascii=False).
 TEST(ChatJson, PythonsSpelling) {
   const std::pair<const char*, const char*> cases[] = {

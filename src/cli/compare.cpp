@@ -18,6 +18,7 @@
 #include "cli/commands.h"
 #include "cli/compare_report.h"
 #include "cli/format_flag.h"
+#include "cli/no_effect.h"
 #include "data/processor.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
@@ -39,16 +40,23 @@ struct CompareFlags {
 
 ModelNames names_of(const std::string& given, const CompareFlags& flags) {
   const fs::path path = flags.format.resolve(given, "path");
-  const auto base = [&](HubFiles wanted) {
-    return flags.hf_model.empty() ? fs::path()
-                                  : resolve_model(flags.hf_model, "--hf-model", wanted);
+  const auto base = [&] {
+    return flags.hf_model.empty() ? fs::path() : flags.format.resolve(flags.hf_model, "--hf-model");
   };
-  if (is_peft_folder(path)) return {.adapter = path, .hf_model = base(HubFiles::kModel)};
+  // Of adapters the base is what has forms.
+  const auto asked = flags.format.asked();
+  if (is_peft_folder(path)) return {.adapter = path, .hf_model = base(), .format = asked};
   require_directory(path, "checkpoint");
+  if (has_adapter({.megatron = path})) {
+    return {.megatron = path, .hf_model = base(), .format = asked};
+  }
   const CheckpointFormat format = flags.format.settle(path);
   if (format != CheckpointFormat::kMegatron) return {.hf_model = path, .format = format};
-  const bool adapters = has_adapter({.megatron = path});
-  return {.megatron = path, .hf_model = base(adapters ? HubFiles::kModel : HubFiles::kAssets)};
+  return {.megatron = path,
+          .hf_model = flags.hf_model.empty()
+                          ? fs::path()
+                          : resolve_model(flags.hf_model, "--hf-model", HubFiles::kAssets),
+          .format = format};
 }
 
 // One side, whatever its form.
@@ -61,6 +69,7 @@ class Opened {
       form_ = "GGUF";
     } else {
       const ModelNames names = names_of(given, flags);
+      takes_base_ = !names.adapter.empty() || !names.megatron.empty();
       model_ = std::make_unique<OpenModel>(names);
       if (model_->adapter()) {
         form_ = "adapter merged into its base";
@@ -83,10 +92,14 @@ class Opened {
     if (!model_ || !Tokenizer::exists(model_->checkpoint().assets())) return std::nullopt;
     return model_->checkpoint().assets();
   }
+  /// Whether --hf-model says something of it: a base, or config and tokenizer.
+  bool takes_base() const { return takes_base_; }
+  bool is_gguf() const { return gguf_ != nullptr; }
   CompareReport::Side side() const { return {.name = name_, .form = form_, .text = {}}; }
 
  private:
   std::string name_, form_;
+  bool takes_base_ = false;
   std::unique_ptr<OpenModel> model_;
   std::unique_ptr<GgufSource> gguf_;
   std::unique_ptr<HfAsMegatron> view_;
@@ -135,11 +148,43 @@ void compare_texts(const Opened& a, const Opened& b, at::ScalarType dtype,
   report.b.text = answer(b, dtype, processor, flags);
 }
 
-void compare(const CompareFlags& flags) {
+// What the flags alone say.
+void refuse_unused(const CLI::App& command, const CompareFlags& flags) {
+  if (!flags.forward) {
+    refuse_given(command, {"--prompt", "--max-new-tokens"}, "--no-forward asks neither of them");
+  }
+  if (flags.max_new_tokens == 0) {
+    refuse_given(command, {"--prompt"}, "--max-new-tokens 0 leaves no answer");
+  }
+  if (flags.json) refuse_given(command, {"--all"}, "--json has equal tensors anyway");
+}
+
+// What the two that are compared say.
+void refuse_unused(const CLI::App& command, const CompareFlags& flags, const Opened& a,
+                   const Opened& b) {
+  if (!a.takes_base() && !b.takes_base()) {
+    refuse_given(command, {"--hf-model"},
+                 "neither is an adapter or a Megatron run, the others have all they need");
+  }
+  if (a.is_gguf() && b.is_gguf()) flags.format.refuse("both are GGUF");
+  if (!flags.forward) return;
+  const std::string unlike = incomparable(a.config(), b.config());
+  if (!unlike.empty()) {
+    refuse_given(command, {"--forward", "--prompt", "--max-new-tokens"},
+                 "what they compute is not compared: " + unlike);
+  }
+  if (!a.assets() && !b.assets()) {
+    refuse_given(command, {"--prompt", "--max-new-tokens"}, "neither has a tokenizer");
+  }
+}
+
+void compare(const CLI::App& command, const CompareFlags& flags) {
+  refuse_unused(command, flags);
   if (!flags.html.empty()) {
     require_output_file(flags.html, "--html", {flags.a, flags.b, flags.hf_model});
   }
   const Opened a(flags.a, flags), b(flags.b, flags);
+  refuse_unused(command, flags, a, b);
   CompareReport report;
   report.a = a.side();
   report.b = b.side();
@@ -200,7 +245,7 @@ void add_compare(CLI::App& app) {
   command->add_flag("--json", flags->json, "everything as JSON, hashes included");
   command->add_option("--html", flags->html, "a page to write as well");
   flags->format.add_to(*command);
-  command->callback([flags] { compare(*flags); });
+  command->callback([command, flags] { compare(*command, *flags); });
 }
 
 }  // namespace trestle

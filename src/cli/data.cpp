@@ -27,7 +27,8 @@ struct DataFlags {
   ImageLimits images;
   bool json = false;
 
-  void add_to(CLI::App& command) {
+  void add_to(CLI::App& command, int64_t usual_rows) {
+    rows = usual_rows;
     command
         .add_option("--hf-model-path,--hf_model_path", model,
                     "directory or ORG/NAME[@REVISION] with tokenizer and processor files")
@@ -157,7 +158,7 @@ void show(const DataFlags& flags) {
   require_output_file(flags.output, "--output", {flags.data.path, flags.model});
   const auto dataset = flags.data.open();
   const Processor processor = flags.processor();
-  const int64_t rows = flags.rows > 0 ? flags.rows : 20;
+  const int64_t rows = flags.rows > 0 ? flags.rows : dataset->size();
   write_text(flags.output, data_page(*dataset, processor, rows, flags.seq_length, flags.data.path));
   fmt::print(stderr, "wrote {} rows to {}\n", std::min(rows, dataset->size()), flags.output);
 }
@@ -170,13 +171,13 @@ void add_data(CLI::App& app) {
   CLI::App* check_command = command->add_subcommand(
       "check", "count samples, lengths, images and targets; exit 2 where training would be wrong");
   auto check_flags = std::make_shared<DataFlags>();
-  check_flags->add_to(*check_command);
+  check_flags->add_to(*check_command, 0);
   check_command->add_flag("--json", check_flags->json, "the counts as JSON");
   check_command->callback([check_flags] { check(*check_flags); });
   CLI::App* show_command = command->add_subcommand(
       "show", "a page of samples: pictures with their patches, tokens by whether they are learnt");
   auto show_flags = std::make_shared<DataFlags>();
-  show_flags->add_to(*show_command);
+  show_flags->add_to(*show_command, 20);
   show_command->add_option("--output", show_flags->output, "HTML file to write")->required();
   show_command->callback([show_flags] { show(*show_flags); });
 }

@@ -240,13 +240,21 @@ void add_demo(CLI::App& app) {
                    "where checkpoints go: new, empty, or an earlier demo's, which is replaced")
       ->capture_default_str();
   command->add_option("--report", flags->report, "HTML page to write")->capture_default_str();
-  command->add_option("--steps", flags->steps, "fine-tuning steps; 0: the recipe's");
-  command->add_option("--min-field", flags->min_field,
-                      "fail unless this share of fields is right after");
-  command->add_option("--min-whole", flags->min_whole,
-                      "fail unless this share of receipts is wholly right after");
-  command->add_option("--max-before", flags->max_before,
-                      "fail if more fields than this share are right before");
+  command->add_option("--steps", flags->steps, "fine-tuning steps; 0: the recipe's")
+      ->check(CLI::NonNegativeNumber);
+  const CLI::Range share(0.0, 1.0);
+  command
+      ->add_option("--min-field,--min_field", flags->min_field,
+                   "fail unless this share of fields is right after")
+      ->check(share);
+  command
+      ->add_option("--min-whole,--min_whole", flags->min_whole,
+                   "fail unless this share of receipts is wholly right after")
+      ->check(share);
+  command
+      ->add_option("--max-before,--max_before", flags->max_before,
+                   "fail if more fields than this share are right before")
+      ->check(share);
   command->callback([flags] { Demo(*flags).run(); });
 }
 

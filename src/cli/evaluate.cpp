@@ -20,8 +20,9 @@ struct EvaluateFlags {
   bool json = false;
 };
 
-void run_evaluate(const EvaluateFlags& flags) {
+void run_evaluate(const CLI::App& command, const EvaluateFlags& flags) {
   const OpenCheckpoint checkpoint = flags.model.open();
+  if (!checkpoint.config().vision) refuse_image_flags(command, "the model takes no pictures");
   const Processor processor(checkpoint.assets(), flags.images);
   const auto dataset = flags.data.open();
   const auto model = flags.model.load(checkpoint);
@@ -70,7 +71,7 @@ void add_evaluate(CLI::App& app) {
       ->capture_default_str();
   add_image_flags(*command, flags->images);
   command->add_flag("--json", flags->json, "every answer as JSON");
-  command->callback([flags] { run_evaluate(*flags); });
+  command->callback([command, flags] { run_evaluate(*command, *flags); });
 }
 
 }  // namespace trestle

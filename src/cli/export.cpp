@@ -17,6 +17,7 @@
 #include "checkpoint/megatron.h"
 #include "cli/commands.h"
 #include "cli/convert.h"
+#include "cli/no_effect.h"
 #include "data/gguf_assets.h"
 #include "peft/merged.h"
 
@@ -49,7 +50,7 @@ struct ExportFlags : ConvertFlags {
 };
 
 // What of the flags fits together, and how files are laid out.
-void settle(ExportFlags& flags) {
+void settle(const CLI::App& command, ExportFlags& flags) {
   const int outputs =
       !flags.hf_output.empty() + !flags.mistral_output.empty() + !flags.gguf_output.empty();
   if (outputs != 1) {
@@ -68,6 +69,10 @@ void settle(ExportFlags& flags) {
   if (flags.megatron.empty() && flags.adapter.empty() && flags.hf_model.empty()) {
     user_error("give --megatron-path, --adapter-path or --hf-model, the checkpoint to read");
   }
+  if (flags.adapter_only) {
+    refuse_given(command, {"--max-memory", "--max-shard-size", "--layout", "--format", "--dtype"},
+                 "--adapter-only writes one small file as peft has it");
+  }
   HfWriter::Options& hf = flags.options.hf;
   hf.spelling = flags.layout == "tf5" ? HfSpelling::kModelFirst : HfSpelling::kLanguageModelFirst;
   if (!flags.mistral_output.empty()) {
@@ -77,9 +82,6 @@ void settle(ExportFlags& flags) {
   flags.options.dtype = weight_dtype(flags.dtype);
   if (flags.options.dtype == WeightDtype::kFp8 && flags.hf_output.empty()) {
     user_error("--dtype fp8 is written with --hf-path only");
-  }
-  if (!flags.dtype.empty() && flags.adapter_only) {
-    user_error("--dtype={} is of a model; an adapter keeps its own, leave it out", flags.dtype);
   }
   if (!flags.max_shard_size.empty()) {
     hf.max_shard_bytes = parse_bytes("--max-shard-size", flags.max_shard_size);
@@ -157,21 +159,45 @@ ModelNames names_of(const ExportFlags& flags) {
                          ? resolve_model(flags.hf_model, "--hf-model", HubFiles::kAssets)
                          : flags.format.resolve(flags.hf_model, "--hf-model");
   }
-  if (flags.adapter_only || has_adapter(names)) return names;
   if (run_has_weights) require_megatron(names.megatron, "--megatron-path");
+  if (flags.adapter_only) {
+    if (run_has_weights && !flags.hf_model.empty() && !names.adapter.empty()) {
+      user_error(
+          "--megatron-path {} has no effect: --adapter-only reads of the base its config alone, "
+          "which --hf-model {} has; leave one of them out",
+          flags.megatron, flags.hf_model);
+    }
+    return names;
+  }
+  if (!run_has_weights && names.hf_model.empty()) {
+    names.format = flags.format.asked();  // of the base that the run names
+    return names;
+  }
   names.format = flags.format.settle(run_has_weights ? names.megatron : names.hf_model);
+  if (run_has_weights && !names.hf_model.empty() && names.format != CheckpointFormat::kMegatron) {
+    user_error(
+        "--hf-model {} has no effect: --megatron-path {} is read as {}, with its own config and "
+        "tokenizer; leave one of them out",
+        flags.hf_model, flags.megatron, format_name(*names.format));
+  }
   return names;
 }
 
-Conversion run_export(ExportFlags& flags) {
+Conversion run_export(const CLI::App& command, ExportFlags& flags) {
   const ModelNames names = names_of(flags);
   if (flags.adapter_only) {
     const AdapterWritten done =
         export_peft_folder(names, flags.hf_model, flags.output(), flags.verify);
     warn_of_nothing(done.adapter, done.summary.changes_nothing);
+    if (flags.verify) {
+      fmt::print(stderr, "verified: {} tensors read back equal\n", done.written.tensors);
+    }
     return done.written;
   }
   const OpenModel model(names);
+  if (!model.config().vision) {
+    refuse_given(command, {"--layout"}, "the model is of text only, whose names have one spelling");
+  }
   if (flags.verify) {
     flags.later_bytes = streamed_bytes(model.config(), model.checkpoint().dtype());
     flags.options.verify = [&](const fs::path& written) {
@@ -245,9 +271,9 @@ void add_export(CLI::App& app) {
                  "short forward on source and result; default: on")
       ->default_str("");
   flags->add_to(*command);
-  command->callback([flags] {
-    settle(*flags);
-    flags->report("exported", flags->output(), [&] { return run_export(*flags); });
+  command->callback([command, flags] {
+    settle(*command, *flags);
+    flags->report("exported", flags->output(), [&] { return run_export(*command, *flags); });
   });
 }
 

@@ -2,21 +2,10 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/error.h"
 #include "checkpoint/hub.h"
 
 namespace trestle {
-
-namespace {
-
-std::optional<CheckpointFormat> named(const std::string& name) {
-  for (const CheckpointFormat format :
-       {CheckpointFormat::kHf, CheckpointFormat::kMistral, CheckpointFormat::kMegatron}) {
-    if (name == format_name(format)) return format;
-  }
-  return std::nullopt;
-}
-
-}  // namespace
 
 void FormatFlag::add_to(CLI::App& command) {
   command
@@ -26,14 +15,26 @@ void FormatFlag::add_to(CLI::App& command) {
       ->check(CLI::IsMember({"hf", "mistral", "megatron"}));
 }
 
+std::optional<CheckpointFormat> FormatFlag::asked() const {
+  for (const CheckpointFormat format :
+       {CheckpointFormat::kHf, CheckpointFormat::kMistral, CheckpointFormat::kMegatron}) {
+    if (name == format_name(format)) return format;
+  }
+  return std::nullopt;
+}
+
+void FormatFlag::refuse(std::string_view why) const {
+  if (!name.empty()) user_error("--format {} has no effect: {}; leave it out", name, why);
+}
+
 std::filesystem::path FormatFlag::resolve(const std::string& given, std::string_view flag) const {
   return resolve_model(
       given, flag,
-      named(name) == CheckpointFormat::kMistral ? HubFiles::kConsolidated : HubFiles::kModel);
+      asked() == CheckpointFormat::kMistral ? HubFiles::kConsolidated : HubFiles::kModel);
 }
 
 CheckpointFormat FormatFlag::settle(const std::filesystem::path& directory) const {
-  const FormatChoice choice = choose_format(directory, named(name));
+  const FormatChoice choice = choose_format(directory, asked());
   if (!choice.note.empty()) fmt::print(stderr, "{}\n", choice.note);
   return choice.format;
 }

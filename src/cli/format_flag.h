@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,8 +19,12 @@ struct FormatFlag {
   std::string name;
 
   void add_to(CLI::App& command);
+  /// The form asked for, if one was.
+  std::optional<CheckpointFormat> asked() const;
   /// The directory that `flag` names, perhaps on the Hub; the form asked for is downloaded.
   std::filesystem::path resolve(const std::string& given, std::string_view flag) const;
+  /// Throws UserError where a form was asked for: there is nothing to choose, for `why`.
+  void refuse(std::string_view why) const;
   /// The form to read. Says so on stderr where the directory holds several.
   CheckpointFormat settle(const std::filesystem::path& directory) const;
 };

@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "cli/no_effect.h"
 #include "data/processor.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
@@ -52,6 +53,14 @@ Conversation conversation_of(const GenerateFlags& flags, const Tokenizer& tokeni
 std::string rate(int64_t tokens, double seconds) {
   return fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", tokens, seconds,
                      seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0);
+}
+
+void refuse_unused(const CLI::App& command, const GenerateFlags& flags) {
+  if (flags.images.empty()) refuse_image_flags(command, "there is no --image-path");
+  if (flags.sampling.temperature == 0) {
+    refuse_given(command, {"--top-k", "--top-p", "--min-p", "--seed"},
+                 "--temperature 0 takes the likeliest token and draws none");
+  }
 }
 
 void generate(const GenerateFlags& flags) {
@@ -107,7 +116,7 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--temperature", sampling.temperature,
-                   "0 takes the likeliest token, and the options below do nothing")
+                   "0 takes the likeliest token; above it the options below choose what is drawn")
       ->capture_default_str();
   command->add_option("--top-k,--top_k", sampling.top_k, "draw from the k likeliest tokens; 0: all")
       ->capture_default_str();
@@ -124,7 +133,10 @@ void add_generate(CLI::App& app) {
   command->add_flag(
       "--json", flags->json,
       R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead)");
-  command->callback([flags] { generate(*flags); });
+  command->callback([command, flags] {
+    refuse_unused(*command, *flags);
+    generate(*flags);
+  });
 }
 
 }  // namespace trestle

@@ -105,7 +105,14 @@ void require_checkpoint(const fs::path& path) {
   }
 }
 
+// Only a model's directory has forms to choose from.
+void refuse_format(const fs::path& path, const FormatFlag& format) {
+  if (fs::is_regular_file(path)) format.refuse(path.string() + " is a file, which has one form");
+  if (is_peft_folder(path)) format.refuse(path.string() + " is a PEFT folder, which has one form");
+}
+
 void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
+  refuse_format(path, format);
   if (fs::is_regular_file(path) && is_gguf(path)) {
     const GgufFile file(path);
     listing.kind("GGUF file");
@@ -160,6 +167,7 @@ void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
 }
 
 CheckReport check_any(const fs::path& path, const FormatFlag& format) {
+  refuse_format(path, format);
   if (fs::is_regular_file(path)) return is_gguf(path) ? check_gguf(path) : check_safetensors(path);
   const CheckpointFormat form = format.settle(path);
   if (form == CheckpointFormat::kMegatron) return check_megatron(path);

@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,7 @@ class InputsFile {
   InputsFile(const std::string& path, const ModelConfig& config) : file_(path), config_(config) {}
 
   LogitsInputs read() const {
+    require_known();
     LogitsInputs inputs;
     inputs.ids_BS = integers("input_ids", 2);
     if (inputs.ids_BS.numel() == 0) refuse("input_ids", "it is empty");
@@ -59,6 +61,16 @@ class InputsFile {
   }
 
  private:
+  void require_known() const {
+    static const std::set<std::string> known = {"input_ids", "attention_mask", "pixel_values",
+                                                "image_sizes", "labels"};
+    for (const auto& [name, info] : file_.tensors()) {
+      if (!known.contains(name)) {
+        refuse(name, fmt::format("nobody reads it; there are {}", fmt::join(known, ", ")));
+      }
+    }
+  }
+
   bool has(const std::string& name) const { return file_.tensors().contains(name); }
 
   [[noreturn]] void refuse(const std::string& name, std::string_view why) const {

@@ -3,7 +3,9 @@
 #include <CLI/CLI.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "checkpoint/hub.h"
+#include "cli/no_effect.h"
 #include "peft/lora.h"
 
 namespace trestle {
@@ -43,6 +45,10 @@ void add_image_flags(CLI::App& command, ImageLimits& limits) {
       ->capture_default_str();
 }
 
+void refuse_image_flags(const CLI::App& command, std::string_view why) {
+  refuse_given(command, {"--image-max-edge", "--image-max-tokens"}, why);
+}
+
 OpenCheckpoint ModelFlags::open() const {
   constexpr const char *kHf = "--hf-model-path", *kMegatron = "--megatron-model-path";
   if (megatron_model_path.empty()) {
@@ -53,6 +59,12 @@ OpenCheckpoint ModelFlags::open() const {
   const auto weights = format.resolve(megatron_model_path, kMegatron);
   const CheckpointFormat form = format.settle(weights);
   if (hf_model_path.empty()) return OpenCheckpoint(weights, {}, form);
+  if (form != CheckpointFormat::kMegatron && is_there(weights)) {
+    user_error(
+        "{} {} has no effect: {} {} is no Megatron checkpoint but read as {}, with its own config "
+        "and tokenizer; leave one of them out",
+        kHf, hf_model_path, kMegatron, megatron_model_path, format_name(form));
+  }
   return OpenCheckpoint(weights, resolve_model(hf_model_path, kHf, HubFiles::kAssets), form);
 }
 

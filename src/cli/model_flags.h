@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "bridge/load.h"
 #include "cli/format_flag.h"
@@ -27,7 +28,8 @@ struct ModelFlags {
 
   void add_to(CLI::App& command);
   /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF
-  /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given.
+  /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given, or
+  /// both and the first is no Megatron checkpoint.
   OpenCheckpoint open() const;
   /// With the adapter, in eval mode; in the asked dtype, or else the checkpoint's if it is
   /// bfloat16, or else float32.
@@ -36,5 +38,7 @@ struct ModelFlags {
 
 /// --image-max-edge and --image-max-tokens.
 void add_image_flags(CLI::App& command, ImageLimits& limits);
+/// Throws UserError where one of them is given although there are no pictures, for `why`.
+void refuse_image_flags(const CLI::App& command, std::string_view why);
 
 }  // namespace trestle

@@ -42,6 +42,17 @@ ImageProcessorConfig image_config(const Tokenizer& tokenizer) {
   return config;
 }
 
+// A size beside a picture that has one of its own.
+void require_size(const ImageRef& declared, const at::Tensor& rgb_CHW) {
+  const int64_t height = rgb_CHW.size(1), width = rgb_CHW.size(2);
+  if ((declared.height == 0 || declared.height == height) &&
+      (declared.width == 0 || declared.width == width)) {
+    return;
+  }
+  user_error("{}: \"width\" {} and \"height\" {}, but the picture has {} x {}; leave them out",
+             declared.source, declared.width, declared.height, width, height);
+}
+
 void set_grids(Conversation& conversation, const ImageProcessorConfig& config) {
   for (Message& message : conversation.messages) {
     for (Part& part : message.parts) {
@@ -49,6 +60,7 @@ void set_grids(Conversation& conversation, const ImageProcessorConfig& config) {
       ImageRef& image = part.image;
       if (!image.source.empty()) {
         const at::Tensor rgb_CHW = load_image(image.source);
+        require_size(image, rgb_CHW);
         image.height = rgb_CHW.size(1);
         image.width = rgb_CHW.size(2);
       }
@@ -77,23 +89,31 @@ class LineTokenizer {
 
  private:
   Json chat(const Json& row) const {
-    Conversation conversation = parse_conversation(row, "line");
+    Conversation conversation = parse_conversation(row, "line", OtherKeys::kRefused);
     add_system_prompt(conversation, flags_.system_prompt, tokenizer_);
     set_grids(conversation, config_);
     const EncodedChat encoded = encoder_->encode(conversation);
     return {{"ids", encoded.ids}, {"mask", encoded.mask}};
   }
 
+  static void require_alone(const Json& row, std::string_view key) {
+    for (const auto& [other, value] : row.items()) {
+      if (other != key) user_error("line: nobody reads \"{}\"; the key here is {}", other, key);
+    }
+  }
+
   Json encode(const Json& row) const {
     if (!row.is_object() || !row.contains("text") || !row["text"].is_string()) {
       user_error("line: it must be {{\"text\": \"...\"}}");
     }
+    require_alone(row, "text");
     return {{"ids", tokenizer_.encode(row["text"].get_ref<const std::string&>())}};
   }
 
   Json decode(const Json& row) const {
     const auto refuse = [] { user_error("line: it must be {{\"ids\": [1, 2, 3]}}"); };
     if (!row.is_object() || !row.contains("ids") || !row["ids"].is_array()) refuse();
+    require_alone(row, "ids");
     std::vector<int64_t> ids;
     for (const Json& id : row["ids"]) {
       if (!id.is_number_integer()) refuse();

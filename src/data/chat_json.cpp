@@ -1,5 +1,8 @@
 #include "data/chat_json.h"
 
+#include <algorithm>
+#include <ranges>
+
 #include "base/base64.h"
 #include "base/error.h"
 
@@ -27,10 +30,12 @@ std::string as_data_uri(const std::string& base64) {
 /// Reads the messages of one row and deals out the row's own images.
 class RowReader {
  public:
-  RowReader(const Json& row, std::string what) : row_(row), what_(std::move(what)) {}
+  RowReader(const Json& row, std::string what, OtherKeys others)
+      : row_(row), what_(std::move(what)), others_(others) {}
 
   Conversation read() {
     if (!row_.is_object()) user_error("{}: a conversation must be a JSON object", what_);
+    check_row_keys(row_, others_, what_);
     for (const char* key : {"images", "image"}) read_row_images(key);
     const char* key = row_.contains("messages") ? "messages" : "conversations";
     const Json* list = find(row_, key);
@@ -39,6 +44,7 @@ class RowReader {
     for (const Json& message : *list) {
       place_ = fmt::format("{}: {}[{}]", what_, key, conversation.messages.size());
       conversation.messages.push_back(read_message(message));
+      check_tool_name(message, conversation);
     }
     place_rest(conversation);
     read_tools(conversation);
@@ -91,6 +97,7 @@ class RowReader {
       image.source = place_;
       image.bytes = std::make_shared<const std::string>(bytes.begin(), bytes.end());
     } else if (json.is_object()) {
+      check_picture_keys(json, others_, place_);
       for (const char* key : {"bytes", "base64", "path", "url", "image", "image_url"}) {
         const Json* value = find(json, key);
         if (value == nullptr) continue;
@@ -120,6 +127,7 @@ class RowReader {
     if (!json.is_object()) refuse("a message must be a JSON object");
     Message message;
     message.role = read_role(json);
+    check_message_keys(json, message.role, others_, place_);
     const Json* content = find(json, json.contains("content") ? "content" : "value");
     if (content != nullptr && content->is_string()) {
       read_text(content->get<std::string>(), message);
@@ -137,6 +145,20 @@ class RowReader {
       message.tool_call_id = need_string(json, "tool_call_id");
     }
     return message;
+  }
+
+  // The layout has no place for a tool's name, but it can be that of another call than the id's.
+  void check_tool_name(const Json& json, const Conversation& conversation) const {
+    const Message& result = conversation.messages.back();
+    const Json* name = find(json, "name");
+    if (result.role != Role::kTool || name == nullptr) return;
+    const std::string id = result.tool_call_id.value_or("");
+    for (const Message& message : conversation.messages | std::views::reverse) {
+      const auto call = std::ranges::find(message.tool_calls, id, &ToolCall::id);
+      if (call == message.tool_calls.end()) continue;
+      if (call->name == *name) return;
+      refuse("\"name\" is {}, but the call {} is of \"{}\"", name->dump(), call->id, call->name);
+    }
   }
 
   Role read_role(const Json& json) const {
@@ -180,6 +202,7 @@ class RowReader {
     if (function == nullptr || !function->is_object()) {
       refuse("a tool call must be {{\"id\", \"function\": {{\"name\", \"arguments\"}}}}");
     }
+    check_call_keys(json, others_, place_);
     ToolCall call;
     if (find(json, "id") != nullptr) call.id = need_string(json, "id");
     call.name = need_string(*function, "name");
@@ -208,6 +231,7 @@ class RowReader {
     } else {
       refuse("a part of type \"{}\"; there are text, image, image_url and thinking", type);
     }
+    check_part_keys(json, type, others_, place_);
     return part;
   }
 
@@ -229,11 +253,20 @@ class RowReader {
       return image;
     }
     if (image.height == 0 && image.width == 0) {
+      check_index(json);
       image = next_row_image();
     } else if (image.height == 0 || image.width == 0) {
       refuse("an image needs both \"width\" and \"height\"");
     }
     return image;
+  }
+
+  // Some sets say which of the row's pictures is meant; they are dealt out in order.
+  void check_index(const Json& json) const {
+    const Json* index = find(json, "index");
+    if (index == nullptr || *index == used_) return;
+    refuse("\"index\" is {}, but the row's pictures are taken in order and this one is number {}",
+           index->dump(), used_);
   }
 
   ImageRef next_row_image() {
@@ -288,6 +321,7 @@ class RowReader {
 
   const Json& row_;
   std::string what_;
+  OtherKeys others_;
   std::string place_;
   std::vector<ImageRef> images_;
   size_t used_ = 0;
@@ -295,8 +329,8 @@ class RowReader {
 
 }  // namespace
 
-Conversation parse_conversation(const Json& row, const std::string& what) {
-  return RowReader(row, what).read();
+Conversation parse_conversation(const Json& row, const std::string& what, OtherKeys others) {
+  return RowReader(row, what, others).read();
 }
 
 void find_pictures_in(Conversation& conversation, const std::filesystem::path& folder) {

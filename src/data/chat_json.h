@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "data/chat.h"
+#include "data/chat_keys.h"
 
 namespace trestle {
 
@@ -16,14 +17,17 @@ namespace trestle {
 /// "value") a string, null or a list of {"type": "text", "text"}, {"type": "image", PICTURE's keys}
 /// or with "width" and "height" alone, {"type": "image_url", "image_url": PICTURE}, {"type":
 /// "thinking", "thinking", "closed"}; of an assistant also "tool_calls", "reasoning" or
-/// "reasoning_content", "prefix", "weight" (0: not trained); of a tool "tool_call_id".
+/// "reasoning_content", "prefix", "weight" (0: not trained); of a tool "tool_call_id" and
+/// "name", which must be its call's.
 /// PICTURE: a path, a URL, a data: URI or bare base64 of a JPEG, PNG or WebP; or an object with one
 /// of "bytes" (Json's binary, or base64), "base64", "path", "url", "image", "image_url". Nulls
 /// count as absent.
 /// The row's own images fill, in order, {"type": "image"} parts that name nothing and "<image>" in
 /// strings (with the one line break beside it); if there is neither, they open the first user
-/// message. Images carry no grid yet. `what` opens the UserError of a row of another shape.
-Conversation parse_conversation(const Json& row, const std::string& what);
+/// message. Images carry no grid yet. `what` opens the UserError of a row of another shape, or of a
+/// key that nobody reads (chat_keys.h).
+Conversation parse_conversation(const Json& row, const std::string& what,
+                                OtherKeys others = OtherKeys::kOfDataSets);
 
 /// Relative paths of pictures become paths below `folder`.
 void find_pictures_in(Conversation& conversation, const std::filesystem::path& folder);

@@ -41,6 +41,10 @@ Columns columns_of(const fs::path& path) {
   for (const char* name : {"images", "image", "tools"}) {
     if (has(name)) columns.names.emplace_back(name);
   }
+  // Read to be refused in the rows where they say something.
+  for (const OtherKey& lost : lost_row_keys()) {
+    if (std::ranges::count(all, lost.key) > 0) columns.names.emplace_back(lost.key);
+  }
   return columns;
 }
 

@@ -427,7 +427,7 @@ class Gguf(Refusals):
         self.export(DEMO, ["--dtype"], "--dtype", "bf16")
         self.refused("export", "--hf-model", DEMO, "--mistral-path", "out", "--dtype", "fp8", names=["fp8", "--hf-path"])
         self.refused("export", "--hf-model", HF, "--adapter-path", MEGATRON.parent / "lora", "--adapter-only",
-                     "--hf-path", "out", "--dtype", "bf16", names=["--dtype=bf16"])
+                     "--hf-path", "out", "--dtype", "bf16", names=["--dtype bf16 has no effect"])
         self.export("absent", ["absent"])
 
     def test_what_llama_cpp_cannot_run(self):
