@@ -27,7 +27,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,7 +74,7 @@ class Build:
         self.stamp = self.stamps()
 
     def stamps(self):
-        return {path.name: path.stat().st_mtime_ns for path in self.folder.glob("libtrestle_*.a")}
+        return {stage: (self.folder / f"libtrestle_{stage}.a").stat().st_mtime_ns for stage in UNITS}
 
     def unchanged(self):
         if self.stamps() != self.stamp:
@@ -178,8 +178,9 @@ class Tests:
         failed = re.findall(r"\[  FAILED  \] ([\w/.]+)|^(?:FAIL|ERROR): (\w+)", said, re.M)
         return "".join(failed[0]) if failed else f"status {started.returncode}: {said[-300:].strip()}"
 
-    def order(self, stage):
-        """The stage's own unit tests, then the quickest."""
+    def of(self, one):
+        """Those that could see a mutation: its stage's own unit tests, then the quickest."""
+        stage = one.file.split("/")[1]
         others = [name for name in UNITS[stage][1:] + SCRIPTS[stage] if name in self.build.tests]
         return UNITS[stage][:1] + sorted(others, key=lambda name: self.seconds.get(name, self.limit))
 
@@ -204,21 +205,29 @@ def of_stage(stage):
 
 
 def chosen(stage, seed):
-    """The mutations of a stage, one of a line: file by file in turn, of each file the kind that was taken least. Where the
-    seed leaves a choice, the order is that of digests, so that an edit of the source moves little of it."""
-    def lot(word):
-        return hashlib.sha256(f"{seed} {word}".encode()).digest()
+    """The mutations of a stage, one of a line: file by file in turn, of each file kind by kind. The seed orders files,
+    kinds and mutations by digests of their own, so that an edit of the source moves little of the choice."""
+    def lot(*words):
+        return hashlib.sha256(" ".join((str(seed), *words)).encode()).digest()
 
-    files = {name: sorted(found, key=lambda one: lot(one.id)) for name, found in of_stage(stage).items()}
-    taken = Counter()
-    while files:
-        for name in sorted(files, key=lot):
-            one = min(files[name], key=lambda one: taken[one.kind])
-            taken[one.kind] += 1
-            files[name] = [each for each in files[name] if each.line != one.line]
-            if not files[name]:
-                del files[name]
-            yield one
+    waiting = {}
+    for name, found in of_stage(stage).items():
+        kinds = {}
+        for one in sorted(found, key=lambda one: lot(one.id)):
+            kinds.setdefault(one.kind, []).append(one)
+        waiting[name] = deque(kinds[kind] for kind in sorted(kinds, key=lambda kind: lot(name, kind)))
+    lines = set()
+    while waiting:
+        for name in sorted(waiting, key=lot):
+            of_kind = waiting[name].popleft()
+            while of_kind and (name, of_kind[0].line) in lines:
+                of_kind.pop(0)
+            if of_kind:
+                lines.add((name, of_kind[0].line))
+                yield of_kind.pop(0)
+                waiting[name].append(of_kind)
+            if not waiting[name]:
+                del waiting[name]
 
 
 def equivalents():
@@ -289,38 +298,45 @@ class Run:
             raise Broken(f"one of {', '.join(files)} does not compile; build first")
         return {one.id: any(scratch.glob("*.a")) for one, (_, _, scratch) in zip(batch, sources)}
 
-    def outcome(self, one, compiled):
-        if not compiled:
-            return UNCOMPILED, ""
-        stage = one.file.split("/")[1]
-        for name in self.tests.order(stage):
-            self.baseline(name)
-            failure = self.tests.run(name, self.work / "scratch" / one.id)
-            if failure:
-                return CAUGHT, f"{name}: {failure}"
-        return SURVIVED, ""
-
-    def test(self, one, batch):
-        compiled = batch.result()[one.id]
-        start = time.monotonic()
-        outcome, by = self.outcome(one, compiled)
+    def done(self, one, outcome, by=""):
         self.build.unchanged()
         shutil.rmtree(self.work / "scratch" / one.id)
         self.results.add({"id": one.id, "file": one.file, "line": one.line, "kind": one.kind, "before": one.before,
-                          "after": one.after, "outcome": outcome, "by": by, "seconds": round(time.monotonic() - start, 1)})
+                          "after": one.after, "outcome": outcome, "by": by})
         print(f"{outcome:15} {one}  {by[:100]}", flush=True)
+
+    def caught_by(self, one, names):
+        for name in names:
+            self.baseline(name)
+            failure = self.tests.run(name, self.work / "scratch" / one.id)
+            if failure:
+                self.done(one, CAUGHT, f"{name}: {failure}")
+                return True
+        return False
+
+    def test_own(self, one, batch):
+        """Its stage's own unit tests. True where they let it pass."""
+        if not batch.result()[one.id]:
+            self.done(one, UNCOMPILED)
+            return False
+        return not self.caught_by(one, self.tests.of(one)[:1])
+
+    def test_others(self, one):
+        print(f"{'looked for':15} {one}", flush=True)
+        if not self.caught_by(one, self.tests.of(one)[1:]):
+            self.done(one, SURVIVED)
 
     def test_all(self, waiting):
         """One thread compiles ahead of those that test."""
         compiling, testing = ThreadPoolExecutor(1), ThreadPoolExecutor(self.args.jobs)
         stages = list(dict.fromkeys(one.file.split("/")[1] for one in waiting))
         try:
-            tests = []
+            own = []
             for start in range(0, len(waiting), self.args.batch):
                 batch = waiting[start:start + self.args.batch]
                 compiled = compiling.submit(self.compile, batch, [] if start else stages)
-                tests += [(one, compiled) for one in batch]
-            for done in [testing.submit(self.test, one, batch) for one, batch in tests]:
+                own += [(one, testing.submit(self.test_own, one, compiled)) for one in batch]
+            for done in [testing.submit(self.test_others, one) for one, passed in own if passed.result()]:
                 done.result()
         finally:
             testing.shutdown(cancel_futures=True)
