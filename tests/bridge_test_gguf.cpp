@@ -95,6 +95,13 @@ TEST_F(Gguf, NamesAreLlamaCpps) {
     }
   }
   EXPECT_EQ(names(*files.mmproj), vision);
+  // What has one axis stays in fp32: llama.cpp's kernels take norms as nothing else.
+  for (const fs::path& path : {files.language, *files.mmproj}) {
+    const GgufFile file(path);
+    for (const auto& [name, info] : file.tensors()) {
+      EXPECT_EQ(file.read(name).scalar_type() == at::kFloat, info.shape.size() == 1) << name;
+    }
+  }
   const SafetensorsFile weights("golden/model/tied/model.safetensors");
   EXPECT_TRUE(at::equal(GgufFile(*files.mmproj).read("v.blk.1.ln1.weight"),
                         weights.read("vision_tower.transformer.layers.1.attention_norm.weight")));
