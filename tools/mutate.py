@@ -64,6 +64,8 @@ class Build:
 
     def __init__(self, folder, prefix, jobs):
         self.folder, self.prefix, self.jobs = folder, shlex.split(prefix), jobs
+        if not (folder / "compile_commands.json").exists() or not (folder / "build.ninja").exists():
+            raise Broken(f"{folder} is no build by ninja; make build first")
         self.cache = dict(re.findall(r"^(\w+):\w+=(.*)$", (folder / "CMakeCache.txt").read_text(), re.M))
         self.compile = {entry["file"]: entry["command"]
                         for entry in json.loads((folder / "compile_commands.json").read_text())}
@@ -256,7 +258,6 @@ class Run:
         self.work.mkdir(parents=True, exist_ok=True)
         self.results = Results(args.results or self.work / "results.jsonl")
         self.build = Build(args.build.resolve(), args.build_prefix, args.jobs)
-        copy_tree(self.work / "tree")
         self.tests = Tests(self.build, self.work / "tree", args.limit)
         self.baselines = {}
         for line in self.results.lines:
@@ -380,6 +381,8 @@ class Run:
                 if args.only or self.known(one) == SURVIVED:
                     self.results.outcomes.pop(one.id, None)
         everything, waiting = due()
+        if waiting and not args.report:
+            copy_tree(self.work / "tree")
         while waiting and not args.report:  # those that did not compile have others in their place
             self.test_all(waiting)
             everything, waiting = due()
