@@ -240,9 +240,13 @@ TEST(StreamedLogits, ThoseOf14BHaveRoomByDefault) {
   config.vision->intermediate_size = 4096;
   config.vision->num_attention_heads = 16;
   config.vision->head_dim = 64;
-  const double gb = static_cast<double>(streamed_bytes(config, at::kBFloat16)) / 1e9;
-  EXPECT_GT(gb, 0.6);  // a decoder layer of 304 million weights
-  EXPECT_LT(gb, 0.8);
+  // A decoder layer is the largest part: QKV, projection, gate and up, down, two norms.
+  const uint64_t layer = (32 + 2 * 8) * 128 * 5120 + 32 * 128 * 5120 + 3 * 16384 * 5120 + 2 * 5120;
+  // Logits of both models in fp32, and the blocks that the last is put together from.
+  const auto tokens = static_cast<uint64_t>(probe_input(config).ids_T.numel());
+  const uint64_t bytes = streamed_bytes(config, at::kBFloat16);
+  EXPECT_EQ(bytes, 2 * layer + 3 * tokens * 131072 * sizeof(float));
+  EXPECT_LT(static_cast<double>(bytes) / 1e9, 0.8);
 }
 
 }  // namespace

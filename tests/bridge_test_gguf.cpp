@@ -67,6 +67,46 @@ TEST_F(Gguf, WritesTheWeightsOfBothTowers) {
                         weights.read("vision_tower.patch_conv.weight")));
 }
 
+// llama.cpp's names of the tensors (gguf-py's constants.py: TENSOR_NAMES).
+TEST_F(Gguf, NamesAreLlamaCpps) {
+  const OpenCheckpoint source("golden/model/tied");
+  const GgufFiles files = exported(source, GgmlType::kF16);
+  const auto names = [](const fs::path& path) {
+    std::set<std::string> names;
+    for (const auto& [name, info] : GgufFile(path).tensors()) names.insert(name);
+    return names;
+  };
+  std::set<std::string> language = {"token_embd.weight", "output_norm.weight"};
+  for (int64_t i = 0; i < source.config().text.num_layers; ++i) {
+    for (const char* name : {"attn_norm", "ffn_norm", "attn_q", "attn_k", "attn_v", "attn_output",
+                             "ffn_gate", "ffn_up", "ffn_down"}) {
+      language.insert(fmt::format("blk.{}.{}.weight", i, name));
+    }
+  }
+  EXPECT_EQ(names(files.language), language);
+  std::set<std::string> vision = {
+      "v.patch_embd.weight",  "v.pre_ln.weight",        "v.token_embd.img_break",
+      "mm.input_norm.weight", "mm.patch_merger.weight", "mm.1.weight",
+      "mm.2.weight"};
+  for (int64_t i = 0; i < source.config().vision->num_layers; ++i) {
+    for (const char* name : {"ln1", "ln2", "attn_q", "attn_k", "attn_v", "attn_out", "ffn_gate",
+                             "ffn_up", "ffn_down"}) {
+      vision.insert(fmt::format("v.blk.{}.{}.weight", i, name));
+    }
+  }
+  EXPECT_EQ(names(*files.mmproj), vision);
+  // What has one axis stays in fp32: llama.cpp's kernels take norms as nothing else.
+  for (const fs::path& path : {files.language, *files.mmproj}) {
+    const GgufFile file(path);
+    for (const auto& [name, info] : file.tensors()) {
+      EXPECT_EQ(file.read(name).scalar_type() == at::kFloat, info.shape.size() == 1) << name;
+    }
+  }
+  const SafetensorsFile weights("golden/model/tied/model.safetensors");
+  EXPECT_TRUE(at::equal(GgufFile(*files.mmproj).read("v.blk.1.ln1.weight"),
+                        weights.read("vision_tower.transformer.layers.1.attention_norm.weight")));
+}
+
 TEST_F(Gguf, StatesWhatTheConfigStates) {
   const GgufFiles files = exported(OpenCheckpoint("golden/model/tied"), GgmlType::kF16);
   const GgufFile language(files.language), mmproj(*files.mmproj);

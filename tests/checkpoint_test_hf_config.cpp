@@ -174,6 +174,10 @@ TEST(HfConfig, ReadsEveryYarnKey) {
   EXPECT_EQ(yarn.beta_slow, 2);
   EXPECT_FALSE(yarn.mscale);
   EXPECT_EQ(yarn.factor, 16);  // null: 262144 / 16384
+  // The text config's own comes before the rope parameters' (standardize_rope_params).
+  const ModelConfig own =
+      parsed([](Json& json) { json["text_config"]["original_max_position_embeddings"] = 1024; });
+  EXPECT_EQ(own.text.rope.yarn.value().original_max_position_embeddings, 1024);
 }
 
 TEST(HfConfig, ReadsTheProjector) {

@@ -4,6 +4,7 @@
 
 #include "checkpoint/hub.h"
 #include "checkpoint/hub_cache.h"
+#include "checkpoint/hub_client.h"
 #include "checkpoint/hub_files.h"
 #include "checkpoint_hf_testing.h"
 
@@ -220,6 +221,23 @@ TEST(HubCache, LinksIntoTheBlobs) {
   cache.link(kCommit, {{"b", "2"}});
   EXPECT_EQ(cache.present(kCommit), (Names{"a", "b"}));
   EXPECT_EQ(read_text(cache.snapshot(kCommit) / "b"), "2");
+}
+
+// huggingface_hub's constants.py: ENV_VARS_TRUE_VALUES, in any case.
+TEST(HubSettings, OfflineIsEveryTrueValueOfHuggingfaceHub) {
+  const auto offline = [](const char* name, const char* value) {
+    ::setenv(name, value, 1);
+    const bool offline = HubSettings::from_environment().offline;
+    ::unsetenv(name);
+    return offline;
+  };
+  for (const char* name : {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}) {
+    for (const char* yes : {"1", "ON", "YES", "TRUE", "on", "Yes", "true"}) {
+      EXPECT_TRUE(offline(name, yes)) << yes;
+    }
+    for (const char* no : {"", "0", "OFF", "no", "False", "2"})
+      EXPECT_FALSE(offline(name, no)) << no;
+  }
 }
 
 TEST(ResolveModel, WhatExistsOrIsNoNameStaysAsItIs) {

@@ -203,6 +203,16 @@ TEST(Generator, Bfloat16AnswersAsItsOwnForwardDoes) {
             answer_without_cache(*model, prompt, 16));
 }
 
+TEST(Generator, TakesEveryIdThatTheModelHas) {
+  const Golden golden("text");
+  const auto model = eval_model(golden);
+  const int64_t vocabulary = model->config().text.vocab_size;
+  EXPECT_EQ(answer(*model, {{0, vocabulary - 1}, {}, {}}, {.max_new_tokens = 1}).size(), 1u);
+  for (const int64_t id : {int64_t{-1}, vocabulary}) {
+    EXPECT_THROW(answer(*model, {{0, id}, {}, {}}, {.max_new_tokens = 1}), UserError) << id;
+  }
+}
+
 TEST(Generator, RefusesAModelInTraining) {
   const Golden golden("text");
   const auto model = golden.model();

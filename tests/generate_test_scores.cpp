@@ -44,6 +44,29 @@ TEST(Scores, TextsAreNltksAndAnlss) {
   }
 }
 
+// Python's str.lower, block by block.
+TEST(Scores, CaseIsNoDifferenceInAnyAlphabet) {
+  for (const auto& [upper, lower] : {std::pair{"AZ", "az"},
+                                     {"ÀÖ", "àö"},
+                                     {"ØÞ", "øþ"},
+                                     {"ΑΡ", "αρ"},
+                                     {"ΣΫ", "σϋ"},
+                                     {"АЯ", "ая"},
+                                     {"ЀЏ", "ѐџ"}}) {
+    EXPECT_EQ(anls(upper, lower), 1) << upper;
+  }
+  EXPECT_EQ(anls("×÷", "÷×"), 0);  // between the letters of Latin-1, and of none
+}
+
+// Donut's token2json makes {"text_sequence": TEXT} of it.
+TEST(Scores, TextWithoutTagsIsOneField) {
+  const Json truth = {{"text_sequence", "cake"}};
+  EXPECT_EQ(tree_edit_accuracy(truth, "cake"), 1);
+  const FieldCounts fields = count_fields(truth, "cake");
+  EXPECT_EQ(fields.same, 1);
+  EXPECT_EQ(fields.other, 0);
+}
+
 TEST(Scores, OfNothingIsRightWhenNothingIsSaid) {
   EXPECT_EQ(tree_edit_accuracy(Json::object(), Json::object()), 1);
   EXPECT_EQ(tree_edit_accuracy(Json::object(), Json{{"a", "b"}}), 0);

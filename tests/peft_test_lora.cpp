@@ -1,5 +1,6 @@
 // LoRA and DoRA inside the model: what is adapted, how it starts, what trains, and merging.
 #include <cmath>
+#include <regex>
 #include <set>
 
 #include "checkpoint_hf_testing.h"
@@ -7,6 +8,7 @@
 #include "peft/lora.h"
 #include "peft/report.h"
 #include "peft/sites.h"
+#include "peft/targets.h"
 
 namespace trestle {
 namespace {
@@ -102,6 +104,24 @@ TEST(Lora, TargetsNameAPartOfTheModel) {
   EXPECT_EQ(reached({"lm.*"}), reached(kMegatron));
 }
 
+// Megatron Bridge adapts the modules that its pattern names: `*` is any text (ModuleMatcher).
+TEST(Lora, TheBridgesPatternsNameTheSameModules) {
+  const Golden golden("tied");
+  for (const char* target : {"vision.up_proj", "vision.q_proj", "vision.o_proj",
+                             "projector.linear_1", "projector.merging_layer"}) {
+    const auto model = golden.model();
+    attach_lora(*model, config_of({target}), 1);
+    const std::string pattern = std::regex_replace(bridge_target(target), std::regex("[*]"), ".*");
+    int64_t named = 0;
+    for (const AdapterSite& site : adapter_sites(*model)) {
+      const bool matches = std::regex_match(site.name, std::regex(pattern));
+      EXPECT_EQ(matches, site.linear->adapter() != nullptr) << target << ": " << site.name;
+      named += matches;
+    }
+    EXPECT_GT(named, 0) << target;
+  }
+}
+
 TEST(Lora, ThePartsTellTheirConfig) {
   const Golden golden("tied");
   const auto model = golden.model();
@@ -142,6 +162,16 @@ TEST(Lora, TheTableCountsWhatTrains) {
   EXPECT_EQ(cost.lora_parameters + cost.magnitudes, summary.trainable);
   EXPECT_EQ(cost.kept_per_token, 4 * cost.magnitudes);
   EXPECT_EQ(cost.added_per_token, static_cast<double>(cost.magnitudes));
+  // W A^T, B (A A^T) and A A^T, two operations a product; a token goes through A, B and the base.
+  const auto norms = [](int64_t rows, int64_t in) {
+    return 2 * rows * in * 4 + 2 * rows * 4 * 4 + 2 * 4 * 4 * in;
+  };
+  const auto token = [](int64_t rows, int64_t in) { return 2 * 4 * (in + rows) + 2 * rows * in; };
+  EXPECT_EQ(cost.norms, static_cast<double>(3 * norms(160, 48) + vision_layers * norms(48, 32) +
+                                            norms(48, 32)));
+  EXPECT_EQ(
+      cost.lora_per_token,
+      static_cast<double>(3 * token(160, 48) + vision_layers * token(48, 32) + token(48, 32)));
   expect_mentions(adapter_report(*model), {"vision", "up_proj", "projector", "linear_1", "DoRA"});
 }
 

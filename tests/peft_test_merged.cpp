@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "bridge_testing.h"
+#include "checkpoint/safetensors.h"
 #include "peft/merged.h"
 
 namespace trestle {
@@ -40,6 +41,22 @@ TEST_P(Merged, RowsAreThoseOfTheModelThatMerges) {
   EXPECT_FALSE(open.adapter_changes_nothing());
 }
 
+class FolderOfARun : public InDirectory<::testing::TestWithParam<const char*>> {};
+
+TEST_P(FolderOfARun, WhatWasWrittenIsTold) {
+  const fs::path adapter = fs::path("fixtures/megatron") / GetParam();
+  const AdapterWritten done =
+      export_peft_folder({.megatron = adapter}, "some/base", directory_ / "folder", true);
+  const SafetensorsFile file(directory_ / "folder" / "adapter_model.safetensors");
+  uint64_t bytes = 0;
+  for (const auto& [name, info] : file.tensors()) bytes += byte_size(info).value();
+  EXPECT_EQ(done.written.tensors, std::ssize(file.tensors()));
+  EXPECT_EQ(done.written.bytes, bytes);
+  EXPECT_EQ(done.adapter, adapter);
+  EXPECT_FALSE(done.summary.changes_nothing);
+}
+
+INSTANTIATE_TEST_SUITE_P(Peft, FolderOfARun, ::testing::Values("lora", "dora"));
 INSTANTIATE_TEST_SUITE_P(Peft, Merged, ::testing::Values("lora", "dora"));
 
 }  // namespace

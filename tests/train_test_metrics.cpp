@@ -181,8 +181,8 @@ TEST_F(Metrics, ReportShowsCurvesScoresAndAnswers) {
   log.finish(RunEnd::kFinished);
   const std::string page = report();
   for (const std::string part :
-       {"finished", "1 of 4", "1:01:01", "2.2500", "Validation: field_f1", "&lt;b&gt;said",
-        "wanted &amp; such", "Row 0: 1 of 2 right", "Row 1: 1 of 1 right",
+       {"finished", "1 of 4", "1:01:01", "2.5000", "2.2500", "Validation: field_f1",
+        "&lt;b&gt;said", "wanted &amp; such", "Row 0: 1 of 2 right", "Row 1: 1 of 1 right",
         "[2 pictures] what is &lt;this&gt;?", "train_iters: 4"}) {
     EXPECT_NE(page.find(part), std::string::npos) << part;
   }

@@ -77,6 +77,7 @@ TEST_F(Validated, TheLossIsThatOfTheFirstRows) {
   ASSERT_NE(validation, nullptr);
   const ValidationMetrics metrics = validation->run(trainer.model(), nullptr, 7);
   EXPECT_EQ(metrics.step, 7);
+  EXPECT_GT(metrics.seconds, 0);
   EXPECT_TRUE(trainer.model().is_training());
 
   const at::NoGradGuard no_grad;

@@ -43,15 +43,21 @@ def leftovers(folder):
     return sorted(path for path in Path(folder).rglob(".*.tmp-*"))
 
 
-def run(arguments, folder, kill_after=None, **environment):
-    """The finished process; with kill_after it is killed after so many seconds."""
+def kill_after(seconds):
+    """What `run` may do meanwhile."""
+    def kill(started):
+        time.sleep(seconds)
+        started.kill()
+    return kill
+
+
+def run(arguments, folder, meanwhile=lambda started: None, **environment):
+    """The finished process, of which `meanwhile` is told when it has started."""
     started = subprocess.Popen([TRESTLE, *map(str, arguments)], cwd=folder, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        started.kill()
     try:
+        meanwhile(started)
         out, err = started.communicate(timeout=120)
     finally:
         started.kill()
@@ -180,7 +186,7 @@ class Crashes(unittest.TestCase):
             after = self.random.uniform(0, seconds)
             message = f"{job.arguments[0]} killed after {after:.3f} of {seconds:.3f} s"
             folder = self.fresh(job)
-            run(job.arguments, folder, kill_after=after)
+            run(job.arguments, folder, kill_after(after))
             state = self.assert_whole(job, folder, (old, new), message)
             self.assert_recovers(job, folder, state, new, message)
 

@@ -506,8 +506,10 @@ class Refusals(Hub):
             shutil.rmtree(self.home, ignore_errors=True)
             wrong = bytes([self.files[name][0] ^ 1]) + self.files[name][1:]
             self.hub.hooks.clear()
-            self.hook("GET", name, lambda handler, wrong=wrong: handler.send_file(wrong))
+            asked = []
+            self.hook("GET", name, lambda handler, wrong=wrong: asked.append(name) or handler.send_file(wrong))
             self.refused("inspect", "org/tiny", status=MACHINE, names=[name, self.repository.etag(name)])
+            self.assertEqual(asked, [name])  # what was sent whole is not asked for again
             self.assertEqual([path for path in self.cached("blobs/*") if self.repository.etag(name) in path.name], [])
 
     def test_lengths_that_lie(self):
