@@ -125,13 +125,15 @@ TEST(Identity, EveryKeyIsSaidToBeTheSameOrFree) {
     TrainConfig changed = config;
     set_field(changed, {field.path, other->second});
     const RunIdentity now = identity_of(changed, {});
-    ASSERT_NE(now.values.at(field.path), saved.values.at(field.path)) << field.path;
     const std::string said = error_of([&] { require_same_run(saved, now, {}, "run"); });
     if (field.on_resume != OnResume::kSame) {
       EXPECT_EQ(said, kNone) << field.path;
+      // Checkpoints of runs that differ in nothing else are the same bytes.
+      EXPECT_EQ(now.to_json(), saved.to_json()) << field.path;
       ++free;
       continue;
     }
+    ASSERT_NE(now.values.at(field.path), saved.values.at(field.path)) << field.path;
     ++same;
     // Key and both values.
     EXPECT_NE(said.find(fmt::format("{}={} (there: ", field.path, now.values.at(field.path))),

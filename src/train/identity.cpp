@@ -57,6 +57,10 @@ void add_file(Digest& digest, const fs::path& path, size_t blocks) {
   }
 }
 
+bool must_stay(OnResume on_resume) {
+  return on_resume == OnResume::kSame || on_resume == OnResume::kSameContent;
+}
+
 // Of the keys that a file may not have: those that came later.
 std::map<std::string, std::string> defaults() { return identity_of(TrainConfig{}, {}).values; }
 
@@ -87,7 +91,9 @@ RunIdentity RunIdentity::from_json(const Json& json, std::string_view what) {
 
 RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents) {
   RunIdentity identity{{}, std::move(contents)};
-  for (const FieldText& each : list_fields(config)) identity.values[each.path] = each.value;
+  for (const FieldText& each : list_fields(config)) {
+    if (must_stay(each.on_resume)) identity.values[each.path] = each.value;
+  }
   return identity;
 }
 
@@ -103,7 +109,7 @@ void require_same_run(const RunIdentity& saved, const RunIdentity& now,
   static const std::map<std::string, std::string> kDefaults = defaults();
   for (const FieldText& field : list_fields(TrainConfig{})) {
     const std::string& path = field.path;
-    if (may_change.contains(path)) continue;
+    if (!must_stay(field.on_resume) || may_change.contains(path)) continue;
     const std::string& value = now.values.at(path);
     const auto found = saved.values.find(path);
     const std::string& before = found == saved.values.end() ? kDefaults.at(path) : found->second;
@@ -133,7 +139,7 @@ void require_changeable(const std::set<std::string>& may_change) {
   for (const std::string& key : may_change) {
     const auto found = std::ranges::find(fields, key, &FieldText::path);
     if (found == fields.end()) unknown_key(key, fields);
-    if (found->on_resume == OnResume::kFree || found->on_resume == OnResume::kDerived) {
+    if (!must_stay(found->on_resume)) {
       user_error("--allow-change {} has no effect: a resumed run may have any value of it", key);
     }
   }

@@ -18,7 +18,7 @@
 namespace trestle {
 
 struct RunIdentity {
-  /// Every key of the config and its value as text.
+  /// The keys that must stay (OnResume::kSame, kSameContent) and their values as text.
   std::map<std::string, std::string> values;
   /// Of keys that are OnResume::kSameContent and name something: content_of it.
   std::map<std::string, std::string> contents;
