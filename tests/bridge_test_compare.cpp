@@ -99,9 +99,10 @@ TEST_P(Streamed, ForwardIsTheModels) {
     const at::NoGradGuard no_grad;
     const at::Tensor wanted = model->logits(input).to(at::kFloat);
     const at::Tensor got = streamed_logits(checkpoint.weights(), checkpoint.config(), dtype, input);
-    // The head in blocks of the vocabulary may sum in another order.
-    EXPECT_TRUE(at::allclose(got, wanted, 1e-5, dtype == at::kFloat ? 1e-5 : 1e-2));
-    EXPECT_GT(wanted.std().item<float>(), 0.01);
+    // The head in blocks of the vocabulary may sum in another order, which in bf16 is a last place
+    // of some logits. Those of the neighbouring position are far off.
+    EXPECT_LE(testing::relative_error(got, wanted), dtype == at::kFloat ? 1e-6 : 1e-3);
+    EXPECT_GT(testing::relative_error(got.roll(1, 0), wanted), 0.1);
   }
 }
 
@@ -151,7 +152,9 @@ TEST_F(Verify, WithoutRoomForAForwardThereIsNone) {
   const Verified done =
       verify_checkpoint(source_.weights(), source_.config(),
                         {.dtype = at::kFloat, .max_memory = 1'000'000}, {}, directory_ / "hf");
-  EXPECT_GT(done.tensors, 0);
+  EXPECT_EQ(
+      done.tensors,
+      static_cast<int64_t>(SafetensorsFile(directory_ / "hf/model.safetensors").tensors().size()));
   EXPECT_NE(done.no_logits.find("--max-memory allows"), std::string::npos) << done.no_logits;
 }
 

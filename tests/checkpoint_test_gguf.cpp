@@ -92,7 +92,11 @@ TEST(Gguf, ReadsAFileOfGgufPy) {
   EXPECT_EQ(file.stored("q8_0").name, "Q8_0");
   EXPECT_EQ(file.stored_bytes("q8_0"), 3u * 2 * 34);
   EXPECT_TRUE(same_bits(q8_0, ggml_decode_q8_0(encoded(f32, GgmlType::kQ8_0)).view({3, 64})));
-  EXPECT_LT((q8_0 - f32).abs().max().item<float>(), 0.02);
+  // Half a step of each block of 32, and what its scale loses in fp16.
+  const at::Tensor largest = f32.view({3, 2, 32}).abs().amax(-1, /*keepdim=*/true);
+  EXPECT_TRUE(((q8_0 - f32).view({3, 2, 32}).abs() <= largest * (0.5 / 127 + 1.0 / 2048))
+                  .all()
+                  .item<bool>());
   EXPECT_TRUE(same_bits(file.read("line"), f32[0].narrow(0, 0, 5)));
   EXPECT_TRUE(same_bits(file.read("conv"), f32.reshape({2, 3, 4, 8})));
 }

@@ -148,6 +148,7 @@ TEST(Megatron, TrainingFixture) {
   EXPECT_EQ(checkpoint.train_state()["floating_point_operations_so_far"], 12345.0);
   EXPECT_EQ(checkpoint.train_state()["do_train"], true);
   // Every object is readable, random states with numpy arrays too.
+  ASSERT_FALSE(checkpoint.reader().objects().empty());
   for (const std::string& key : checkpoint.reader().objects()) {
     EXPECT_TRUE(checkpoint.reader().object(key).json().is_array()) << key;
   }

@@ -161,7 +161,11 @@ TEST_F(SampleStreams, ATornRowIsAnErrorWhereItsTurnIs) {
 }
 
 TEST_F(SampleStreams, TheCallersThreadsStayAsTheyWere) {
+  // Another number than a worker's own, whatever the tests are run with.
+  const int as_it_was = at::get_num_threads();
+  at::set_num_threads(3);
   const int before = at::get_num_threads();
+  ASSERT_EQ(before, 3);
   const Letters dataset(5);
   SampleStream stream(dataset, processor_, options(4));
   stream.next();
@@ -169,6 +173,7 @@ TEST_F(SampleStreams, TheCallersThreadsStayAsTheyWere) {
   int later = 0;
   std::thread([&] { later = at::get_num_threads(); }).join();
   EXPECT_EQ(later, before);
+  at::set_num_threads(as_it_was);
 }
 
 TEST(Groups, AreNeighboursOrPackedByLength) {

@@ -94,7 +94,10 @@ TEST(Tokenizer, VeryLongPiecesStayFast) {
 // users' pain point 7: ids that differ.
 TEST(Tokenizer, ControlTokensNeverComeFromText) {
   for (int64_t id = 0; id < 1000; ++id) {
-    for (const int64_t part : real().encode(real().bytes_of(id))) EXPECT_GE(part, 1000);
+    const std::string name(real().bytes_of(id));
+    const auto parts = real().encode(name);
+    ASSERT_FALSE(parts.empty()) << id << " is named \"" << name << '"';
+    for (const int64_t part : parts) EXPECT_GE(part, 1000) << name;
   }
 }
 

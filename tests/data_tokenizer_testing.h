@@ -25,6 +25,7 @@ inline std::vector<Json> golden_lines(const char* name) {
   std::istringstream lines(read_text(kTokenizerGolden / name));
   std::vector<Json> rows;
   for (std::string line; std::getline(lines, line);) rows.push_back(parse_json(line, name));
+  EXPECT_GT(rows.size(), 10u) << name << " tells too little to compare with";
   return rows;
 }
 

@@ -219,14 +219,17 @@ class Data(Refusals):
         own = {"jsonl": self.jsonl(*[[{"role": "user", "content": "a"}, TALK[1]]] * 2)[-1],
                "parquet": FOLDER / "own-turns.parquet", "webdataset": FOLDER / "web-train-{000000..000001}.tar"}
         for kind, path in own.items():
+            told = self.report("--maker", kind, "--data", path)
             done = self.run_trestle(
                 "finetune", "--recipe", "ministral3_3b_finetune_config", "--pretrained-checkpoint", DEMO, "--dataset-type", kind,
-                "--peft-scheme", "lora", f"dataset.path_or_dataset={path}", "train.train_iters=1", "train.global_batch_size=2",
+                "--peft-scheme", "lora", f"dataset.path_or_dataset={path}", "train.train_iters=1", f"train.global_batch_size={told['rows']}",
                 "train.micro_batch_size=1", "model.seq_length=512", "scheduler.lr_warmup_iters=0",
                 f"checkpoint.save={self.folder / kind}")
             self.assertEqual(done.returncode, 0, done.stderr)
             line = json.loads((self.folder / kind / "metrics.jsonl").read_text().splitlines()[0])
-            self.assertGreater(line["target_tokens"], 0)
+            # A step of all rows learns what `data check` counts.
+            self.assertEqual([line[key] for key in ("target_tokens", "tokens", "images")],
+                             [told[key] for key in ("targets", "tokens", "images")], kind)
 
     def test_patches_of_another_model(self):
         model = self.folder / "model"
