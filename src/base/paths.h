@@ -13,8 +13,8 @@ namespace trestle {
 /// where nothing is there or the place may not be looked into.
 std::string_view kind_of(const std::filesystem::path& path);
 
-/// Throws UserError, naming path and kind, unless a regular file is there that may be read. Asks without opening: a
-/// pipe would wait for its writer, and a device may act on being opened.
+/// Throws UserError, naming path and kind, unless a regular file is there that may be read. Asks
+/// without opening: a pipe would wait for its writer, and a device may act on being opened.
 void require_regular_file(const std::filesystem::path& path);
 /// Throws UserError, naming path and kind, where something is there that no file can replace: all
 /// but regular files.
