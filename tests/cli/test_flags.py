@@ -163,7 +163,7 @@ TABLE = {
         "--format": of_format("--hf-model") + [
             Trial("hf", Refused(NOTHING), PEFT_OUT),
             Trial("mistral", Refused("holds no such checkpoint"), {"--hf-model": ABSENT, "--megatron-path": LORA}),
-            Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model": BOTH, "--adapter-path": PEFT})],
+            Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model": BOTH, "--adapter-path": ADAPTER})],
     },
     "generate": of_model(out, {"--temperature": 2, "--max-new-tokens": 64}) | of_images(out, {"--image-path": PICTURE, "--json": True}, {}) | {
         "--image-path": [Trial(PICTURE, Changed(out))],
@@ -177,7 +177,7 @@ TABLE = {
         "--seed": [Trial(7, Changed(out), DRAWN), Trial(0, Refused(NOTHING))],
         "--json": [Trial(True, Gains(out, '"finish_reason"'))],
     },
-    "evaluate": of_model(out, {"--adapter-path": ADAPTER}) | of_images(out, {}, {"--hf-model-path": TEXT_ONLY, "--maker": "jsonl", "--data": LINES}) | {
+    "evaluate": of_model(out, {"--image-max-edge": 28, "--rows": 12}) | of_images(out, {}, {"--hf-model-path": TEXT_ONLY, "--maker": "jsonl", "--data": LINES}) | {
         "--maker": [Trial("parquet", Needed("own-vqa"), {"--data": DATASETS / "own-vqa-train.parquet"})],
         "--data": [Trial(RECEIPTS / "train.parquet", Changed(out)), Trial(RECEIPTS, Needed("--data is required"))],
         "--split": [Trial("train", Changed(out)), Trial("test", Refused(NOTHING), {"--data": RECEIPTS / "test.parquet"})],
@@ -374,7 +374,8 @@ class Flags(Walk):
             for names in options(self.help(*command.split())):
                 if set(names) <= EVERYWHERE:
                     continue
-                both = names[0].startswith("--") and "-" in names[0][2:] and "--no-" not in " ".join(names)
+                switch = names[1:] == ["--no-" + names[0][2:]]
+                both = names[0].startswith("--") and "-" in names[0][2:] and not switch
                 if both:
                     self.assertEqual(names, [names[0], "--" + names[0][2:].replace("-", "_")], command)
                 known += names[:1] if both else names

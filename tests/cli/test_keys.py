@@ -136,7 +136,7 @@ TABLE = {
     "dataset.path_or_dataset": [Trial(TEST, Changed(LOSS)), Trial(TRAIN, Needed("dataset.path_or_dataset"))],
     "dataset.split": [Trial("test", Changed(LOSS), {"dataset.path_or_dataset": BOTH}), Trial("test", Refused(NOTHING))],
     "dataset.shuffle": [Trial("false", Changed(LOSS))],
-    "dataset.num_workers": [Trial(2, More(requests, 2), ONE | {
+    "dataset.num_workers": [Trial(2, More(requests, 1.5), ONE | {
         "dataset.maker_name": "jsonl", "dataset.path_or_dataset": LINKS, "train.global_batch_size": 1, "train.micro_batch_size": 1})],
     "dataset.pack_sequences_in_batch": [Trial("true", Changed(metric("forwards")), {"train.micro_batch_size": 1})],
     "dataset.overlong": [Trial("cut-text", Needed("dataset.overlong", lines=False), {"model.seq_length": 150})],
