@@ -73,7 +73,8 @@ TEST_F(Gguf, NamesAreLlamaCpps) {
   const GgufFiles files = exported(source, GgmlType::kF16);
   const auto names = [](const fs::path& path) {
     std::set<std::string> names;
-    for (const auto& [name, info] : GgufFile(path).tensors()) names.insert(name);
+    const GgufFile file(path);
+    for (const auto& [name, info] : file.tensors()) names.insert(name);
     return names;
   };
   std::set<std::string> language = {"token_embd.weight", "output_norm.weight"};
