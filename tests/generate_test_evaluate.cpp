@@ -1,6 +1,8 @@
 // A model's answers to a data set: which rows, in which batches, and what is told of each.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "bridge/load.h"
 #include "errors.h"
 #include "generate/evaluate.h"
@@ -14,6 +16,7 @@ constexpr const char *kModel = "../assets/demo/model", *kReceipts = "../assets/d
 class Questions : public Dataset {
  public:
   explicit Questions(std::vector<Conversation> rows) : rows_(std::move(rows)) {}
+  std::vector<std::filesystem::path> files() const override { return {}; }
   int64_t size() const override { return std::ssize(rows_); }
   Conversation row(int64_t index) const override { return rows_[static_cast<size_t>(index)]; }
   Json ground_truth(int64_t index) const override { return index == 2 ? Json{{"a", "b"}} : Json(); }
