@@ -5,12 +5,13 @@ BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test asan fuzzers fuzz format clean
+.PHONY: help setup build demo test asan tsan fuzzers fuzz format clean
 
 help:
 	@echo "make demo    set up, build, run the whole main job on the embedded model: demo_report.html"
 	@echo "make test    set up, build, run every test"
 	@echo "make asan    build and run the unit tests under the address and undefined-behaviour sanitizers"
+	@echo "make tsan    build and run the unit tests that start threads under the thread sanitizer"
 	@echo "make fuzz    run every fuzz target for SECONDS=60, going on where the last run ended"
 	@echo "make format  clang-format every source"
 	@echo "make clean   remove what was built, not what was installed"
@@ -39,6 +40,10 @@ test: build fuzzers
 asan:
 	@$(MAKE) --no-print-directory build PRESET=asan
 	@ctest --test-dir build/asan --label-regex unit --output-on-failure
+
+tsan:
+	@$(MAKE) --no-print-directory build PRESET=tsan
+	@ctest --test-dir build/tsan --label-regex unit --output-on-failure
 
 fuzzers:
 	@$(MAKE) --no-print-directory build PRESET=fuzz
