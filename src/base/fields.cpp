@@ -9,6 +9,8 @@
 #include <numeric>
 #include <set>
 
+#include "base/text.h"
+
 namespace trestle {
 
 namespace {
@@ -16,12 +18,6 @@ namespace {
 constexpr size_t kMaxYamlBytes = 1 << 20;
 constexpr int kMaxYamlDepth = 20;
 constexpr size_t kMaxYamlValues = 1 << 14;
-
-std::string_view trimmed(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t\n");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t\n") - first + 1);
-}
 
 std::string_view unquoted(std::string_view text) {
   text = trimmed(text);

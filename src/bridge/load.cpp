@@ -12,6 +12,7 @@
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron.h"
+#include "parallel/plan.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -114,7 +115,7 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
 
 ModelTensors::ModelTensors(const Ministral3& model, at::ScalarType dtype) : dtype_(dtype) {
   for (const auto& entry : model.named_parameters()) {
-    if (entry.key().find(".adapter.") != std::string::npos) continue;
+    if (is_adapter_tensor(entry.key())) continue;
     parameters_[entry.key()] = entry.value().detach();
     tensors_[entry.key()] = {dtype, entry.value().sizes().vec()};
   }

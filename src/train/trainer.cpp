@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "checkpoint/hub.h"
 #include "data/overlong.h"
 #include "peft/pissa.h"
@@ -32,6 +33,13 @@ constexpr size_t kRecentLosses = 20;  // of progress_.recent_losses
 
 TrainConfig validated(TrainConfig config) {
   config.validate();
+  // Before anything is read: what cannot be written to needs no model.
+  const auto require_place = [](std::string_view key, const std::string& path) {
+    if (!path.empty()) require_output_folder(path, key);
+  };
+  require_place("checkpoint.save", config.checkpoint.save);
+  require_place("logger.tensorboard_dir", config.logger.tensorboard_dir);
+  require_place("logger.wandb_save_dir", config.logger.wandb_save_dir);
   settle_run_directory(config.checkpoint, config.peft.adapter_path);
   return config;
 }
