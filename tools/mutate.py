@@ -134,10 +134,10 @@ class Tests:
     """ctest's tests, run in a copy of the tree against the programs of a scratch directory."""
 
     def __init__(self, build, tree, limit):
-        self.build, self.tree, self.limit, self.seconds = build, tree, limit, {}
+        self.build, self.tree, self.limit, self.seconds, self.left_out = build, tree, limit, {}, {}
 
-    def run(self, name, scratch):
-        """None where it passes; else how it failed."""
+    def run(self, name, scratch, every=False):
+        """None where it passes; else how it failed. With `every` the unit tests that fail are left out from now on."""
         test = self.build.tests[name]
         properties = {each["name"]: each["value"] for each in test["properties"]}
         own = str(self.build.folder) + "/"
@@ -150,8 +150,9 @@ class Tests:
                 word = word.replace(str(self.build.root), str(self.tree), 1)
             command.append(word)
         if command[0].endswith("_test"):
-            command += ["--gtest_fail_fast", "--gtest_brief=1"]
-        own_folder = scratch / "run"
+            command += ["--gtest_brief=1", f"--gtest_filter=-{':'.join(self.left_out.get(name, []))}"]
+            command += [] if every else ["--gtest_fail_fast"]
+        own_folder = scratch / f"run-{name}"  # two may be asked at a time
         own_folder.mkdir(exist_ok=True)
         folder = properties["WORKING_DIRECTORY"].replace(str(self.build.root), str(self.tree), 1)
         if not Path(folder).is_dir():  # a script's is in the build, where it writes nothing
@@ -178,6 +179,8 @@ class Tests:
         if started.returncode == 0:
             return None
         failed = re.findall(r"\[  FAILED  \] ([\w/.]+)|^(?:FAIL|ERROR): (\w+)", said, re.M)
+        if every:
+            self.left_out[name] = [test for test, _ in failed]
         return "".join(failed[0]) if failed else f"status {started.returncode}: {said[-300:].strip()}"
 
     def of(self, one):
@@ -263,6 +266,7 @@ class Run:
         for line in self.results.lines:
             if "baseline" in line and line["build"] == self.build.stamp:
                 self.tests.seconds[line["baseline"]] = line["seconds"]
+                self.tests.left_out[line["baseline"]] = line["left_out"]
 
     def scratch(self, name):
         """A directory for a mutation; the object of a broken run stays."""
@@ -281,12 +285,15 @@ class Run:
             if name in self.tests.seconds:
                 return
             start = time.monotonic()
-            failure = self.tests.run(name, self.work / "scratch" / "baseline")
-            if failure:
+            failure = self.tests.run(name, self.work / "scratch" / "baseline", every=True)
+            if self.tests.left_out.get(name):
+                print(f"{name}: fails as it is, and says nothing: {', '.join(self.tests.left_out[name])}", flush=True)
+            elif failure:
                 raise Broken(f"{name} fails as it is: {failure}")
             self.tests.seconds[name] = time.monotonic() - start
             print(f"{name} takes {self.tests.seconds[name]:.1f} s", flush=True)
-            self.results.add({"baseline": name, "seconds": self.tests.seconds[name], "build": self.build.stamp})
+            self.results.add({"baseline": name, "seconds": self.tests.seconds[name], "build": self.build.stamp,
+                              "left_out": self.tests.left_out.get(name, [])})
 
     def compile(self, batch, control):
         """ID: whether it compiled. `control` are stages of which an object that was not changed is made for baseline()."""
