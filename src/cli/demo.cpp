@@ -3,8 +3,8 @@
 #include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
-#include <array>
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <ctime>
 #include <memory>
