@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "bridge/convert.h"
 #include "bridge/recast.h"
 #include "bridge_testing.h"
@@ -73,6 +74,22 @@ TEST_F(Convert, AnotherDtypeRoundsOnceAsTorchDoes) {
       const at::Tensor got = cast.read(name), wanted = source.read(name).to(torchs);
       EXPECT_EQ(got.scalar_type(), torchs) << name;
       EXPECT_TRUE(at::equal(got, wanted)) << name;
+    }
+  }
+}
+
+// transformers quantises what has a quantization_config, and nothing else.
+TEST_F(Convert, OnlyFp8SaysThatItIsQuantised) {
+  for (const auto& [dtype, name] : {std::pair{WeightDtype::kFp8, "fp8"},
+                                    {WeightDtype::kBFloat16, "bf16"},
+                                    {WeightDtype::kFloat32, "fp32"}}) {
+    ConvertOptions options;
+    options.dtype = dtype;
+    export_checkpoint("fixtures/megatron/import", "fixtures/hf", directory_ / name, options);
+    const Json config = read_json(directory_ / name / "config.json");
+    EXPECT_EQ(config.contains("quantization_config"), dtype == WeightDtype::kFp8) << name;
+    if (dtype == WeightDtype::kFp8) {
+      EXPECT_EQ(config["quantization_config"]["quant_method"], "fp8");
     }
   }
 }

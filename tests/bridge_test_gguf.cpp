@@ -2,10 +2,12 @@
 // llama.cpp.
 #include <unistd.h>
 
+#include <fstream>
 #include <set>
 
 #include "base/error.h"
 #include "bridge/gguf.h"
+#include "bridge/gguf_source.h"
 #include "checkpoint/gguf.h"
 #include "errors.h"
 #include "golden.h"
@@ -106,6 +108,18 @@ TEST_F(Gguf, NamesAreLlamaCpps) {
   const SafetensorsFile weights("golden/model/tied/model.safetensors");
   EXPECT_TRUE(at::equal(GgufFile(*files.mmproj).read("v.blk.1.ln1.weight"),
                         weights.read("vision_tower.transformer.layers.1.attention_norm.weight")));
+}
+
+TEST_F(Gguf, AModelIsAFileOrADirectoryOfNoOtherForm) {
+  const GgufFiles files = exported(OpenCheckpoint("golden/model/tied"), GgmlType::kF16);
+  EXPECT_TRUE(is_gguf_model(files.language));
+  EXPECT_TRUE(is_gguf_model(directory_));
+  for (const char* config : {"config.json", "params.json"}) {
+    std::ofstream(directory_ / config) << "{}";
+    EXPECT_FALSE(is_gguf_model(directory_)) << config;
+    fs::remove(directory_ / config);
+  }
+  EXPECT_FALSE(is_gguf_model("golden/model/tied"));
 }
 
 TEST_F(Gguf, StatesWhatTheConfigStates) {

@@ -8,6 +8,8 @@
 #include "checkpoint/pickle.h"
 #include "checkpoint/pickle_writer.h"
 #include "checkpoint/torch_dist_metadata.h"
+#include "checkpoint/zip.h"
+#include "errors.h"
 
 namespace trestle {
 namespace {
@@ -157,6 +159,15 @@ TEST(Pickle, NestingAndMemoryAreBounded) {
   EXPECT_THROW(to_json(shared.root()), UserError);
   const Pickle cycle = load("\x80\x02]q\0h\0a."s);  // a list that holds itself
   EXPECT_THROW(to_json(cycle.root()), UserError);
+}
+
+TEST(Zip, WithoutItsEndRecordIsCutShort) {
+  const std::string zeros(100, '\0');
+  for (const size_t size : {size_t{0}, size_t{21}, size_t{22}, zeros.size()}) {
+    const auto bytes = std::as_bytes(std::span(zeros.data(), size));
+    const std::string message = error_of([&] { ZipReader(bytes, "a.pt"); });
+    EXPECT_TRUE(says(message, size < 22 ? "ends too early" : "it is cut short")) << size;
+  }
 }
 
 // Damage at any place is an error or goes unnoticed; it never crashes, and nothing asks for absurd

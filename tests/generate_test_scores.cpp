@@ -123,6 +123,9 @@ TEST(Scores, OfChoicesAndOfText) {
   EXPECT_FALSE(wrong.whole());
   EXPECT_TRUE(score_answer("A chest.", "A chest.", "A chest.").whole());
   EXPECT_FALSE(evaluated({wrong}).scores().contains("choice_accuracy"));
+  // A letter among texts makes no set of choices.
+  EXPECT_FALSE(
+      evaluated({score_answer("B", "B", "B"), wrong}).scores().contains("choice_accuracy"));
 }
 
 }  // namespace

@@ -153,6 +153,9 @@ TEST(Lora, TheTableCountsWhatTrains) {
   EXPECT_EQ(rows[1].parameters, vision_layers * (4 * 32 + 48 * 4 + 48));
   EXPECT_EQ(rows[2].component, "projector");
   EXPECT_EQ(rows[2].parameters, 4 * 32 + 48 * 4 + 48);
+  const auto parts = golden.model();
+  attach_lora(*parts, config_of({"q_proj", "v_proj"}), 1);
+  EXPECT_EQ(adapter_rows(*parts).at(0).module, "linear_qkv: q_proj v_proj");
   int64_t all = 0;
   for (const AdapterRow& row : rows) all += row.parameters;
   EXPECT_EQ(all, summary.trainable);

@@ -56,6 +56,17 @@ TEST_P(FolderOfARun, WhatWasWrittenIsTold) {
   EXPECT_FALSE(done.summary.changes_nothing);
 }
 
+// The sizes stand in the run itself.
+TEST_P(FolderOfARun, NeedsNoBase) {
+  const fs::path run = directory_ / "elsewhere" / "run";
+  fs::create_directories(run.parent_path());
+  fs::copy(fs::path("fixtures/megatron") / GetParam(), run, fs::copy_options::recursive);
+  EXPECT_NE(error_of([&] { OpenModel open({.megatron = run}); }), "no error");
+  EXPECT_GT(export_peft_folder({.megatron = run}, "some/base", directory_ / "folder", true)
+                .written.tensors,
+            0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Peft, FolderOfARun, ::testing::Values("lora", "dora"));
 INSTANTIATE_TEST_SUITE_P(Peft, Merged, ::testing::Values("lora", "dora"));
 
