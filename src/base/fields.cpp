@@ -166,7 +166,11 @@ YAML::Node load_yaml(const std::string& text, std::string_view what) {
     user_error("{} has {} bytes; a config has at most {}", what, text.size(), kMaxYamlBytes);
   }
   try {
-    return YAML::Load(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) {
+      user_error("{} has {} documents, and one is read; keep one", what, documents.size());
+    }
+    return documents.empty() ? YAML::Node() : documents.front();
   } catch (const YAML::Exception& error) {
     user_error("{}: not valid YAML: {}", what, error.what());
   }
@@ -220,8 +224,11 @@ Assignment parse_override(std::string_view assignment) {
     user_error("override '{}' has no '='; write key.sub=value", assignment);
   }
   const std::string_view value = assignment.substr(equals + 1);
+  // As YAML spells it.
+  constexpr std::array<std::string_view, 4> kNull = {"null", "Null", "NULL", "~"};
+  const bool is_null = std::ranges::find(kNull, trimmed(value)) != kNull.end();
   return {std::string(assignment.substr(0, equals)),
-          trimmed(value) == "null" ? std::nullopt : std::optional<std::string>(value)};
+          is_null ? std::nullopt : std::optional<std::string>(value)};
 }
 
 std::vector<Assignment> flatten_yaml(const YAML::Node& node, std::string_view what) {

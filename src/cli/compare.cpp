@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <memory>
 #include <string>
 
@@ -179,6 +180,8 @@ void refuse_unused(const CLI::App& command, const CompareFlags& flags, const Ope
 }
 
 void compare(const CLI::App& command, const CompareFlags& flags) {
+  if (std::isnan(flags.max_error))
+    user_error("--max-error nan: no error is within it; give a number");
   refuse_unused(command, flags);
   if (!flags.html.empty()) {
     require_output_file(flags.html, "--html", {flags.a, flags.b, flags.hf_model});

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <ctime>
@@ -150,7 +151,12 @@ class Demo {
     config.checkpoint.save = (work_ / "run").string();
     config.dataset.path_or_dataset = data_.string();
     config.logger.log_interval = 10;
-    if (flags_.steps > 0) config.train.train_iters = flags_.steps;
+    if (flags_.steps > 0) {
+      config.train.train_iters = flags_.steps;
+      // A run of few steps has no room for the recipe's warm-up.
+      config.scheduler.lr_warmup_iters =
+          std::min(config.scheduler.lr_warmup_iters, flags_.steps - 1);
+    }
     trainer_ = std::make_unique<Trainer>(config);
     for (const at::Tensor& parameter : trainer_->model().parameters()) {
       report_.total += parameter.numel();

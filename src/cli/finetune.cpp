@@ -80,6 +80,11 @@ void finetune(const FinetuneFlags& flags) {
   fmt::print(stderr, "training {:L} of {:L} parameters ({:.2f} %), from step {} to {}\n", trainable,
              total, 100.0 * static_cast<double>(trainable) / static_cast<double>(total),
              trainer.progress().step, config.train.train_iters);
+  if (trainer.progress().step >= config.train.train_iters) {
+    fmt::print(stderr, "nothing to train: checkpoint.load={} has made {} of train.train_iters={}\n",
+               trainer.config().checkpoint.load, trainer.progress().step, config.train.train_iters);
+    return;
+  }
   // To whoever started it the run has ended by the signal, saved as it is.
   if (const int stopped = trainer.run(); stopped != 0) std::raise(stopped);
 }

@@ -156,7 +156,7 @@ class RowReader {
     for (const Message& message : conversation.messages | std::views::reverse) {
       const auto call = std::ranges::find(message.tool_calls, id, &ToolCall::id);
       if (call == message.tool_calls.end()) continue;
-      if (call->name == *name) return;
+      if (*name == Json(call->name)) return;
       refuse("\"name\" is {}, but the call {} is of \"{}\"", name->dump(), call->id, call->name);
     }
   }

@@ -150,6 +150,7 @@ void check_part_keys(const Json& part, std::string_view type, OtherKeys others,
 
 void check_picture_keys(const Json& picture, OtherKeys others, const std::string& where) {
   const Keys named = sources_of(picture);
+  if (named.empty()) return;  // the reader says what a picture needs
   // The datasets library's pictures have bytes, and a path that only names them.
   if (named.size() > 1 && named != Keys{"path", "bytes"}) {
     user_error("{}: {} both name a picture; leave one out", where, fmt::join(named, " and "));

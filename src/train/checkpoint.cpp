@@ -161,8 +161,14 @@ Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
         name_, left_over.size(), *left_over.begin());
   }
   const Json state = checkpoint_.train_state();
+  if (!state.contains("consumed_train_samples")) {
+    user_error(
+        "checkpoint.load={} does not say how many samples were taken; its train_state.pt is "
+        "missing or not a run's",
+        name_);
+  }
   Progress progress{.step = checkpoint_.iteration(),
-                    .consumed_samples = state.value("consumed_train_samples", int64_t{0})};
+                    .consumed_samples = state["consumed_train_samples"].get<int64_t>()};
   progress.skipped = own_.value("skipped", int64_t{0});
   progress.skipped_on_end = own_.value("skipped_on_end", int64_t{0});
   progress.recent_losses = own_.value("recent_losses", std::vector<double>());

@@ -8,6 +8,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "checkpoint/config_difference.h"
 #include "checkpoint/safetensors.h"
 #include "parallel/plan.h"
 
@@ -16,7 +17,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr uint64_t kSmallTensor = 64 << 10;
+constexpr uint64_t kSmallTensor = 64 << 10, kSmallModel = 64 << 20;
 constexpr int64_t kRows = 4;
 constexpr size_t kBlock = 64 << 10;
 constexpr size_t kBlocksInAll = 1024, kMostBlocksOfFile = 16;
@@ -25,14 +26,19 @@ std::string_view bytes_of(const at::Tensor& contiguous) {
   return {static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes()};
 }
 
+uint64_t size_of(const TensorInfo& info) {
+  return static_cast<uint64_t>(info.rows()) * info.row_bytes();
+}
+
 // `read(range)` gives rows.
 template <class Read>
-void add_tensor(Digest& digest, const std::string& name, const TensorInfo& info, const Read& read) {
+void add_tensor(Digest& digest, const std::string& name, const TensorInfo& info, bool whole,
+                const Read& read) {
   digest.update(
       fmt::format("{} {} {};", name, at::toString(info.dtype), fmt::join(info.shape, "x")));
   const int64_t rows = info.rows();
   if (rows == 0 || info.row_bytes() == 0) return;
-  if (static_cast<uint64_t>(rows) * info.row_bytes() <= kSmallTensor || rows <= kRows) {
+  if (whole || size_of(info) <= kSmallTensor || rows <= kRows) {
     digest.update(bytes_of(read(RowRange{0, rows})));
     return;
   }
@@ -145,11 +151,23 @@ void require_changeable(const std::set<std::string>& may_change) {
   }
 }
 
-std::string content_of(const TensorSource& source) {
+std::string content_of(const OpenCheckpoint& base) {
   Digest digest(Digest::Kind::kSha256);
-  for (const auto& [name, info] : source.tensors()) {
-    add_tensor(digest, name, info, [&](RowRange range) { return read_range(source, name, range); });
+  // What the config says that no weight does: each key on which shapes or arithmetic depend.
+  for (const ConfigDifference& each : config_differences(base.config(), ModelConfig{})) {
+    digest.update(fmt::format("{}={};", each.key, each.ours));
   }
+  const TensorSource& source = base.weights();
+  uint64_t bytes = 0;
+  for (const auto& [name, info] : source.tensors()) bytes += size_of(info);
+  for (const auto& [name, info] : source.tensors()) {
+    add_tensor(digest, name, info, bytes <= kSmallModel,
+               [&](RowRange range) { return read_range(source, name, range); });
+  }
+  // Tokenizer and processor: other ids and other pixels are another run.
+  std::vector<fs::path> files = base.side_files();
+  std::ranges::sort(files, {}, [](const fs::path& file) { return file.filename().string(); });
+  for (const fs::path& file : files) add_file(digest, file, kMostBlocksOfFile);
   return digest.hex();
 }
 
@@ -158,7 +176,7 @@ std::string content_of_adapters(const Ministral3& model) {
   for (const auto& entry : model.named_parameters()) {
     if (!is_adapter_tensor(entry.key())) continue;
     const at::Tensor values = entry.value().detach().cpu().contiguous();
-    add_tensor(digest, entry.key(), info_of(values), [&](RowRange range) {
+    add_tensor(digest, entry.key(), info_of(values), false, [&](RowRange range) {
       return values.dim() == 0 ? values : values.narrow(0, range.first, range.count);
     });
   }

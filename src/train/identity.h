@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "checkpoint/tensor_source.h"
+#include "bridge/load.h"
 #include "model/ministral3.h"
 #include "train/config.h"
 
@@ -40,13 +40,15 @@ void require_same_run(const RunIdentity& saved, const RunIdentity& now,
 /// Throws UserError for a key that does not exist, or that may change anyway.
 void require_changeable(const std::set<std::string>& may_change);
 
-/// SHA-256 of names, dtypes and shapes, and of values: small tensors whole, of large ones four rows
-/// spread over them, so that it takes no time beside loading them.
-std::string content_of(const TensorSource& source);
-/// The same of the adapters in a model.
+/// SHA-256 of a model: what its config says of shapes and arithmetic; names, dtypes, shapes and
+/// values of its weights, whole up to 64 MiB, of large tensors in larger models four rows spread
+/// over them, so that it takes no time beside loading them; tokenizer and processor files.
+std::string content_of(const OpenCheckpoint& base);
+/// SHA-256 of the adapters in a model, sampled likewise.
 std::string content_of_adapters(const Ministral3& model);
 /// SHA-256 of names without directories, sizes, and bytes: small files whole, of large ones blocks
-/// spread over them and the end; 64 MiB in all, or one block of each file.
+/// spread over them and the end; 64 MiB in all, or one block of each file. Pictures that lie in
+/// files of their own are not among them.
 std::string content_of(const std::vector<std::filesystem::path>& files);
 
 }  // namespace trestle

@@ -1,6 +1,12 @@
 #include "train/run_directory.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
 #include <optional>
 #include <string_view>
@@ -14,6 +20,10 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kAuto = "auto";
+// The first thing that a run writes.
+constexpr const char* kConfigFile = "resolved_config.yaml";
+constexpr std::array<std::string_view, 4> kFiles = {"best.json", "report.html", "metrics.jsonl",
+                                                    "wandb_run_id.txt"};
 
 // The number of an iter_0000012; nothing for other names.
 std::optional<int64_t> iteration_of(const std::string& name) {
@@ -72,12 +82,66 @@ void require_apart(const fs::path& save, std::string_view key, const std::string
       save.string(), key, source);
 }
 
+// A run is not found again where it stands among another's iterations, or within one.
+void require_own_place(const fs::path& save) {
+  for (fs::path above = resolved(save).parent_path(); above.has_relative_path();
+       above = above.parent_path()) {
+    if (!is_megatron_checkpoint(above)) continue;
+    user_error(
+        "checkpoint.save={} lies in {}, which is a run or a checkpoint; name a directory of "
+        "its own",
+        save.string(), above.string());
+  }
+}
+
+// Data may lie in the run's directory, but not under a name that the run writes.
+void require_no_output(const fs::path& save, std::string_view key, const std::string& source) {
+  const fs::path from = resolved(source);
+  if (source.empty() || from.parent_path() != resolved(save)) return;
+  const std::string name = from.filename().string();
+  if (name != kConfigFile && std::ranges::find(kFiles, name) == kFiles.end()) return;
+  user_error("{}={} is a file that a run in checkpoint.save={} writes over; name another directory",
+             key, source, save.string());
+}
+
+// Whoever made them, a run that begins would write over them.
+void require_no_strangers(const fs::path& save) {
+  std::error_code ignored;
+  if (fs::exists(save / kConfigFile, ignored)) return;
+  for (const std::string_view name : kFiles) {
+    if (!fs::exists(save / name, ignored)) continue;
+    user_error(
+        "checkpoint.save={} has a {} that no run made, and a run would write over it; name "
+        "another directory",
+        save.string(), name);
+  }
+}
+
 }  // namespace
 
-void settle_run_directory(CheckpointOptions& checkpoint, const std::string& adapter_path) {
+RunLock::RunLock(const fs::path& run)
+    : fd_(::open(run.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  if (fd_ < 0 || ::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  ::close(fd_);
+  user_error(
+      "checkpoint.save={} is another process's, whose run still goes on; wait for its end, "
+      "or name another directory",
+      run.string());
+}
+
+RunLock::~RunLock() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void settle_run_directory(TrainConfig& config) {
+  CheckpointOptions& checkpoint = config.checkpoint;
   const fs::path save = checkpoint.save;
   require_apart(save, "checkpoint.pretrained_checkpoint", checkpoint.pretrained_checkpoint);
-  require_apart(save, "peft.adapter_path", adapter_path);
+  require_apart(save, "peft.adapter_path", config.peft.adapter_path);
+  require_no_output(save, "dataset.path_or_dataset", config.dataset.path_or_dataset);
+  require_no_output(save, "validation.path_or_dataset", config.validation.path_or_dataset);
+  require_own_place(save);
+  if (!newest_iteration(save)) require_no_strangers(save);
   if (checkpoint.load == kAuto) {
     checkpoint.load = has_checkpoint(save) ? checkpoint.save : std::string();
     // Without a checkpoint there is nothing to lose in the lines of steps that are made again.

@@ -9,9 +9,27 @@
 namespace trestle {
 
 /// checkpoint.load=auto becomes checkpoint.save where that holds a checkpoint, and nothing where it
-/// does not. Throws UserError, before anything is written, where checkpoint.save holds a run that
-/// is not the one to go on with, or a newer iteration than the one to go on from, and where it is
-/// the directory of the base model, of the adapter that it starts from, or one above them.
-void settle_run_directory(CheckpointOptions& checkpoint, const std::string& adapter_path);
+/// does not. Throws UserError, before anything is written, where checkpoint.save
+/// - holds a run that is not the one to go on with, or a newer iteration than the one to go on
+/// from,
+/// - lies within another run or checkpoint,
+/// - holds the base model, the adapter that the run starts from, or data under a name that it
+/// writes,
+/// - has a file of a name that a run writes, and no run has made it.
+void settle_run_directory(TrainConfig& config);
+
+/// Holds a run's directory, which is there, for one process: two that wrote to it would lose each
+/// other's steps. Throws UserError where another has it. The kernel lets go when the process dies;
+/// where a file system has no locks there is none.
+class RunLock {
+ public:
+  explicit RunLock(const std::filesystem::path& run);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  int fd_;
+};
 
 }  // namespace trestle

@@ -40,7 +40,7 @@ TrainConfig validated(TrainConfig config) {
   require_place("checkpoint.save", config.checkpoint.save);
   require_place("logger.tensorboard_dir", config.logger.tensorboard_dir);
   require_place("logger.wandb_save_dir", config.logger.wandb_save_dir);
-  settle_run_directory(config.checkpoint, config.peft.adapter_path);
+  settle_run_directory(config);
   return config;
 }
 
@@ -74,9 +74,8 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                             config_.dataset.split)) {
   std::optional<SavedRun> saved;
   if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);
-  identity_ =
-      identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_.weights())},
-                            {"dataset.path_or_dataset", content_of(dataset_->files())}});
+  identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
+                                    {"dataset.path_or_dataset", content_of(dataset_->files())}});
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (saved && known) saved->require_same(identity_, asked_.may_change);
@@ -302,6 +301,7 @@ int Trainer::run(const OnStep& on_step) {
   fs::create_directories(directory, error);
   if (error)
     machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
+  const RunLock lock(directory);
   write_text(directory / "resolved_config.yaml", to_yaml(config_));
   write_best();  // steps that a resumed run makes again do not count yet
   MetricsLog log(config_, progress_.step);

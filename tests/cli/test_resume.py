@@ -6,7 +6,10 @@ a run, the base or an adapter.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import unittest
 
@@ -15,6 +18,15 @@ from test_bad_input import DEMO, TESTS, Refusals, contents
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data" / "train.parquet"
 STEPS = 4
+
+
+@contextlib.contextmanager
+def open_directory(path):
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class Runs(Refusals):
@@ -126,7 +138,68 @@ class Resume(Runs):
         self.refuses("checkpoint.load=auto", "peft.alpha=1", names=["peft.alpha=1"])
 
 
+    def test_a_config_tokenizer_or_processor_is_of_the_base_too(self):
+        for file, change in (("config.json", lambda text: text.replace('"rms_norm_eps": 1e-05', '"rms_norm_eps": 0.1')),
+                             ("processor_config.json", lambda text: text.replace('"longest_edge": ', '"longest_edge": 1')),
+                             ("tekken.json", lambda text: text + " ")):
+            with self.subTest(file=file):
+                base = self.folder / file.split(".")[0]
+                shutil.copytree(DEMO, base)
+                changed = change((base / file).read_text())
+                self.assertNotEqual(changed, (base / file).read_text())
+                (base / file).write_text(changed)
+                self.refuses("checkpoint.load=run", base=base.name, names=[f"checkpoint.pretrained_checkpoint={base.name}", "SHA-256"])
+
+    def test_the_megatron_form_is_the_same_base(self):
+        done = self.run_trestle("import", "--hf-model", DEMO, "--megatron-path", "megatron")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.trains("checkpoint.load=run", base="megatron")
+
+    def test_a_position_that_is_missing(self):
+        (self.folder / "run" / "iter_0000002" / "train_state.pt").unlink()
+        self.refuses("checkpoint.load=run/iter_0000002", save="new", names=["run/iter_0000002", "train_state.pt"])
+
+    def test_nothing_to_train(self):
+        before = contents(self.folder)
+        done = self.trains("checkpoint.load=run", iterations=1, save="new")
+        self.assertIn("nothing to train: checkpoint.load=run has made 2 of train.train_iters=1", done.stderr)
+        self.assertEqual(contents(self.folder), before)
+
+    def test_a_run_has_a_place_of_its_own(self):
+        for save in ("run/iter_0000002", "run/iter_0000002/x", "run/sub"):
+            self.refuses(save=save, names=[f"checkpoint.save={save}", "lies in"])
+
+    def test_one_process_at_a_time(self):
+        with open_directory(self.folder / "run") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.refuses("checkpoint.load=run", names=["checkpoint.save=run", "another process"])
+        self.trains("checkpoint.load=run")
+
+
 class Starts(Runs):
+    def test_files_of_others_are_not_written_over(self):
+        for name in ("best.json", "report.html", "metrics.jsonl", "wandb_run_id.txt"):
+            with self.subTest(name=name):
+                place = self.folder / name.split(".")[0]
+                place.mkdir()
+                (place / name).write_text("mine")
+                for load in ("", "auto"):
+                    self.refuses(f"checkpoint.load={load}", save=place.name, names=[place.name, name])
+        (self.folder / "data").mkdir()
+        shutil.copy(RECEIPTS, self.folder / "data" / "report.html")
+        (self.folder / "data" / "resolved_config.yaml").write_text("")
+        self.refuses(save="data", data="data/report.html", names=["dataset.path_or_dataset=data/report.html", "checkpoint.save=data"])
+        # What a run does not write may lie there.
+        shutil.copy(RECEIPTS, self.folder / "train.parquet")
+        (self.folder / "job").mkdir()
+        (self.folder / "job" / "slurm-1.out").write_text("mine")
+        self.trains(save="job", iterations=1)
+        self.assertEqual((self.folder / "job" / "slurm-1.out").read_text(), "mine")
+
+    def test_a_file_has_one_document(self):
+        (self.folder / "two.yaml").write_text("train: {train_iters: 3}\n---\noptimizer: {lr: 0.1}\n")
+        self.refuses("--config two.yaml", names=["two.yaml", "2 documents"])
+
     def test_the_base_is_not_written_over(self):
         shutil.copytree(DEMO, self.folder / "base")
         (self.folder / "link").symlink_to("base")
@@ -177,6 +250,10 @@ class Starts(Runs):
                     self.assertIn(key, done.stderr)
 
     def test_null_is_the_default(self):
+        for null in ("null", "Null", "NULL", "~"):
+            done = self.run_trestle(*self.arguments(f"logger.wandb_project={null}", f"peft.alpha={null}", "--print-config"))
+            self.assertIn("\n  wandb_project: \"\"\n", done.stdout)
+            self.assertIn("\n  alpha: 32\n", done.stdout)
         (self.folder / "null.yaml").write_text(
             "logger: {wandb_project: null, tensorboard_dir: null}\ncheckpoint: {load: null}\ndataset: {feature_cache: null}\n"
             "peft: {alpha: null}\n")

@@ -28,7 +28,7 @@ MOST_THREADS = 30  # that any command here asks for, libraries' own among them
 
 def finetune(*overrides):
     return ["finetune", "--recipe", "demo_config", "--pretrained-checkpoint", DEMO, f"dataset.path_or_dataset={RECEIPTS}",
-            "checkpoint.save=run", "train.micro_batch_size=1", "validation.eval_interval=0", *overrides]
+            "checkpoint.save=run", "train.micro_batch_size=1", "validation.eval_interval=0", "scheduler.lr_warmup_iters=0", *overrides]
 
 
 class NoMoreThreads(Refusals):

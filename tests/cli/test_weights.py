@@ -39,7 +39,7 @@ class OtherModels(Refusals):
         if not config:
             yield ("finetune", "--recipe", "demo_config", f"checkpoint.pretrained_checkpoint={run}", "checkpoint.save=run",
                    "dataset.path_or_dataset=rows.jsonl", "dataset.maker_name=jsonl", "train.train_iters=1",
-                   "train.global_batch_size=1", "train.micro_batch_size=1")
+                   "train.global_batch_size=1", "train.micro_batch_size=1", "scheduler.lr_warmup_iters=0")
 
     def test_a_config_from_elsewhere(self):
         for key, value, own in (("num_key_value_heads", 1, 2), ("num_hidden_layers", 2, 3), ("rms_norm_eps", 1e-6, "1e-05"),
