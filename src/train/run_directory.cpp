@@ -143,9 +143,15 @@ void settle_run_directory(TrainConfig& config) {
   require_own_place(save);
   if (!newest_iteration(save)) require_no_strangers(save);
   if (checkpoint.load == kAuto) {
-    checkpoint.load = has_checkpoint(save) ? checkpoint.save : std::string();
+    checkpoint.load.clear();
+    if (has_checkpoint(save)) {
+      checkpoint.load = checkpoint.save;
+    } else if (const auto newest = newest_iteration(save)) {
+      // Killed between the first checkpoint's name, behind which it is whole, and the tracker.
+      checkpoint.load = (save / fmt::format("iter_{:07}", *newest)).string();
+    }
     // Without a checkpoint there is nothing to lose in the lines of steps that are made again.
-    if (checkpoint.load.empty() && !newest_iteration(save)) return;
+    if (checkpoint.load.empty()) return;
   }
   const std::optional<int64_t> newest = newest_iteration(save);
   if (checkpoint.load.empty()) {

@@ -216,6 +216,27 @@ class Kills(unittest.TestCase):
         """Dropout, so that torch's random state counts."""
         self.trains(0.3, 5, **{"peft.dim": 4, "peft.dropout": 0.1})
 
+    def test_killed_between_the_first_checkpoint_and_its_tracker(self):
+        """A moment of microseconds, so it is made: the iteration has its name, and no tracker names it yet."""
+        def untracked():
+            for tracker in ("latest_checkpointed_iteration.txt", "latest_train_state.pt"):
+                (self.folder / "run" / tracker).unlink()
+
+        arguments = ["finetune", "--recipe", "demo_config", "--pretrained-checkpoint", MODEL, "checkpoint.load=auto",
+                     f"dataset.path_or_dataset={RECEIPTS}", "train.global_batch_size=2", "train.micro_batch_size=2",
+                     "checkpoint.save=run", "checkpoint.save_interval=1", "scheduler.lr_warmup_iters=0", "peft.dim=4",
+                     "train.train_iters=2"]
+        self.fresh()
+        self.assertEqual(run(arguments, self.folder).returncode, 0)
+        whole = self.metrics(self.folder)
+        self.fresh()
+        self.assertEqual(run([*arguments, "train.exit_interval=1"], self.folder).returncode, 0)
+        untracked()
+        done = run(arguments, self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("from step 1 to 2", done.stderr)
+        self.assertEqual(self.metrics(self.folder), whole)
+
     def test_full(self):
         self.trains(0.3, 3, **{"peft.scheme": ""})
 
