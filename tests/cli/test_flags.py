@@ -205,7 +205,7 @@ TABLE = {
         "a": [Trial(TIED, Changed(out))],
         "b": [Trial(HF, Changed(out)), Trial(TIED, Needed("b is required"))],
         "--hf-model": [Trial(HF, Needed("--hf-model"), {"a": PEFT}), Trial(HF, Refused(NOTHING)),
-                       Trial(DEMO, Refused("shape"), {"a": MEGATRON / "import"})],
+                       Trial(DEMO, Refused("text_config.hidden_size=192"), {"a": MEGATRON / "import"})],
         "--forward": [Trial(True, Gains(out, "KL("), {"--no-forward": True}), Trial(True, Refused(NOTHING), {"b": DEMO})],
         "--no-forward": [Trial(True, Loses(out, "KL("))],
         "--prompt": [Trial("Bye", Gains(out, "asked: Bye")), Trial("Bye", Refused(NOTHING), {"--no-forward": True}),
@@ -241,7 +241,7 @@ TABLE = {
         "--no-exif": [Trial(True, Changed(out), {"--image-path": TURNED})],
     },
     "demo": {
-        "--assets": [Trial(FEWER, Gains(out, "% of 1;")), Trial("absent", Refused("demo model (--assets)"))],
+        "--assets": [Trial(FEWER, Gains(out, "% of 1;")), Trial("absent", Refused("--assets: absent does not exist"))],
         "--output": [Trial("other", Gains(files, "other/hf/model.safetensors"))],
         "--report": [Trial("other.html", Gains(files, "other.html"))],
         "--steps": [Trial(2, Gains(files, "work/run/iter_0000002")), Trial(-1, Refused("--steps"))],
