@@ -110,6 +110,8 @@ KEYS = {
 }
 # Texts that are no paths.
 WORDS = {
+    # Of keys that are no paths.
+    *(("finetune", flag) for flag in ("--train-iters", "--global-batch-size", "--image-max-edge", "--image-max-tokens", "--allow-change")),
     ("import", "--max-memory"), ("export", "--max-memory"), ("export", "--max-shard-size"), ("generate", "--prompt"),
     ("generate", "--system-prompt"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
     ("evaluate", "--maker"), ("evaluate", "--split"), ("data check", "--maker"), ("data check", "--split"),
@@ -485,9 +487,10 @@ class Deleting(Walk):
     def test_an_iteration_is_replaced_and_nothing_else(self):
         (self.home / "out" / "iter_0000001").mkdir(parents=True)
         (self.home / "out" / "iter_0000001" / "mine.txt").write_text("mine")
-        done = self.run_trestle(finetune(*BASE))
-        self.assertEqual(done.returncode, USER, done.stderr)
-        self.assertIn("iter_0000001", done.stderr.splitlines()[-1])
+        for load in ((), ("checkpoint.load=auto",), ("checkpoint.load=out",)):
+            done = self.run_trestle(finetune(*BASE, *load))
+            self.assertEqual(done.returncode, USER, done.stderr)
+            self.assertRegex(done.stderr.splitlines()[-1], r"\bout\b")
         self.assertEqual((self.home / "out" / "iter_0000001" / "mine.txt").read_text(), "mine")
 
 
