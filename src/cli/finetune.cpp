@@ -83,7 +83,8 @@ void finetune(const FinetuneFlags& flags) {
   if (trainer.progress().step >= config.train.train_iters) {
     fmt::print(stderr, "nothing to train: checkpoint.load={} has made {} of train.train_iters={}\n",
                trainer.config().checkpoint.load, trainer.progress().step, config.train.train_iters);
-    return;
+    // In its own directory what a killed process had begun behind its last step is still ended.
+    if (trainer.config().checkpoint.load != config.checkpoint.save) return;
   }
   // To whoever started it the run has ended by the signal, saved as it is.
   if (const int stopped = trainer.run(); stopped != 0) std::raise(stopped);
