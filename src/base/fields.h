@@ -24,7 +24,7 @@
 
 namespace trestle {
 
-/// What a resumed run must have of a key (train/resume).
+/// What a resumed run must have of a key (train/identity).
 enum class OnResume {
   /// The value that the run was saved with.
   kSame,
