@@ -330,6 +330,14 @@ class Writing(Walk):
                     with self.subTest(path=name[1], kind=path):
                         self.refused(name, command, path, statuses=(USER, MACHINE))
 
+    def test_dangling_link(self):
+        (self.home / "dangling").symlink_to("nowhere")
+        for path in ("dangling", "dangling/below"):
+            for name, (_, command) in WRITTEN.items():
+                if (name, path) != (("", "dataset.feature_cache"), "dangling/below"):  # training goes on without it
+                    with self.subTest(path=" ".join(name), kind=path):
+                        self.refused(name, command, path, says=["dangling is a link to nowhere, which is not there"])
+
     def test_directory_for_a_file(self):
         self.each("foreign", wanted=(OUT_FILE,), says=["a directory"])
         self.each("empty", wanted=(OUT_FILE,), says=["a directory"])
