@@ -95,8 +95,10 @@ struct Plain<std::optional<T>> {
 template <class T>
 using PlainOf = typename Plain<T>::type;
 template <class T>
-concept Number = std::is_same_v<PlainOf<T>, int64_t> || std::is_same_v < PlainOf<T>,
-double > ;
+constexpr bool kIsNumber =
+    std::is_same_v<PlainOf<T>, int64_t> || std::is_same_v<PlainOf<T>, double>;
+template <class T>
+concept Number = kIsNumber<T>;
 
 }  // namespace detail
 
@@ -159,6 +161,19 @@ constexpr size_t member_count() {
 }
 
 }  // namespace detail
+
+/// What the field of a number allows: for the same number where another file says it.
+template <class Owner, detail::Number T>
+constexpr Range range_of(T Owner::*member) {
+  Range range;
+  const auto look = [&](const auto& each) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(each.member)>, T Owner::*>) {
+      if (each.member == member) range = each.allowed;
+    }
+  };
+  std::apply([&](const auto&... each) { (look(each), ...); }, Owner::fields());
+  return range;
+}
 
 /// Calls visit(field, value) for each field of one level. A member without a field is a compile
 /// error.

@@ -67,6 +67,12 @@ struct LoraConfig {
   }
 };
 
+/// Throws UserError, `key` first, for a number that no adapter has: what the fields of LoraConfig
+/// allow holds wherever an adapter says its own.
+int64_t checked_rank(const std::string& key, double rank);
+double checked_alpha(const std::string& key, double alpha);
+double checked_dropout(const std::string& key, double dropout);
+
 struct AdapterSummary {
   /// Projections that have an adapter.
   int64_t modules = 0;
