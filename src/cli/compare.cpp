@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
 #include "checkpoint/hub.h"
@@ -206,7 +207,7 @@ void compare(const CLI::App& command, const CompareFlags& flags) {
       flags.json ? compare_json(report).dump(2, ' ', false, Json::error_handler_t::replace) + "\n"
                  : compare_table(report, flags.all);
   fmt::print("{}", shown);
-  std::fflush(stdout);
+  flush_output();
   if (flags.max_error >= 0 &&
       (report.unmatched() > 0 || !(report.max_error() <= flags.max_error))) {
     user_error("{} and {}: {}; --max-error {:g} allows no more", flags.a, flags.b, report.summary(),

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "cli/data_page.h"
@@ -133,7 +134,7 @@ void check(const DataFlags& flags) {
   } else {
     print(report, flags.seq_length);
   }
-  std::fflush(stdout);
+  flush_output();
   if (report.bad_rows > 0) {
     user_error("{}: {} of {} rows cannot be used", flags.data.path, report.bad_rows, report.rows);
   }

@@ -13,11 +13,13 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
 #include "cli/demo_report.h"
 #include "generate/stop.h"
 #include "train/recipes.h"
+#include "train/stop_signal.h"
 
 namespace trestle {
 
@@ -126,13 +128,13 @@ class Demo {
   template <class Action>
   void stage(const std::string& name, const Action& action) {
     fmt::print("== {}\n", name);
-    std::fflush(stdout);
+    flush_output();
     const auto start = std::chrono::steady_clock::now();
     action();
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     fmt::print("   {:.1f} s\n", seconds);
-    std::fflush(stdout);
+    flush_output();
     report_.stages.push_back({name, seconds});
   }
 
@@ -163,7 +165,9 @@ class Demo {
       if (parameter.requires_grad()) report_.trainable += parameter.numel();
     }
     report_.train_rows = make_dataset("make_cord_v2_dataset", data_, "train")->size();
-    trainer_->run([&](const StepMetrics& metrics) { report_.steps.push_back(metrics); });
+    const int stopped =
+        trainer_->run([&](const StepMetrics& metrics) { report_.steps.push_back(metrics); });
+    if (stopped != 0) end_by_signal(stopped);
   }
 
   static std::string picture(const Dataset& data, int64_t row) {

@@ -2,7 +2,6 @@
 // run.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <csignal>
 #include <map>
 #include <memory>
 
@@ -12,6 +11,7 @@
 #include "train/identity.h"
 #include "train/recipes.h"
 #include "train/settle.h"
+#include "train/stop_signal.h"
 #include "train/trainer.h"
 
 namespace trestle {
@@ -87,7 +87,7 @@ void finetune(const FinetuneFlags& flags) {
     if (trainer.config().checkpoint.load != config.checkpoint.save) return;
   }
   // To whoever started it the run has ended by the signal, saved as it is.
-  if (const int stopped = trainer.run(); stopped != 0) std::raise(stopped);
+  if (const int stopped = trainer.run(); stopped != 0) end_by_signal(stopped);
 }
 
 // As docs/keys.md has it.

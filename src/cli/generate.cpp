@@ -2,15 +2,14 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/standard_streams.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "cli/no_effect.h"
@@ -33,9 +32,8 @@ struct GenerateFlags {
 };
 
 void print_now(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    machine_error("cannot write the answer to standard output: {}", std::strerror(errno));
-  }
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  flush_output();
 }
 
 Conversation conversation_of(const GenerateFlags& flags, const Tokenizer& tokenizer) {

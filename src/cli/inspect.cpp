@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "base/text.h"
 #include "bridge/check.h"
 #include "bridge/compare.h"
@@ -187,7 +188,7 @@ void check(const fs::path& path, const FormatFlag& format, bool as_json) {
     for (const std::string& problem : report.problems) fmt::print("{}\n", one_line(problem));
     if (problems == 0) fmt::print("ok: {} tensors, {} bytes\n", report.tensors, report.bytes);
   }
-  std::fflush(stdout);
+  flush_output();
   if (problems > 0) {
     user_error("{} ({}): {} problem{}", path.string(), report.kind, problems,
                problems == 1 ? "" : "s");
