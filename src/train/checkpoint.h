@@ -22,6 +22,8 @@ struct BestStep {
   /// validation.best_metric, and what it was.
   std::string metric;
   double value = 0;
+  /// Validation::measured_on; empty in a checkpoint of before 2026-11-28.
+  std::string measured_on = {};
 };
 
 /// Where a run stands after a step.
@@ -56,7 +58,8 @@ class SavedRun {
   void require_same(const RunIdentity& now, const std::set<std::string>& may_change) const;
 
   /// Into a model and optimizer built from the same config. Throws UserError when the checkpoint's
-  /// tensors are not those that this config trains, each of them used once.
+  /// tensors are not those that this config trains, each of them used once, or when its bytes are
+  /// not those that were written.
   Progress load(Ministral3& model, AdamW& optimizer) const;
 
  private:

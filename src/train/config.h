@@ -275,6 +275,9 @@ struct TrainConfig {
   static std::string_view current_name(std::string_view key);
   /// LoRA or DoRA: the base's weights stay as they are.
   bool trains_adapters() const { return !peft.scheme.empty(); }
+  /// Whether anything depends on rng.seed: the order of rows, the start of adapters, dropout.
+  /// peft.dropout is that of peft.adapter_path once the trainer has opened it.
+  bool draws() const;
   at::ScalarType dtype() const {
     return model.params_dtype == "float32" ? at::kFloat : at::kBFloat16;
   }

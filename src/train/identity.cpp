@@ -100,6 +100,8 @@ RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::st
   for (const FieldText& each : list_fields(config)) {
     if (must_stay(each.on_resume)) identity.values[each.path] = each.value;
   }
+  // A seed that nothing is drawn from tells no run from another.
+  if (!config.draws()) identity.values["rng.seed"] = format_value(RngOptions{}.seed);
   return identity;
 }
 

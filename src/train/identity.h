@@ -28,6 +28,7 @@ struct RunIdentity {
   static RunIdentity from_json(const Json& json, std::string_view what);
 };
 
+/// rng.seed is the default's where nothing is drawn from it (TrainConfig::draws).
 RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents);
 
 /// Throws UserError naming every key that a resumed run must have again (OnResume) and `now` does

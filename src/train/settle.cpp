@@ -122,9 +122,8 @@ void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
   if (config.scheduler.lr_warmup_iters == 0) {
     dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
   }
-  if (!config.dataset.shuffle && !config.trains_adapters()) {
-    dead.add("rng.seed", "dataset.shuffle=false and no adapters: nothing is drawn");
-  }
+  // An adapter says its dropout when it is opened.
+  if (!config.draws() && config.peft.adapter_path.empty()) dead.add("rng.seed", kNothingDrawn);
 }
 
 void add_of_validation(const TrainConfig& config, Dead& dead) {
