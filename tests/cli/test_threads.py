@@ -7,7 +7,6 @@
 gets to.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ import time
 import unittest
 from pathlib import Path
 
-import test_bad_input
+import script
 from fake_hub import FakeHub
 from test_bad_input import DEMO, HF, MACHINE, MEGATRON, TESTS, Refusals, contents
 
@@ -33,7 +32,7 @@ def finetune(*overrides):
 
 class NoMoreThreads(Refusals):
     def bounded(self, arguments, threads, environment=None):
-        return subprocess.run([test_bad_input.TRESTLE, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
+        return subprocess.run([script.TRESTLE, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
                               env=os.environ | {"OMP_NUM_THREADS": "1", "LD_PRELOAD": str(FAULTS),
                                                 "FAULT_THREADS": str(threads)} | (environment or {}),
                               stdin=subprocess.DEVNULL, timeout=60)
@@ -106,7 +105,7 @@ class Signals(Refusals):
             for second in (signal.SIGINT, signal.SIGTERM):
                 with self.subTest(first=first.name, second=second.name):
                     process = subprocess.Popen(
-                        [test_bad_input.TRESTLE, *map(str, finetune("train.global_batch_size=4096", "train.train_iters=2"))],
+                        [script.TRESTLE, *map(str, finetune("train.global_batch_size=4096", "train.train_iters=2"))],
                         cwd=self.folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                     self.addCleanup(process.kill)
@@ -127,9 +126,5 @@ class Signals(Refusals):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    parser.add_argument("--faults", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    test_bad_input.TRESTLE, FAULTS = known.trestle.resolve(), known.faults.resolve()
-    unittest.main(argv=["test_threads.py", *others])
+    FAULTS = script.read_line(__doc__, faults=script.FAULTS).faults
+    unittest.main()
