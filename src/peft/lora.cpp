@@ -146,10 +146,6 @@ double LoraConfig::scaling_alpha() const {
 
 void LoraConfig::validate() const {
   check_values(*this, "peft.");
-  if (base_bits != 4 && base_bits != 8 && base_bits != 16) {
-    user_error("peft.base_bits={}: there are 4 (NF4), 8 and 16, the base as params_dtype says",
-               base_bits);
-  }
   if (base_bits != 16 && scheme.empty()) {
     user_error(
         "peft.base_bits={} holds the weights in a form that cannot train; set peft.scheme to lora "

@@ -119,7 +119,12 @@ SavedRun::SavedRun(const std::filesystem::path& path) : name_(path.string()), ch
 
 void SavedRun::require_same(const RunIdentity& now, const std::set<std::string>& may_change) const {
   if (const auto identity = own_.find("identity"); identity != own_.end()) {
-    require_same_run(RunIdentity::from_json(*identity, name_), now, may_change, name_);
+    // Told and not refused: a job that is started again has saved its difference the first time.
+    for (const std::string& key :
+         require_same_run(RunIdentity::from_json(*identity, name_), now, may_change, name_)) {
+      fmt::print(stderr, "--allow-change {} was not needed: checkpoint.load={} has the same\n", key,
+                 name_);
+    }
     return;
   }
   fmt::print(stderr,

@@ -53,8 +53,9 @@ class SavedRun {
   /// when there is none.
   explicit SavedRun(const std::filesystem::path& path);
 
-  /// Throws as require_same_run() does. Of a checkpoint that does not say which run it is of, a
-  /// line on stderr says that nothing but its tensors is checked.
+  /// Throws as require_same_run() does. A line on stderr tells of each permission in which nothing
+  /// differs, and of a checkpoint that does not say which run it is of, so that nothing but its
+  /// tensors is checked.
   void require_same(const RunIdentity& now, const std::set<std::string>& may_change) const;
 
   /// Into a model and optimizer built from the same config. Throws UserError when the checkpoint's

@@ -40,7 +40,7 @@ TrainConfig validated(TrainConfig config) {
   };
   require_place("checkpoint.save", config.checkpoint.save);
   require_place("logger.tensorboard_dir", config.logger.tensorboard_dir);
-  require_place("logger.wandb_save_dir", config.logger.wandb_save_dir);
+  require_place("logger.wandb_save_dir", config.logger.wandb_save_dir.value_or(""));
   settle_run_directory(config);
   return config;
 }

@@ -8,7 +8,6 @@ reads what it says.
 gets to.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import time
 import unittest
 from pathlib import Path
 
-import test_bad_input
+import script
 from fake_hub import FakeHub
 from test_bad_input import DEMO, HF, MACHINE, MEGATRON, TESTS, Refusals, contents
 
@@ -34,7 +33,7 @@ def finetune(*overrides):
 
 class NoMoreThreads(Refusals):
     def bounded(self, arguments, threads, environment=None):
-        return subprocess.run([test_bad_input.TRESTLE, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
+        return subprocess.run([script.TRESTLE, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
                               env=os.environ | {"OMP_NUM_THREADS": "1", "LD_PRELOAD": str(FAULTS),
                                                 "FAULT_THREADS": str(threads)} | (environment or {}),
                               stdin=subprocess.DEVNULL, timeout=60)
@@ -97,7 +96,7 @@ class Runs(Refusals):
     """A run in the background, and what it has left behind."""
 
     def start(self, *overrides, trains=True, stderr=subprocess.DEVNULL, **options):
-        process = subprocess.Popen([test_bad_input.TRESTLE, *map(str, finetune(*overrides))], cwd=self.folder,
+        process = subprocess.Popen([script.TRESTLE, *map(str, finetune(*overrides))], cwd=self.folder,
                                    env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=stderr, **options)
         self.addCleanup(process.kill)
@@ -184,7 +183,7 @@ class Unread(Runs):
         reader, writer = os.pipe()
         os.close(reader)
         try:
-            done = subprocess.run([test_bad_input.TRESTLE, *map(str, arguments)], cwd=self.folder, stdin=stdin, stdout=writer,
+            done = subprocess.run([script.TRESTLE, *map(str, arguments)], cwd=self.folder, stdin=stdin, stdout=writer,
                                   stderr=subprocess.PIPE, text=True, timeout=60)
         finally:
             os.close(writer)
@@ -217,7 +216,7 @@ class Unread(Runs):
         reader, writer = os.pipe()
         os.close(reader)
         try:
-            return subprocess.run([test_bad_input.TRESTLE, *map(str, arguments)], cwd=self.folder, stdin=subprocess.DEVNULL,
+            return subprocess.run([script.TRESTLE, *map(str, arguments)], cwd=self.folder, stdin=subprocess.DEVNULL,
                                   stdout=subprocess.DEVNULL, stderr=writer, timeout=60).returncode
         finally:
             os.close(writer)
@@ -248,9 +247,5 @@ class Unread(Runs):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    parser.add_argument("--faults", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    test_bad_input.TRESTLE, FAULTS = known.trestle.resolve(), known.faults.resolve()
-    unittest.main(argv=["test_threads.py", *others])
+    FAULTS = script.read_line(__doc__, faults=script.FAULTS).faults
+    unittest.main()
