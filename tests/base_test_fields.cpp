@@ -28,10 +28,14 @@ struct Outer {
   std::vector<std::string> modules = {"x", "y"};
   bool on = false;
   std::string mode = "one";
+  int64_t bits = 16;
+  std::optional<std::string> project;
   static constexpr auto fields() {
     return std::tuple(field("optimizer", &Outer::optimizer), field("name", &Outer::name, kSame),
                       field("modules", &Outer::modules, kSame), field("on", &Outer::on, kSame),
-                      field("mode", &Outer::mode, OnResume::kFree, OneOf("one", "two")));
+                      field("mode", &Outer::mode, OnResume::kFree, OneOf("one", "two")),
+                      field("bits", &Outer::bits, kSame, OneOfNumbers(4, 8, 16)),
+                      field("project", &Outer::project, kSame));
   }
 };
 
@@ -75,7 +79,7 @@ TEST(Fields, ErrorsNameTheKeyAndTheNearest) {
   EXPECT_EQ(error_of([&] { apply_override(config, "lr=1"); }),
             "unknown option lr; did you mean optimizer.lr?");
   EXPECT_EQ(error_of([&] { apply_override(config, "optimizer.lr=fast"); }),
-            "optimizer.lr=fast: 'fast' is not a number");
+            "optimizer.lr=fast: 'fast' is not a number; must be above 0 and at most 1");
   EXPECT_EQ(error_of([&] { apply_override(config, "on"); }),
             "override 'on' has no '='; write key.sub=value");
 }
@@ -128,6 +132,8 @@ TEST(Fields, ValuesOutOfRangeAreRefusedWhereTheyAreSet) {
             "optimizer.spike=1: must be at least 2 and below 9, or 0 for none"},
            {"optimizer.spike=9",
             "optimizer.spike=9: must be at least 2 and below 9, or 0 for none"},
+           {"bits=5", "bits=5: must be one of 4, 8, 16"},
+           {"bits=0", "bits=0: must be one of 4, 8, 16"},
            {"mode=three", "mode=three: must be one of one, two"},
            {"mode=", "mode=: must be one of one, two"}}) {
     EXPECT_EQ(error_of([&] { apply_override(config, given); }), why);
@@ -148,6 +154,71 @@ TEST(Fields, ValuesOutOfRangeAreRefusedWhereTheyAreSet) {
   config.optimizer.warmup = -1;
   EXPECT_EQ(error_of([&] { check_values(config); }),
             "optimizer.warmup=-1: must be at least 1 and at most 100");
+}
+
+// What another program reads as another number is none here.
+TEST(Fields, NumbersAreDecimal) {
+  Outer config;
+  for (const auto& [text, why] : std::map<std::string, std::string>{
+           {"010", "'010' begins with 0, which some read as octal; leave that 0 out"},
+           {"0x10", "'0x10' is not a whole number"},
+           {"+8", "'+8' is not a whole number"},
+           {"1_0", "'1_0' is not a whole number"},
+           {"8.0", "'8.0' is not a whole number"},
+           {"", "'' is not a whole number"},
+           {"9223372036854775808", "'9223372036854775808' is beyond what a number holds"}}) {
+    EXPECT_EQ(error_of([&] { apply_override(config, "bits=" + text); }),
+              fmt::format("bits={}: {}; must be one of 4, 8, 16", text, why));
+  }
+  for (const char* text : {"00.5", "0x1p-1", "+0.5", "1e999", "0.5f", "0,5"}) {
+    EXPECT_THROW(apply_override(config, fmt::format("optimizer.lr={}", text)), UserError) << text;
+  }
+  EXPECT_EQ(to_yaml(config), to_yaml(Outer{}));
+  apply_override(config, "optimizer.lr=5e-1");
+  apply_override(config, "bits= 8 ");
+  EXPECT_EQ(config.bits, 8);
+}
+
+TEST(Fields, RangesAreExactAndReadable) {
+  EXPECT_EQ(at_least(0).text(), "must be at least 0");
+  EXPECT_TRUE(at_least(0).holds(1e308));
+  EXPECT_FALSE(at_least(0).holds(std::numeric_limits<double>::infinity()));
+  // Not every whole number is a double.
+  const Range seeds = between(0, 9007199254740992);
+  EXPECT_TRUE(seeds.holds(int64_t{9007199254740992}));
+  EXPECT_FALSE(seeds.holds(int64_t{9007199254740993}));
+}
+
+TEST(Fields, TextThatIsSetMayBeEmpty) {
+  Outer config;
+  EXPECT_EQ(config.project, std::nullopt);
+  for (const char* given : {"project=", "project=\"\""}) {
+    apply_override(config, given);
+    EXPECT_EQ(config.project, "");
+    Outer again;
+    apply_yaml(again, to_yaml(config), "test");
+    EXPECT_EQ(again.project, "");
+    apply_override(config, "project=null");
+    EXPECT_EQ(config.project, std::nullopt);
+    apply_yaml(again, to_yaml(config), "test");
+    EXPECT_EQ(again.project, std::nullopt);
+  }
+}
+
+TEST(Fields, AnEmptyGroupIsAGroup) {
+  Outer config;
+  for (const char* text : {"optimizr: {}", "optimizr:"}) {
+    EXPECT_EQ(error_of([&] { apply_yaml(config, text, "test"); }),
+              "unknown option optimizr; did you mean optimizer?");
+  }
+  EXPECT_EQ(error_of([&] { apply_yaml(config, "optimizer: {lr: {}, lrr: {}}", "test"); }),
+            "unknown option optimizer.lrr; did you mean optimizer.lr?");
+  for (const char* text : {"optimizer: {}", "optimizer:", "{}", ""}) {
+    apply_yaml(config, text, "test");
+    EXPECT_EQ(to_yaml(config), to_yaml(Outer{}));
+  }
+  EXPECT_EQ(error_of([&] { apply_yaml(config, "optimizer.lr: 1\noptimizer: {}", "test"); }),
+            "test: optimizer and optimizer.lr are both there; keep one");
 }
 
 TEST(Fields, AKeyTwiceInAFileIsRefused) {

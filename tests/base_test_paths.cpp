@@ -85,6 +85,30 @@ TEST_F(Paths, WritingGoesThroughALink) {
   EXPECT_EQ(read_text("full/file"), "new");
 }
 
+TEST_F(Paths, ALinkThatLeadsNowhereIsSaidToBeOne) {
+  fs::create_symlink("nowhere", "dangling");
+  fs::create_symlink("loop", "loop");
+  for (const std::string path : {"dangling", "loop"}) {
+    const std::string said = path + " is a link to ";
+    expect_says(error_of([&] { require_output_file(path, "--output"); }), {"--output " + said});
+    for (const std::string& spelt : {path, path + "/"}) {
+      expect_says(error_of([&] { require_new_directory(spelt, "--hf-path"); }),
+                  {"--hf-path " + said});
+      expect_says(error_of([&] { require_output_folder(spelt, "--gguf-path"); }),
+                  {"--gguf-path " + said});
+    }
+    for (const std::string& below : {path + "/out", path + "/a/b"}) {
+      expect_says(error_of([&] { require_output_file(below, "--output"); }), {below, said});
+      expect_says(error_of([&] { require_new_directory(below, "--hf-path"); }), {below, said});
+      expect_says(error_of([&] { require_output_folder(below, "--gguf-path"); }), {below, said});
+    }
+    expect_says(error_of([&] { write_text(path, "new"); }), {said});
+    expect_says(error_of([&] { OutputDirectory output(path); }), {said});
+    EXPECT_TRUE(fs::is_symlink(path));
+  }
+  EXPECT_FALSE(is_there("nowhere"));
+}
+
 TEST_F(Paths, ADirectoryReplacesAnEmptyOneThatIsOnlyADirectory) {
   for (const char* path : {"pipe", "socket", "device", "file"}) {
     expect_says(error_of([&] { OutputDirectory output(path); }),

@@ -165,6 +165,7 @@ TEST(HfConfig, ReadsEveryYarnKey) {
                                                    {"beta_fast", 0},
                                                    {"beta_slow", 2},
                                                    {"mscale", 0},
+                                                   {"max_position_embeddings", 9},
                                                    {"factor", nullptr}});
   });
   const YarnConfig& yarn = config.text.rope.yarn.value();
@@ -248,6 +249,12 @@ TEST(HfConfigBadInput, IsRefusedByName) {
       {rope("factor", "\"16\""), {"rope_parameters.factor=\"16\""}},
       {rope("partial_rotary_factor", "0.5"), {"partial_rotary_factor=0.5"}},
       {rope("beta_fast", "-2"), {"beta_fast=-2"}},
+      {rope("high_freq_factor", "4.0"), {"text_config.rope_parameters.high_freq_factor=4.0"}},
+      {rope("beta_fats", "4"), {"text_config.rope_parameters.beta_fats=4 is not supported"}},
+      {vision("rope_parameters", R"({"rope_theta": 1e4, "factor": 2})"),
+       {"vision_config.rope_parameters.factor=2"}},
+      {vision("rope_parameters", R"({"rope_theta": 1e4, "partial_rotary_factor": 0.5})"),
+       {"partial_rotary_factor=0.5"}},
       {[](Json& json) { json["text_config"]["rope_parameters"].erase("factor"); },
        {"factor is missing"}},
       {[](Json& json) { json["text_config"]["rope_parameters"].erase("llama_4_scaling_beta"); },

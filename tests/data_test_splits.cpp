@@ -88,6 +88,32 @@ TEST_F(Folder, IsSearchedInOrder) {
   EXPECT_FALSE(has_split("parquet", folder_, "test"));
 }
 
+// As `datasets` 5.2.0 has them, which takes the first three for both splits.
+TEST_F(Folder, AFileOfTrainingAndOfAnotherSplitIsRefused) {
+  for (const auto& [name, other] :
+       {std::pair{"train_test.tar", "test"}, std::pair{"train-vs-validation.tar", "validation"},
+        std::pair{"train/test/0.tar", "test"}, std::pair{"training.eval.tar", "eval"}}) {
+    add(name);
+    const std::string word = std::string(name).starts_with("training") ? "training" : "train";
+    for (const std::string& split : {word, std::string(other)}) {
+      expect_says(error_of([&] { of(split); }),
+                  {(folder_ / name).string() + " is of split '" + word + "' and of '" + other + "'",
+                   "rename it"});
+    }
+    EXPECT_EQ(of(""), std::vector<std::string>{name});
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  using Names = std::vector<std::string>;
+  add("train-vs-validation.tar");
+  EXPECT_EQ(of("train-vs-validation"), Names{"train-vs-validation.tar"});  // it is meant
+  fs::remove_all(folder_);
+  for (const char* name : {"train/test.tar", "test/train.tar", "b/test-validation.tar"}) add(name);
+  EXPECT_EQ(of("train"), Names{"train/test.tar"});
+  EXPECT_EQ(of("test"), (Names{"b/test-validation.tar", "test/train.tar"}));
+  EXPECT_EQ(of("validation"), Names{"b/test-validation.tar"});
+}
+
 TEST_F(Folder, WithoutSplitsIsTold) {
   for (const char* name : {"a.tar", "b.tar", "c.tar", "d.tar"}) add(name);
   const std::string missing = error_of([&] { of("train"); });

@@ -258,9 +258,22 @@ TEST(PeftFolder, RefusesOptionsByName) {
   expect_mentions(refused("fan_in_fan_out", true), {"fan_in_fan_out"});
   expect_mentions(refused("an_option_of_tomorrow", 3), {"an_option_of_tomorrow"});
   expect_mentions(refused("r", "four"), {"r is \"four\""});
-  expect_mentions(refused("r", 0), {"r is 0"});
-  expect_mentions(refused("r", 1e300), {"r is"});
-  expect_mentions(refused("lora_dropout", -1), {"lora_dropout"});
+  // The bounds of peft.dim, peft.alpha and peft.dropout.
+  for (const Json& value : {Json(0), Json(-4), Json(1e300), Json(1e7)}) {
+    expect_mentions(refused("r", value), {"r=", "must be at least 1 and at most 1000000"});
+    expect_mentions(refused("rank_pattern", {{"q_proj", value}}), {"rank_pattern.q_proj=", "must"});
+  }
+  expect_mentions(refused("r", 4.5), {"r=4.5: must be a whole number"});
+  for (const Json& value : {Json(0), Json(-5), Json(1e300)}) {
+    expect_mentions(refused("lora_alpha", value), {"lora_alpha=", "must be above 0 and at most"});
+    expect_mentions(refused("alpha_pattern", {{"q_proj", value}}),
+                    {"alpha_pattern.q_proj=", "must be above 0"});
+  }
+  for (const Json& value : {Json(-1), Json(1), Json(2.5)}) {
+    expect_mentions(refused("lora_dropout", value),
+                    {"lora_dropout=", "must be at least 0 and below 1"});
+  }
+  expect_mentions(refused("rank_pattern", {{"q_proj", "4"}}), {"rank_pattern.q_proj is \"4\""});
   const fs::path list = variant(scratch, [](NamedTensors&, Json& config) { config = {1}; });
   expect_mentions(error_of([&] { logits_with(list); }), {kConfig});
 }

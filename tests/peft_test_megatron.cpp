@@ -1,4 +1,6 @@
 // Adapters of the real Megatron Bridge, and our own written as it writes them.
+#include <cmath>
+
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron_writer.h"
 #include "checkpoint_hf_testing.h"
@@ -287,9 +289,12 @@ TEST(MegatronAdapter, RefusesWrongRunConfigs) {
                   {"VeRA", "lora.LoRA", "dora.DoRA", "CanonicalLoRA"});
   expect_mentions(refused({{"alpha", nullptr}}), {"peft.alpha is missing"});
   expect_mentions(refused({{"dim", "four"}}), {"peft.dim"});
-  expect_mentions(refused({{"dim", 0}}), {"dim 0"});
+  expect_mentions(refused({{"dim", 0}}), {"peft.dim=0: must be at least 1"});
+  expect_mentions(refused({{"dim", 4.5}}), {"peft.dim=4.5: must be a whole number"});
+  expect_mentions(refused({{"alpha", std::nan("")}}), {"peft.alpha=nan: must be above 0"});
+  expect_mentions(refused({{"alpha", -5}}), {"peft.alpha=-5: must be above 0"});
   expect_mentions(refused({{"dim", 8}}), {"[4, 48]", "[8, 48]"});
-  expect_mentions(refused({{"dropout", 2}}), {"dropout 2"});
+  expect_mentions(refused({{"dropout", 2}}), {"peft.dropout=2: must be at least 0 and below 1"});
 }
 
 TEST(MegatronAdapter, RefusesTensorsWithoutAPlace) {

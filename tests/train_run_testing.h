@@ -47,9 +47,14 @@ class RunTest : public ::testing::Test {
     return config;
   }
 
+  static std::vector<StepMetrics> run(const TrainConfig& config) {
+    std::vector<StepMetrics> steps;
+    Trainer(config).run([&](const StepMetrics& metrics) { steps.push_back(metrics); });
+    return steps;
+  }
   static std::vector<double> losses(const TrainConfig& config) {
     std::vector<double> losses;
-    Trainer(config).run([&](const StepMetrics& metrics) { losses.push_back(metrics.loss); });
+    for (const StepMetrics& step : run(config)) losses.push_back(step.loss);
     return losses;
   }
 

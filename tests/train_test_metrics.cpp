@@ -111,6 +111,14 @@ TEST_F(Metrics, WandbIsOffUnlessAskedFor) {
   EXPECT_EQ(WandbRun::start(config(), 0), nullptr);
   TrainConfig asked = config();
   asked.logger.wandb_project = "p";
+  // A key that is set to nothing turns it off, whatever the environment says.
+  setenv("WANDB_PROJECT", "theirs", 1);
+  TrainConfig off = config();
+  off.logger.wandb_project = "";
+  EXPECT_EQ(WandbRun::start(off, 0), nullptr);
+  EXPECT_NE(WandbRun::start(config(), 0), nullptr);
+  fs::remove_all(directory_ / "wandb");
+  unsetenv("WANDB_PROJECT");
   setenv("WANDB_MODE", "disabled", 1);
   EXPECT_EQ(WandbRun::start(asked, 0), nullptr);
   setenv("WANDB_MODE", "sometimes", 1);

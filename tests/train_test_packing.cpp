@@ -1,13 +1,12 @@
 // Several samples in one row: the loss and gradients of each alone, runs that differ in nothing but
 // how many forwards they take, exact resume.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
+#include <map>
 
 #include "golden.h"
-#include "train/recipes.h"
-#include "train/trainer.h"
+#include "train_run_testing.h"
 
 namespace trestle {
 namespace {
@@ -36,38 +35,23 @@ std::string rows_of_all_kinds() {
   return rows;
 }
 
-class Packed : public ::testing::Test {
+class Packed : public testing::RunTest {
  protected:
   void SetUp() override {
-    directory_ = fs::temp_directory_path() / fmt::format("trestle-packed-{}", ::getpid());
-    fs::create_directories(directory_);
+    RunTest::SetUp();
     std::ofstream(directory_ / "data.jsonl") << rows_of_all_kinds();
   }
-  void TearDown() override { fs::remove_all(directory_); }
 
   TrainConfig config(const std::string& name) const {
-    TrainConfig config = recipe("ministral3_3b_sft_config");
+    TrainConfig config = RunTest::config(name);
     config.model.params_dtype = "float32";
     config.model.seq_length = 256;
     config.checkpoint.pretrained_checkpoint = kModel;
-    config.checkpoint.save = (directory_ / name).string();
-    config.dataset.maker_name = "jsonl";
-    config.dataset.path_or_dataset = (directory_ / "data.jsonl").string();
     config.dataset.image_max_edge = 112;
-    config.train.train_iters = 6;
     config.train.global_batch_size = 8;
-    config.optimizer.lr = 1e-3;
-    config.scheduler.lr_warmup_iters = 2;
+    config.train.micro_batch_size = 1;
     return config;
   }
-
-  static std::vector<StepMetrics> run(const TrainConfig& config) {
-    std::vector<StepMetrics> steps;
-    Trainer(config).run([&](const StepMetrics& metrics) { steps.push_back(metrics); });
-    return steps;
-  }
-
-  fs::path directory_;
 };
 
 std::map<std::string, at::Tensor> gradients(const Ministral3& model) {
@@ -136,19 +120,14 @@ TEST_F(Packed, ResumesToTheBit) {
   lora.peft.scheme = "lora";
   lora.peft.dim = 4;
   lora.peft.dropout = 0.1;
-  const auto losses = [&] {
-    std::vector<double> losses;
-    for (const StepMetrics& step : run(lora)) losses.push_back(step.loss);
-    return losses;
-  };
-  const std::vector<double> whole = losses();
+  const std::vector<double> whole = losses(lora);
   lora.checkpoint.save += "-resumed";
   lora.train.exit_interval = 3;
-  std::vector<double> parts = losses();
+  std::vector<double> parts = losses(lora);
   lora.train.exit_interval.reset();
   lora.checkpoint.load = lora.checkpoint.save;
   lora.dataset.num_workers = 3;  // the threads settle nothing
-  for (const double loss : losses()) parts.push_back(loss);
+  for (const double loss : losses(lora)) parts.push_back(loss);
   EXPECT_EQ(parts, whole);
 }
 

@@ -177,11 +177,88 @@ TEST_F(Validated, ABestStepIsBeatenByABetterOneOfItsMetric) {
   metrics.loss = 1;
   metrics.scores["field_f1"] = 0.5;
   EXPECT_TRUE(validation->better(metrics, std::nullopt));
-  EXPECT_TRUE(validation->better(metrics, BestStep{2, "field_f1", 0.4}));
-  EXPECT_TRUE(validation->better(metrics, BestStep{2, kValidLoss, 0.1}));
-  EXPECT_FALSE(validation->better(metrics, BestStep{2, "field_f1", 0.5}));
+  const std::string& here = validation->measured_on();
+  EXPECT_TRUE(validation->better(metrics, BestStep{2, "field_f1", 0.4, here}));
+  EXPECT_TRUE(validation->better(metrics, BestStep{2, kValidLoss, 0.1, here}));
+  EXPECT_FALSE(validation->better(metrics, BestStep{2, "field_f1", 0.5, here}));
+  EXPECT_TRUE(validation->better(metrics, BestStep{2, "field_f1", 0.9, "other rows"}));
   metrics.scores["field_f1"] = std::numeric_limits<double>::quiet_NaN();
   EXPECT_FALSE(validation->better(metrics, std::nullopt));
+}
+
+// What the number means, for either metric: each of these makes it another.
+TEST_F(Validated, ABestIsOfWhatItWasMeasuredOn) {
+  const Processor processor(kModel);
+  const auto measured = [&](const std::string& metric, const std::string& override) {
+    TrainConfig config = this->config("measured");
+    config.validation.best_metric = metric;
+    config.validation.answers = 2;
+    if (!override.empty()) apply_override(config, override);
+    return Validation::make(config, processor)->measured_on();
+  };
+  const fs::path other = directory_ / "other";
+  fs::create_directories(other);
+  fs::copy_file(fs::path(kData) / "train.parquet", other / "test.parquet");
+  fs::copy_file(fs::path(kData) / "test.parquet", directory_ / "test.parquet");
+  const std::string elsewhere = "validation.path_or_dataset=" + other.string();
+  const std::string moved = "validation.path_or_dataset=" + directory_.string() + "/test.parquet";
+  for (const auto& [metric, own, others] :
+       {std::tuple{kValidLoss,
+                   std::vector{"validation.eval_iters=1", "train.global_batch_size=3",
+                               "model.seq_length=400", "dataset.overlong=drop"},
+                   std::vector{"validation.answers=1", "validation.max_new_tokens=7"}},
+        std::tuple{"field_f1", std::vector{"validation.answers=1", "validation.max_new_tokens=7"},
+                   std::vector{"validation.eval_iters=1", "model.seq_length=400"}}}) {
+    const std::string plain = measured(metric, "");
+    EXPECT_FALSE(plain.empty());
+    for (const char* each : own) EXPECT_NE(measured(metric, each), plain) << each;
+    for (const char* each : others) EXPECT_EQ(measured(metric, each), plain) << each;
+    for (const char* each : {"validation.split=train", "dataset.image_max_edge=56",
+                             "dataset.image_max_tokens=20", elsewhere.c_str()}) {
+      EXPECT_NE(measured(metric, each), plain) << each;
+    }
+    for (const char* each : {"train.train_iters=9", "optimizer.lr=1e-4", moved.c_str()}) {
+      EXPECT_EQ(measured(metric, each), plain) << each;
+    }
+  }
+  EXPECT_EQ(measured("", ""), "");
+}
+
+TEST_F(Validated, ABestOfOtherRowsIsNotComparedWith) {
+  TrainConfig first = config("other-rows");
+  first.validation.best_metric = kValidLoss;
+  first.train.exit_interval = 2;
+  run(first);
+  TrainConfig second = first;
+  second.train.exit_interval.reset();
+  second.checkpoint.load = first.checkpoint.save;
+  {
+    const Trainer same(second);
+    ASSERT_TRUE(same.progress().best);
+    EXPECT_EQ(same.progress().best->step, 2);
+  }
+  second.validation.eval_iters = 1;
+  ::testing::internal::CaptureStderr();
+  const Trainer trainer(second);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_FALSE(trainer.progress().best);
+  expect_says(said, {"the best so far, valid_loss ", " of step 2, was measured on 4 rows of ",
+                     "measures valid_loss on 2 rows of ", "its best starts anew\n"});
+}
+
+TEST_F(Validated, ABestOfAnOlderCheckpointIsNotComparedWith) {
+  TrainConfig config = this->config("older");
+  config.validation.best_metric = kValidLoss;
+  const auto validation = Validation::make(config, Processor(kModel));
+  const BestStep here{2, kValidLoss, 0.5, validation->measured_on()};
+  EXPECT_TRUE(validation->comparable(here));
+  ::testing::internal::CaptureStderr();
+  EXPECT_FALSE(validation->comparable(BestStep{2, kValidLoss, 0.5, ""}));
+  expect_says(::testing::internal::GetCapturedStderr(),
+              {"valid_loss 0.5000 of step 2, was measured on data that the checkpoint does not"});
+  // Without a metric there is no number to come, and the best stays what it was.
+  config.validation.best_metric = "";
+  EXPECT_TRUE(Validation::make(config, Processor(kModel))->comparable(here));
 }
 
 TEST_F(Validated, WhatCannotBeIsSaidBeforeTheFirstStep) {

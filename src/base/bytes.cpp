@@ -1,10 +1,12 @@
 #include "base/bytes.h"
 
-#include <charconv>
-#include <string>
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
+#include "base/number.h"
 
 namespace trestle {
 
@@ -12,15 +14,24 @@ uint64_t parse_bytes(std::string_view flag, std::string_view text) {
   constexpr std::pair<std::string_view, double> kUnits[] = {
       {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
       {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+  const size_t digits = std::min(text.find_first_not_of("0123456789.eE+-"), text.size());
   double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
+  const bool is_number = number_problem(text.substr(0, digits), number).empty();
   for (const auto& [name, factor] : kUnits) {
-    if (error == std::errc() && unit == name && number > 0 && number * factor < 1e18) {
-      return static_cast<uint64_t>(number * factor);
+    const double bytes = number * factor;
+    if (is_number && text.substr(digits) == name && bytes >= 1 && bytes < 1e18) {
+      return static_cast<uint64_t>(bytes);
     }
   }
-  user_error("{} {}: not a size; write it as 500MB, 1.5GB or 2GiB", flag, text);
+  user_error("{} {}: not a size of 1 byte or more; write it as 500MB, 1.5GB or 2GiB", flag, text);
+}
+
+std::string size_text(uint64_t bytes) {
+  constexpr std::pair<std::string_view, uint64_t> kUnits[] = {{"MB", 1'000'000}, {"KB", 1'000}};
+  for (const auto& [name, unit] : kUnits) {
+    if (bytes >= unit) return fmt::format("{}{}", (bytes + unit - 1) / unit, name);
+  }
+  return fmt::format("{}B", bytes);
 }
 
 }  // namespace trestle

@@ -62,6 +62,7 @@ int run_child(const std::vector<std::string>& arguments, const std::filesystem::
   sigset_t defaults;
   sigemptyset(&defaults);
   sigaddset(&defaults, SIGXFSZ);
+  sigaddset(&defaults, SIGPIPE);
   posix_spawnattr_setsigdefault(&attributes, &defaults);
   pid_t child = 0;
   const int error = posix_spawnp(&child, argv[0], &files, &attributes, argv.data(), environ);

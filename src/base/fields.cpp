@@ -4,11 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <numeric>
 #include <set>
 
+#include "base/number.h"
 #include "base/text.h"
 
 namespace trestle {
@@ -49,13 +49,13 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+// "'fast' is not a number; must be above 0 and at most 1".
 template <class Number>
-void parse_number(std::string_view key, std::string_view text, Number& value, const char* kind) {
+void parse_number(std::string_view key, std::string_view text, Number& value,
+                  std::string_view allowed) {
   text = trimmed(text);
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) {
-    user_error("{}={}: '{}' is not {}", key, text, text, kind);
-  }
+  const std::string problem = number_problem(text, value);
+  if (!problem.empty()) user_error("{}={}: {}; {}", key, text, problem, allowed);
 }
 
 }  // namespace
@@ -75,9 +75,13 @@ std::string_view on_resume_text(OnResume on_resume) {
 }
 
 std::string Range::text() const {
-  return fmt::format("must be {} {} and {} {}{}", above_low ? "above" : "at least", bound_text(low),
-                     below_high ? "below" : "at most", bound_text(high),
-                     or_zero ? ", or 0 for none" : "");
+  const std::string from =
+      fmt::format("must be {} {}", above_low ? "above" : "at least", bound_text(low));
+  const std::string to =
+      std::isinf(high)
+          ? ""
+          : fmt::format(" and {} {}", below_high ? "below" : "at most", bound_text(high));
+  return from + to + (or_zero ? ", or 0 for none" : "");
 }
 
 bool OneOf::holds(std::string_view value) const {
@@ -94,6 +98,16 @@ std::string OneOf::text() const {
   return fmt::format("must be one of {}", fmt::join(known, ", "));
 }
 
+bool OneOfNumbers::holds(int64_t value) const {
+  return std::ranges::find(numbers.begin(), numbers.begin() + count, value) !=
+         numbers.begin() + count;
+}
+
+std::string OneOfNumbers::text() const {
+  return fmt::format("must be one of {}",
+                     fmt::join(numbers.begin(), numbers.begin() + count, ", "));
+}
+
 void parse_value(std::string_view key, std::string_view text, bool& value) {
   text = unquoted(text);
   if (text == "true" || text == "True" || text == "1" || text == "on") {
@@ -105,12 +119,18 @@ void parse_value(std::string_view key, std::string_view text, bool& value) {
   }
 }
 
-void parse_value(std::string_view key, std::string_view text, int64_t& value) {
-  parse_number(key, text, value, "a whole number");
+void parse_value(std::string_view key, std::string_view text, int64_t& value,
+                 std::string_view allowed) {
+  parse_number(key, text, value, allowed);
 }
 
-void parse_value(std::string_view key, std::string_view text, double& value) {
-  parse_number(key, text, value, "a number");
+void parse_value(std::string_view key, std::string_view text, double& value,
+                 std::string_view allowed) {
+  parse_number(key, text, value, allowed);
+}
+
+void parse_value(std::string_view, std::string_view text, std::optional<std::string>& value) {
+  value = unquoted(text);
 }
 
 void parse_value(std::string_view, std::string_view text, std::string& value) {
@@ -157,7 +177,12 @@ std::string nearest(std::string_view name, const std::vector<std::string>& names
 
 void unknown_key(std::string_view key, const std::vector<FieldText>& known) {
   std::vector<std::string> names;
-  for (const FieldText& each : known) names.push_back(each.path);
+  for (const FieldText& each : known) {
+    names.push_back(each.path);
+    // A group is no key, but what an empty one in a file may have been meant for.
+    const std::string group = each.path.substr(0, each.path.find('.'));
+    if (group != key && (names.size() < 2 || names.end()[-2] != group)) names.push_back(group);
+  }
   user_error("unknown option {}; did you mean {}?", key, nearest(key, names));
 }
 
@@ -189,7 +214,7 @@ void flatten_into(const YAML::Node& node, const std::string& prefix, std::string
   if (depth > kMaxYamlDepth) user_error("{}: nested deeper than {} levels", what, kMaxYamlDepth);
   into.visited += 1 + (node.IsSequence() ? node.size() : 0);
   if (into.visited > kMaxYamlValues) user_error("{}: over {} values", what, kMaxYamlValues);
-  if (node.IsMap()) {
+  if (node.IsMap() && (node.size() > 0 || prefix.empty())) {
     for (const auto& entry : node) {
       if (!entry.first.IsScalar()) {
         user_error("{}: a key of '{}' is a list or map", what, prefix);
@@ -202,7 +227,7 @@ void flatten_into(const YAML::Node& node, const std::string& prefix, std::string
   if (!into.paths.insert(prefix).second) {
     user_error("{}: {} is there twice; keep one", what, prefix);
   }
-  if (node.IsNull()) {
+  if (node.IsNull() || node.IsMap()) {
     into.out.push_back({prefix, std::nullopt});
   } else if (node.IsSequence()) {
     std::vector<std::string> items;
@@ -236,6 +261,13 @@ std::vector<Assignment> flatten_yaml(const YAML::Node& node, std::string_view wh
   if (!node.IsMap()) user_error("{}: a config is a mapping of keys to values", what);
   Flattened flattened;
   flatten_into(node, "", what, 0, flattened);
+  // `a.b: 1` beside an empty `a:`, which would take it back or not as they stand.
+  for (const std::string& path : flattened.paths) {
+    for (size_t dot = path.find('.'); dot != std::string::npos; dot = path.find('.', dot + 1)) {
+      if (!flattened.paths.contains(path.substr(0, dot))) continue;
+      user_error("{}: {} and {} are both there; keep one", what, path.substr(0, dot), path);
+    }
+  }
   return flattened.out;
 }
 

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,7 +46,8 @@ struct Range {
   /// 0 too, which turns the thing off.
   bool or_zero = false;
 
-  bool holds(double value) const {
+  /// long double has every int64_t and double as it is.
+  bool holds(long double value) const {
     if (or_zero && value == 0) return true;
     return (above_low ? value > low : value >= low) && (below_high ? value < high : value <= high);
   }
@@ -60,6 +62,9 @@ constexpr Range above(double low, double high) {
 constexpr Range below(double low, double high) {
   return {.low = low, .high = high, .below_high = true};
 }
+constexpr Range at_least(double low) {
+  return {.low = low, .high = std::numeric_limits<double>::infinity(), .below_high = true};
+}
 constexpr Range or_zero(Range range) {
   range.or_zero = true;
   return range;
@@ -72,6 +77,17 @@ struct OneOf {
   template <class... Words>
   constexpr explicit OneOf(Words... each) : words{each...} {}
   bool holds(std::string_view value) const;
+  std::string text() const;
+};
+
+/// The few numbers that a key may be.
+struct OneOfNumbers {
+  std::array<int64_t, 4> numbers = {};
+  size_t count = 0;
+
+  template <class... Numbers>
+  constexpr explicit OneOfNumbers(Numbers... each) : numbers{each...}, count(sizeof...(each)) {}
+  bool holds(int64_t value) const;
   std::string text() const;
 };
 
@@ -95,8 +111,10 @@ struct Plain<std::optional<T>> {
 template <class T>
 using PlainOf = typename Plain<T>::type;
 template <class T>
-concept Number = std::is_same_v<PlainOf<T>, int64_t> || std::is_same_v < PlainOf<T>,
-double > ;
+constexpr bool kIsNumber =
+    std::is_same_v<PlainOf<T>, int64_t> || std::is_same_v<PlainOf<T>, double>;
+template <class T>
+concept Number = kIsNumber<T>;
 
 }  // namespace detail
 
@@ -114,6 +132,13 @@ template <class Owner, detail::Number T>
 constexpr Field<Owner, T, Range> field(std::string_view name, T Owner::*member, OnResume on_resume,
                                        Range range, std::string_view help = "") {
   return {name, member, on_resume, range, help};
+}
+/// Or which few it may be.
+template <class Owner>
+constexpr Field<Owner, int64_t, OneOfNumbers> field(std::string_view name, int64_t Owner::*member,
+                                                    OnResume on_resume, OneOfNumbers numbers,
+                                                    std::string_view help = "") {
+  return {name, member, on_resume, numbers, help};
 }
 /// A text that is one of some words.
 template <class Owner>
@@ -160,6 +185,19 @@ constexpr size_t member_count() {
 
 }  // namespace detail
 
+/// What the field of a number allows: for the same number where another file says it.
+template <class Owner, detail::Number T>
+constexpr Range range_of(T Owner::*member) {
+  Range range;
+  const auto look = [&](const auto& each) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(each.member)>, T Owner::*>) {
+      if (each.member == member) range = each.allowed;
+    }
+  };
+  std::apply([&](const auto&... each) { (look(each), ...); }, Owner::fields());
+  return range;
+}
+
 /// Calls visit(field, value) for each field of one level. A member without a field is a compile
 /// error.
 template <HasFields T, class Visit>
@@ -171,21 +209,27 @@ void for_each_field(T& config, Visit&& visit) {
              Plain::fields());
 }
 
-/// Parsing of one value from the text of an override. `key` names it in errors.
+/// Parsing of one value from the text of an override. `key` names it in errors, `allowed` (Range's
+/// text) says what it may be.
 void parse_value(std::string_view key, std::string_view text, bool& value);
-void parse_value(std::string_view key, std::string_view text, int64_t& value);
-void parse_value(std::string_view key, std::string_view text, double& value);
+void parse_value(std::string_view key, std::string_view text, int64_t& value,
+                 std::string_view allowed);
+void parse_value(std::string_view key, std::string_view text, double& value,
+                 std::string_view allowed);
 void parse_value(std::string_view key, std::string_view text, std::string& value);
 /// `[a, b]` or `a,b`.
 void parse_value(std::string_view key, std::string_view text, std::vector<std::string>& value);
 template <class T>
-void parse_value(std::string_view key, std::string_view text, std::optional<T>& value) {
+void parse_value(std::string_view key, std::string_view text, std::optional<T>& value,
+                 std::string_view allowed) {
   if (text == "null" || text == "none" || text.empty()) {
     value.reset();
   } else {
-    parse_value(key, text, value.emplace());
+    parse_value(key, text, value.emplace(), allowed);
   }
 }
+/// Of a text that nobody has set there is none; one that is set may be empty.
+void parse_value(std::string_view key, std::string_view text, std::optional<std::string>& value);
 
 /// Every settable path, in order: for printing, YAML, resuming and "did you mean".
 struct FieldText {
@@ -275,9 +319,13 @@ bool set_at(T& config, const T& defaults, std::string_view path, std::string_vie
   bool found = false;
   for_each_field(config, [&](const auto& each, auto& value) {
     if (each.name != head) return;
-    if constexpr (HasFields<std::decay_t<decltype(value)>>) {
+    using Value = std::decay_t<decltype(value)>;
+    if constexpr (HasFields<Value>) {
       if (dot != std::string_view::npos) {
         found = set_at(value, defaults.*(each.member), path.substr(dot + 1), key, text);
+      } else if (text == nullptr) {
+        value = defaults.*(each.member);
+        found = true;
       }
     } else if (dot == std::string_view::npos) {
       found = true;
@@ -285,7 +333,11 @@ bool set_at(T& config, const T& defaults, std::string_view path, std::string_vie
         value = defaults.*(each.member);
         return;
       }
-      parse_value(key, *text, value);
+      if constexpr (Number<Value>) {
+        parse_value(key, *text, value, each.allowed.text());
+      } else {
+        parse_value(key, *text, value);
+      }
       check_value(key, each.allowed, value);
     }
   });
@@ -306,9 +358,9 @@ struct Assignment {
   std::optional<std::string> value;
 };
 
-/// Sets a key (a dotted path, or an older name that T::current_name knows) from text; null sets it
-/// to what `defaults` has. Throws UserError: an unknown key names the nearest, a bad value its type
-/// or range.
+/// Sets a key (a dotted path, or an older name that T::current_name knows) from text; null sets it,
+/// or a whole group, to what `defaults` has. Throws UserError: an unknown key names the nearest, a
+/// bad value its type or range.
 template <HasFields T>
 void set_field(T& config, const Assignment& given, const T& defaults = {}) {
   std::string_view key = given.key;
@@ -326,8 +378,8 @@ void apply_override(T& config, std::string_view assignment, const T& defaults = 
   set_field(config, parse_override(assignment), defaults);
 }
 
-/// Flattens a YAML mapping to dotted paths and texts. Throws UserError on anything but mappings,
-/// scalars and lists, and on a path that is there twice.
+/// Flattens a YAML mapping to dotted paths and texts; an empty mapping is null. Throws UserError on
+/// anything but mappings, scalars and lists, and on a path that is there twice.
 std::vector<Assignment> flatten_yaml(const YAML::Node& node, std::string_view what);
 YAML::Node load_yaml(const std::string& text, std::string_view what);
 

@@ -46,6 +46,16 @@ bool is_mount_point(const fs::path& path) {
   return (info.stx_attributes & info.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
+// Written through, a link that leads nowhere would make a file in some other place, or none.
+void refuse_dangling(const fs::path& path, std::string_view prefix) {
+  std::error_code error;
+  if (!kind_of(path).empty() || !fs::is_symlink(fs::symlink_status(path, error))) return;
+  user_error("{}{} is a link to {}, which is not there; remove the link, or make what it names",
+             prefix, path.string(), fs::read_symlink(path, error).string());
+}
+
+std::string named_by(std::string_view flag) { return fmt::format("{} ", flag); }
+
 // The disk's answer, asked of the lowest directory that is there: the others are made in it.
 void require_room_in(fs::path directory, const fs::path& wanted) {
   std::error_code ignored;
@@ -53,6 +63,7 @@ void require_room_in(fs::path directory, const fs::path& wanted) {
     directory = directory.parent_path();
   }
   if (directory.empty()) directory = ".";
+  refuse_dangling(directory, fmt::format("cannot write {}: ", wanted.string()));
   const bool is_directory = kind_of(directory) == "a directory";
   if (is_directory && ::access(directory.c_str(), W_OK | X_OK) == 0) return;
   machine_error("cannot write {}: {}: {}", wanted.string(), directory.string(),
@@ -92,12 +103,14 @@ void require_regular_file(const fs::path& path) {
 }
 
 void require_replaceable_file(const fs::path& path) {
+  refuse_dangling(path, "cannot write: ");
   const std::string_view kind = kind_of(path);
   if (kind.empty() || kind == "a regular file") return;
   user_error("cannot write {}: it is {}; name a regular file or a new one", path.string(), kind);
 }
 
 void require_replaceable_directory(const fs::path& path) {
+  refuse_dangling(path, "cannot write: ");
   const std::string_view kind = kind_of(path);
   if (kind.empty()) return;
   if (kind != "a directory") {
@@ -125,6 +138,7 @@ void require_output_file(const fs::path& path, std::string_view flag,
   if (!path.has_filename() || path.filename() == "." || path.filename() == "..") {
     user_error("{} {} names a directory; name a file", flag, path.string());
   }
+  refuse_dangling(path, named_by(flag));
   if (const std::string_view kind = kind_of(path); !kind.empty() && kind != "a regular file") {
     user_error("{} {} is {}; name a regular file or a new one", flag, path.string(), kind);
   }
@@ -142,6 +156,7 @@ void require_output_file(const fs::path& path, std::string_view flag,
 void require_new_directory(const fs::path& path, std::string_view flag,
                            const std::vector<std::string>& inputs) {
   require_named(path, flag);
+  refuse_dangling(without_slash(path), named_by(flag));
   for (const std::string& input : inputs) {
     refuse_within(path, flag, input);
     if (!kind_of(fs::path(input)).empty() && is_within(input, path)) {
@@ -155,6 +170,7 @@ void require_new_directory(const fs::path& path, std::string_view flag,
 void require_output_folder(const fs::path& path, std::string_view flag,
                            const std::vector<std::string>& inputs) {
   require_named(path, flag);
+  refuse_dangling(without_slash(path), named_by(flag));
   if (const std::string_view kind = kind_of(path); !kind.empty() && kind != "a directory") {
     user_error("{} {} is {}; name a directory", flag, path.string(), kind);
   }

@@ -10,14 +10,15 @@
 namespace trestle {
 
 /// "a regular file", "a directory", "a pipe", "a socket", "a device"; links are followed. Empty
-/// where nothing is there or the place may not be looked into.
+/// where nothing is there or the place may not be looked into. What is written is refused where a
+/// link stands that leads nowhere.
 std::string_view kind_of(const std::filesystem::path& path);
 
 /// Throws UserError, naming path and kind, unless a regular file is there that may be read. Asks
 /// without opening: a pipe would wait for its writer, and a device may act on being opened.
 void require_regular_file(const std::filesystem::path& path);
 /// Throws UserError, naming path and kind, where something is there that no file can replace: all
-/// but regular files.
+/// but regular files and links to them.
 void require_replaceable_file(const std::filesystem::path& path);
 /// Throws UserError where a directory cannot appear at `path` by being renamed to it: anything but
 /// an empty directory is there, or it is a mount point or the current directory.

@@ -236,7 +236,7 @@ std::string no_room(const ModelConfig& config, const VerifyLimits& limits) {
   release_free_memory();
   const uint64_t needed = resident_bytes() + streamed_bytes(config, limits.dtype);
   if (needed <= limits.max_memory) return {};
-  return fmt::format("a forward takes {:.2f} GB, --max-memory allows {:.2f}", gigabytes(needed),
+  return fmt::format("a forward takes {:.2f} GB, --max-memory allows {:.2f} GB", gigabytes(needed),
                      gigabytes(limits.max_memory));
 }
 

@@ -129,9 +129,9 @@ StreamPlan plan_stream(const TensorList& list, uint64_t max_memory, const fs::pa
   plan.bytes = written.value_or(plan.bytes);
   const uint64_t now = resident_bytes();
   if (max_memory < now + kBlocks * kSmallestBlock) {
-    user_error(
-        "--max-memory {:.2f} GB is too little: the program itself holds {:.2f} GB; give {:.2f}",
-        gigabytes(max_memory), gigabytes(now), gigabytes(now + 2 * kBlocks * kSmallestBlock));
+    user_error("--max-memory {} is too little: the program itself holds {}; give {} or more",
+               size_text(max_memory), size_text(now),
+               size_text(now + 2 * kBlocks * kSmallestBlock));
   }
   plan.block_bytes = std::min((max_memory - now) / kBlocks, kLargestBlock);
   plan.peak_bytes = now + kBlocks * plan.block_bytes;

@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <array>
+#include <functional>
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 #include "base/error.h"
 #include "checkpoint/hf_config.h"
@@ -37,8 +39,12 @@ class Comparison {
  public:
   template <class Config, class T>
   void add(std::string_view key, const Config& ours, const Config& theirs, T Config::*member) {
-    if (ours.*member == theirs.*member) return;
-    found_.push_back({prefix_ + std::string(key), shown(ours.*member), shown(theirs.*member)});
+    add_values(key, ours.*member, theirs.*member);
+  }
+  template <class T>
+  void add_values(std::string_view key, const T& ours, const T& theirs) {
+    if (ours == theirs) return;
+    found_.push_back({prefix_ + std::string(key), shown(ours), shown(theirs)});
   }
   /// Whether both have the part; one that only one has is a difference itself.
   template <class Part>
@@ -57,8 +63,32 @@ class Comparison {
   std::vector<ConfigDifference> found_;
 };
 
+// A key of config.json, the provider's argument that says the same in a run_config.yaml (null: none
+// does), and where the value lies.
+template <class Get>
+struct TextKey {
+  std::string_view key;
+  const char* argument;
+  Get get;
+};
+constexpr std::tuple kTextKeys(
+    TextKey{"hidden_size", "hidden_size", &TextConfig::hidden_size},
+    TextKey{"intermediate_size", "ffn_hidden_size", &TextConfig::intermediate_size},
+    TextKey{"num_hidden_layers", "num_layers", &TextConfig::num_layers},
+    TextKey{"num_attention_heads", "num_attention_heads", &TextConfig::num_attention_heads},
+    TextKey{"num_key_value_heads", "num_query_groups", &TextConfig::num_query_groups},
+    TextKey{"head_dim", "kv_channels", &TextConfig::head_dim},
+    // The provider's is a padded one.
+    TextKey{"vocab_size", nullptr, &TextConfig::vocab_size},
+    TextKey{"rms_norm_eps", "layernorm_epsilon", &TextConfig::rms_norm_eps},
+    TextKey{"rope_parameters.rope_theta", "rotary_base",
+            [](const TextConfig& text) { return text.rope.theta; }});
+
+void for_each_text_key(const auto& visit) {
+  std::apply([&](const auto&... each) { (visit(each), ...); }, kTextKeys);
+}
+
 void compare_rope(Comparison& all, const RopeConfig& ours, const RopeConfig& theirs) {
-  all.add("rope_theta", ours, theirs, &RopeConfig::theta);
   all.add("llama_4_scaling_beta", ours, theirs, &RopeConfig::llama_4_scaling_beta);
   if (ours.llama_4_scaling_beta && theirs.llama_4_scaling_beta) {
     all.add("original_max_position_embeddings", ours, theirs,
@@ -82,14 +112,9 @@ void compare_rope(Comparison& all, const RopeConfig& ours, const RopeConfig& the
 void compare_text(Comparison& all, const TextConfig& ours, const TextConfig& theirs,
                   const std::string& prefix) {
   all.set_prefix(prefix);
-  all.add("hidden_size", ours, theirs, &TextConfig::hidden_size);
-  all.add("intermediate_size", ours, theirs, &TextConfig::intermediate_size);
-  all.add("num_hidden_layers", ours, theirs, &TextConfig::num_layers);
-  all.add("num_attention_heads", ours, theirs, &TextConfig::num_attention_heads);
-  all.add("num_key_value_heads", ours, theirs, &TextConfig::num_query_groups);
-  all.add("head_dim", ours, theirs, &TextConfig::head_dim);
-  all.add("vocab_size", ours, theirs, &TextConfig::vocab_size);
-  all.add("rms_norm_eps", ours, theirs, &TextConfig::rms_norm_eps);
+  for_each_text_key([&](const auto& each) {
+    all.add_values(each.key, std::invoke(each.get, ours), std::invoke(each.get, theirs));
+  });
   all.set_prefix(prefix + "rope_parameters.");
   compare_rope(all, ours.rope, theirs.rope);
 }
@@ -145,20 +170,14 @@ std::vector<ConfigDifference> provider_differences(const ModelConfig& ours,
   const TextConfig& text = ours.text;
   const std::string prefix = ours.vision ? "text_config." : "";
   std::vector<ConfigDifference> found;
-  const auto compare = [&](const char* argument, const char* key, auto value) {
-    const auto stated = model->find(argument);
+  for_each_text_key([&](const auto& each) {
+    const auto stated = each.argument == nullptr ? model->end() : model->find(each.argument);
     if (stated == model->end() || !stated->is_number()) return;
-    if (stated->get<double>() == static_cast<double>(value)) return;
-    found.push_back({prefix + key, shown(value), fmt::format("{} ({})", stated->dump(), argument)});
-  };
-  compare("hidden_size", "hidden_size", text.hidden_size);
-  compare("ffn_hidden_size", "intermediate_size", text.intermediate_size);
-  compare("num_layers", "num_hidden_layers", text.num_layers);
-  compare("num_attention_heads", "num_attention_heads", text.num_attention_heads);
-  compare("num_query_groups", "num_key_value_heads", text.num_query_groups);
-  compare("kv_channels", "head_dim", text.head_dim);
-  compare("layernorm_epsilon", "rms_norm_eps", text.rms_norm_eps);
-  compare("rotary_base", "rope_parameters.rope_theta", text.rope.theta);
+    const auto value = std::invoke(each.get, text);
+    if (stated->template get<double>() == static_cast<double>(value)) return;
+    found.push_back({prefix + std::string(each.key), shown(value),
+                     fmt::format("{} ({})", stated->dump(), each.argument)});
+  });
   return found;
 }
 

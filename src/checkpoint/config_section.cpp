@@ -1,5 +1,6 @@
 #include "checkpoint/config_section.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace trestle {
@@ -69,6 +70,13 @@ void ConfigSection::refuse(const char* key) const {
   const Json* value = find(key);
   if (value == nullptr || *value == Json(false) || *value == Json(0)) return;
   user_error("{}: {}{}={} is not supported", what_, prefix_, key, value->dump());
+}
+
+void ConfigSection::refuse_all_but(std::initializer_list<std::string_view> known) const {
+  for (const auto& [key, value] : json_.items()) {
+    if (value.is_null() || std::ranges::find(known, key) != known.end()) continue;
+    user_error("{}: {}{}={} is not supported", what_, prefix_, key, value.dump());
+  }
 }
 
 }  // namespace trestle

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -48,6 +49,8 @@ class ConfigSection {
   }
   /// Refuses any value but false and 0.
   void refuse(const char* key) const;
+  /// Refuses every other key that has a value.
+  void refuse_all_but(std::initializer_list<std::string_view> known) const;
 
   const std::string& what() const { return what_; }
   const std::string& prefix() const { return prefix_; }

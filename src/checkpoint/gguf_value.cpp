@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 namespace trestle {
 
@@ -113,14 +112,24 @@ std::string GgufValue::describe() const {
   }
   if (kind == GgufKind::kString) {
     const bool whole = bytes.size() <= kShownText;
-    return nlohmann::json(bytes.substr(0, kShownText))
-               .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+    return Json(bytes.substr(0, kShownText)).dump(-1, ' ', false, Json::error_handler_t::replace) +
            (whole ? "" : fmt::format("... ({} bytes)", bytes.size()));
   }
   if (kind == GgufKind::kBool) return *integer() != 0 ? "true" : "false";
   if (const auto whole = integer()) return fmt::format("{}", *whole);
+  if (kind == GgufKind::kUint64) return fmt::format("{}", load<uint64_t>(bytes.data()));
   if (kind == GgufKind::kFloat32) return fmt::format("{}", load<float>(bytes.data()));
   return fmt::format("{}", *number());
+}
+
+Json GgufValue::to_json() const {
+  if (kind == GgufKind::kArray) {
+    return {{element == GgufKind::kString ? "strings" : "numbers", count}};
+  }
+  if (const auto whole = text()) return *whole;
+  const std::string described = describe();
+  Json value = Json::parse(described, nullptr, /*allow_exceptions=*/false);
+  return value.is_discarded() ? Json(described) : value;  // nan, inf
 }
 
 }  // namespace trestle

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
+
 namespace trestle {
 
 /// Numbers as files hold them (`gguf_type` of gguf.h in ggml).
@@ -43,6 +45,9 @@ struct GgufValue {
   std::optional<std::vector<std::string_view>> texts() const;
   /// For people: a number, a quoted (shortened) text, or "608 strings".
   std::string describe() const;
+  /// The value; of an array {"strings": 608} or {"numbers": 3}, of a number that JSON does not have
+  /// its text.
+  Json to_json() const;
 };
 
 /// Bytes of a value of this kind; 0 for strings, arrays and unknown kinds.

@@ -90,6 +90,14 @@ YarnConfig parse_yarn(const ConfigSection& rope, const ConfigSection& text, int6
   return yarn;
 }
 
+void refuse_partial_rotation(const ConfigSection& section) {
+  const double part = section.number("partial_rotary_factor").value_or(1);
+  if (part != 1) {
+    user_error("{}: {}partial_rotary_factor={} is not supported; only 1 is", section.what(),
+               section.prefix(), part);
+  }
+}
+
 RopeConfig parse_text_rope(const ConfigSection& text, bool ministral3, int64_t max_positions) {
   Json fallback = Json::object();
   if (ministral3) {
@@ -105,18 +113,18 @@ RopeConfig parse_text_rope(const ConfigSection& text, bool ministral3, int64_t m
   }
   const Json gathered = gather_rope(text, std::move(fallback));
   const ConfigSection rope(gathered, text.what(), text.prefix() + "rope_parameters.");
+  // transformers writes max_position_embeddings and never reads it; of other keys it warns and
+  // leaves them out, though whoever wrote them meant another model.
+  rope.refuse_all_but({"rope_type", "type", "rope_theta", "factor",
+                       "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale",
+                       "mscale_all_dim", "attention_factor", "truncate", "partial_rotary_factor",
+                       "llama_4_scaling_beta", "max_position_embeddings"});
   RopeConfig config;
   config.theta = rope.positive("rope_theta", 10000);
   if (rope.choice<bool>("rope_type", "default", {{"yarn", true}, {"default", false}})) {
     config.yarn = parse_yarn(rope, text, max_positions);
   }
-  for (const ConfigSection& section : {rope, text}) {
-    const double part = section.number("partial_rotary_factor").value_or(1);
-    if (part != 1) {
-      user_error("{}: {}partial_rotary_factor={} is not supported; only 1 is", section.what(),
-                 section.prefix(), part);
-    }
-  }
+  for (const ConfigSection& section : {rope, text}) refuse_partial_rotation(section);
   if (ministral3) {
     // transformers has no ministral3 without the query scale: it fails there instead of leaving it
     // out.
@@ -210,6 +218,8 @@ VisionConfig parse_vision(const ConfigSection& vision) {
   const Json gathered = gather_rope(vision, Json::object());
   const ConfigSection rope(gathered, vision.what(), vision.prefix() + "rope_parameters.");
   rope.choice<bool>("rope_type", "default", {{"default", true}, {"axial", true}});
+  rope.refuse_all_but({"rope_type", "type", "rope_theta", "partial_rotary_factor"});
+  for (const ConfigSection& section : {rope, vision}) refuse_partial_rotation(section);
   config.rope_theta = rope.positive("rope_theta", 10000);
   return config;
 }

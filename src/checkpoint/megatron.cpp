@@ -19,6 +19,14 @@ constexpr const char* kTracker = "latest_checkpointed_iteration.txt";
 constexpr const char* kTrackerState = "latest_train_state.pt";
 constexpr const char* kCommonState = "common_state/shard_0_1";
 
+// An object of torch.save, such as common.pt, with its sums compared.
+Json read_object(const fs::path& path) {
+  const MappedFile file(path);
+  const SavedArchive archive(file.bytes(), SavedArchive::Holds::kObject, path.string());
+  archive.check_sums();
+  return archive.json();
+}
+
 std::optional<int64_t> parse_iteration(std::string_view text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -33,7 +41,7 @@ fs::path directory_of(const fs::path& run, int64_t iteration) {
 // The bridge prefers latest_train_state.pt to the text file, so we do too.
 fs::path tracked_directory(const fs::path& run) {
   if (is_there(run / kTrackerState)) {
-    const Json state = read_train_state(run / kTrackerState);
+    const Json state = read_object(run / kTrackerState);
     const auto step = state.find("step");
     if (step == state.end() || !step->is_number_integer() || *step < 0) {
       user_error("{} holds no step; name the iteration's directory itself",
@@ -102,11 +110,6 @@ void require_megatron(const fs::path& path, std::string_view flag) {
 
 bool is_megatron_checkpoint(const fs::path& path) {
   return is_iteration(path) || is_there(path / kTracker) || is_there(path / kTrackerState);
-}
-
-Json read_train_state(const fs::path& path) {
-  const MappedFile file(path);
-  return SavedArchive(file.bytes(), SavedArchive::Holds::kObject, path.string()).json();
 }
 
 MegatronCheckpoint::MegatronCheckpoint(const fs::path& path) : reader_(find_directory(path)) {
@@ -185,9 +188,7 @@ void MegatronCheckpoint::join_halves(std::map<std::string, TensorInfo>& tensors)
 void MegatronCheckpoint::read_common_state() {
   const fs::path file = directory() / "common.pt";
   if (is_there(file)) {
-    const MappedFile mapped(file);
-    common_state_ =
-        SavedArchive(mapped.bytes(), SavedArchive::Holds::kObject, file.string()).json();
+    common_state_ = read_object(file);
   } else if (const auto value = object("common_state")) {
     common_state_ = *value;
   } else {
@@ -248,12 +249,13 @@ std::optional<std::string> MegatronCheckpoint::base_checkpoint() const {
 
 Json MegatronCheckpoint::train_state() const {
   const fs::path path = directory() / "train_state.pt";
-  return is_there(path) ? read_train_state(path) : Json::object();
+  return is_there(path) ? read_object(path) : Json::object();
 }
 
 std::optional<Json> MegatronCheckpoint::object(const std::string& key) const {
   const std::string full = key + "/shard_0_1";
   if (!reader_.has_object(full)) return std::nullopt;
+  reader_.check_object(full);
   const Json list = reader_.object(full).json();
   if (!list.is_array() || list.size() != 1) {
     user_error("{}: {} is not a list of one value", directory().string(), full);

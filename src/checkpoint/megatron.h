@@ -54,6 +54,9 @@ class MegatronCheckpoint : public TensorSource {
   /// A plain object that MegatronWriter::add_object stored.
   std::optional<Json> object(const std::string& key) const;
 
+  /// TorchDistReader::verify_reads. Of the small files and objects, which are no tensors, the sums
+  /// are always compared.
+  void verify_reads() { reader_.verify_reads(); }
   /// The tensors under their keys on disk, chunks and all.
   const TorchDistReader& reader() const { return reader_; }
 
@@ -83,7 +86,5 @@ class MegatronCheckpoint : public TensorSource {
 bool is_megatron_checkpoint(const std::filesystem::path& path);
 /// Throws UserError, naming `flag`, where it does not.
 void require_megatron(const std::filesystem::path& path, std::string_view flag);
-/// train_state.pt as JSON.
-Json read_train_state(const std::filesystem::path& path);
 
 }  // namespace trestle

@@ -250,6 +250,11 @@ SavedTensor TorchDistReader::chunk_tensor(const std::string& name, const Chunk& 
   return saved;
 }
 
+void TorchDistReader::check_sums(const Chunk& chunk, const SavedArchive& archive) const {
+  const MappedFile& file = files_[chunk.item.file];
+  archive.check_sums([&](std::span<const std::byte> part) { file.release(part); });
+}
+
 std::vector<TorchDistReader::Box> TorchDistReader::tiles(const std::string& name,
                                                          const Shape& begin, const Shape& extent,
                                                          Holes holes) const {
@@ -286,6 +291,7 @@ void TorchDistReader::copy_boxes(const std::string& name, const Shape& begin, co
     const MappedFile& file = files_[chunk.item.file];
     const SavedArchive archive = open_chunk(name, chunk);
     const SavedTensor saved = chunk_tensor(name, chunk, archive);
+    if (verifies_) check_sums(chunk, archive);
     // The box's corners within the chunk: what lies between them is read.
     Shape first = begin, last = begin;
     for (size_t axis = 0; axis < first.size(); ++axis) {
@@ -324,10 +330,9 @@ void TorchDistReader::check(const std::string& name, Holes holes) const {
   tiled(boxes, shape.size(), wanted, holes == Holes::kAnywhere,
         fmt::format("{}: the chunks of {}", directory_.string(), name));
   for (const Chunk& chunk : entry.chunks) {
-    const MappedFile& file = files_[chunk.item.file];
     const SavedArchive archive = open_chunk(name, chunk);
     chunk_tensor(name, chunk, archive);
-    archive.check_sums([&](std::span<const std::byte> part) { file.release(part); });
+    check_sums(chunk, archive);
   }
 }
 

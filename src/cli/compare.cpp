@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
 #include "checkpoint/hub.h"
@@ -20,11 +21,13 @@
 #include "cli/compare_report.h"
 #include "cli/format_flag.h"
 #include "cli/no_effect.h"
+#include "cli/number_flag.h"
 #include "data/processor.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
 #include "peft/merged.h"
 #include "peft/peft_folder.h"
+#include "train/config.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -206,7 +209,7 @@ void compare(const CLI::App& command, const CompareFlags& flags) {
       flags.json ? compare_json(report).dump(2, ' ', false, Json::error_handler_t::replace) + "\n"
                  : compare_table(report, flags.all);
   fmt::print("{}", shown);
-  std::fflush(stdout);
+  flush_output();
   if (flags.max_error >= 0 &&
       (report.unmatched() > 0 || !(report.max_error() <= flags.max_error))) {
     user_error("{} and {}: {}; --max-error {:g} allows no more", flags.a, flags.b, report.summary(),
@@ -235,15 +238,10 @@ void add_compare(CLI::App& app) {
                  "compare logits and text too; default: on")
       ->default_str("");
   command->add_option("--prompt", flags->prompt, "what both are asked")->capture_default_str();
-  command
-      ->add_option("--max-new-tokens,--max_new_tokens", flags->max_new_tokens,
-                   "of the greedy answers; 0: none")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command
-      ->add_option("--max-error,--max_error", flags->max_error,
-                   "exit 2 where a value differs by more, or a tensor has no counterpart")
-      ->check(CLI::NonNegativeNumber);
+  add_number(*command, "--max-new-tokens,--max_new_tokens", flags->max_new_tokens,
+             between(0, kMostTokens), "of the greedy answers; 0: none");
+  add_number(*command, "--max-error,--max_error", flags->max_error, at_least(0),
+             "exit 2 where a value differs by more, or a tensor has no counterpart");
   command->add_flag("--all", flags->all, "list equal tensors too");
   command->add_flag("--json", flags->json, "everything as JSON, hashes included");
   command->add_option("--html", flags->html, "a page to write as well");

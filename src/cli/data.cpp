@@ -9,12 +9,15 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "cli/data_page.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
+#include "cli/number_flag.h"
 #include "data/check.h"
+#include "train/config.h"
 
 namespace trestle {
 
@@ -34,15 +37,9 @@ struct DataFlags {
                     "directory or ORG/NAME[@REVISION] with tokenizer and processor files")
         ->required();
     data.add_to(command, "train");
-    command.add_option("--rows", rows, "only the first rows; 0: all")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-    command
-        .add_option("--seq-length,--seq_length", seq_length,
-                    "model.seq_length: what longer samples become is told for every "
-                    "dataset.overlong")
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
+    add_number(command, "--rows", rows, between(0, kMostSteps), "only the first rows; 0: all");
+    add_number(command, "--seq-length,--seq_length", seq_length, between(1, kMostTokens),
+               "model.seq_length: what longer samples become is told for every dataset.overlong");
     add_image_flags(command, images);
   }
   Processor processor() const {
@@ -133,7 +130,7 @@ void check(const DataFlags& flags) {
   } else {
     print(report, flags.seq_length);
   }
-  std::fflush(stdout);
+  flush_output();
   if (report.bad_rows > 0) {
     user_error("{}: {} of {} rows cannot be used", flags.data.path, report.bad_rows, report.rows);
   }

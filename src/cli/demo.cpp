@@ -13,11 +13,14 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
 #include "cli/demo_report.h"
+#include "cli/number_flag.h"
 #include "generate/stop.h"
 #include "train/recipes.h"
+#include "train/stop_signal.h"
 
 namespace trestle {
 
@@ -126,13 +129,13 @@ class Demo {
   template <class Action>
   void stage(const std::string& name, const Action& action) {
     fmt::print("== {}\n", name);
-    std::fflush(stdout);
+    flush_output();
     const auto start = std::chrono::steady_clock::now();
     action();
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     fmt::print("   {:.1f} s\n", seconds);
-    std::fflush(stdout);
+    flush_output();
     report_.stages.push_back({name, seconds});
   }
 
@@ -163,7 +166,9 @@ class Demo {
       if (parameter.requires_grad()) report_.trainable += parameter.numel();
     }
     report_.train_rows = make_dataset("make_cord_v2_dataset", data_, "train")->size();
-    trainer_->run([&](const StepMetrics& metrics) { report_.steps.push_back(metrics); });
+    const int stopped =
+        trainer_->run([&](const StepMetrics& metrics) { report_.steps.push_back(metrics); });
+    if (stopped != 0) end_by_signal(stopped);
   }
 
   static std::string picture(const Dataset& data, int64_t row) {
@@ -246,21 +251,15 @@ void add_demo(CLI::App& app) {
                    "where checkpoints go: new, empty, or an earlier demo's, which is replaced")
       ->capture_default_str();
   command->add_option("--report", flags->report, "HTML page to write")->capture_default_str();
-  command->add_option("--steps", flags->steps, "fine-tuning steps; 0: the recipe's")
-      ->check(CLI::NonNegativeNumber);
-  const CLI::Range share(0.0, 1.0);
-  command
-      ->add_option("--min-field,--min_field", flags->min_field,
-                   "fail unless this share of fields is right after")
-      ->check(share);
-  command
-      ->add_option("--min-whole,--min_whole", flags->min_whole,
-                   "fail unless this share of receipts is wholly right after")
-      ->check(share);
-  command
-      ->add_option("--max-before,--max_before", flags->max_before,
-                   "fail if more fields than this share are right before")
-      ->check(share);
+  add_number(*command, "--steps", flags->steps, between(0, kMostSteps),
+             "fine-tuning steps; 0: the recipe's");
+  const Range share = between(0, 1);
+  add_number(*command, "--min-field,--min_field", flags->min_field, share,
+             "fail unless this share of fields is right after");
+  add_number(*command, "--min-whole,--min_whole", flags->min_whole, share,
+             "fail unless this share of receipts is wholly right after");
+  add_number(*command, "--max-before,--max_before", flags->max_before, share,
+             "fail if more fields than this share are right before");
   command->callback([flags] { Demo(*flags).run(); });
 }
 

@@ -7,6 +7,8 @@
 #include "cli/commands.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
+#include "cli/number_flag.h"
+#include "train/config.h"
 
 namespace trestle {
 
@@ -59,16 +61,12 @@ void add_evaluate(CLI::App& app) {
   auto flags = std::make_shared<EvaluateFlags>();
   flags->model.add_to(*command);
   flags->data.add_to(*command, "test");
-  command->add_option("--rows", flags->options.rows, "only the first rows; 0: all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--batch-size,--batch_size", flags->options.batch_size, "answers at a time")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command
-      ->add_option("--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens,
-                   "longest answer")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  add_number(*command, "--rows", flags->options.rows, between(0, kMostSteps),
+             "only the first rows; 0: all");
+  add_number(*command, "--batch-size,--batch_size", flags->options.batch_size,
+             between(1, kMostSamples), "answers at a time");
+  add_number(*command, "--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens,
+             between(1, kMostTokens), "longest answer");
   add_image_flags(*command, flags->images);
   command->add_flag("--json", flags->json, "every answer as JSON");
   command->callback([command, flags] { run_evaluate(*command, *flags); });

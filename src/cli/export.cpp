@@ -83,7 +83,7 @@ void settle(const CLI::App& command, ExportFlags& flags) {
   if (flags.options.dtype == WeightDtype::kFp8 && flags.hf_output.empty()) {
     user_error("--dtype fp8 is written with --hf-path only");
   }
-  if (!flags.max_shard_size.empty()) {
+  if (command.count("--max-shard-size") > 0) {
     hf.max_shard_bytes = parse_bytes("--max-shard-size", flags.max_shard_size);
   }
 }

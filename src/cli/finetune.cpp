@@ -2,16 +2,17 @@
 // run.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <csignal>
 #include <map>
 #include <memory>
 
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/number_flag.h"
 #include "peft/report.h"
 #include "train/identity.h"
 #include "train/recipes.h"
 #include "train/settle.h"
+#include "train/stop_signal.h"
 #include "train/trainer.h"
 
 namespace trestle {
@@ -87,7 +88,7 @@ void finetune(const FinetuneFlags& flags) {
     if (trainer.config().checkpoint.load != config.checkpoint.save) return;
   }
   // To whoever started it the run has ended by the signal, saved as it is.
-  if (const int stopped = trainer.run(); stopped != 0) std::raise(stopped);
+  if (const int stopped = trainer.run(); stopped != 0) end_by_signal(stopped);
 }
 
 // As docs/keys.md has it.
@@ -111,9 +112,17 @@ void add_finetune(CLI::App& app) {
   command->add_option("--recipe", flags->recipe, "see trestle recipes")->required();
   command->add_option("--config", flags->config_file, "YAML file over the recipe");
   // A flag is another name of a key.
+  const std::vector<FieldText> fields = list_fields(TrainConfig{});
   const auto add = [&](const char* names, const char* key, const char* help) {
     return command->add_option_function<std::string>(
         names, [flags, key](const std::string& value) { flags->values[key] = value; }, help);
+  };
+  // Of a whole number, which is read with the other keys.
+  const auto add_of_number = [&](const char* names, const char* key, const char* help) {
+    const auto field = std::ranges::find(fields, key, &FieldText::path);
+    add_checked(
+        *command, names, help, field->allowed, true,
+        [flags, key](const std::string&, const std::string& value) { flags->values[key] = value; });
   };
   add("--pretrained-checkpoint,--pretrained_checkpoint", "checkpoint.pretrained_checkpoint",
       "HF or Megatron directory or ORG/NAME[@REVISION] to start from");
@@ -126,14 +135,15 @@ void add_finetune(CLI::App& app) {
   add("--on-nan,--on_nan", "train.on_nan",
       "stop at a step whose loss or gradient is no number, or skip it")
       ->check(CLI::IsMember({"stop", "skip"}));
-  add("--train-iters,--train_iters", "train.train_iters", "optimizer steps");
-  add("--global-batch-size,--global_batch_size", "train.global_batch_size", "samples a step");
+  add_of_number("--train-iters,--train_iters", "train.train_iters", "optimizer steps");
+  add_of_number("--global-batch-size,--global_batch_size", "train.global_batch_size",
+                "samples a step");
   add("--overlong", "dataset.overlong",
       "samples over model.seq_length: error, drop, shrink-image or cut-text");
-  add("--image-max-edge,--image_max_edge", "dataset.image_max_edge",
-      "pixels of a picture's longest side at most");
-  add("--image-max-tokens,--image_max_tokens", "dataset.image_max_tokens",
-      "tokens of a picture at most");
+  add_of_number("--image-max-edge,--image_max_edge", "dataset.image_max_edge",
+                "pixels of a picture's longest side at most");
+  add_of_number("--image-max-tokens,--image_max_tokens", "dataset.image_max_tokens",
+                "tokens of a picture at most");
   for (const char* part : {"language_model", "vision_model", "vision_projection"}) {
     const std::string key = fmt::format("freeze_{}", part);
     std::string dashed = key;

@@ -2,21 +2,22 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/standard_streams.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "cli/no_effect.h"
+#include "cli/number_flag.h"
 #include "data/processor.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
+#include "train/config.h"
 
 namespace trestle {
 
@@ -33,9 +34,8 @@ struct GenerateFlags {
 };
 
 void print_now(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    machine_error("cannot write the answer to standard output: {}", std::strerror(errno));
-  }
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  flush_output();
 }
 
 Conversation conversation_of(const GenerateFlags& flags, const Tokenizer& tokenizer) {
@@ -110,26 +110,18 @@ void add_generate(CLI::App& app) {
                    "none, default (the checkpoint's) or a text")
       ->capture_default_str();
   SamplingOptions& sampling = flags->sampling;
-  command
-      ->add_option("--max-new-tokens,--max_new_tokens", sampling.max_new_tokens,
-                   "tokens to make at most")
-      ->capture_default_str();
-  command
-      ->add_option("--temperature", sampling.temperature,
-                   "0 takes the likeliest token; above it the options below choose what is drawn")
-      ->capture_default_str();
-  command->add_option("--top-k,--top_k", sampling.top_k, "draw from the k likeliest tokens; 0: all")
-      ->capture_default_str();
-  command
-      ->add_option("--top-p,--top_p", sampling.top_p,
-                   "draw from the likeliest tokens that together have this probability")
-      ->capture_default_str();
-  command
-      ->add_option("--min-p,--min_p", sampling.min_p,
-                   "draw from tokens at least this share as probable as the likeliest")
-      ->capture_default_str();
-  command->add_option("--seed", sampling.seed, "of the draws; the same seed draws the same text")
-      ->capture_default_str();
+  add_number(*command, "--max-new-tokens,--max_new_tokens", sampling.max_new_tokens,
+             between(1, kMostTokens), "tokens to make at most");
+  add_number(*command, "--temperature", sampling.temperature, at_least(0),
+             "0 takes the likeliest token; above it the options below choose what is drawn");
+  add_number(*command, "--top-k,--top_k", sampling.top_k, between(0, kMostTokens),
+             "draw from the k likeliest tokens; 0: all");
+  add_number(*command, "--top-p,--top_p", sampling.top_p, above(0, 1),
+             "draw from the likeliest tokens that together have this probability");
+  add_number(*command, "--min-p,--min_p", sampling.min_p, between(0, 1),
+             "draw from tokens at least this share as probable as the likeliest");
+  add_number(*command, "--seed", sampling.seed, between(0, kMostSeed),
+             "of the draws; the same seed draws the same text");
   command->add_flag(
       "--json", flags->json,
       R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead)");

@@ -5,6 +5,8 @@
 #include "base/paths.h"
 #include "cli/commands.h"
 #include "cli/convert.h"
+#include "cli/number_flag.h"
+#include "train/config.h"
 
 namespace trestle {
 
@@ -20,14 +22,12 @@ void add_import(CLI::App& app) {
       ->add_option("--megatron-path,--megatron_path", flags->megatron,
                    "run directory to write, new or empty")
       ->required();
-  command
-      ->add_option("--tensor-model-parallel-size,--tensor_model_parallel_size",
-                   flags->options.tensor_parallel, "write the chunks of so many ranks")
-      ->capture_default_str();
-  command
-      ->add_option("--pipeline-model-parallel-size,--pipeline_model_parallel_size",
-                   flags->options.pipeline_parallel, "write the files of so many stages")
-      ->capture_default_str();
+  add_number(*command, "--tensor-model-parallel-size,--tensor_model_parallel_size",
+             flags->options.tensor_parallel, between(1, kMostRanks),
+             "write the chunks of so many ranks");
+  add_number(*command, "--pipeline-model-parallel-size,--pipeline_model_parallel_size",
+             flags->options.pipeline_parallel, between(1, kMostRanks),
+             "write the files of so many stages");
   flags->add_to(*command);
   command->callback([flags] {
     require_new_directory(flags->megatron, "--megatron-path", {flags->hf_model});

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "base/standard_streams.h"
 #include "base/text.h"
 #include "bridge/check.h"
 #include "bridge/compare.h"
@@ -34,7 +35,12 @@ namespace fs = std::filesystem;
 // What a checkpoint holds, for people or as JSON.
 class Listing {
  public:
-  using Note = std::function<std::string(const std::string& name)>;
+  /// What else is said of a tensor: for people, and as members of its JSON.
+  struct Note {
+    std::string text;
+    Json members;
+  };
+  using NoteOf = std::function<Note(const std::string& name)>;
   Listing(bool json, bool hashes) : json_(json), hashes_(hashes) {}
 
   /// "Hugging Face checkpoint, tied embeddings".
@@ -45,17 +51,26 @@ class Listing {
   void line(const std::string& text) {
     if (!json_) fmt::print("{}\n", text);
   }
+  void metadata(const std::map<std::string, GgufValue>& values) {
+    Json& report = report_["metadata"] = Json::object();
+    for (const auto& [key, value] : values) {
+      report[key] = value.to_json();
+      line(fmt::format("{:<60} {}", key, value.describe()));
+    }
+  }
   /// Tensors of a section ("tensors", "training_state"); `source` reads them.
   void section(const char* title, const std::map<std::string, TensorInfo>& tensors,
-               const TensorSource& source, const Note& note = {}) {
+               const TensorSource& source, const NoteOf& note_of = {}) {
     uint64_t bytes = 0;
     int64_t parameters = 0;
     report_[title] = Json::object();
     for (const auto& [name, info] : tensors) {
+      const Note note = note_of ? note_of(name) : Note();
       const std::string hash = hashes_ ? sha256_of(source, name, info) : "";
       report_[title][name] = {{"dtype", describe_dtype(info)}, {"shape", info.shape}};
+      if (note_of) report_[title][name].update(note.members);
       if (hashes_) report_[title][name]["sha256"] = hash;
-      line(fmt::format("{:<90} {}{}{}", one_line(name), describe(info), note ? note(name) : "",
+      line(fmt::format("{:<90} {}{}{}", one_line(name), describe(info), note.text,
                        hashes_ ? "  sha256 " + hash : ""));
       bytes += byte_size(info).value_or(0);
       int64_t count = 1;
@@ -116,12 +131,12 @@ void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
   if (fs::is_regular_file(path) && is_gguf(path)) {
     const GgufFile file(path);
     listing.kind("GGUF file");
-    for (const auto& [key, value] : file.metadata()) {
-      listing.line(fmt::format("{:<60} {}", key, value.describe()));
-    }
+    listing.metadata(file.metadata());
     listing.section("tensors", file.tensors(), file, [&](const std::string& name) {
-      return fmt::format("  stored as {}, {} bytes", file.stored(name).name,
-                         file.stored_bytes(name));
+      const std::string type(file.stored(name).name);
+      const uint64_t bytes = file.stored_bytes(name);
+      return Listing::Note{fmt::format("  stored as {}, {} bytes", type, bytes),
+                           {{"stored_as", type}, {"stored_bytes", bytes}}};
     });
     return;
   }
@@ -157,10 +172,13 @@ void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
                            checkpoint.config().text.tie_word_embeddings ? "tied" : "untied"));
   listing.section("tensors", checkpoint.tensors(), checkpoint, [&](const std::string& name) {
     const HfStored& stored = checkpoint.stored(name);
-    std::string note = "  " + stored.file->path().filename().string();
+    const std::string file = stored.file->path().filename().string();
+    Listing::Note note{"  " + file, {{"file", file}}};
     if (stored.scale_file != nullptr) {
-      note +=
+      note.text +=
           fmt::format(", stored as {} with {}", describe(stored.info), one_line(stored.scale_name));
+      note.members["stored_as"] = describe(stored.info);
+      note.members["scale"] = stored.scale_name;
     }
     return note;
   });
@@ -187,7 +205,7 @@ void check(const fs::path& path, const FormatFlag& format, bool as_json) {
     for (const std::string& problem : report.problems) fmt::print("{}\n", one_line(problem));
     if (problems == 0) fmt::print("ok: {} tensors, {} bytes\n", report.tensors, report.bytes);
   }
-  std::fflush(stdout);
+  flush_output();
   if (problems > 0) {
     user_error("{} ({}): {} problem{}", path.string(), report.kind, problems,
                problems == 1 ? "" : "s");

@@ -2,19 +2,18 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <iostream>
 #include <new>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fields.h"
+#include "base/standard_streams.h"
 #include "base/text.h"
 #include "cli/commands.h"
 
@@ -63,19 +62,30 @@ bool out_of_memory(const std::exception& error) {
   return std::string_view(error.what()).find("can't allocate memory") != std::string_view::npos;
 }
 
-// What was printed may still wait in a buffer; a full disk behind it is no success.
-void finish_output() {
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.flush().good()) return;
-  trestle::machine_error("cannot write to standard output: {}", std::strerror(errno));
+void run(CLI::App& app, int argc, char** argv) {
+  try {
+    if (argc > 1) check_command(app, argv[1]);
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    app.exit(help);
+  }
+  // What was printed may still wait in a buffer; a full disk behind it is no success.
+  trestle::flush_output();
+}
+
+// As cat ends where nobody reads it any more.
+int end_in_silence() {
+  std::signal(SIGPIPE, SIG_DFL);
+  std::raise(SIGPIPE);
+  return kFailed;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  trestle::protect_streams();
   CLI::App app("Ministral 3 in one program: convert, train, answer.", "trestle");
   app.require_subcommand(1);
-  // A write over the limit of a file's size fails (EFBIG) and is told as any other.
-  std::signal(SIGXFSZ, SIG_IGN);
   trestle::add_demo(app);
   trestle::add_import(app);
   trestle::add_export(app);
@@ -91,12 +101,10 @@ int main(int argc, char** argv) {
   trestle::add_preprocess(app);
   refuse_empty_paths(app);
   try {
-    if (argc > 1) check_command(app, argv[1]);
-    app.parse(argc, argv);
-    finish_output();
+    run(app, argc, argv);
     return 0;
-  } catch (const CLI::Success& help) {
-    return app.exit(help);
+  } catch (const trestle::OutputClosed&) {
+    return end_in_silence();
   } catch (const CLI::ParseError& error) {
     std::fprintf(stderr, "trestle: %s; see trestle --help\n", error.what());
     return kUserError;
@@ -107,6 +115,11 @@ int main(int argc, char** argv) {
   } catch (const std::filesystem::filesystem_error& error) {
     const std::string line = error.path1().string() + ": " + error.code().message();
     return fail(kFailed, trestle::one_line(line).c_str());
+  } catch (const std::system_error& error) {
+    // fmt's, of standard output; stderr throws none.
+    if (std::ferror(stdout) == 0) return fail(kFailed, error.what());
+    if (trestle::output_closed()) return end_in_silence();
+    return fail(kFailed, ("cannot write to standard output: " + error.code().message()).c_str());
   } catch (const std::bad_alloc&) {
     return fail(kFailed, "out of memory");
   } catch (const std::exception& error) {

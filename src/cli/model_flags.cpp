@@ -6,7 +6,9 @@
 #include "base/file.h"
 #include "checkpoint/hub.h"
 #include "cli/no_effect.h"
+#include "cli/number_flag.h"
 #include "peft/lora.h"
+#include "train/config.h"
 
 namespace trestle {
 
@@ -22,27 +24,17 @@ void ModelFlags::add_to(CLI::App& command) {
       "adapters");
   command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
-  command
-      .add_option(
-          "--base-bits,--base_bits", base_bits,
-          "bits of the projections in memory: 16 (as --dtype), 8, or 4; peft.base_bits of a "
-          "run gives what it was trained on")
-      ->check(CLI::IsMember({4, 8, 16}))
-      ->capture_default_str();
+  add_number(command, "--base-bits,--base_bits", base_bits, OneOfNumbers(4, 8, 16),
+             "bits of the projections in memory: 16 (as --dtype), 8, or 4; peft.base_bits of a "
+             "run gives what it was trained on");
   format.add_to(command);
 }
 
 void add_image_flags(CLI::App& command, ImageLimits& limits) {
-  command
-      .add_option("--image-max-edge,--image_max_edge", limits.max_edge,
-                  "pixels of a picture's longest side at most; 0: the checkpoint's own limit")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command
-      .add_option("--image-max-tokens,--image_max_tokens", limits.max_tokens,
-                  "tokens of a picture at most, 2 at least; 0: no limit of its own")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  add_number(command, "--image-max-edge,--image_max_edge", limits.max_edge, kMaxEdgeRange,
+             "pixels of a picture's longest side at most; 0: the checkpoint's own limit");
+  add_number(command, "--image-max-tokens,--image_max_tokens", limits.max_tokens, kMaxTokensRange,
+             "tokens of a picture at most; 0: no limit of its own");
 }
 
 void refuse_image_flags(const CLI::App& command, std::string_view why) {

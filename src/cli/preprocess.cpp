@@ -9,6 +9,7 @@
 #include "base/paths.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
+#include "cli/number_flag.h"
 #include "data/fetch.h"
 #include "data/pixels.h"
 
@@ -49,11 +50,8 @@ void add_preprocess(CLI::App& app) {
   command
       ->add_option("--output", flags->output, "safetensors file to write: pixel_values [3, H, W]")
       ->required();
-  command
-      ->add_option("--longest-edge,--longest_edge", flags->config.longest_edge,
-                   "pixels of the longest side after the resize")
-      ->check(CLI::Range(1, 1 << 16))
-      ->capture_default_str();
+  add_number(*command, "--longest-edge,--longest_edge", flags->config.longest_edge,
+             between(1, 1 << 16), "pixels of the longest side after the resize");
   command->add_flag("--no-exif,--no_exif", flags->no_exif, "ignore the EXIF orientation");
   command->callback([flags] { preprocess(*flags); });
 }

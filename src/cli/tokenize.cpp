@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/standard_streams.h"
 #include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "data/chat.h"
@@ -140,7 +141,8 @@ void tokenize(const TokenizeFlags& flags) {
     } catch (const UserError& error) {
       answer = {{"error", error.what()}};
     }
-    std::cout << answer.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n' << std::flush;
+    std::cout << answer.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+    flush_output();
   }
 }
 

@@ -13,10 +13,11 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// `datasets`' own words for its three splits.
+// `datasets`' own words for its three splits, those of training first.
 constexpr std::array<std::string_view, 10> kKnown = {"train", "training",  "validation", "valid",
                                                      "val",   "dev",       "test",       "testing",
                                                      "eval",  "evaluation"};
+constexpr size_t kOfTraining = 2;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 // Of a name in UTF-8 whatever is not ASCII counts as a letter.
@@ -40,6 +41,23 @@ bool has_word(std::string_view name, std::string_view word) {
 
 bool has_known_word(std::string_view name) {
   return std::ranges::any_of(kKnown, [&](std::string_view word) { return has_word(name, word); });
+}
+
+// `datasets` gives such a file to both splits: a run would train on what it is measured by.
+void refuse_both(const fs::path& file, const fs::path& whole) {
+  const auto word_of = [&](auto first, auto last) {
+    const auto found =
+        std::find_if(first, last, [&](std::string_view word) { return is_of_split(file, word); });
+    return found == last ? std::string_view() : *found;
+  };
+  const auto middle = kKnown.begin() + kOfTraining;
+  const std::string_view training = word_of(kKnown.begin(), middle);
+  const std::string_view other = word_of(middle, kKnown.end());
+  if (training.empty() || other.empty()) return;
+  user_error(
+      "{} is of split '{}' and of '{}' by its name; rename it after one of them, or name it alone "
+      "as the data",
+      whole.string(), training, other);
 }
 
 // Relative to `path`, sorted.
@@ -82,6 +100,8 @@ std::vector<fs::path> find_split(const fs::path& path, std::string_view split,
   std::vector<fs::path> files;
   for (const fs::path& file : files_below(path, extension)) {
     if (!is_of_split(file, split)) continue;
+    const bool is_known = std::ranges::find(kKnown, split) != kKnown.end();
+    if (is_known) refuse_both(file, path / file);
     files.push_back(path / file);
     if (fs::exists(files.back(), ignored) && !fs::is_regular_file(files.back(), ignored)) {
       user_error("{} is neither a file nor a directory; remove it", files.back().string());

@@ -6,8 +6,9 @@
 // `train/0000.parquet`. No letter may stand beside it, and no digit beside a digit of its own, as
 // Hugging Face's `datasets` has it (data_files.py: `-._ 0-9` part words): `train2.tar` is of train,
 // `constrained.tar` and `training.tar` are not. After the same patterns a directory's word counts
-// more than a file's, so that `test/train-0.tar` is of test alone; a file whose own name has two
-// splits, `train-test.parquet`, is of both; what begins with a dot is of none.
+// more than a file's, so that `test/train-0.tar` is of test alone and `train/test.parquet` of
+// train; a file with two splits at the place that counts, `train-test.parquet`, is of both; what
+// begins with a dot is of none.
 #pragma once
 
 #include <filesystem>
@@ -22,7 +23,8 @@ bool is_of_split(const std::filesystem::path& file, std::string_view split);
 
 /// `path` itself where it is no directory; else the files with `extension` (".parquet") below it
 /// that are of `split`, sorted. Throws UserError when there is none, naming the splits that there
-/// are.
+/// are, and for a file that is both of the training split and of another, where `split` is such a
+/// word: only a split of another name (`train-test`) means it.
 std::vector<std::filesystem::path> files_of_split(const std::filesystem::path& path,
                                                   std::string_view split,
                                                   std::string_view extension);

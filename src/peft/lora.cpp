@@ -118,7 +118,27 @@ AdapterSummary summarize(const Ministral3& model) {
   return summary;
 }
 
+// An adapter file has its numbers under other names than the run's config and within the same
+// bounds.
+double checked(const std::string& key, const Range& range, double value) {
+  check_value(key, range, value);
+  return value;
+}
+
 }  // namespace
+
+int64_t checked_rank(const std::string& key, double rank) {
+  if (rank != std::floor(rank)) user_error("{}={}: must be a whole number", key, rank);
+  return static_cast<int64_t>(checked(key, range_of(&LoraConfig::dim), rank));
+}
+
+double checked_alpha(const std::string& key, double alpha) {
+  return checked(key, range_of(&LoraConfig::alpha), alpha);
+}
+
+double checked_dropout(const std::string& key, double dropout) {
+  return checked(key, range_of(&LoraConfig::dropout), dropout);
+}
 
 double LoraConfig::scaling_alpha() const {
   return use_rslora ? alpha * std::sqrt(static_cast<double>(dim)) : alpha;
@@ -126,10 +146,6 @@ double LoraConfig::scaling_alpha() const {
 
 void LoraConfig::validate() const {
   check_values(*this, "peft.");
-  if (base_bits != 4 && base_bits != 8 && base_bits != 16) {
-    user_error("peft.base_bits={}: there are 4 (NF4), 8 and 16, the base as params_dtype says",
-               base_bits);
-  }
   if (base_bits != 16 && scheme.empty()) {
     user_error(
         "peft.base_bits={} holds the weights in a form that cannot train; set peft.scheme to lora "

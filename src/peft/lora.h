@@ -60,12 +60,18 @@ struct LoraConfig {
               "scale by alpha / sqrt(dim) instead"),
         field("lora_plus_ratio", &LoraConfig::lora_plus_ratio, OnResume::kFree, above(0, 1e6),
               "learning rate of B and of magnitudes over that of A (LoRA+)"),
-        field("base_bits", &LoraConfig::base_bits, OnResume::kSame, between(4, 16),
+        field("base_bits", &LoraConfig::base_bits, OnResume::kSame, OneOfNumbers(4, 8, 16),
               "of the base's projections in memory: 16 (as params_dtype), 8, or 4 (QLoRA's NF4)"),
         field("adapter_path", &LoraConfig::adapter_path, OnResume::kSameContent,
               "start from this adapter; it says dim, alpha and targets"));
   }
 };
+
+/// Throws UserError, `key` first, for a number that no adapter has: what the fields of LoraConfig
+/// allow holds wherever an adapter says its own.
+int64_t checked_rank(const std::string& key, double rank);
+double checked_alpha(const std::string& key, double alpha);
+double checked_dropout(const std::string& key, double dropout);
 
 struct AdapterSummary {
   /// Projections that have an adapter.

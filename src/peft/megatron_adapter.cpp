@@ -49,15 +49,10 @@ Numbers read_numbers(const MegatronCheckpoint& checkpoint) {
     }
     dora = *target == kDoraClass;
   }
-  const double dim = number_in(*peft, "dim", what);
-  const double alpha = number_in(*peft, "alpha", what);
-  const double dropout = number_in(*peft, "dropout", what);
-  if (!(dim >= 1 && dim <= 1e6) || dim != std::floor(dim) || !std::isfinite(alpha) ||
-      !(dropout >= 0 && dropout < 1)) {
-    user_error("{}: peft has dim {}, alpha {} and dropout {}, which no adapter can have", what, dim,
-               alpha, dropout);
-  }
-  return {static_cast<int64_t>(dim), alpha, dropout, dora};
+  const auto key = [&](const char* name) { return fmt::format("{}: peft.{}", what, name); };
+  return {checked_rank(key("dim"), number_in(*peft, "dim", what)),
+          checked_alpha(key("alpha"), number_in(*peft, "alpha", what)),
+          checked_dropout(key("dropout"), number_in(*peft, "dropout", what)), dora};
 }
 
 // The bridge's CanonicalLoRA says adapter.adapter_q where we say adapter.q_proj.

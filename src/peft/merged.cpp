@@ -54,7 +54,10 @@ struct Parts {
 Parts parts_of(const ModelNames& names, bool weights = true) {
   const auto files = names.hf_model.empty() ? std::nullopt : std::optional(names.hf_model);
   if (names.megatron.empty()) {
-    if (names.adapter.empty()) user_error("there is no adapter to export; name it");
+    if (names.adapter.empty())
+      user_error(
+          "there is no adapter to export; name it with --adapter-path, or its run with "
+          "--megatron-path");
     fs::path base = names.hf_model;
     if (base.empty() && is_adapter_run(names.adapter)) {
       if (weights) base = base_of_run(names.adapter);

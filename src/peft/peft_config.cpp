@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "checkpoint/hf_checkpoint.h"
+#include "peft/lora.h"
 
 namespace trestle {
 
@@ -90,12 +91,20 @@ std::vector<std::pair<std::string, double>> read_alphas(const Json& json, std::s
       user_error("{}: alpha_pattern has {}, a regular expression; only module names are read", what,
                  key);
     }
-    if (!value.is_number() || !std::isfinite(value.get<double>())) {
-      user_error("{}: alpha_pattern says {} for {}", what, value.dump(), key);
-    }
-    alphas.emplace_back(key, value.get<double>());
+    if (!value.is_number()) user_error("{}: alpha_pattern.{} is {}", what, key, value.dump());
+    alphas.emplace_back(
+        key, checked_alpha(fmt::format("{}: alpha_pattern.{}", what, key), value.get<double>()));
   }
   return alphas;
+}
+
+// A tensor says its own rank; what the file says of it must be one all the same.
+void check_ranks(const Json& pattern, std::string_view what) {
+  if (!pattern.is_object()) user_error("{}: rank_pattern is no object", what);
+  for (const auto& [key, value] : pattern.items()) {
+    if (!value.is_number()) user_error("{}: rank_pattern.{} is {}", what, key, value.dump());
+    checked_rank(fmt::format("{}: rank_pattern.{}", what, key), value.get<double>());
+  }
 }
 
 template <class Number>
@@ -134,23 +143,16 @@ PeftConfig parse_peft_config(const Json& json, std::string_view what) {
   if (!json.is_object()) user_error("{}: not a JSON object", what);
   refuse_unsupported(json, what);
   // The defaults are peft's.
-  const double rank = number(json, "r", 8, what);
-  const double alpha = number(json, "lora_alpha", 8, what);
-  const double dropout = number(json, "lora_dropout", 0, what);
-  if (!(rank >= 1 && rank <= 1e6) || rank != std::floor(rank)) {
-    user_error("{}: r is {}, no rank", what, rank);
-  }
-  if (!(dropout >= 0 && dropout < 1)) user_error("{}: lora_dropout is {}", what, dropout);
   PeftConfig config;
-  config.rank = static_cast<int64_t>(rank);
-  config.alpha = alpha;
-  config.dropout = dropout;
+  config.rank = checked_rank(fmt::format("{}: r", what), number(json, "r", 8, what));
+  config.alpha =
+      checked_alpha(fmt::format("{}: lora_alpha", what), number(json, "lora_alpha", 8, what));
+  config.dropout =
+      checked_dropout(fmt::format("{}: lora_dropout", what), number(json, "lora_dropout", 0, what));
   config.rslora = is_set(json, "use_rslora");
   config.dora = is_set(json, "use_dora");
   config.ranks_differ = is_set(json, "rank_pattern");
-  if (config.ranks_differ && !json["rank_pattern"].is_object()) {
-    user_error("{}: rank_pattern is no object", what);
-  }
+  if (config.ranks_differ) check_ranks(json["rank_pattern"], what);
   config.alphas = read_alphas(json, what);
   config.target_modules = read_targets(json);
   return config;

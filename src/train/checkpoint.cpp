@@ -105,19 +105,26 @@ void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
     state["best_step"] = progress.best->step;
     state["best_metric"] = progress.best->metric;
     state["best_value"] = progress.best->value;
+    state["best_measured_on"] = progress.best->measured_on;
   }
   writer.add_object(kProgress, state);
   writer.commit();
 }
 
 SavedRun::SavedRun(const std::filesystem::path& path) : name_(path.string()), checkpoint_(path) {
+  checkpoint_.verify_reads();
   own_ = checkpoint_.object(kProgress).value_or(Json());
   if (!own_.is_object()) own_ = Json::object();
 }
 
 void SavedRun::require_same(const RunIdentity& now, const std::set<std::string>& may_change) const {
   if (const auto identity = own_.find("identity"); identity != own_.end()) {
-    require_same_run(RunIdentity::from_json(*identity, name_), now, may_change, name_);
+    // Told and not refused: a job that is started again has saved its difference the first time.
+    for (const std::string& key :
+         require_same_run(RunIdentity::from_json(*identity, name_), now, may_change, name_)) {
+      fmt::print(stderr, "--allow-change {} was not needed: checkpoint.load={} has the same\n", key,
+                 name_);
+    }
     return;
   }
   fmt::print(stderr,
@@ -175,7 +182,7 @@ Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
   if (own_.contains("best_step")) {
     progress.best =
         BestStep{own_.value("best_step", int64_t{0}), own_.value("best_metric", std::string()),
-                 own_.value("best_value", 0.0)};
+                 own_.value("best_value", 0.0), own_.value("best_measured_on", std::string())};
   }
   optimizer.set_steps(progress.step - progress.skipped);
   return progress;

@@ -22,6 +22,8 @@ struct BestStep {
   /// validation.best_metric, and what it was.
   std::string metric;
   double value = 0;
+  /// Validation::measured_on; empty in a checkpoint of before 2026-11-28.
+  std::string measured_on = {};
 };
 
 /// Where a run stands after a step.
@@ -51,12 +53,14 @@ class SavedRun {
   /// when there is none.
   explicit SavedRun(const std::filesystem::path& path);
 
-  /// Throws as require_same_run() does. Of a checkpoint that does not say which run it is of, a
-  /// line on stderr says that nothing but its tensors is checked.
+  /// Throws as require_same_run() does. A line on stderr tells of each permission in which nothing
+  /// differs, and of a checkpoint that does not say which run it is of, so that nothing but its
+  /// tensors is checked.
   void require_same(const RunIdentity& now, const std::set<std::string>& may_change) const;
 
   /// Into a model and optimizer built from the same config. Throws UserError when the checkpoint's
-  /// tensors are not those that this config trains, each of them used once.
+  /// tensors are not those that this config trains, each of them used once, or when its bytes are
+  /// not those that were written.
   Progress load(Ministral3& model, AdamW& optimizer) const;
 
  private:

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "data/overlong.h"
 #include "generate/evaluate.h"
+#include "peft/pissa.h"
 
 namespace trestle {
 
@@ -91,6 +92,16 @@ void TrainConfig::validate() const {
           "name a run directory (or set SAVE_DIR)");
   require(!dataset.path_or_dataset.empty(), "dataset.path_or_dataset", "",
           "name the data to train on");
+}
+
+bool TrainConfig::draws() const {
+  if (dataset.shuffle) return true;
+  if (!trains_adapters()) return false;
+  if (peft.dropout > 0) return true;
+  if (!peft.adapter_path.empty()) return false;
+  // PiSSA's exact decomposition draws nothing, its iterations begin with random vectors.
+  if (const auto iterations = pissa_iterations(peft.lora_A_init_method)) return *iterations > 0;
+  return peft.lora_A_init_method != "zero" || peft.lora_B_init_method != "zero";
 }
 
 Recompute TrainConfig::recompute() const {

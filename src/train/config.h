@@ -18,6 +18,9 @@ constexpr const char* kValidLoss = "valid_loss";
 
 // Bounds that no run comes near and no product of which overflows.
 constexpr double kMostSteps = 1e9, kMostSamples = 1e6, kMostTokens = 1 << 24, kMostRanks = 1 << 20;
+// Of ImageLimits.
+constexpr Range kMaxEdgeRange = between(0, 1 << 20);
+constexpr Range kMaxTokensRange = or_zero(between(2, kMostTokens));
 // Whole numbers up to here are exact in a double.
 constexpr double kMostSeed = 9007199254740992;
 
@@ -188,12 +191,10 @@ struct DatasetOptions {
         field("overlong", &DatasetOptions::overlong, OnResume::kSame,
               OneOf("error", "drop", "shrink-image", "cut-text"),
               "samples over model.seq_length: error, drop, shrink-image or cut-text"),
-        field("image_max_edge", &DatasetOptions::image_max_edge, OnResume::kSame,
-              between(0, 1 << 20),
+        field("image_max_edge", &DatasetOptions::image_max_edge, OnResume::kSame, kMaxEdgeRange,
               "pixels of a picture's longest side at most; 0: the checkpoint's own limit"),
         field("image_max_tokens", &DatasetOptions::image_max_tokens, OnResume::kSame,
-              or_zero(between(2, kMostTokens)),
-              "tokens of a picture at most; 0: no limit of its own"),
+              kMaxTokensRange, "tokens of a picture at most; 0: no limit of its own"),
         field("feature_cache", &DatasetOptions::feature_cache, OnResume::kFree,
               "directory where features of pictures are kept for later runs, while vision tower "
               "and projector are frozen"),
@@ -223,23 +224,26 @@ struct CheckpointOptions {
 struct LoggerOptions {
   int64_t log_interval = 1;
   std::string tensorboard_dir;
-  std::string wandb_project;
-  std::string wandb_entity;
+  /// Nothing: the environment says. Set, even to "", they go before it.
+  std::optional<std::string> wandb_project;
+  std::optional<std::string> wandb_entity;
   std::string wandb_exp_name;
-  std::string wandb_save_dir;
+  std::optional<std::string> wandb_save_dir;
   static constexpr auto fields() {
-    return std::tuple(field("log_interval", &LoggerOptions::log_interval, OnResume::kFree,
-                            between(1, kMostSteps), "steps between progress lines"),
-                      field("tensorboard_dir", &LoggerOptions::tensorboard_dir, OnResume::kFree,
-                            "default: RUN/tensorboard"),
-                      field("wandb_project", &LoggerOptions::wandb_project, OnResume::kFree,
-                            "turns Weights & Biases on; default $WANDB_PROJECT"),
-                      field("wandb_entity", &LoggerOptions::wandb_entity, OnResume::kFree,
-                            "default $WANDB_ENTITY"),
-                      field("wandb_exp_name", &LoggerOptions::wandb_exp_name, OnResume::kFree,
-                            "the run's name there; default: the run directory's"),
-                      field("wandb_save_dir", &LoggerOptions::wandb_save_dir, OnResume::kFree,
-                            "where wandb/ is; default $WANDB_DIR, then the run directory"));
+    return std::tuple(
+        field("log_interval", &LoggerOptions::log_interval, OnResume::kFree, between(1, kMostSteps),
+              "steps between progress lines"),
+        field("tensorboard_dir", &LoggerOptions::tensorboard_dir, OnResume::kFree,
+              "default: RUN/tensorboard"),
+        field("wandb_project", &LoggerOptions::wandb_project, OnResume::kFree,
+              "turns Weights & Biases on, and off where it is set to nothing; default "
+              "$WANDB_PROJECT"),
+        field("wandb_entity", &LoggerOptions::wandb_entity, OnResume::kFree,
+              "default $WANDB_ENTITY"),
+        field("wandb_exp_name", &LoggerOptions::wandb_exp_name, OnResume::kFree,
+              "the run's name there; default: the run directory's"),
+        field("wandb_save_dir", &LoggerOptions::wandb_save_dir, OnResume::kFree,
+              "where wandb/ is; default $WANDB_DIR, then the run directory"));
   }
 };
 
@@ -275,6 +279,9 @@ struct TrainConfig {
   static std::string_view current_name(std::string_view key);
   /// LoRA or DoRA: the base's weights stay as they are.
   bool trains_adapters() const { return !peft.scheme.empty(); }
+  /// Whether anything depends on rng.seed: the order of rows, the start of adapters, dropout.
+  /// peft.dropout is that of peft.adapter_path once the trainer has opened it.
+  bool draws() const;
   at::ScalarType dtype() const {
     return model.params_dtype == "float32" ? at::kFloat : at::kBFloat16;
   }

@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/paths.h"
 #include "bridge/load_quantized.h"
 #include "checkpoint/safetensors.h"
 
@@ -92,8 +93,13 @@ std::unique_ptr<FeatureCache> FeatureCache::make(const Ministral3& model,
     }
     return nullptr;
   }
-  if (!options.feature_cache.empty() && is_there(options.feature_cache)) {
-    require_directory(options.feature_cache, "dataset.feature_cache");
+  // One that cannot be made costs only the features, but a link that leads nowhere is a mistake.
+  const fs::path directory = options.feature_cache;
+  std::error_code ignored;
+  if (is_there(directory)) {
+    require_directory(directory, "dataset.feature_cache");
+  } else if (fs::is_symlink(fs::symlink_status(directory, ignored))) {
+    require_output_folder(directory, "dataset.feature_cache");
   }
   return std::unique_ptr<FeatureCache>(new FeatureCache(model, options));
 }

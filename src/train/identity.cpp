@@ -100,14 +100,19 @@ RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::st
   for (const FieldText& each : list_fields(config)) {
     if (must_stay(each.on_resume)) identity.values[each.path] = each.value;
   }
+  // A seed that nothing is drawn from tells no run from another.
+  if (!config.draws()) identity.values["rng.seed"] = format_value(RngOptions{}.seed);
   return identity;
 }
 
-void require_same_run(const RunIdentity& saved, const RunIdentity& now,
-                      const std::set<std::string>& may_change, std::string_view from) {
+std::set<std::string> require_same_run(const RunIdentity& saved, const RunIdentity& now,
+                                       const std::set<std::string>& may_change,
+                                       std::string_view from) {
   std::vector<std::string> differences, keys;
+  std::set<std::string> without_difference = may_change;
   const auto differ = [&](const FieldText& field, const std::string& before,
                           const std::string& value) {
+    if (without_difference.erase(field.path) > 0) return;
     differences.push_back(fmt::format("{}={} (there: {})", field.path, value.empty() ? "''" : value,
                                       before.empty() ? "''" : before));
     keys.push_back(field.path);
@@ -115,7 +120,7 @@ void require_same_run(const RunIdentity& saved, const RunIdentity& now,
   static const std::map<std::string, std::string> kDefaults = defaults();
   for (const FieldText& field : list_fields(TrainConfig{})) {
     const std::string& path = field.path;
-    if (!must_stay(field.on_resume) || may_change.contains(path)) continue;
+    if (!must_stay(field.on_resume)) continue;
     const std::string& value = now.values.at(path);
     const auto found = saved.values.find(path);
     const std::string& before = found == saved.values.end() ? kDefaults.at(path) : found->second;
@@ -133,7 +138,7 @@ void require_same_run(const RunIdentity& saved, const RunIdentity& now,
              fmt::format("{}, {}", value, shortened(*is)));
     }
   }
-  if (differences.empty()) return;
+  if (differences.empty()) return without_difference;
   user_error(
       "checkpoint.load={} is of another run: {}; give it what it was made with, or let it be with "
       "--allow-change {}",

@@ -28,14 +28,16 @@ struct RunIdentity {
   static RunIdentity from_json(const Json& json, std::string_view what);
 };
 
+/// rng.seed is the default's where nothing is drawn from it (TrainConfig::draws).
 RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents);
 
 /// Throws UserError naming every key that a resumed run must have again (OnResume) and `now` does
 /// not, with both values, unless `may_change` has it. A content that one of the two does not know
 /// is not compared. `from` is the run that is resumed. A key that `saved` does not have is one that
-/// came later; it had its default.
-void require_same_run(const RunIdentity& saved, const RunIdentity& now,
-                      const std::set<std::string>& may_change, std::string_view from);
+/// came later; it had its default. Returns those of `may_change` in which nothing differs.
+std::set<std::string> require_same_run(const RunIdentity& saved, const RunIdentity& now,
+                                       const std::set<std::string>& may_change,
+                                       std::string_view from);
 
 /// Throws UserError for a key that does not exist, or that may change anyway.
 void require_changeable(const std::set<std::string>& may_change);

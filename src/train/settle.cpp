@@ -122,9 +122,8 @@ void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
   if (config.scheduler.lr_warmup_iters == 0) {
     dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
   }
-  if (!config.dataset.shuffle && !config.trains_adapters()) {
-    dead.add("rng.seed", "dataset.shuffle=false and no adapters: nothing is drawn");
-  }
+  // An adapter says its dropout when it is opened.
+  if (!config.draws() && config.peft.adapter_path.empty()) dead.add("rng.seed", kNothingDrawn);
 }
 
 void add_of_validation(const TrainConfig& config, Dead& dead) {
@@ -169,11 +168,16 @@ void add_of_peft(const TrainConfig& config, Dead& dead) {
 }
 
 void add_of_logger(const TrainConfig& config, Dead& dead) {
-  if (!config.logger.wandb_project.empty() || is_set("WANDB_PROJECT")) return;
-  const std::string why = "logger.wandb_project is not set, so Weights & Biases is off";
-  for (const char* key : {"wandb_entity", "wandb_exp_name", "wandb_save_dir"}) {
-    dead.add(fmt::format("logger.{}", key), why);
-  }
+  const LoggerOptions& logger = config.logger;
+  const std::optional<std::string>& project = logger.wandb_project;
+  if (project ? !project->empty() : is_set("WANDB_PROJECT")) return;
+  const std::string why = project
+                              ? "logger.wandb_project is set to nothing, so Weights & Biases is off"
+                              : "logger.wandb_project is not set, so Weights & Biases is off";
+  // One that is set to nothing only keeps the environment out.
+  if (logger.wandb_entity != "") dead.add("logger.wandb_entity", why);
+  if (logger.wandb_save_dir != "") dead.add("logger.wandb_save_dir", why);
+  dead.add("logger.wandb_exp_name", why);
 }
 
 }  // namespace
@@ -190,9 +194,12 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
   // A file may be a whole resolved config: what it leaves as it was it does not ask for.
   const auto before = values_of(defaults), after = values_of(run.config);
   for (const Assignment& each : file) {
+    if (!before.contains(each.key)) continue;  // an empty group
     if (before.at(each.key) != after.at(each.key)) run.asked.keys.insert(each.key);
   }
   for (const Assignment& each : command_line) {
+    // What came before it for the keys of a group would be lost.
+    if (!before.contains(each.key)) unknown_key(each.key, list_fields(run.config));
     set_field(run.config, each, defaults);
     if (each.value) {
       run.asked.keys.insert(each.key);

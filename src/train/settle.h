@@ -10,6 +10,10 @@
 
 namespace trestle {
 
+/// Why rng.seed has no effect where TrainConfig::draws() says so.
+constexpr const char* kNothingDrawn =
+    "dataset.shuffle=false, no dropout, and no adapters that start at random: nothing is drawn";
+
 /// What was asked for, beside the config's values.
 struct Asked {
   /// Keys that the command line names, and those to which the file gives another value than the

@@ -1,6 +1,11 @@
 #include "train/stop_signal.h"
 
+#include <unistd.h>
+
 #include <csignal>
+#include <cstring>
+
+#include "base/standard_streams.h"
 
 namespace trestle {
 
@@ -8,10 +13,10 @@ namespace {
 
 volatile std::sig_atomic_t g_received = 0;
 
-// The next one, whichever of the two it is, ends the process: SA_RESETHAND would give back only the
-// signal that came.
+// The next one that asks again, whichever it is, ends the process: SA_RESETHAND would give back
+// only the signal that came.
 extern "C" void remember(int number) {
-  g_received = number;
+  if (g_received == 0) g_received = number;
   struct sigaction standard {};
   standard.sa_handler = SIG_DFL;
   sigaction(SIGTERM, &standard, nullptr);
@@ -25,19 +30,34 @@ StopSignal::StopSignal() {
   struct sigaction action {};
   action.sa_handler = remember;
   action.sa_flags = SA_RESTART;
-  // Neither comes while the other is being remembered.
+  // None comes while another is being remembered.
   sigemptyset(&action.sa_mask);
-  sigaddset(&action.sa_mask, SIGTERM);
-  sigaddset(&action.sa_mask, SIGINT);
-  sigaction(SIGTERM, &action, &old_terminate_);
-  sigaction(SIGINT, &action, &old_interrupt_);
+  for (const int number : kSignals) sigaddset(&action.sa_mask, number);
+  for (size_t i = 0; i < kSignals.size(); ++i) {
+    sigaction(kSignals[i], nullptr, &old_[i]);
+    const bool stays_ignored = kSignals[i] == SIGHUP && old_[i].sa_handler == SIG_IGN;
+    if (!stays_ignored) sigaction(kSignals[i], &action, nullptr);
+  }
 }
 
 StopSignal::~StopSignal() {
-  sigaction(SIGTERM, &old_terminate_, nullptr);
-  sigaction(SIGINT, &old_interrupt_, nullptr);
+  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &old_[i], nullptr);
 }
 
-int StopSignal::received() const { return g_received; }
+int StopSignal::received() const {
+  if (g_received != 0) return g_received;
+  return messages_unread() ? SIGPIPE : 0;
+}
+
+std::string signal_name(int signal) {
+  const char* name = ::sigabbrev_np(signal);
+  return name == nullptr ? std::to_string(signal) : std::string("SIG") + name;
+}
+
+void end_by_signal(int signal) {
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+  ::_exit(128 + signal);  // it is blocked
+}
 
 }  // namespace trestle

@@ -1,13 +1,18 @@
-// SIGTERM and SIGINT as a wish to stop behind the step that runs. Held by the trainer while it
-// trains.
+// SIGTERM, SIGINT and SIGHUP as a wish to stop behind the step that runs, as is a stderr that
+// nobody reads any more. Held by the trainer while it trains.
 #pragma once
 
 #include <signal.h>
 
+#include <array>
+#include <string>
+
 namespace trestle {
 
-/// While it lives the first SIGTERM or SIGINT is remembered; a second one, the same or the other,
-/// ends the process at once. One at a time.
+/// While it lives the first SIGTERM, SIGINT or SIGHUP is remembered; a SIGTERM or SIGINT behind it
+/// ends the process at once. A second SIGHUP does not: of a terminal that closes one comes from the
+/// shell and one from the kernel, and systemd sends one right behind its SIGTERM. A SIGHUP that was
+/// ignored before (nohup) stays so. One at a time.
 class StopSignal {
  public:
   StopSignal();
@@ -15,12 +20,18 @@ class StopSignal {
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
-  /// SIGTERM, SIGINT, or 0.
+  /// SIGTERM, SIGINT, SIGHUP, SIGPIPE (messages_unread()), or 0.
   int received() const;
 
  private:
-  struct sigaction old_terminate_ {};
-  struct sigaction old_interrupt_ {};
+  static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP};
+  std::array<struct sigaction, kSignals.size()> old_ = {};
 };
+
+/// "SIGTERM".
+std::string signal_name(int signal);
+
+/// Ends the process by `signal`: so whoever started it sees it end by what stopped it.
+[[noreturn]] void end_by_signal(int signal);
 
 }  // namespace trestle

@@ -20,6 +20,7 @@
 #include "train/metrics.h"
 #include "train/micro_batches.h"
 #include "train/run_directory.h"
+#include "train/settle.h"
 #include "train/stop_signal.h"
 
 namespace trestle {
@@ -39,7 +40,7 @@ TrainConfig validated(TrainConfig config) {
   };
   require_place("checkpoint.save", config.checkpoint.save);
   require_place("logger.tensorboard_dir", config.logger.tensorboard_dir);
-  require_place("logger.wandb_save_dir", config.logger.wandb_save_dir);
+  require_place("logger.wandb_save_dir", config.logger.wandb_save_dir.value_or(""));
   settle_run_directory(config);
   return config;
 }
@@ -116,6 +117,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .name = config_.dataset.path_or_dataset});
   validation_ = Validation::make(config_, processor_);
   if (!validation_) refuse_validation_keys(asked_, config_);
+  if (validation_) progress_.best = validation_->comparable(progress_.best);
 }
 
 void Trainer::freeze() {
@@ -155,6 +157,9 @@ void Trainer::start_from_adapter() {
   config.dropout = held.dropout;
   config.use_rslora = held.use_rslora;
   config.target_modules = held.target_modules;
+  if (!config_.draws() && asked_.keys.contains("rng.seed")) {
+    user_error("rng.seed={} has no effect: {}; leave it out", config_.rng.seed, kNothingDrawn);
+  }
   identity_ = identity_of(config_, std::move(identity_.contents));
   identity_.contents["peft.adapter_path"] = content_of_adapters(*model_);
 }
@@ -324,8 +329,8 @@ int Trainer::run(const OnStep& on_step) {
       log.checkpoint_saved();
     }
     if (stopped != 0) {
-      fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n",
-                 stopped == SIGTERM ? "SIGTERM" : "SIGINT", metrics.step, directory.string());
+      fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n", signal_name(stopped),
+                 metrics.step, directory.string());
       log.finish(RunEnd::kInterrupted);
       return stopped;
     }

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <set>
 
 #include "base/error.h"
 #include "data/overlong.h"
+#include "train/identity.h"
 #include "train/micro_batches.h"
 
 namespace trestle {
@@ -49,6 +51,7 @@ std::unique_ptr<Validation> Validation::make(const TrainConfig& config,
   std::unique_ptr<Validation> validation(new Validation(config, processor, path));
   fmt::print(stderr, "validation data {}\n", describe_files(*validation->dataset_, path));
   validation->check_best_metric();
+  validation->measured_on_ = validation->describe_measure();
   return validation;
 }
 
@@ -78,13 +81,57 @@ void Validation::check_best_metric() const {
   }
 }
 
+int64_t Validation::rows_of_loss() const {
+  return std::min(dataset_->size(),
+                  config_.validation.eval_iters * config_.train.global_batch_size);
+}
+
+std::string Validation::describe_measure() const {
+  constexpr size_t kDigits = 16;
+  const ValidationOptions& options = config_.validation;
+  if (options.best_metric.empty()) return {};
+  std::set<std::string> keys = {"dataset.maker_name", "dataset.image_max_edge",
+                                "dataset.image_max_tokens"};
+  const bool by_loss = options.best_metric == kValidLoss;
+  if (by_loss) {
+    keys.insert({"model.seq_length", "dataset.overlong"});
+  } else {
+    keys.insert("validation.max_new_tokens");
+  }
+  std::string text =
+      fmt::format("{} rows of SHA-256 {}",
+                  by_loss ? rows_of_loss() : std::min(options.answers, dataset_->size()),
+                  content_of(dataset_->files()).substr(0, kDigits));
+  for (const FieldText& field : list_fields(config_)) {
+    if (keys.contains(field.path)) text += fmt::format(", {}={}", field.path, field.value);
+  }
+  return text;
+}
+
+bool Validation::is_comparable(const BestStep& best) const {
+  return best.metric == config_.validation.best_metric && best.measured_on == measured_on_;
+}
+
+std::optional<BestStep> Validation::comparable(const std::optional<BestStep>& best) const {
+  const std::string& name = config_.validation.best_metric;
+  if (!best || name.empty() || is_comparable(*best)) return best;
+  fmt::print(
+      stderr,
+      "the best so far, {} {:.4f} of step {}, was measured on {}; this run measures {} on "
+      "{}: its best starts anew\n",
+      best->metric, best->value, best->step,
+      best->measured_on.empty() ? "data that the checkpoint does not name" : best->measured_on,
+      name, measured_on_);
+  return std::nullopt;
+}
+
 bool Validation::is_due(int64_t step) const {
   return step % config_.validation.eval_interval == 0 || step == config_.train.train_iters;
 }
 
 double Validation::loss(const Ministral3& model, FeatureCache* features) const {
   const int64_t batch = config_.train.global_batch_size;
-  const int64_t rows = std::min(dataset_->size(), config_.validation.eval_iters * batch);
+  const int64_t rows = rows_of_loss();
   const Overlong overlong = *overlong_of_name(config_.dataset.overlong);
   double sum = 0;
   int64_t targets = 0;
@@ -132,11 +179,10 @@ std::optional<BestStep> Validation::better(const ValidationMetrics& metrics,
   const bool by_loss = name == kValidLoss;
   const double value = by_loss ? metrics.loss : metrics.scores.at(name);
   if (!std::isfinite(value)) return std::nullopt;
-  // A best of another metric says nothing of this one.
-  if (before && before->metric == name) {
+  if (before && is_comparable(*before)) {
     if (by_loss ? value >= before->value : value <= before->value) return std::nullopt;
   }
-  return BestStep{metrics.step, name, value};
+  return BestStep{metrics.step, name, value, measured_on_};
 }
 
 }  // namespace trestle

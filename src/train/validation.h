@@ -42,6 +42,12 @@ class Validation {
   /// Leaves the model in training mode, and torch's random state as it was. `features` may be null.
   /// Throws UserError naming a row that cannot be used.
   ValidationMetrics run(Ministral3& model, FeatureCache* features, int64_t step) const;
+  /// What validation.best_metric is measured on: rows, their files by content (content_of), and the
+  /// values of keys on which the number depends. Empty where no metric is named.
+  const std::string& measured_on() const { return measured_on_; }
+  /// `best` where its number is one of the same metric, measured on the same; nothing, and a line
+  /// on stderr, where it is not: it says nothing of the numbers to come.
+  std::optional<BestStep> comparable(const std::optional<BestStep>& best) const;
   /// The metrics as the best ones, if by validation.best_metric they are better than `before`.
   std::optional<BestStep> better(const ValidationMetrics& metrics,
                                  const std::optional<BestStep>& before) const;
@@ -50,11 +56,15 @@ class Validation {
   Validation(const TrainConfig& config, const Processor& processor, const std::string& path);
   double loss(const Ministral3& model, FeatureCache* features) const;
   void check_best_metric() const;
+  int64_t rows_of_loss() const;
+  std::string describe_measure() const;
+  bool is_comparable(const BestStep& best) const;
 
   const TrainConfig& config_;
   const Processor& processor_;
   std::string path_;
   std::unique_ptr<Dataset> dataset_;
+  std::string measured_on_;
 };
 
 }  // namespace trestle

@@ -72,8 +72,9 @@ std::string from_environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-std::string first_of(const std::string& first, const char* variable) {
-  return first.empty() ? from_environment(variable) : first;
+// A key that is set goes before its variable, even where it is set to nothing.
+std::string first_of(const std::optional<std::string>& key, const char* variable) {
+  return key ? *key : from_environment(variable);
 }
 
 // "online", "offline" or "disabled".

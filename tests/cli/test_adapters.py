@@ -4,7 +4,6 @@
   .venv/bin/python tests/cli/test_adapters.py --trestle build/release/trestle [TestCase.test ...]
 """
 
-import argparse
 import json
 import shutil
 import unittest
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-import test_bad_input
+import script
 from test_bad_input import HF, TESTS, Refusals
 
 MEGATRON = TESTS / "fixtures" / "megatron"
@@ -123,6 +122,7 @@ class Exports(Refusals):
         for arguments, names in (
                 ([], ["--megatron-path", "--adapter-path"]),
                 (["--adapter-only"], ["--megatron-path", "--adapter-path"]),
+                (["--hf-model", HF, "--adapter-only"], ["no adapter", "name it with --adapter-path", "--megatron-path"]),
                 (["--megatron-path", lora, "--adapter-path", MEGATRON / "adapter_lora"], [lora, "adapter_lora", "both"]),
                 (["--megatron-path", base, "--adapter-only"], [base, "no adapter"]),
                 (["--adapter-path", MEGATRON / "adapter_lora"], ["adapter_lora", "--hf-model"]),
@@ -141,8 +141,5 @@ class Exports(Refusals):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    test_bad_input.TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_adapters.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

@@ -7,7 +7,6 @@ Every refusal is one line on stderr that names the file or flag and the values, 
 the machine's faults), within seconds, and leaves no file behind that was not there before.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -23,13 +22,14 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import script
+
 TESTS = Path(__file__).resolve().parent.parent
 HF, MEGATRON = TESTS / "fixtures" / "hf", TESTS / "fixtures" / "megatron" / "import"
 DEMO = TESTS.parent / "assets" / "demo" / "model"
 IMAGE = TESTS / "golden" / "images" / "exact_28x56.png"
 USER, MACHINE = 2, 1
 NOBODY = 65534
-TRESTLE = None  # the program, absolute
 
 
 def contents(folder):
@@ -85,7 +85,7 @@ class Refusals(unittest.TestCase):
 
     def run_trestle(self, *arguments, **options):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run([TRESTLE, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
+        return subprocess.run([script.TRESTLE, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
                               env=environment, stdin=subprocess.DEVNULL, timeout=60, **options)
 
     def refused(self, *arguments, names, status=USER, progress=False, **options):
@@ -383,7 +383,7 @@ class Outputs(Refusals):
                 self.refused(*arguments, status=MACHINE, names=[target, "Permission denied"], **options)
 
     def nobody_can_read(self):
-        paths = [TRESTLE, HF / "model.safetensors", *TRESTLE.parents, *HF.parents]
+        paths = [script.TRESTLE, HF / "model.safetensors", *script.TRESTLE.parents, *HF.parents]
         return all(path.stat().st_mode & (stat.S_IXOTH if path.is_dir() else stat.S_IROTH) for path in paths)
 
     def test_below_a_file(self):
@@ -566,8 +566,5 @@ class Pickles(Refusals):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_bad_input.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

@@ -7,7 +7,6 @@ The rules are those of test_bad_input.py: one line that names file and values, e
 left behind.
 """
 
-import argparse
 import shutil
 import sys
 import unittest
@@ -15,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import script  # noqa: E402
 import test_bad_input as bad  # noqa: E402
 
 NATIVE = bad.TESTS / "fixtures" / "mistral"
@@ -137,8 +137,5 @@ class MistralFiles(bad.Refusals):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    bad.TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_bad_mistral.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

@@ -4,7 +4,6 @@
   .venv/bin/python tests/cli/test_check.py --trestle build/release/trestle [TestCase.test ...]
 """
 
-import argparse
 import json
 import os
 import pickle
@@ -16,6 +15,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import script
+
 import safetensors.torch
 import torch
 import torch.distributed.checkpoint as dcp
@@ -23,7 +24,6 @@ import torch.distributed.checkpoint as dcp
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 HF, MEGATRON = FIXTURES / "hf", FIXTURES / "megatron"
 DEMO = FIXTURES.parent.parent / "assets" / "demo" / "model"
-TRESTLE = None
 
 
 class Checks(unittest.TestCase):
@@ -33,7 +33,7 @@ class Checks(unittest.TestCase):
         self.folder = Path(scratch.name)
 
     def run_check(self, path, *flags):
-        return subprocess.run([TRESTLE, "inspect", path, "--check", *flags], capture_output=True, text=True,
+        return subprocess.run([script.TRESTLE, "inspect", path, "--check", *flags], capture_output=True, text=True,
                               stdin=subprocess.DEVNULL, timeout=60, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     def passes(self, path, tensors=None, size=None):
@@ -148,7 +148,7 @@ class HuggingFace(Checks):
         tensors = safetensors.torch.load_file(model / "model.safetensors")
         safetensors.torch.save_file(tensors | {"a\nok: 1\x1b[2J": torch.zeros(1)}, model / "model.safetensors")
         self.fails(model, ["tensor a ok: 1?[2J", "no place"])
-        listed = subprocess.run([TRESTLE, "inspect", model / "model.safetensors"], capture_output=True, text=True)
+        listed = subprocess.run([script.TRESTLE, "inspect", model / "model.safetensors"], capture_output=True, text=True)
         self.assertNotIn("\x1b", listed.stdout)
 
 
@@ -259,7 +259,7 @@ class Megatron(Checks):
 
     def peak(self, path):
         """Peak resident bytes of a check."""
-        running = subprocess.Popen([TRESTLE, "inspect", path, "--check"], stdout=subprocess.DEVNULL,
+        running = subprocess.Popen([script.TRESTLE, "inspect", path, "--check"], stdout=subprocess.DEVNULL,
                                    env=os.environ | {"OMP_NUM_THREADS": "1"})
         _, status, usage = os.wait4(running.pid, 0)
         running.returncode = os.waitstatus_to_exitcode(status)
@@ -273,7 +273,7 @@ class Gguf(Checks):
     def setUp(self):
         super().setUp()
         for kind in ("bf16", "q8_0"):
-            subprocess.run([TRESTLE, "export", "--hf-model", DEMO, "--gguf-path", self.folder, "--gguf-type", kind],
+            subprocess.run([script.TRESTLE, "export", "--hf-model", DEMO, "--gguf-path", self.folder, "--gguf-type", kind],
                            check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         self.file = self.folder / "model-BF16.gguf"
         self.good = self.file.read_bytes()
@@ -281,7 +281,7 @@ class Gguf(Checks):
     def test_whole(self):
         for name in ("model-BF16.gguf", "mmproj-model-BF16.gguf", "model-Q8_0.gguf", "mmproj-model-Q8_0.gguf"):
             with self.subTest(file=name):
-                listed = subprocess.run([TRESTLE, "inspect", self.folder / name], capture_output=True, text=True).stdout
+                listed = subprocess.run([script.TRESTLE, "inspect", self.folder / name], capture_output=True, text=True).stdout
                 sizes = [int(size) for size in re.findall(r"stored as \S+, (\d+) bytes", listed)]
                 self.passes(self.folder / name, len(sizes), sum(sizes))
                 report = json.loads(self.run_check(self.folder / name, "--json").stdout)
@@ -339,7 +339,7 @@ class Others(Checks):
                            (metadata, "a part of a checkpoint"), (metadata.parent / "__0_0.distcp", "a part"),
                            (metadata.parent / "train_state.pt", "a part")):
             for flags in ([], ["--check"]):
-                done = subprocess.run([TRESTLE, "inspect", path, *flags], capture_output=True, text=True)
+                done = subprocess.run([script.TRESTLE, "inspect", path, *flags], capture_output=True, text=True)
                 self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
                 self.assertIn(f"{path} ", done.stderr)
                 self.assertIn(word, done.stderr)
@@ -356,16 +356,40 @@ class Others(Checks):
         self.fails(self.folder, ["config.json"])
 
     def test_json_without_check_lists(self):
-        done = subprocess.run([TRESTLE, "inspect", HF, "--json"], capture_output=True, text=True)
+        done = subprocess.run([script.TRESTLE, "inspect", HF, "--json"], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         listed = json.loads(done.stdout)
         self.assertEqual(listed["kind"], "Hugging Face checkpoint, untied embeddings")
-        self.assertEqual(listed["tensors"]["model.norm.weight"], {"dtype": "BF16", "shape": [48]})
+        self.assertEqual(listed["tensors"]["model.norm.weight"], {"dtype": "BF16", "shape": [48], "file": "model.safetensors"})
+
+    def test_json_has_what_is_listed_of_a_gguf_file(self):
+        subprocess.run([script.TRESTLE, "export", "--hf-model", DEMO, "--gguf-path", self.folder, "--gguf-type", "q8_0"], check=True,
+                       capture_output=True)
+        listed_of = {"string": 0, "array": 0, "number": 0}
+        for path in self.folder.glob("*.gguf"):
+            plain, as_json = (subprocess.run([script.TRESTLE, "inspect", path, *flags], capture_output=True, text=True, check=True).stdout
+                              for flags in ([], ["--json"]))
+            listed = json.loads(as_json)
+            lines = dict(line.split(None, 1) for line in plain.splitlines())
+            for key, value in listed["metadata"].items():
+                shown = lines[key].strip()
+                if isinstance(value, dict):
+                    listed_of["array"] += 1
+                    self.assertEqual(shown, " ".join(f"{count} {what}" for what, count in value.items()), key)
+                elif isinstance(value, str):
+                    listed_of["string"] += 1
+                    start, _, _ = shown.partition("... (")
+                    self.assertTrue(value.startswith(json.loads(start)), key)
+                    self.assertTrue("... (" in shown or value == json.loads(start), key)
+                else:
+                    listed_of["number"] += 1
+                    self.assertEqual(json.loads(shown), value, key)
+            for name, tensor in listed["tensors"].items():
+                self.assertIn(f"stored as {tensor['stored_as']}, {tensor['stored_bytes']} bytes", lines[name])
+            self.assertEqual(len(lines), len(listed["metadata"]) + len(listed["tensors"]) + 2, "a line that JSON has not")
+        self.assertTrue(all(count > 1 for count in listed_of.values()), listed_of)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_check.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

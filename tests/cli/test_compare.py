@@ -4,7 +4,6 @@
   .venv/bin/python tests/cli/test_compare.py --trestle build/release/trestle --faults build/release/tests/faults.so
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-import test_bad_input
+import script
 from test_bad_input import DEMO, HF, MACHINE, MEGATRON, TESTS, Refusals
 
 FAULTS = None
@@ -121,7 +120,7 @@ class Compare(Refusals):
 class Verify(Refusals):
     def flipped(self, *arguments, at):
         environment = os.environ | {"LD_PRELOAD": str(FAULTS), "FAULT": "flip", "FAULT_AT": str(at), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([test_bad_input.TRESTLE, *map(str, arguments)], cwd=self.folder, env=environment,
+        return subprocess.run([script.TRESTLE, *map(str, arguments)], cwd=self.folder, env=environment,
                               capture_output=True, text=True)
 
     def test_default_and_off(self):
@@ -154,9 +153,5 @@ class Verify(Refusals):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--trestle", type=Path, required=True)
-    parser.add_argument("--faults", type=Path, required=True)
-    arguments, rest = parser.parse_known_args()
-    test_bad_input.TRESTLE, FAULTS = arguments.trestle.resolve(), arguments.faults.resolve()
-    unittest.main(argv=[__file__, *rest])
+    FAULTS = script.read_line(__doc__, faults=script.FAULTS).faults
+    unittest.main()

@@ -8,7 +8,6 @@ beside it does not load, and the next run removes it. --faults (tests/cli/faults
 call that changes a file; --every strikes at each of them instead of at a seeded choice.
 """
 
-import argparse
 import errno
 import hashlib
 import json
@@ -22,9 +21,11 @@ import time
 import unittest
 from pathlib import Path
 
+import script
+
 TESTS = Path(__file__).resolve().parent.parent
 HF, MEGATRON = TESTS / "fixtures" / "hf", TESTS / "fixtures" / "megatron" / "import"
-TRESTLE = FAULTS = None
+FAULTS = None
 POINTS = 14  # moments a command is struck at; 0: all
 SEED = 1234
 USER, MACHINE = 2, 1
@@ -53,7 +54,7 @@ def kill_after(seconds):
 
 def run(arguments, folder, meanwhile=lambda started: None, **environment):
     """The finished process, of which `meanwhile` is told when it has started."""
-    started = subprocess.Popen([TRESTLE, *map(str, arguments)], cwd=folder, stdin=subprocess.DEVNULL,
+    started = subprocess.Popen([script.TRESTLE, *map(str, arguments)], cwd=folder, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
     try:
@@ -265,11 +266,6 @@ class Training(Crashes):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    parser.add_argument("--faults", type=Path, required=True)
-    parser.add_argument("--every", action="store_true")
-    known, others = parser.parse_known_args()
-    TRESTLE, FAULTS = known.trestle.resolve(), known.faults.resolve()
-    POINTS = 0 if known.every else POINTS
-    unittest.main(argv=["test_crash.py", *others])
+    known = script.read_line(__doc__, faults=script.FAULTS, every={"action": "store_true"})
+    FAULTS, POINTS = known.faults, 0 if known.every else POINTS
+    unittest.main()

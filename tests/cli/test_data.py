@@ -4,7 +4,6 @@
   .venv/bin/python tests/cli/test_data.py --trestle build/release/trestle
 """
 
-import argparse
 import base64
 import functools
 import gzip
@@ -17,7 +16,7 @@ import threading
 import unittest
 from pathlib import Path
 
-import test_bad_input
+import script
 from PIL import Image
 from test_bad_input import DEMO, IMAGE, TESTS, Refusals, edit_json
 
@@ -276,8 +275,5 @@ class Data(Refusals):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    test_bad_input.TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_data.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

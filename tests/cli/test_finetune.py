@@ -5,11 +5,10 @@ it leaves is taken by `evaluate` and `generate`.
   .venv/bin/python tests/cli/test_finetune.py --trestle build/release/trestle [TestCase.test ...]
 """
 
-import argparse
 import json
 import unittest
 
-import test_bad_input
+import script
 from test_bad_input import DEMO, TESTS, Refusals
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
@@ -75,13 +74,6 @@ class Finetune(Refusals):
         self.assertEqual(done.returncode, 0, done.stderr)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--trestle", required=True)
-    args, rest = parser.parse_known_args()
-    test_bad_input.TRESTLE = args.trestle
-    unittest.main(argv=[__file__, *rest])
-
-
 if __name__ == "__main__":
-    main()
+    script.read_line(__doc__)
+    unittest.main()

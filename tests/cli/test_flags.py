@@ -6,7 +6,6 @@ the table below fails, and an entry of the table that the program does not know.
   .venv/bin/python tests/cli/test_flags.py --trestle build/release/trestle [Flags.test_generate ...]
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -19,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import walk
+import script
 from test_bad_input import edit_json
 from walk import (ABSENT, Changed, Fails, Gains, Loses, Needed, Refused, Trial, Walk, err, file, files, metric, out, trained)
 
@@ -460,8 +459,5 @@ for each in TABLE:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    walk.TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_flags.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

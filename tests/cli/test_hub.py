@@ -7,7 +7,6 @@ The Hub is fake_hub.py on 127.0.0.1; nothing else is asked. The cache is hugging
 program downloaded, and the program what the library downloaded.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -22,6 +21,7 @@ import time
 import unittest
 from pathlib import Path
 
+import script
 from fake_hub import FakeHub
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -30,7 +30,6 @@ ADAPTER = TESTS / "fixtures" / "megatron" / "adapter_lora"
 USER, MACHINE = 2, 1
 SHARDS = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
 WEIGHTS = "model.safetensors"
-TRESTLE = None  # the program, absolute
 
 
 def files_of(folder):
@@ -73,7 +72,7 @@ class Hub(unittest.TestCase):
                        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "no_proxy": "*"} | extra
 
     def start(self, *arguments, environment=None, **options):
-        return subprocess.Popen([TRESTLE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        return subprocess.Popen([script.TRESTLE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 cwd=self.cwd, env=self.environment(**(environment or {})), stdin=subprocess.DEVNULL,
                                 **options)
 
@@ -204,7 +203,7 @@ print(json.dumps({{
         files = self.hub.add("org/tiny", files_of(HF)).files
         self.hook("GET", WEIGHTS, lambda handler: handler.send_file(files[WEIGHTS], pause=0.2))
         ours, theirs = os.openpty()
-        process = subprocess.Popen([TRESTLE, "inspect", "org/tiny"], stdout=subprocess.DEVNULL, stderr=theirs,
+        process = subprocess.Popen([script.TRESTLE, "inspect", "org/tiny"], stdout=subprocess.DEVNULL, stderr=theirs,
                                    cwd=self.cwd, env=self.environment())
         os.close(theirs)
         self.assertEqual(process.wait(60), 0)
@@ -626,8 +625,5 @@ class Away(Hub):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True, help="the built program")
-    parsed, rest = parser.parse_known_args()
-    TRESTLE = parsed.trestle.resolve()
-    unittest.main(argv=[__file__, *rest])
+    script.read_line(__doc__)
+    unittest.main()

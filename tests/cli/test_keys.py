@@ -6,7 +6,6 @@ fails, and an entry of the table that the program does not know.
   .venv/bin/python tests/cli/test_keys.py --trestle build/release/trestle [Keys.test_model ...]
 """
 
-import argparse
 import functools
 import http.server
 import json
@@ -21,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import walk
+import script
 from walk import Changed, Fails, Gains, Less, Loses, More, Needed, Refused, Trial, Walk, err, file, files, losses, metric, trained
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -269,8 +268,5 @@ for each in dict.fromkeys(key.split(".")[0] for key in TABLE):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    walk.TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_keys.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

@@ -9,7 +9,6 @@ files and, to the bit, the losses are those of an undisturbed run. Half of the m
 process, half in one of its saves. A failure names seed and moment.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,6 +20,7 @@ import time
 import unittest
 from pathlib import Path
 
+import script
 import test_crash
 from test_crash import contents, leftovers, run
 
@@ -242,11 +242,6 @@ class Kills(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    parser.add_argument("--kills", type=int, default=KILLS)
-    parser.add_argument("--seed", type=int, default=SEED)
-    known, others = parser.parse_known_args()
-    test_crash.TRESTLE = known.trestle.resolve()
+    known = script.read_line(__doc__, kills={"type": int, "default": KILLS}, seed={"type": int, "default": SEED})
     KILLS, SEED = known.kills, known.seed
-    unittest.main(argv=["test_kill.py", *others])
+    unittest.main()

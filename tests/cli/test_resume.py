@@ -5,15 +5,16 @@ a run, the base or an adapter.
   .venv/bin/python tests/cli/test_resume.py --trestle build/release/trestle [TestCase.test ...]
 """
 
-import argparse
 import contextlib
 import fcntl
 import json
 import os
 import shutil
+import subprocess
 import unittest
+import unittest.mock
 
-import test_bad_input
+import script
 from test_bad_input import DEMO, TESTS, Refusals, contents
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data" / "train.parquet"
@@ -100,6 +101,16 @@ class Resume(Runs):
         self.refuses("checkpoint.load=run", "--allow-change optimizer.lr", names=["optimizer.lr", "no effect"])
         self.refuses("checkpoint.load=run", "--allow-change peft.alhpa", names=["peft.alhpa", "peft.alpha"])
         self.refuses("--allow-change peft.alpha", save="new", names=["--allow-change", "checkpoint.load"])
+
+    def test_a_permission_that_nothing_needs_is_told(self):
+        """Told and not refused: a job that is started again with the same line has no difference the second time."""
+        needless = "--allow-change rng.seed was not needed: checkpoint.load=run has the same"
+        more = ["checkpoint.load=run", "rng.seed=7", "--allow-change rng.seed", "--allow-change peft.alpha"]
+        first = self.trains(*more, iterations=3).stderr
+        self.assertNotIn("--allow-change rng.seed", first)
+        self.assertIn("--allow-change peft.alpha was not needed", first)
+        self.assertIn(needless, self.trains(*more).stderr)
+        self.assertEqual(self.lines()[-1]["step"], STEPS)
 
     def test_no_tensor_is_dropped(self):
         self.refuses("checkpoint.load=run", "peft.target_modules=[linear_qkv]", "--allow-change peft.target_modules",
@@ -252,7 +263,7 @@ class Starts(Runs):
     def test_null_is_the_default(self):
         for null in ("null", "Null", "NULL", "~"):
             done = self.run_trestle(*self.arguments(f"logger.wandb_project={null}", f"peft.alpha={null}", "--print-config"))
-            self.assertIn("\n  wandb_project: \"\"\n", done.stdout)
+            self.assertIn("\n  wandb_project: ~\n", done.stdout)
             self.assertIn("\n  alpha: 32\n", done.stdout)
         (self.folder / "null.yaml").write_text(
             "logger: {wandb_project: null, tensorboard_dir: null}\ncheckpoint: {load: null}\ndataset: {feature_cache: null}\n"
@@ -260,6 +271,44 @@ class Starts(Runs):
         self.trains("--config null.yaml", "peft.adapter_path=null", iterations=1)
         self.assertEqual({path.name for path in self.folder.iterdir()}, {"null.yaml", "run"})
         self.assertNotIn("wandb", {path.name for path in (self.folder / "run").iterdir()})
+
+    def test_an_empty_group_of_a_file_is_a_group(self):
+        file = self.folder / "file.yaml"
+        for text, names in (("pefft: {}\n", ["pefft", "did you mean peft?"]), ("pefft:\n", ["pefft", "did you mean peft?"]),
+                            ("peft: {dimm: {}}\n", ["peft.dimm", "peft.dim"]), ("peft: {dim: {}, dim.a: 3}\n", ["peft.dim", "both"]),
+                            ("peft.dim: 3\npeft: {}\n", ["peft.dim", "both"])):
+            file.write_text(text)
+            with self.subTest(text):
+                self.refuses("--config file.yaml", names=names)
+        plain = self.run_trestle(*self.arguments("--print-config"))
+        for text in ("peft: {}\n", "peft:\n", "{}", ""):
+            file.write_text(text)
+            with self.subTest(text):
+                done = self.run_trestle(*self.arguments("--config file.yaml", "--print-config"))
+                self.assertEqual((done.returncode, done.stdout), (0, plain.stdout), done.stderr)
+        self.refuses("peft=null", names=["unknown option peft"])
+
+    def test_a_key_that_is_set_to_nothing_keeps_the_environment_out(self):
+        on = {"WANDB_PROJECT": "theirs", "WANDB_MODE": "offline"}
+        board = self.folder / "run" / "wandb"
+
+        def trains(*more, **environment):
+            shutil.rmtree(self.folder / "run", ignore_errors=True)
+            with unittest.mock.patch.dict(os.environ, on | environment):
+                self.trains(*more, iterations=1)
+
+        trains()
+        self.assertTrue(board.is_dir())
+        (self.folder / "off.yaml").write_text('logger: {wandb_project: ""}\n')
+        for off in ("logger.wandb_project=", 'logger.wandb_project=""', "--config off.yaml"):
+            with self.subTest(off):
+                trains(off)
+                self.assertFalse(board.exists())
+        trains("logger.wandb_save_dir=", "logger.wandb_entity=", WANDB_DIR=str(self.folder / "theirs"), WANDB_ENTITY="their-team")
+        self.assertFalse((self.folder / "theirs").exists())
+        self.assertNotIn(b"their-team", b"".join(path.read_bytes() for path in board.rglob("*.wandb")))
+        with unittest.mock.patch.dict(os.environ, on):
+            self.refuses("logger.wandb_project=", "logger.wandb_entity=me", save="new", names=["no effect", "set to nothing"])
 
     def test_one_meaning_however_it_is_spelt(self):
         def printed(*overrides):
@@ -294,20 +343,13 @@ class Starts(Runs):
 class Documents(unittest.TestCase):
     def test_keys(self):
         """docs/keys.md has the program's own table: trestle recipes --keys."""
-        done = test_bad_input.subprocess.run([test_bad_input.TRESTLE, "recipes", "--keys"], capture_output=True, text=True)
+        done = subprocess.run([script.TRESTLE, "recipes", "--keys"], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertGreater(len(done.stdout.splitlines()), 60)
         document = (TESTS.parent / "docs" / "keys.md").read_text()
         self.assertIn(done.stdout, document, "docs/keys.md: put what `trestle recipes --keys` prints there")
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--trestle", required=True)
-    args, rest = parser.parse_known_args()
-    test_bad_input.TRESTLE = test_bad_input.Path(args.trestle).resolve()
-    unittest.main(argv=[__file__, *rest])
-
-
 if __name__ == "__main__":
-    main()
+    script.read_line(__doc__)
+    unittest.main()

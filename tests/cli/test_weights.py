@@ -4,14 +4,13 @@
   .venv/bin/python tests/cli/test_weights.py --trestle build/release/trestle [TestCase.test ...]
 """
 
-import argparse
 import json
 import shutil
 import struct
 import unittest
 from pathlib import Path
 
-import test_bad_input
+import script
 from test_bad_input import HF, MEGATRON, Refusals, edit_json
 
 
@@ -86,8 +85,5 @@ class OtherModels(Refusals):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    test_bad_input.TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_weights.py", *others])
+    script.read_line(__doc__)
+    unittest.main()

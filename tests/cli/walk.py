@@ -18,7 +18,8 @@ import time
 import unittest
 from pathlib import Path
 
-TRESTLE = None  # the program, absolute
+import script
+
 USER = 2
 ABSENT = "-"  # a value: the flag is not given
 
@@ -210,7 +211,7 @@ class Walk(unittest.TestCase):
                        if not key.startswith(("WANDB", "HF_")) and key != "SAVE_DIR"}
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cls.scratch / "hub")}
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([TRESTLE, *map(str, command)], capture_output=True, text=True, errors="replace", cwd=folder,
+        done = subprocess.run([script.TRESTLE, *map(str, command)], capture_output=True, text=True, errors="replace", cwd=folder,
                               env=environment, input=stdin, timeout=120)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return Done(command, done.returncode, done.stdout, done.stderr, folder, began, time.monotonic(),

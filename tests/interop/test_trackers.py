@@ -8,7 +8,6 @@ readers and wandb's messages give the values of metrics.jsonl; the real `wandb s
 a stand-in of W&B's server on 127.0.0.1, and stand-ins of `wandb` show what happens when it fails.
 """
 
-import argparse
 import gzip
 import html.parser
 import http.server
@@ -31,9 +30,11 @@ from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
+import script  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIXTURE = ROOT / "tests" / "fixtures" / "hf"
-TRESTLE = None  # the program, absolute
 SCALARS = {"lm loss": "loss", "learning-rate": "lr", "grad-norm": "grad_norm", "iteration-time": "seconds",
            "target-tokens": "target_tokens", "images": "images", "forwards": "forwards",
            "peak-memory-bytes": "peak_memory_bytes"}
@@ -181,7 +182,7 @@ class Trackers(unittest.TestCase):
                     f"train.train_iters={iterations}", "dataset.path_or_dataset=data.jsonl",
                     "train.global_batch_size=2", "train.micro_batch_size=1", f"scheduler.lr_warmup_iters={min(2, iterations - 1)}",
                     "checkpoint.save_interval=3", *overrides]
-        command = [TRESTLE, "finetune", "--recipe", "demo_config", "--dataset-type", "jsonl", *settings]
+        command = [script.TRESTLE, "finetune", "--recipe", "demo_config", "--dataset-type", "jsonl", *settings]
         return subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, text=True, env=clean | environment)
 
     def finetune(self, *overrides, status=0, **options):
@@ -402,8 +403,5 @@ class Report(Trackers):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    TRESTLE = known.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *others])
+    script.read_line(__doc__)
+    unittest.main()

@@ -7,13 +7,13 @@ The package's own ShardWriter writes shards, Python's tarfile odder ones. `trest
 token into a page: the pictures' bytes and the captions there are those of the package's samples, in its order.
 """
 
-import argparse
 import base64
 import html
 import io
 import random
 import re
 import subprocess
+import sys
 import tarfile
 import tempfile
 import unittest
@@ -22,8 +22,10 @@ from pathlib import Path
 import webdataset
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
+import script  # noqa: E402
+
 MODEL = Path(__file__).resolve().parent.parent.parent / "assets" / "demo" / "model"
-TRESTLE = None  # the program, absolute
 
 
 def picture(seed):
@@ -41,7 +43,7 @@ class WebDataset(unittest.TestCase):
     def ours(self, pattern):
         """[(bytes of the pictures, learnt text)] of every row."""
         page = self.folder / "page.html"
-        subprocess.run([TRESTLE, "data", "show", "--hf-model-path", MODEL, "--maker", "webdataset", "--data", pattern,
+        subprocess.run([script.TRESTLE, "data", "show", "--hf-model-path", MODEL, "--maker", "webdataset", "--data", pattern,
                         "--rows", "1000", "--output", page], check=True, capture_output=True)
         rows = page.read_text().split("<h2>row ")[1:]
         learnt = re.compile(r'<span class="learnt  ?" title="\d+">(.*?)</span>', re.DOTALL)
@@ -104,8 +106,5 @@ class WebDataset(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True)
-    known, others = parser.parse_known_args()
-    TRESTLE = known.trestle.resolve()
-    unittest.main(argv=["test_webdataset.py", *others], warnings="ignore")  # the package leaves files open
+    script.read_line(__doc__)
+    unittest.main(warnings="ignore")  # the package leaves files open

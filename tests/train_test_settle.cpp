@@ -1,0 +1,147 @@
+// How a run's config is settled, and what of it is refused.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "errors.h"
+#include "train/recipes.h"
+#include "train/settle.h"
+
+namespace trestle {
+namespace {
+
+constexpr const char* kNone = "no error";  // error_of
+
+TEST(Settle, TheSchemeDecidesTheRatesHoweverItIsSpelt) {
+  const std::string name = "ministral3_3b_sft_config";
+  FinetuneArguments arguments;
+  arguments.name = name;
+  arguments.peft = "lora";
+  const std::string expected = to_yaml(recipe(name, arguments));
+  EXPECT_EQ(to_yaml(settle(name, {}, {{"peft.scheme", "lora"}}).config), expected);
+  EXPECT_EQ(to_yaml(settle(name, {{"peft.scheme", "lora"}}, {}).config), expected);
+  EXPECT_EQ(to_yaml(settle(name, {{"peft.scheme", "dora"}}, {{"peft.scheme", "lora"}}).config),
+            expected);
+  arguments.peft = "none";
+  for (const std::string none : {"none", ""}) {
+    EXPECT_EQ(to_yaml(settle("ministral3_3b_peft_config", {}, {{"peft.scheme", none}}).config),
+              to_yaml(recipe("ministral3_3b_peft_config", arguments)));
+  }
+  // A rate that is given stays.
+  EXPECT_EQ(settle(name, {{"optimizer.lr", "3e-4"}}, {{"peft.scheme", "lora"}}).config.optimizer.lr,
+            3e-4);
+}
+
+TEST(Settle, WhatCanHaveNoEffectIsRefused) {
+  using Keys = std::vector<Assignment>;
+  const auto said = [](const Keys& keys) {
+    return error_of([&] {
+      const SettledRun run = settle("ministral3_3b_sft_config", {}, keys);
+      run.config.validate_values();
+      refuse_without_effect(run);
+    });
+  };
+  const std::vector<std::pair<Keys, std::string>> dead = {
+      {{{"peft.dim", "8"}}, "peft.dim=8 has no effect: peft.scheme is empty"},
+      {{{"model.recompute_method", "block"}}, "model.recompute_granularity=none"},
+      {{{"train.max_steps_on_nan", "3"}}, "train.on_nan=stop"},
+      {{{"optimizer.min_lr", "1e-7"}, {"scheduler.lr_decay_style", "constant"}}, "never falls"},
+      {{{"scheduler.lr_decay_iters", "40"}, {"scheduler.lr_decay_style", "constant"}}, "not decay"},
+      {{{"scheduler.lr_warmup_init", "1e-7"}, {"scheduler.lr_warmup_iters", "0"}}, "no warm-up"},
+      {{{"validation.answers", "3"}, {"train.eval_interval", "0"}}, "turns validation off"},
+      {{{"validation.max_new_tokens", "3"}}, "nothing is answered"},
+      {{{"dataset.feature_cache_mb", "3"}}, "no features can be kept"},
+      {{{"logger.wandb_entity", "me"}}, "Weights & Biases is off"},
+      {{{"peft.scheme", "lora"}, {"model.freeze_vision_model", "true"}}, "freeze the whole base"},
+      {{{"peft.scheme", "lora"},
+        {"peft.lora_A_init_method", "pissa"},
+        {"peft.lora_B_init_method", "normal"}},
+       "settles both"},
+      {{{"dataset.shuffle", "false"}, {"rng.seed", "3"}}, "nothing is drawn"},
+      {{{"dataset.shuffle", "false"},
+        {"peft.scheme", "lora"},
+        {"peft.lora_A_init_method", "pissa"},
+        {"rng.seed", "3"}},
+       "nothing is drawn"}};
+  for (const auto& [keys, why] : dead) {
+    EXPECT_NE(said(keys).find(" has no effect: "), std::string::npos) << said(keys);
+    EXPECT_NE(said(keys).find(why), std::string::npos) << said(keys);
+  }
+  for (const Keys& keys :
+       std::vector<Keys>{{{"peft.scheme", "lora"}, {"peft.dim", "8"}},
+                         {{"train.on_nan", "skip"}, {"train.max_steps_on_nan", "3"}},
+                         {{"validation.answers", "3"}, {"validation.max_new_tokens", "3"}},
+                         {{"peft.scheme", "lora"}, {"dataset.feature_cache_mb", "3"}},
+                         {{"dataset.shuffle", "false"}, {"peft.scheme", "lora"}, {"rng.seed", "3"}},
+                         {{"peft.dim", std::nullopt}}}) {
+    EXPECT_EQ(said(keys), kNone);
+  }
+  // A file may be a whole resolved config.
+  const auto file =
+      flatten_yaml(load_yaml(to_yaml(recipe("ministral3_3b_sft_config")), "file"), "");
+  EXPECT_EQ(error_of([&] { refuse_without_effect(settle("ministral3_3b_sft_config", file, {})); }),
+            kNone);
+  EXPECT_NE(error_of([&] {
+              refuse_without_effect(settle("ministral3_3b_sft_config", {{"peft.dim", "8"}}, {}));
+            }).find("peft.dim=8 has no effect"),
+            std::string::npos);
+}
+
+TEST(Settle, TheLastValueOnACommandLineCountsAndIsTold) {
+  const SettledRun run =
+      settle("demo_config", {},
+             {{"train.train_iters", "20"}, {"train.eval_iters", "3"}, {"train.train_iters", "30"}});
+  EXPECT_EQ(run.config.train.train_iters, 30);
+  EXPECT_EQ(run.notes, std::vector<std::string>{"train.train_iters=20 gives way to "
+                                                "train.train_iters=30, which comes later"});
+  EXPECT_TRUE(settle("demo_config", {{"rng.seed", "1"}}, {{"rng.seed", "2"}}).notes.empty());
+}
+
+TEST(Settle, EveryNumberHasItsRange) {
+  int64_t numbers = 0;
+  for (const FieldText& field : list_fields(TrainConfig{})) {
+    if (!field.allowed.starts_with("must be at least") &&
+        !field.allowed.starts_with("must be above")) {
+      continue;
+    }
+    ++numbers;
+    for (const char* value : {"nan", "inf", "-inf", "-1", "1e17", "99999999999999999"}) {
+      const std::string said = error_of([&] { settle("demo_config", {}, {{field.path, value}}); });
+      EXPECT_TRUE(said.starts_with(field.path + "=")) << field.path << "=" << value << ": " << said;
+    }
+  }
+  EXPECT_EQ(numbers, 37);
+  // The ones that trained on once, each with what it may be.
+  for (const auto& [given, allowed] : std::map<std::string, std::string>{
+           {"optimizer.adam_beta1=2", "must be at least 0 and below 1"},
+           {"optimizer.adam_beta2=1", "must be at least 0 and below 1"},
+           {"optimizer.adam_eps=-1", "must be above 0 and at most 1"},
+           {"optimizer.adam_eps=0", "must be above 0 and at most 1"},
+           {"optimizer.clip_grad=nan", "must be at least 0 and at most 1000000000"},
+           {"optimizer.weight_decay=-5", "must be at least 0 and at most 10"},
+           {"scheduler.lr_decay_iters=-3", "must be at least 1 and at most 1000000000"},
+           {"scheduler.lr_warmup_init=-1", "must be at least 0 and at most 10"},
+           {"peft.dropout=1", "must be at least 0 and below 1"},
+           {"train.loss_spike_factor=0.5", "must be above 1 and at most 1000000, or 0 for none"}}) {
+    EXPECT_EQ(error_of([&] { settle("demo_config", {}, {parse_override(given)}); }),
+              given + ": " + allowed);
+  }
+}
+
+TEST(Settle, RunsThatCannotBeAreRefused) {
+  const auto said = [](const std::vector<Assignment>& keys) {
+    return error_of([&] { settle("ministral3_3b_sft_config", {}, keys).config.validate_values(); });
+  };
+  EXPECT_EQ(said({{"train.train_iters", "10"}}),
+            "scheduler.lr_warmup_iters=10 is not below train.train_iters=10; lower it, or make the "
+            "run longer");
+  EXPECT_EQ(said({{"train.train_iters", "11"}}), kNone);
+  EXPECT_EQ(said({{"train.train_iters", "10"}, {"scheduler.lr_decay_iters", "11"}}), kNone);
+  EXPECT_EQ(said({{"scheduler.lr_warmup_init", "1e-5"}}),
+            "scheduler.lr_warmup_init=1e-05 is above optimizer.lr=5e-06");
+  EXPECT_EQ(said({{"optimizer.min_lr", "1e-5"}}),
+            "optimizer.min_lr=1e-05 is above optimizer.lr=5e-06");
+}
+
+}  // namespace
+}  // namespace trestle
