@@ -190,7 +190,9 @@ template <class Owner, detail::Number T>
 constexpr Range range_of(T Owner::*member) {
   Range range;
   const auto look = [&](const auto& each) {
-    if constexpr (std::is_same_v<std::decay_t<decltype(each.member)>, T Owner::*>) {
+    using Each = std::decay_t<decltype(each)>;
+    if constexpr (std::is_same_v<decltype(Each::member), T Owner::*> &&
+                  std::is_same_v<decltype(Each::allowed), Range>) {
       if (each.member == member) range = each.allowed;
     }
   };
