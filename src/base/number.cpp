@@ -13,7 +13,8 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 template <class Number>
 std::string problem_of(std::string_view text, Number& value, const char* kind) {
   const std::string_view digits = text.substr(text.starts_with('-') ? 1 : 0);
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  Number parsed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed);
   if (error == std::errc::invalid_argument || end != text.data() + text.size()) {
     return fmt::format("'{}' is not {}", text, kind);
   }
@@ -21,6 +22,7 @@ std::string problem_of(std::string_view text, Number& value, const char* kind) {
     return fmt::format("'{}' begins with 0, which some read as octal; leave that 0 out", text);
   }
   if (error != std::errc()) return fmt::format("'{}' is beyond what a number holds", text);
+  value = parsed;
   return {};
 }
 

@@ -8,8 +8,9 @@
 
 namespace trestle {
 
-/// What is wrong with `text` as a whole number ("'0x10' is not a whole number"), or nothing and its
-/// value. Octal, hexadecimal, a plus sign, separators and what 64 bits cannot hold are refused.
+/// What is wrong with `text` as a whole number ("'0x10' is not a whole number"), or nothing, and
+/// `value` is set. Octal, hexadecimal, a plus sign, separators and what 64 bits cannot hold are
+/// refused.
 std::string number_problem(std::string_view text, int64_t& value);
 /// Likewise of any number, which may have a fraction and an exponent.
 std::string number_problem(std::string_view text, double& value);
