@@ -72,7 +72,20 @@ TEST_F(Resume, AnotherRunIsRefusedAndLeavesAllAsItWas) {
   EXPECT_EQ(refusal(saved), kNone);
 }
 
-// Even where the key is let be: no tensor is dropped.
+// Even where the key is let be: no tensor is dropped, and none begins anew.
+TEST_F(Resume, TensorsThatAreNotThereAreRefused) {
+  TrainConfig more = lora("run");
+  more.peft.target_modules = {"linear_qkv"};
+  more = begun(more);
+  more.peft.target_modules = {"linear_qkv", "linear_fc1"};
+  const std::string said = refusal(more, {"peft.target_modules"});
+  EXPECT_TRUE(said.find(" has no ") != std::string::npos &&
+              said.find("linear_fc1") != std::string::npos &&
+              said.ends_with("; was it made with other adapters or frozen parts?"))
+      << said;
+}
+
+// Nor is one left over.
 TEST_F(Resume, TensorsThatNobodyTakesAreRefused) {
   TrainConfig fewer = begun(lora("run"));
   fewer.peft.target_modules = {"linear_qkv"};
