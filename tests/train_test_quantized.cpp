@@ -122,8 +122,7 @@ TEST(QuantizedConfig, WhatCannotBeIsRefused) {
   };
   for (const int64_t bits : {4, 8, 16}) EXPECT_EQ(refusal("lora", bits), "");
   EXPECT_EQ(refusal("", 16), "");
-  EXPECT_EQ(refusal("lora", 5),
-            "peft.base_bits=5: must be one of 4, 8, 16");
+  EXPECT_EQ(refusal("lora", 5), "peft.base_bits=5: must be one of 4, 8, 16");
   EXPECT_EQ(refusal("", 4),
             "peft.base_bits=4 holds the weights in a form that cannot train; set peft.scheme to "
             "lora or dora, or peft.base_bits to 16");
