@@ -64,6 +64,11 @@ TEST(Fields, YamlReadsBackToTheSame) {
     apply_yaml(same, to_yaml(odd), "test");
     EXPECT_EQ(same.name, name);
   }
+  // Items that YAML would read as something else: an alias, nothing, a tag.
+  Outer listed, as_listed;
+  listed.modules = {"*", "lm.*", "null", "!x", "#1"};
+  apply_yaml(as_listed, to_yaml(listed), "test");
+  EXPECT_EQ(as_listed.modules, listed.modules);
   Outer again;
   apply_yaml(again, to_yaml(config), "test");
   EXPECT_EQ(to_yaml(again), to_yaml(config));

@@ -258,6 +258,10 @@ TEST_F(Resume, AutoGoesOnOrBegins) {
   automatic.train.exit_interval.reset();
   for (const double loss : losses(automatic)) parts.push_back(loss);
   EXPECT_EQ(parts, whole);
+  // What the tracker names is gone: something is lost, and not nothing to go on from.
+  const fs::path last = automatic.checkpoint.save + "/iter_0000006";
+  fs::rename(last, directory_ / "elsewhere");
+  EXPECT_TRUE(refusal(automatic).ends_with("does not exist")) << refusal(automatic);
 }
 
 TEST_F(Resume, SavingOverTheBaseIsRefused) {

@@ -289,7 +289,10 @@ std::string yaml_of(const std::vector<FieldText>& fields) {
     open = parts;
     YAML::Emitter value;
     if (each.kind == FieldText::Kind::kList) {
-      value << YAML::Flow << YAML::Load(each.value);
+      std::vector<std::string> items;
+      parse_value(each.path, each.value, items);
+      // Each as text, which is quoted where YAML would read something else: `*` is an alias.
+      value << YAML::Flow << items;
     } else if (each.kind == FieldText::Kind::kNull) {
       value << YAML::Null;
     } else if (each.value == "null" || each.value == "~") {

@@ -54,9 +54,6 @@ class MegatronCheckpoint : public TensorSource {
   /// A plain object that MegatronWriter::add_object stored.
   std::optional<Json> object(const std::string& key) const;
 
-  /// TorchDistReader::verify_reads. Of the small files and objects, which are no tensors, the sums
-  /// are always compared.
-  void verify_reads() { reader_.verify_reads(); }
   /// The tensors under their keys on disk, chunks and all.
   const TorchDistReader& reader() const { return reader_; }
 

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 #include "checkpoint/torch_dist_metadata.h"
@@ -137,7 +139,17 @@ void copy_box(std::byte* to, const std::vector<size_t>& to_stride, const std::by
 
 }  // namespace
 
-TorchDistReader::TorchDistReader(fs::path directory) : directory_(std::move(directory)) {
+struct TorchDistReader::Sums {
+  struct One {
+    std::mutex mutex;
+    bool right = false;
+  };
+  std::mutex mutex;
+  std::map<std::pair<size_t, uint64_t>, One> of;  // by file and offset
+};
+
+TorchDistReader::TorchDistReader(fs::path directory)
+    : directory_(std::move(directory)), sums_(std::make_shared<Sums>()) {
   require_directory(directory_, "checkpoint");
   const fs::path path = directory_ / ".metadata";
   TorchDistMetadata metadata = read_torch_dist_metadata(path);
@@ -255,6 +267,19 @@ void TorchDistReader::check_sums(const Chunk& chunk, const SavedArchive& archive
   archive.check_sums([&](std::span<const std::byte> part) { file.release(part); });
 }
 
+void TorchDistReader::check_sums_once(const Chunk& chunk, const SavedArchive& archive) const {
+  Sums::One* one = nullptr;
+  {
+    const std::scoped_lock lock(sums_->mutex);
+    one = &sums_->of[{chunk.item.file, chunk.item.offset}];
+  }
+  // Another that wants the same chunk waits for the answer.
+  const std::scoped_lock lock(one->mutex);
+  if (one->right) return;
+  check_sums(chunk, archive);
+  one->right = true;
+}
+
 std::vector<TorchDistReader::Box> TorchDistReader::tiles(const std::string& name,
                                                          const Shape& begin, const Shape& extent,
                                                          Holes holes) const {
@@ -291,7 +316,7 @@ void TorchDistReader::copy_boxes(const std::string& name, const Shape& begin, co
     const MappedFile& file = files_[chunk.item.file];
     const SavedArchive archive = open_chunk(name, chunk);
     const SavedTensor saved = chunk_tensor(name, chunk, archive);
-    if (verifies_) check_sums(chunk, archive);
+    check_sums_once(chunk, archive);
     // The box's corners within the chunk: what lies between them is read.
     Shape first = begin, last = begin;
     for (size_t axis = 0; axis < first.size(); ++axis) {

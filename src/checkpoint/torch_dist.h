@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,7 +19,9 @@
 namespace trestle {
 
 /// Global tensors by their full names, assembled from chunks by offset. Opening reads `.metadata`,
-/// maps the data files and checks every range; data is read only when asked for.
+/// maps the data files and checks every range; data is read only when asked for. The first read of
+/// a chunk compares the sums of its archive's records, about 0.2 s of CPU a GB: a byte that the
+/// disk has changed is an error (PyTorch reads it as it is).
 class TorchDistReader : public TensorSource {
  public:
   /// Throws UserError when `.metadata` is missing, malformed, names a callable that is not the
@@ -37,10 +40,6 @@ class TorchDistReader : public TensorSource {
   /// As read(), but what no chunk covers is 0: the flat optimizer buffers (`dp_reshardable`) have
   /// padding.
   at::Tensor read_padded(const std::string& name) const;
-  /// From now on a read compares the sums of the archives that it reads from, as check() does:
-  /// about 0.2 s of CPU a GB. Without it a byte that the disk has changed is read as it is, as
-  /// PyTorch reads it.
-  void verify_reads() { verifies_ = true; }
   /// Which indices of the leading axis have any chunk.
   std::vector<bool> stored_slices(const std::string& name) const;
 
@@ -92,6 +91,8 @@ class TorchDistReader : public TensorSource {
   SavedTensor chunk_tensor(const std::string& name, const Chunk& chunk,
                            const SavedArchive& archive) const;
   void check_sums(const Chunk& chunk, const SavedArchive& archive) const;
+  /// Likewise, but once for each chunk, whatever is read of it and however often.
+  void check_sums_once(const Chunk& chunk, const SavedArchive& archive) const;
   std::span<const std::byte> bytes(const Item& item) const;
 
   std::filesystem::path directory_;
@@ -99,7 +100,8 @@ class TorchDistReader : public TensorSource {
   std::map<std::string, Entry> entries_;
   std::map<std::string, Item> objects_;
   std::map<std::string, TensorInfo> tensors_;
-  bool verifies_ = false;
+  struct Sums;
+  std::shared_ptr<Sums> sums_;
 };
 
 }  // namespace trestle

@@ -54,10 +54,6 @@ bool has_metrics(const fs::path& run) {
   return !error && size > 0;
 }
 
-bool has_checkpoint(const fs::path& run) {
-  return is_megatron_checkpoint(run) && newest_iteration(run).has_value();
-}
-
 fs::path resolved(const fs::path& path) {
   std::error_code error;
   fs::path result = fs::weakly_canonical(path, error);
@@ -144,7 +140,8 @@ void settle_run_directory(TrainConfig& config) {
   if (!newest_iteration(save)) require_no_strangers(save);
   if (checkpoint.load == kAuto) {
     checkpoint.load.clear();
-    if (has_checkpoint(save)) {
+    if (is_megatron_checkpoint(save)) {
+      // Also where the iteration that it names is gone: that is refused, as one that is named is.
       checkpoint.load = checkpoint.save;
     } else if (const auto newest = newest_iteration(save)) {
       // Killed between the first checkpoint's name, behind which it is whole, and the tracker.
