@@ -17,6 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+const OutputKind kKind = {.name = "thing", .mark = "<mark>"};
+
 class Paths : public testing::Test {
  protected:
   void SetUp() override {
@@ -72,7 +74,8 @@ TEST_F(Paths, WritingReplacesRegularFilesOnly) {
     const std::string kind(kind_of(path));
     expect_says(error_of([&] { write_text(path, "new"); }), {path, kind});
     EXPECT_EQ(kind_of(path), kind);
-    expect_says(error_of([&] { require_output_file(path, "--output"); }), {"--output", path, kind});
+    expect_says(error_of([&] { require_output_file(path, "--output", kKind); }),
+                {"--output", path, kind});
   }
   write_text("file", "new");
   EXPECT_EQ(read_text("file"), "new");
@@ -90,7 +93,8 @@ TEST_F(Paths, ALinkThatLeadsNowhereIsSaidToBeOne) {
   fs::create_symlink("loop", "loop");
   for (const std::string path : {"dangling", "loop"}) {
     const std::string said = path + " is a link to ";
-    expect_says(error_of([&] { require_output_file(path, "--output"); }), {"--output " + said});
+    expect_says(error_of([&] { require_output_file(path, "--output", kKind); }),
+                {"--output " + said});
     for (const std::string& spelt : {path, path + "/"}) {
       expect_says(error_of([&] { require_new_directory(spelt, "--hf-path"); }),
                   {"--hf-path " + said});
@@ -98,7 +102,7 @@ TEST_F(Paths, ALinkThatLeadsNowhereIsSaidToBeOne) {
                   {"--gguf-path " + said});
     }
     for (const std::string& below : {path + "/out", path + "/a/b"}) {
-      expect_says(error_of([&] { require_output_file(below, "--output"); }), {below, said});
+      expect_says(error_of([&] { require_output_file(below, "--output", kKind); }), {below, said});
       expect_says(error_of([&] { require_new_directory(below, "--hf-path"); }), {below, said});
       expect_says(error_of([&] { require_output_folder(below, "--gguf-path"); }), {below, said});
     }
@@ -129,19 +133,35 @@ TEST_F(Paths, AnOutputIsNoInput) {
   fs::create_symlink("file", "link");
   for (const char* path : {"file", "./empty/../file", "same", "link"}) {
     expect_says(error_of([&] {
-                  require_output_file(path, "--output", {"", "org/name", "file"});
+                  require_output_file(path, "--output", kKind, {"", "org/name", "file"});
                 }),
                 {"--output", path, "file"});
   }
-  expect_says(error_of([] { require_output_file("full/file", "--output", {"full"}); }),
+  expect_says(error_of([] { require_output_file("full/file", "--output", kKind, {"full"}); }),
               {"--output", "full/file", "lies in full"});
   // Neither is there to be lost.
-  EXPECT_NO_THROW(require_output_file("full/new", "--output", {"full"}));
-  write_text("full/page.html", "");
-  EXPECT_NO_THROW(require_output_file("full/page.html", "--html", {"full"}));
-  EXPECT_NO_THROW(require_output_file("file", "--output", {"full", "absent"}));
+  EXPECT_NO_THROW(require_output_file("full/new", "--output", kKind, {"full"}));
+  write_text("full/page.html", "<mark>");
+  EXPECT_NO_THROW(require_output_file("full/page.html", "--html", kKind, {"full"}));
+  write_text("own", "<mark>");
+  EXPECT_NO_THROW(require_output_file("own", "--output", kKind, {"full", "absent"}));
   for (const char* path : {"", "new/", ".", "full/.."}) {
-    EXPECT_THROW(require_output_file(path, "--output"), UserError) << path;
+    EXPECT_THROW(require_output_file(path, "--output", kKind), UserError) << path;
+  }
+}
+
+TEST_F(Paths, AnOutputReplacesItsOwnKindOnly) {
+  write_text("late", std::string(506, ' ') + "<mark>");
+  write_text("later", std::string(507, ' ') + "<mark>");
+  write_text("empty-file", "");
+  fs::create_symlink("file", "link");
+  for (const char* path : {"late", "empty-file", "new"}) {
+    EXPECT_NO_THROW(require_output_file(path, "--output", kKind)) << path;
+  }
+  for (const std::string path : {"file", "link", "full/file", "later"}) {
+    EXPECT_EQ(error_of([&] { require_output_file(path, "--output", kKind); }),
+              "--output " + path + " has " + std::to_string(fs::file_size(path)) +
+                  " bytes and is no thing that trestle wrote; name another file, or remove it");
   }
 }
 

@@ -1,7 +1,9 @@
 // How a run's config is settled, and what of it is refused.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
+#include <span>
 
 #include "errors.h"
 #include "train/recipes.h"
@@ -97,21 +99,81 @@ TEST(Settle, TheLastValueOnACommandLineCountsAndIsTold) {
   EXPECT_TRUE(settle("demo_config", {{"rng.seed", "1"}}, {{"rng.seed", "2"}}).notes.empty());
 }
 
-TEST(Settle, EveryNumberHasItsRange) {
-  int64_t numbers = 0;
-  for (const FieldText& field : list_fields(TrainConfig{})) {
-    if (!field.allowed.starts_with("must be at least") &&
-        !field.allowed.starts_with("must be above") &&
-        !field.allowed.starts_with("must be one of 4")) {
-      continue;
-    }
-    ++numbers;
-    for (const char* value : {"nan", "inf", "-inf", "-1", "1e17", "99999999999999999"}) {
-      const std::string said = error_of([&] { settle("demo_config", {}, {{field.path, value}}); });
-      EXPECT_TRUE(said.starts_with(field.path + "=") && said.ends_with(field.allowed))
-          << field.path << "=" << value << ": " << said;
+// The last numbers that a range holds, and the first ones that it does not.
+struct Edges {
+  std::vector<std::string> inside, outside;
+};
+
+template <class Number>
+Edges edges_of(const Range& range) {
+  // 1 further; of a double the next one.
+  const auto beside = [](Number value, int direction) {
+    if constexpr (std::is_same_v<Number, int64_t>) return value + direction;
+    return static_cast<Number>(std::nextafter(value, value + direction));
+  };
+  const auto low = static_cast<Number>(range.low);
+  Edges edges = {.inside = {format_value(range.above_low ? beside(low, 1) : low)},
+                 .outside = {format_value(range.above_low ? low : beside(low, -1))}};
+  if (!std::isinf(range.high)) {
+    const auto high = static_cast<Number>(range.high);
+    edges.inside.push_back(format_value(range.below_high ? beside(high, -1) : high));
+    edges.outside.push_back(format_value(range.below_high ? high : beside(high, 1)));
+  }
+  if (range.or_zero) {
+    edges.inside.push_back("0");
+    std::erase(edges.outside, "0");
+    edges.outside.push_back("-1");
+  }
+  return edges;
+}
+
+Edges edges_of(const OneOfNumbers& allowed) {
+  Edges edges;
+  for (const int64_t number : std::span(allowed.numbers).first(allowed.count)) {
+    edges.inside.push_back(format_value(number));
+    for (const int64_t beside : {number - 1, number + 1}) {
+      if (!allowed.holds(beside)) edges.outside.push_back(format_value(beside));
     }
   }
+  return edges;
+}
+
+// visit(path, edges, text of what is allowed) of every number.
+template <HasFields T>
+void for_each_range(const T& config, const std::string& prefix, const auto& visit) {
+  for_each_field(config, [&](const auto& each, const auto& value) {
+    const std::string path = prefix + std::string(each.name);
+    using Value = std::decay_t<decltype(value)>;
+    if constexpr (HasFields<Value>) {
+      for_each_range(value, path + ".", visit);
+    } else if constexpr (std::is_same_v<std::decay_t<decltype(each.allowed)>, Range>) {
+      visit(path, edges_of<detail::PlainOf<Value>>(each.allowed), each.allowed.text());
+    } else if constexpr (std::is_same_v<std::decay_t<decltype(each.allowed)>, OneOfNumbers>) {
+      visit(path, edges_of(each.allowed), each.allowed.text());
+    }
+  });
+}
+
+TEST(Settle, EveryNumberHasItsRange) {
+  int64_t numbers = 0;
+  const auto said = [](const std::string& path, const std::string& value) {
+    return error_of([&] { settle("demo_config", {}, {{path, value}}); });
+  };
+  for_each_range(TrainConfig{}, "",
+                 [&](const std::string& path, const Edges& edges, const std::string& allowed) {
+                   ++numbers;
+                   for (const std::string& value : edges.inside) {
+                     EXPECT_EQ(said(path, value), kNone) << path << "=" << value;
+                   }
+                   for (const std::string& value : edges.outside) {
+                     EXPECT_EQ(said(path, value), path + "=" + value + ": " + allowed);
+                   }
+                   for (const char* value : {"nan", "inf", "-inf", "1e17", "99999999999999999"}) {
+                     const std::string error = said(path, value);
+                     EXPECT_TRUE(error.starts_with(path + "=") && error.ends_with(allowed))
+                         << error;
+                   }
+                 });
   EXPECT_EQ(numbers, 37);
   // The ones that trained on once, each with what it may be.
   for (const auto& [given, allowed] : std::map<std::string, std::string>{

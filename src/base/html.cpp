@@ -6,6 +6,7 @@ namespace trestle {
 
 namespace {
 
+constexpr std::string_view kMark = "<meta name=\"generator\" content=\"trestle\">";
 constexpr std::string_view kStyle = R"(
 :root{color-scheme:light dark;--fg:#1d2330;--bg:#fff;--soft:#5b6475;--line:#d9dee7;--good:#0a7d45;--bad:#b3261e;--accent:#2757d6}
 @media(prefers-color-scheme:dark){:root{--fg:#e8ebf1;--bg:#15181f;--soft:#9aa4b5;--line:#333a48;--good:#4cc38a;--bad:#ff8a80;--accent:#7aa2ff}}
@@ -46,11 +47,13 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
+OutputKind page_kind() { return {.name = "page", .mark = std::string(kMark)}; }
+
 std::string html_head(std::string_view title) {
   return fmt::format(
-      "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "
+      "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">{2}<meta name=\"viewport\" "
       "content=\"width=device-width\"><title>{0}</title><style>{1}</style><h1>{0}</h1>",
-      escaped(title), kStyle);
+      escaped(title), kStyle, kMark);
 }
 
 }  // namespace trestle

@@ -5,10 +5,15 @@
 #include <string>
 #include <string_view>
 
+#include "base/paths.h"
+
 namespace trestle {
 
 /// Text for HTML, attributes included.
 std::string escaped(std::string_view text);
+
+/// What html_head begins: a command may write over its own pages.
+OutputKind page_kind();
 
 /// The head with the house's style, and the title as a heading: the page up to its content. It ends
 /// with "</html>".

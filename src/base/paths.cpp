@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 #include "base/error.h"
 
@@ -81,6 +82,19 @@ void refuse_within(const fs::path& path, std::string_view flag, const std::strin
   }
 }
 
+// Nobody misses an empty file (mktemp); any other may be the only one of its kind.
+void require_own(const fs::path& path, std::string_view flag, const OutputKind& kind) {
+  require_regular_file(path);
+  std::string start(512, '\0');
+  std::ifstream file(path, std::ios::binary);
+  file.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<size_t>(file.gcount()));
+  if (!file.bad() && (start.empty() || start.find(kind.mark) != std::string::npos)) return;
+  std::error_code ignored;
+  user_error("{} {} has {} bytes and is no {} that trestle wrote; name another file, or remove it",
+             flag, path.string(), fs::file_size(path, ignored), kind.name);
+}
+
 }  // namespace
 
 std::string_view kind_of(const fs::path& path) {
@@ -132,15 +146,16 @@ void require_replaceable_directory(const fs::path& path) {
   }
 }
 
-void require_output_file(const fs::path& path, std::string_view flag,
+void require_output_file(const fs::path& path, std::string_view flag, const OutputKind& kind,
                          const std::vector<std::string>& inputs) {
   require_named(path, flag);
   if (!path.has_filename() || path.filename() == "." || path.filename() == "..") {
     user_error("{} {} names a directory; name a file", flag, path.string());
   }
   refuse_dangling(path, named_by(flag));
-  if (const std::string_view kind = kind_of(path); !kind.empty() && kind != "a regular file") {
-    user_error("{} {} is {}; name a regular file or a new one", flag, path.string(), kind);
+  const std::string_view there = kind_of(path);
+  if (!there.empty() && there != "a regular file") {
+    user_error("{} {} is {}; name a regular file or a new one", flag, path.string(), there);
   }
   std::error_code ignored;
   for (const std::string& input : inputs) {
@@ -148,8 +163,9 @@ void require_output_file(const fs::path& path, std::string_view flag,
       user_error("{} {} is what {} names to be read; name another file", flag, path.string(),
                  input);
     }
-    if (!kind_of(path).empty() && path.extension() != ".html") refuse_within(path, flag, input);
+    if (!there.empty() && path.extension() != ".html") refuse_within(path, flag, input);
   }
+  if (!there.empty()) require_own(path, flag, kind);
   require_room_in(path.parent_path(), path);
 }
 

@@ -24,12 +24,20 @@ void require_replaceable_file(const std::filesystem::path& path);
 /// an empty directory is there, or it is a mount point or the current directory.
 void require_replaceable_directory(const std::filesystem::path& path);
 
-/// For a file that `flag` tells a command to write: it can be written there, and it is none of the
-/// command's `inputs` (files or directories; names of the Hub, URLs and empty ones are passed
-/// over). In a directory that is read only pages (.html) are replaced, which nothing reads. Throws
-/// UserError, or MachineError where the disk refuses.
+/// The files that a command may write over: those it made.
+struct OutputKind {
+  /// "page": what one is, for messages.
+  std::string_view name;
+  /// Stands in the first 512 bytes of each.
+  std::string mark;
+};
+
+/// For a file that `flag` tells a command to write: it can be written there, what is there is empty
+/// or of the same kind, and it is none of the command's `inputs` (files or directories; names of
+/// the Hub, URLs and empty ones are passed over). In a directory that is read only pages (.html)
+/// are replaced, which nothing reads. Throws UserError, or MachineError where the disk refuses.
 void require_output_file(const std::filesystem::path& path, std::string_view flag,
-                         const std::vector<std::string>& inputs = {});
+                         const OutputKind& kind, const std::vector<std::string>& inputs = {});
 
 /// For a directory that appears whole: as require_replaceable_directory, and it lies neither in a
 /// directory of `inputs` nor around one.

@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/html.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
 #include "bridge/gguf_source.h"
@@ -187,7 +188,7 @@ void compare(const CLI::App& command, const CompareFlags& flags) {
     user_error("--max-error nan: no error is within it; give a number");
   refuse_unused(command, flags);
   if (!flags.html.empty()) {
-    require_output_file(flags.html, "--html", {flags.a, flags.b, flags.hf_model});
+    require_output_file(flags.html, "--html", page_kind(), {flags.a, flags.b, flags.hf_model});
   }
   const Opened a(flags.a, flags), b(flags.b, flags);
   refuse_unused(command, flags, a, b);

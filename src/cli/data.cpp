@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/html.h"
 #include "base/json.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
@@ -152,7 +153,7 @@ void check(const DataFlags& flags) {
 }
 
 void show(const DataFlags& flags) {
-  require_output_file(flags.output, "--output", {flags.data.path, flags.model});
+  require_output_file(flags.output, "--output", page_kind(), {flags.data.path, flags.model});
   const auto dataset = flags.data.open();
   const Processor processor = flags.processor();
   const int64_t rows = flags.rows > 0 ? flags.rows : dataset->size();

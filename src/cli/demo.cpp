@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/html.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
 #include "bridge/convert.h"
@@ -84,7 +85,7 @@ class Demo {
 
   void run() {
     require_output_folder(work_, "--output", {assets_});
-    require_output_file(flags_.report, "--report", {assets_});
+    require_output_file(flags_.report, "--report", page_kind(), {assets_});
     prepare(work_);
     report_.machine = fmt::format("{} threads on {} cores, fp32", at::get_num_threads(),
                                   std::thread::hardware_concurrency());

@@ -16,12 +16,14 @@
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
+#include "cli/tensor_output.h"
 
 namespace trestle {
 
 namespace {
 
 constexpr int64_t kIgnored = -100;
+constexpr TensorOutput kOutput{"logits"};
 
 struct LogitsFlags {
   ModelFlags model;
@@ -167,7 +169,7 @@ at::Tensor shifted_loss(const at::Tensor& logits_BSV, const at::Tensor& labels_B
 }
 
 void logits(const LogitsFlags& flags) {
-  require_output_file(flags.output, "--output",
+  require_output_file(flags.output, "--output", kOutput.kind(),
                       {flags.inputs, flags.model.hf_model_path, flags.model.megatron_model_path,
                        flags.model.adapter_path});
   const OpenCheckpoint checkpoint = flags.model.open();
@@ -175,7 +177,7 @@ void logits(const LogitsFlags& flags) {
   const int64_t B = inputs.ids_BS.size(0), S = inputs.ids_BS.size(1);
   TensorList outputs = {{"logits", {at::kFloat, {B, S, checkpoint.config().text.vocab_size}}}};
   if (inputs.labels_BS.defined()) outputs.push_back({"loss", {at::kFloat, {}}});
-  SafetensorsWriter writer(flags.output, outputs);
+  SafetensorsWriter writer(flags.output, outputs, kOutput.metadata());
 
   const std::shared_ptr<Ministral3> model = flags.model.load(checkpoint);
   const c10::InferenceMode inference;

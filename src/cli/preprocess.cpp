@@ -10,12 +10,15 @@
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
 #include "cli/number_flag.h"
+#include "cli/tensor_output.h"
 #include "data/fetch.h"
 #include "data/pixels.h"
 
 namespace trestle {
 
 namespace {
+
+constexpr TensorOutput kOutput{"preprocess"};
 
 struct PreprocessFlags {
   std::string image;
@@ -25,11 +28,12 @@ struct PreprocessFlags {
 };
 
 void preprocess(const PreprocessFlags& flags) {
-  require_output_file(flags.output, "--output", {flags.image});
+  require_output_file(flags.output, "--output", kOutput.kind(), {flags.image});
   const at::Tensor rgb_CHW = load_image(flags.image, {.apply_exif = !flags.no_exif});
   const ImageGrid grid = image_grid(rgb_CHW.size(1), rgb_CHW.size(2), flags.config);
   const at::Tensor pixels_CHW = image_pixels(rgb_CHW, flags.config);
-  SafetensorsWriter writer(flags.output, {{"pixel_values", info_of(pixels_CHW)}});
+  SafetensorsWriter writer(flags.output, {{"pixel_values", info_of(pixels_CHW)}},
+                           kOutput.metadata());
   writer.write("pixel_values", pixels_CHW);
   writer.commit();
   const Json report = {{"height", grid.height},

@@ -35,7 +35,7 @@ UNREAD = {DEMO: {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json
 NOBODY = 65534
 USER, MACHINE = 2, 1
 
-# What a path is for: a file or a directory to read, or what is written there: a file that may be replaced, a directory
+# What a path is for: a file or a directory to read, or what is written there: a file that replaces its own kind, a directory
 # that is new, or one that may hold other things.
 FILE, DIRECTORY, EITHER, OUT_FILE, NEW, FOLDER = "file", "directory", "either", "out_file", "new", "folder"
 
@@ -401,11 +401,31 @@ class Writing(Walk):
         self.refused(("compare", "--html"), [*COMPARE, "SOURCE/model.safetensors", HF], "SOURCE/model.safetensors",
                      says=["read"])
 
-    def test_a_named_file_is_replaced(self):
-        for path in ("text", "foreign/mine.txt"):
-            done = self.run_trestle(["preprocess", "--image-path", "PICTURE", "--output", path])
-            self.assertEqual(done.returncode, 0, done.stderr)
-            self.assertIn(b"pixel_values", (self.home / path).read_bytes()[:200])
+    def test_a_file_of_others_is_not_replaced(self):
+        for path in ("text", "foreign/mine.txt", "SOURCE/model.safetensors", "INPUTS"):
+            for name, (want, command) in PATHS.items():
+                if want == OUT_FILE:
+                    with self.subTest(path=path, command=name[0]):
+                        self.refused(name, command, path, says=[name[1]])
+        weights = PATHS["preprocess", "--output"][1]
+        self.refused(("preprocess", "--output"), weights, "SOURCE/model.safetensors", says=["no tensor file that trestle wrote"])
+        for page in ("data show", "--output"), ("compare", "--html"), ("demo", "--report"):
+            self.refused(page, PATHS[page][1], "text", says=["has 35 bytes and is no page that trestle wrote"])
+        # Nor one of another command's.
+        pixels, logits = ("preprocess", "--output"), ("logits", "--output")
+        done = self.run_trestle(self.arguments(pixels, PATHS[pixels][1], "pixels.safetensors"))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.refused(logits, PATHS[logits][1], "pixels.safetensors", says=["no tensor file that trestle wrote"])
+
+    def test_its_own_file_is_replaced(self):
+        for name, (want, command) in PATHS.items():
+            if want == OUT_FILE and name[0] != "demo":
+                with self.subTest(command=name[0]):
+                    (self.home / "made").write_text("")  # as by mktemp
+                    for _ in range(2):
+                        done = self.run_trestle(self.arguments(name, command, "made"))
+                        self.assertEqual(done.returncode, 0, done.stderr)
+                        self.assertGreater((self.home / "made").stat().st_size, 100)
         done = self.run_trestle([*COMPARE, "SOURCE", "SOURCE", "--html", "SOURCE/page.html"])
         self.assertEqual(done.returncode, 0, done.stderr)
         done = self.run_trestle([*COMPARE, "SOURCE", "SOURCE", "--html", "SOURCE/page.html"])
