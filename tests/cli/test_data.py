@@ -93,14 +93,14 @@ class Data(Refusals):
                  (pair | {"prompt": "p", "completion": "c"}, '"prompt" and "completion" beside the messages')]
         for row, word in cases:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), self.folder / "rows.parquet")
-            self.archive("a.tar", {"1.json": json.dumps(row).encode()})
+            self.archive("a.tar", [("1.json", json.dumps(row).encode())])
             for maker, file in (("parquet", "rows.parquet"), ("webdataset", "a.tar")):
                 with self.subTest(maker=maker, row=row):
                     out = self.fails(["--maker", maker, "--data", self.folder / file], "1 of 1 rows cannot be used")
                     self.assertIn(word, out)
         twice = json.dumps({"messages": talk}).replace('"content": "b"', '"content": "b", "content": "c"').encode()
         (self.folder / "rows.jsonl").write_bytes(twice)
-        self.archive("a.tar", {"1.json": twice})
+        self.archive("a.tar", [("1.json", twice)])
         text = pyarrow.table({"messages": [json.dumps(talk).replace('"content": "b"', '"content": "b", "content": "c"')]})
         pyarrow.parquet.write_table(text, self.folder / "rows.parquet")
         for maker, file in (("jsonl", "rows.jsonl"), ("parquet", "rows.parquet"), ("webdataset", "a.tar")):
