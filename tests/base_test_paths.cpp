@@ -113,6 +113,22 @@ TEST_F(Paths, ALinkThatLeadsNowhereIsSaidToBeOne) {
   EXPECT_FALSE(is_there("nowhere"));
 }
 
+TEST_F(Paths, AFileThatMayBeAbsentIsAFileOrNothing) {
+  fs::create_symlink("full/file", "link");
+  fs::create_symlink("nowhere", "dangling");
+  fs::create_symlink("loop", "loop");
+  for (const char* path : {"file", "link", "full/file"}) EXPECT_TRUE(has_file(path)) << path;
+  for (const char* path : {"absent", "empty/absent", "file/below"}) EXPECT_FALSE(has_file(path));
+  for (const char* path : {"pipe", "socket", "device", "empty"}) {
+    expect_says(error_of([&] { has_file(path); }),
+                {path, std::string(kind_of(path)), "not a regular file", "remove it"});
+  }
+  for (const char* path : {"dangling", "loop"}) {
+    expect_says(error_of([&] { has_file(path); }),
+                {path, "is a link to", "leads nowhere", "download it again or remove it"});
+  }
+}
+
 TEST_F(Paths, ADirectoryReplacesAnEmptyOneThatIsOnlyADirectory) {
   for (const char* path : {"pipe", "socket", "device", "file"}) {
     expect_says(error_of([&] { OutputDirectory output(path); }),

@@ -312,6 +312,19 @@ TEST(ChatJson, KeysThatNobodyReads) {
        "\"name\" is \"g\", but the call 1 is of \"f\""},
       {R"({"messages": [], "system": "s"})", "\"system\": the system prompt is a message"},
       {R"({"messages": [], "videos": ["v"]})", "no videos"},
+      {R"({"messages": [], "image_path": "a.png"})", "\"image_path\": pictures stand under"},
+      {R"({"messages": [], "image_paths": ["a.png"]})", "\"image_paths\""},
+      {R"({"messages": [], "image_url": {"url": "a"}})", "\"image_url\""},
+      {R"({"messages": [], "image_urls": ["a"]})", "\"image_urls\""},
+      {R"({"messages": [], "Image": "a"})", "\"Image\""},
+      {R"({"messages": [], "Images": ["a"]})", "\"Images\""},
+      {R"({"messages": [], "img": "a"})", "\"img\""},
+      {R"({"messages": [], "weight": 0})", "\"weight\": a weight is a message's"},
+      {R"({"messages": [], "train": false})", "\"train\""},
+      {R"({"messages": [], "train_on": "all"})", "\"train_on\""},
+      {R"({"messages": [], "loss": 0.5})", "\"loss\""},
+      {R"({"messages": [], "question": "q", "answer": "a"})", "\"question\" and \"answer\" beside"},
+      {R"({"conversations": [], "prompt": "q", "response": "a"})", "\"prompt\" and \"response\""},
       {row_of_part(R"({"type": "text", "text": "a", "weight": 0})"), "\"weight\""},
       {row_of_part(R"({"type": "thinking", "thinking": "a", "text": "b"})"), "\"text\""},
       {row_of_part(R"({"type": "image", "path": "a", "url": "b"})"), "path and url both name"},
@@ -326,6 +339,8 @@ TEST(ChatJson, KeysThatNobodyReads) {
     SCOPED_TRACE(text);
     expect_user_error([&] { parse(text); }, part);
   }
+  // Half a pair is a note of the data set.
+  EXPECT_NO_THROW(parse(R"({"messages": [], "prompt": "q", "answer": "a"})"));
   // What says nothing is not there.
   for (const char* keys : {R"("train": null)", R"("tool_calls": [])", R"("weight": 0)",
                            R"("prefix": false)", R"("value": "")"}) {
@@ -334,6 +349,26 @@ TEST(ChatJson, KeysThatNobodyReads) {
         << keys;
   }
   EXPECT_NO_THROW(parse(row_of_part(R"({"type": "image", "index": 0})", R"(, "images": ["a"])")));
+}
+
+TEST(ChatJson, AKeyThatStandsTwice) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"messages": [], "messages": []})", "\"messages\""},
+      {R"({"messages": [{"role": "user", "content": "a", "content": "b"}]})", "\"content\""},
+      {R"({"messages": [{"role": "user", "content": "a", "c\u006fntent": "b"}]})", "\"content\""},
+      {R"({"tools": [{"a": {"b": [{"x": 1}, {"x": 1, "y": {}, "x": null}]}}]})", "\"x\""},
+  };
+  for (const auto& [text, key] : cases) {
+    SCOPED_TRACE(text);
+    expect_user_error([&] { parse_row(text, "a line"); },
+                      fmt::format("a line: {} stands twice", key));
+  }
+  const char* once = R"({"a": [{"b": 1, "a": "a"}, {"b": 1}], "b": {"a": {"a": 2}, "b": 3.5}})";
+  EXPECT_EQ(parse_row(once, "a line"), parse_json(once, "a line"));
+  expect_user_error([] { parse_row("{", "a line"); }, "a line: not valid JSON");
+  // Of a row's tools, where they are a text of JSON.
+  expect_user_error([] { parse(R"({"messages": [], "tools": "[{\"a\": 1, \"a\": 2}]"})"); },
+                    "tools: \"a\" stands twice");
 }
 
 // Outputs of json.dumps(json.loads(text), ensure_ascii=False).

@@ -116,6 +116,22 @@ void require_regular_file(const fs::path& path) {
   }
 }
 
+bool has_file(const fs::path& path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) != 0) {
+    if (errno == ENOENT || errno == ENOTDIR) return false;
+    user_error("cannot open {}: {}", path.string(), std::strerror(errno));
+  }
+  const std::string_view kind = kind_of(path);
+  if (kind == "a regular file") return true;
+  if (kind.empty()) {
+    std::error_code ignored;
+    user_error("{} is a link to {}, which leads nowhere; download it again or remove it",
+               path.string(), fs::read_symlink(path, ignored).string());
+  }
+  user_error("{} is {}, not a regular file; download it again or remove it", path.string(), kind);
+}
+
 void require_replaceable_file(const fs::path& path) {
   refuse_dangling(path, "cannot write: ");
   const std::string_view kind = kind_of(path);

@@ -17,6 +17,9 @@ std::string_view kind_of(const std::filesystem::path& path);
 /// Throws UserError, naming path and kind, unless a regular file is there that may be read. Asks
 /// without opening: a pipe would wait for its writer, and a device may act on being opened.
 void require_regular_file(const std::filesystem::path& path);
+/// Whether a file stands at `path` that may be absent. Throws UserError where the name is taken by
+/// anything else, a link that leads nowhere too: what it should say would be lost in silence.
+bool has_file(const std::filesystem::path& path);
 /// Throws UserError, naming path and kind, where something is there that no file can replace: all
 /// but regular files and links to them.
 void require_replaceable_file(const std::filesystem::path& path);

@@ -119,6 +119,7 @@ CheckReport check_gguf(const fs::path& path) {
 CheckReport check_model_directory(const fs::path& directory, CheckpointFormat format) {
   const bool mistral = format == CheckpointFormat::kMistral;
   CheckReport report{.kind = mistral ? "Mistral checkpoint" : "Hugging Face checkpoint"};
+  report.part([&] { side_files(directory); });
   report.part([&] { read_model_config(directory, format); });
   // Each shard by itself, so that all damaged ones are named.
   for (const fs::path& file :
@@ -147,6 +148,9 @@ CheckReport check_megatron(const fs::path& path) {
   const MegatronCheckpoint& checkpoint = *opened;
   const TorchDistReader& reader = checkpoint.reader();
 
+  report.part([&] {
+    if (const auto tokenizer = checkpoint.tokenizer_directory()) side_files(*tokenizer);
+  });
   count(reader.tensors(), report);
   for (const auto& [key, info] : reader.tensors()) {
     report.part([&] { reader.check(key, holes_of(key, info)); });

@@ -53,6 +53,7 @@ OpenCheckpoint::OpenCheckpoint(const fs::path& path,
   require_whole(*megatron, config_, path.string());
   const auto tokenizer = megatron->tokenizer_directory();
   assets_ = config_directory ? *config_directory : tokenizer.value_or(path);
+  side_files();  // refused before the weights are read
   source_ = std::move(megatron);
   weights_ = source_.get();
 }

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/paths.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_params.h"
@@ -38,7 +38,7 @@ const Form& form_of(CheckpointFormat format) {
 bool has_form(const fs::path& directory, const Form& form) {
   if (form.format == CheckpointFormat::kMegatron) return is_megatron_checkpoint(directory);
   const std::string single = std::string(form.begin) + std::string(form.end);
-  return is_there(directory / single) || is_there(directory / (single + ".index.json"));
+  return has_file(directory / single) || has_file(directory / (single + ".index.json"));
 }
 
 // Weights of a form in a directory; a Megatron run keeps them a level below.
@@ -72,7 +72,7 @@ FormatChoice choose_format(const fs::path& directory, std::optional<CheckpointFo
   }
   if (present.empty()) {
     const bool params_only =
-        is_there(directory / "params.json") && !is_there(directory / "config.json");
+        has_file(directory / "params.json") && !has_file(directory / "config.json");
     return {asked.value_or(params_only ? CheckpointFormat::kMistral : CheckpointFormat::kHf), ""};
   }
   std::vector<std::string_view> names;
@@ -115,7 +115,7 @@ ModelConfig read_model_config(const fs::path& directory, CheckpointFormat format
 
 std::pair<Json, std::string> read_config_json(const fs::path& directory) {
   const fs::path config = directory / "config.json", params = directory / "params.json";
-  if (is_there(config) || !is_there(params)) return {read_json(config), config.string()};
+  if (has_file(config) || !has_file(params)) return {read_json(config), config.string()};
   return {config_of_params(read_json(params), params.string()), params.string()};
 }
 

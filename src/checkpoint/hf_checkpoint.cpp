@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/paths.h"
 #include "checkpoint/fp8.h"
 #include "checkpoint/mistral_names.h"
 
@@ -162,6 +163,7 @@ HfCheckpoint::HfCheckpoint(const fs::path& directory, HfSpelling spelling, Json 
 }
 
 void HfCheckpoint::open() {
+  side_files(directory_);  // what cannot be carried on is refused before the weights are
   const std::string config_path = (directory_ / file_names(spelling_).config).string();
   config_ = parse_hf_config(config_json_, config_path);
   fp8_block_ = stated_fp8_block(config_json_, config_path);
@@ -328,10 +330,10 @@ bool is_side_file(std::string_view name) {
 std::vector<fs::path> side_files(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const char* name : kSideFiles) {
-    if (fs::is_regular_file(directory / name)) files.push_back(directory / name);
+    if (has_file(directory / name)) files.push_back(directory / name);
   }
   const fs::path params = directory / kParamsFile;
-  if (fs::is_regular_file(params) && !is_there(directory / "config.json")) files.push_back(params);
+  if (has_file(params) && !has_file(directory / "config.json")) files.push_back(params);
   return files;
 }
 

@@ -59,7 +59,8 @@ struct HfStored {
 /// Whether a file of this name belongs beside a model's weights: tokenizer, processor, chat
 /// template and generation files.
 bool is_side_file(std::string_view name);
-/// Those that exist in `directory`, and params.json where no config.json says what it says.
+/// Those that exist in `directory`, and params.json where no config.json says what it says. Throws
+/// UserError where a name is taken by anything but a file: a link that leads nowhere, a directory.
 std::vector<std::filesystem::path> side_files(const std::filesystem::path& directory);
 
 /// weight_map of an index: tensor -> file name, a plain one. Throws UserError naming the index.

@@ -232,7 +232,9 @@ void MegatronCheckpoint::read_rows(const std::string& name, RowRange range, std:
 
 std::optional<fs::path> MegatronCheckpoint::tokenizer_directory() const {
   fs::path path = directory() / "tokenizer";
-  if (!is_there(path)) return std::nullopt;
+  std::error_code ignored;
+  if (!fs::exists(fs::symlink_status(path, ignored))) return std::nullopt;
+  require_directory(path, "tokenizer");
   return path;
 }
 

@@ -1,11 +1,15 @@
 // `trestle tokenize`: JSON lines in, JSON lines out, for parity checks and scripts.
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <memory>
 #include <string>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "base/standard_streams.h"
 #include "checkpoint/hub.h"
 #include "cli/commands.h"
@@ -33,8 +37,8 @@ struct TokenizeFlags {
 ImageProcessorConfig image_config(const Tokenizer& tokenizer) {
   const fs::path directory = tokenizer.file().parent_path();
   ImageProcessorConfig config = read_image_processor_config(directory);
-  const bool has_files = fs::exists(directory / "processor_config.json") ||
-                         fs::exists(directory / "preprocessor_config.json");
+  const bool has_files = has_file(directory / "processor_config.json") ||
+                         has_file(directory / "preprocessor_config.json");
   if (const auto& section = tokenizer.image(); section && !has_files) {
     config.longest_edge = section->max_size;
     config.patch_size = section->patch_size;
@@ -83,7 +87,7 @@ class LineTokenizer {
   }
 
   Json answer(const std::string& line) const {
-    const Json row = parse_json(repair_json_text(line), "line");
+    const Json row = parse_row(repair_json_text(line), "line");
     if (flags_.chat) return chat(row);
     return flags_.decode ? decode(row) : encode(row);
   }
@@ -130,11 +134,22 @@ class LineTokenizer {
   std::optional<ChatEncoder> encoder_;
 };
 
+// False at the end of the input, which a directory or a disk that fails is not: a line that it cut
+// short would be answered, and those behind it lost.
+bool next_line(std::string& line) {
+  const bool is_there = static_cast<bool>(std::getline(std::cin, line));
+  const int why = errno;
+  if (std::ferror(stdin) != 0) {
+    machine_error("cannot read standard input: {}", std::strerror(why));
+  }
+  return is_there;
+}
+
 // A line that cannot be done answers {"error"} and the next one follows; the exit status stays 0.
 void tokenize(const TokenizeFlags& flags) {
   const LineTokenizer tokenizer(flags);
   std::string line;
-  while (std::getline(std::cin, line)) {
+  while (next_line(line)) {
     Json answer;
     try {
       answer = tokenizer.answer(line);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "data/exchange.h"
 
 namespace trestle {
 
@@ -23,6 +24,17 @@ constexpr std::array kLostOfRows = {
     OtherKey{"videos", "the model takes no videos"},
     OtherKey{"audio", "the model takes no sound"},
     OtherKey{"audios", "the model takes no sound"},
+    OtherKey{"image_path", "pictures stand under \"images\""},
+    OtherKey{"image_paths", "pictures stand under \"images\""},
+    OtherKey{"image_url", "pictures stand under \"images\""},
+    OtherKey{"image_urls", "pictures stand under \"images\""},
+    OtherKey{"Image", "pictures stand under \"images\""},
+    OtherKey{"Images", "pictures stand under \"images\""},
+    OtherKey{"img", "pictures stand under \"images\""},
+    OtherKey{"weight", "a weight is a message's: 0 where it is not to be learnt"},
+    OtherKey{"train", "what is learnt stands in each message: \"weight\" 0 where it is not"},
+    OtherKey{"train_on", "what is learnt stands in each message: \"weight\" 0 where it is not"},
+    OtherKey{"loss", "what is learnt stands in each message: \"weight\" 0 where it is not"},
 };
 
 // What others write beside a message; none of it is in the layout, whoever reads it.
@@ -117,6 +129,18 @@ void check_row_keys(const Json& row, OtherKeys others, const std::string& where)
       user_error("{}: nobody reads \"{}\": {}; move it or leave it out", where, lost.key, lost.why);
     }
   }
+  const bool has_messages = row.contains("messages") || row.contains("conversations");
+  for (const QuestionAnswer& pair : question_answer_names()) {
+    const auto is_said = [&](const char* key) {
+      return row.contains(key) && !says_nothing(row[key]);
+    };
+    if (has_messages && is_said(pair.question) && is_said(pair.answer)) {
+      user_error(
+          "{}: nobody reads \"{}\" and \"{}\" beside the messages; move them into the messages or "
+          "leave them out",
+          where, pair.question, pair.answer);
+    }
+  }
   // Ids, sources, licences, scores: a data set's columns are its own.
   if (others == OtherKeys::kOfDataSets) return;
   check(row, {"messages", "conversations", "tools", "image", "images"}, {}, others, where);
@@ -139,10 +163,12 @@ void check_part_keys(const Json& part, std::string_view type, OtherKeys others,
   if (type == "text") {
     read.emplace_back("text");
   } else if (type == "thinking") {
-    read.insert(read.end(), {"thinking", "closed"});
+    read.emplace_back("thinking");
+    read.emplace_back("closed");
   } else {
-    read.insert(read.end(), kSources.begin(), kSources.end());
-    read.insert(read.end(), {"width", "height"});
+    for (const auto& source : kSources) read.emplace_back(source);
+    read.emplace_back("width");
+    read.emplace_back("height");
     if (sources_of(part).empty()) read.emplace_back("index");
   }
   check(part, read, kOfParts, others, where);

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "data/utf8.h"
 
 namespace trestle {
@@ -89,11 +90,11 @@ std::optional<std::string> system_message_of(std::string_view chat_template) {
 }  // namespace
 
 std::optional<std::string> read_chat_template(const fs::path& directory) {
-  if (fs::exists(directory / "chat_template.jinja")) {
+  if (has_file(directory / "chat_template.jinja")) {
     return repair_utf8(read_text(directory / "chat_template.jinja", kMaxTemplate));
   }
   for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
-    if (!fs::exists(directory / name)) continue;
+    if (!has_file(directory / name)) continue;
     if (auto text = template_in_json(directory / name)) return text;
   }
   return std::nullopt;
@@ -113,7 +114,7 @@ std::optional<std::string> default_system_prompt(const fs::path& directory) {
   if (const auto chat_template = read_chat_template(directory)) {
     if (auto text = system_message_of(*chat_template)) return text;
   }
-  if (fs::exists(directory / "SYSTEM_PROMPT.txt")) {
+  if (has_file(directory / "SYSTEM_PROMPT.txt")) {
     return repair_utf8(read_text(directory / "SYSTEM_PROMPT.txt", kMaxTemplate));
   }
   return std::nullopt;

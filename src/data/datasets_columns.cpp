@@ -45,6 +45,14 @@ Columns columns_of(const fs::path& path) {
   for (const OtherKey& lost : lost_row_keys()) {
     if (std::ranges::count(all, lost.key) > 0) columns.names.emplace_back(lost.key);
   }
+  for (const QuestionAnswer& pair : question_answer_names()) {
+    if (!has(pair.question) || !has(pair.answer)) continue;
+    // The chosen question's other answers are a note of the data set.
+    if (std::ranges::count(columns.names, pair.question) > 0) continue;
+    for (const char* name : {pair.question, pair.answer}) {
+      if (std::ranges::count(columns.names, name) == 0) columns.names.emplace_back(name);
+    }
+  }
   return columns;
 }
 
@@ -87,7 +95,7 @@ class ColumnsDataset : public Dataset {
       const std::string& first = columns_.names.front();
       if (columns_.pair == nullptr && cells.row[first].is_string()) {
         cells.row[first] =
-            parse_json(cells.row[first].get<std::string>(), cells.name + ": " + first);
+            parse_row(cells.row[first].get<std::string>(), cells.name + ": " + first);
       }
       return cells;
     });

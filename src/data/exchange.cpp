@@ -45,6 +45,8 @@ std::string make_messages(Json& row, const QuestionAnswer& names, const std::str
   row["messages"] =
       Json::array({Json{{"role", "user"}, {"content", text_of(row, names.question, what)}},
                    Json{{"role", "assistant"}, {"content", answer}}});
+  row.erase(names.question);
+  row.erase(names.answer);
   return answer;
 }
 

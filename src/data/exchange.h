@@ -27,9 +27,8 @@ const std::vector<QuestionAnswer>& question_answer_names();
 /// The first pair that `row` has, or nullptr.
 const QuestionAnswer* question_answer_of(const Json& row);
 
-/// Turns such a row into {"messages", "images"} as parse_conversation takes it and returns the
-/// answer; of a list of answers the first. Throws UserError, opened by `what`, where either is no
-/// text.
+/// Turns the pair into "messages" as parse_conversation takes them and returns the answer; of a
+/// list of answers the first. Throws UserError, opened by `what`, where either is no text.
 std::string make_messages(Json& row, const QuestionAnswer& names, const std::string& what);
 
 }  // namespace trestle

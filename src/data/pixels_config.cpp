@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 #include "data/pixels.h"
 
 namespace trestle {
@@ -87,7 +88,7 @@ void read_image_processor(const Section& section, ImageProcessorConfig& config) 
 std::string processor_source(const fs::path& directory, const std::string& key) {
   for (const char* file : {"processor_config.json", "preprocessor_config.json", "params.json"}) {
     const fs::path path = directory / file;
-    if (fs::exists(path) && read_json(path).dump().find("\"" + key + "\":") != std::string::npos) {
+    if (has_file(path) && read_json(path).dump().find("\"" + key + "\":") != std::string::npos) {
       return path.string();
     }
   }
@@ -100,7 +101,7 @@ ImageProcessorConfig read_image_processor_config(const fs::path& directory) {
   ImageProcessorConfig config;
   const auto read = [&](const char* file, auto use) {
     const fs::path path = directory / file;
-    if (!fs::exists(path)) return;
+    if (!has_file(path)) return;
     const Json json = read_json(path);
     if (!json.is_object()) user_error("{}: must hold a JSON object", path.string());
     use(Section{json, path.string()});
@@ -133,7 +134,7 @@ ImageProcessorConfig read_image_processor_config(const fs::path& directory) {
 
 std::string patch_mismatch(const fs::path& directory, const ImageProcessorConfig& config) {
   const fs::path path = directory / "config.json";
-  if (!fs::exists(path)) return "";
+  if (!has_file(path)) return "";
   const Json model = read_json(path);
   if (!model.is_object() || !model.contains("vision_config") ||
       !model["vision_config"].is_object()) {

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/paths.h"
 #include "data/chat_template.h"
 
 namespace trestle {
@@ -18,7 +19,7 @@ std::optional<fs::path> find_file(const fs::path& path) {
   if (!fs::is_directory(path, error)) return path;
   for (const char* name :
        {"tekken.json", "tokenizer.json", "tokenizer/tekken.json", "tokenizer/tokenizer.json"}) {
-    if (fs::exists(path / name, error)) return path / name;
+    if (has_file(path / name)) return path / name;
   }
   return std::nullopt;
 }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/paths.h"
 
 namespace trestle {
 
@@ -13,7 +14,7 @@ std::vector<int64_t> stop_ids(const Tokenizer& tokenizer) {
 
   const std::filesystem::path path = tokenizer.file().parent_path() / "generation_config.json";
   Json stated;
-  if (std::filesystem::exists(path)) {
+  if (has_file(path)) {
     const Json config = read_json(path);
     if (config.is_object() && config.contains("eos_token_id")) stated = config["eos_token_id"];
   }

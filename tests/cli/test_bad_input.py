@@ -327,6 +327,16 @@ class Flags(Refusals):
                 file.write_text(text)
                 self.refused("finetune", "--recipe", "demo_config", "--config", file, names=names)
 
+    def test_input_that_cannot_be_read(self):
+        """A directory as standard input, and one whose reading fails, are not the end of the lines."""
+        for path, reason in (("/", "Is a directory"), ("/proc/self/mem", "Input/output error")):
+            descriptor = os.open(path, os.O_RDONLY)
+            self.addCleanup(os.close, descriptor)
+            done = subprocess.run([script.TRESTLE, "tokenize", "--tokenizer", DEMO], capture_output=True, text=True,
+                                  stdin=descriptor, timeout=60)
+            self.assertEqual((done.returncode, done.stdout, done.stderr),
+                             (MACHINE, "", f"trestle: cannot read standard input: {reason}\n"), path)
+
     def test_tokenizer(self):
         self.refused("tokenize", "--tokenizer", "absent.json", names=["absent.json"])
         for text in ("", "{", "[]", '{"config": {}, "vocab": 3}'):

@@ -16,6 +16,8 @@ import threading
 import unittest
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import script
 from PIL import Image
 from test_bad_input import DEMO, IMAGE, TESTS, Refusals, edit_json
@@ -81,6 +83,33 @@ class Data(Refusals):
         user = {"role": "user", "content": [{"type": "image", "path": "absent.png"}, {"type": "text", "text": "a"}]}
         out = self.fails(self.jsonl([user, {"role": "assistant", "content": "b"}]), "1 of 1 rows cannot be used")
         self.assertIn("absent.png", out)
+
+    def test_what_a_row_would_lose(self):
+        """Of each kind of data set: columns that nobody reads and that say something, and two values of one key."""
+        talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        pair = {"question": "q", "answer": "r"}
+        cases = [({"messages": talk, "image_path": "a.png"}, '"image_path"'), ({"messages": talk, "weight": 0}, '"weight"'),
+                 (pair | {"img": "a.png"}, '"img"'), ({"messages": talk} | pair, '"question" and "answer" beside the messages'),
+                 (pair | {"prompt": "p", "completion": "c"}, '"prompt" and "completion" beside the messages')]
+        for row, word in cases:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), self.folder / "rows.parquet")
+            self.archive("a.tar", [("1.json", json.dumps(row).encode())])
+            for maker, file in (("parquet", "rows.parquet"), ("webdataset", "a.tar")):
+                with self.subTest(maker=maker, row=row):
+                    out = self.fails(["--maker", maker, "--data", self.folder / file], "1 of 1 rows cannot be used")
+                    self.assertIn(word, out)
+        twice = json.dumps({"messages": talk}).replace('"content": "b"', '"content": "b", "content": "c"').encode()
+        (self.folder / "rows.jsonl").write_bytes(twice)
+        self.archive("a.tar", [("1.json", twice)])
+        text = pyarrow.table({"messages": [json.dumps(talk).replace('"content": "b"', '"content": "b", "content": "c"')]})
+        pyarrow.parquet.write_table(text, self.folder / "rows.parquet")
+        for maker, file in (("jsonl", "rows.jsonl"), ("parquet", "rows.parquet"), ("webdataset", "a.tar")):
+            out = self.fails(["--maker", maker, "--data", self.folder / file], "1 of 1 rows cannot be used")
+            self.assertIn('"content" stands twice', out)
+        # What says nothing, and what a pair is beside.
+        for row in ({"messages": talk, "image_path": None, "question": "q", "answer": None}, pair | {"answers": ["r", "s"]}):
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), self.folder / "rows.parquet")
+            self.assertEqual(self.report("--maker", "parquet", "--data", self.folder / "rows.parquet")["bad_rows"], 0)
 
     def report(self, *arguments):
         done = self.data("check", *arguments, "--json")

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Weights under a config that is not theirs: every command that opens them refuses, as export does.
+"""Parts of a model that are not its own, or are not there: every command that opens it refuses, as export does.
 
   .venv/bin/python tests/cli/test_weights.py --trestle build/release/trestle [TestCase.test ...]
 """
 
 import json
+import os
 import shutil
 import struct
 import unittest
@@ -92,14 +93,83 @@ class Damaged(Opened):
     """One bit that the disk has changed: nothing is made of it, and nothing calls it verified."""
 
     def test_a_bit_of_a_record(self):
-        shutil.copytree(MEGATRON, self.folder / "run")
-        data = self.folder / "run" / "iter_0000000" / "__0_0.distcp"
+        shutil.copytree(MEGATRON, self.folder / "import")
+        data = self.folder / "import" / "iter_0000000" / "__0_0.distcp"
         bytes_there = bytearray(data.read_bytes())
         bytes_there[len(bytes_there) // 2] ^= 1
         data.write_bytes(bytes_there)
-        for command in self.commands("run"):
-            with self.subTest(command=command[0]):
-                self.refused(*command, names=[data.name, "has the sum", "damaged"], progress=command[0] == "export")
+        for command in self.commands("import"):
+            with self.subTest(command=command[:2]):
+                self.refused(*command, names=[data.name, "has the sum", "damaged"], progress=command[0] in ("export", "evaluate"))
+
+
+class SideFiles(Refusals):
+    """A name that a tokenizer's, template's or processor's file has, taken by what is no file: the file would be lost."""
+
+    NAMES = ("tokenizer.json", "tokenizer_config.json", "tekken.json", "special_tokens_map.json", "added_tokens.json",
+             "tokenizer.model", "vocab.json", "merges.txt", "processor_config.json", "preprocessor_config.json",
+             "chat_template.jinja", "chat_template.json", "generation_config.json", "SYSTEM_PROMPT.txt",
+             "CHAT_SYSTEM_PROMPT.txt", "params.json")
+    KINDS = {"dangling": (lambda path: path.symlink_to("../blobs/absent"), "../blobs/absent, which leads nowhere"),
+             "directory": (Path.mkdir, "is a directory"), "pipe": (os.mkfifo, "is a pipe")}
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "rows.jsonl").write_text(json.dumps({"messages": [
+            {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n")
+
+    def all_refuse(self, model, form, place, word):
+        commands = [("export", "--hf-model" if form == "hf" else "--megatron-path", model, "--hf-path", "out"),
+                    ("generate", f"--{form}-model-path", model, "--prompt", "a", "--max-new-tokens", 1),
+                    ("finetune", "--recipe", "demo_config", f"checkpoint.pretrained_checkpoint={model}", "checkpoint.save=run",
+                     "dataset.path_or_dataset=rows.jsonl", "dataset.maker_name=jsonl", "train.train_iters=1",
+                     "train.global_batch_size=1", "train.micro_batch_size=1", "scheduler.lr_warmup_iters=0")]
+        if form == "hf":
+            commands.append(("import", "--hf-model", model, "--megatron-path", "out"))
+        for command in commands:
+            with self.subTest(file=place.name, kind=word, command=command[0]):
+                self.refused(*command, names=[place, word])
+        with self.subTest(file=place.name, kind=word, command="inspect"):
+            done = self.run_trestle("inspect", "--check", model)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertRegex(done.stdout, f"(?m)^.*{place}.*{word}")
+
+    def taken(self, model, form, place, kind):
+        make, word = self.KINDS[kind]
+        make(place)
+        self.all_refuse(model, form, place, word)
+        place.rmdir() if kind == "directory" else place.unlink()
+
+    def test_of_a_directory(self):
+        model = self.model()
+        for name in self.NAMES:
+            place = model / name
+            mine = place.read_bytes() if place.exists() else None
+            place.unlink(missing_ok=True)
+            for kind in self.KINDS if name == "tokenizer_config.json" else ("dangling", "directory"):
+                self.taken(model, "hf", place, kind)
+            if mine:
+                place.write_bytes(mine)
+
+    def test_of_a_run(self):
+        run = Path(shutil.copytree(MEGATRON, self.folder / "model"))
+        folder = run / "iter_0000000" / "tokenizer"
+        for kind in self.KINDS:
+            self.taken(run, "megatron", folder / "chat_template.jinja", kind)
+        folder.rename(self.folder / "away")
+        folder.symlink_to("absent")
+        self.all_refuse(run, "megatron", folder, "does not exist")
+
+    def test_links_are_followed(self):
+        """As the Hub's cache has them."""
+        model = self.model()
+        for name in ("tokenizer.json", "generation_config.json"):
+            (model / name).rename(self.folder / name)
+            (model / name).symlink_to(f"../{name}")
+        done = self.run_trestle("export", "--hf-model", model, "--hf-path", "out")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual((self.folder / "out" / "tokenizer.json").read_bytes(), (HF / "tokenizer.json").read_bytes())
+        self.assertTrue((self.folder / "out" / "generation_config.json").is_file())
 
 
 if __name__ == "__main__":
