@@ -71,6 +71,8 @@ struct TextKey {
   const char* argument;
   Get get;
 };
+template <class Get>  // clang 16, which builds the fuzz targets, does not find it for an aggregate
+TextKey(std::string_view, const char*, Get)->TextKey<Get>;
 constexpr std::tuple kTextKeys(
     TextKey{"hidden_size", "hidden_size", &TextConfig::hidden_size},
     TextKey{"intermediate_size", "ffn_hidden_size", &TextConfig::intermediate_size},
