@@ -118,27 +118,7 @@ AdapterSummary summarize(const Ministral3& model) {
   return summary;
 }
 
-// An adapter file has its numbers under other names than the run's config and within the same
-// bounds.
-double checked(const std::string& key, const Range& range, double value) {
-  check_value(key, range, value);
-  return value;
-}
-
 }  // namespace
-
-int64_t checked_rank(const std::string& key, double rank) {
-  if (rank != std::floor(rank)) user_error("{}={}: must be a whole number", key, rank);
-  return static_cast<int64_t>(checked(key, range_of(&LoraConfig::dim), rank));
-}
-
-double checked_alpha(const std::string& key, double alpha) {
-  return checked(key, range_of(&LoraConfig::alpha), alpha);
-}
-
-double checked_dropout(const std::string& key, double dropout) {
-  return checked(key, range_of(&LoraConfig::dropout), dropout);
-}
 
 double LoraConfig::scaling_alpha() const {
   return use_rslora ? alpha * std::sqrt(static_cast<double>(dim)) : alpha;
