@@ -244,13 +244,26 @@ TEST(HfConfigBadInput, IsRefusedByName) {
       {text("hidden_act", "\"gelu\""), {"text_config.hidden_act=gelu", "silu"}},
       {vision("hidden_act", "\"relu\""), {"vision_config.hidden_act=relu"}},
       {top("projector_hidden_act", "\"mish\""), {"projector_hidden_act=mish", "gelu"}},
-      {rope("rope_type", "\"longrope\""), {"rope_type=longrope", "yarn"}},
+      {text("rope_parameters", R"({"rope_type": "longrope"})"), {"rope_type=longrope", "yarn"}},
       {rope("factor", "-1"), {"rope_parameters.factor=-1"}},
       {rope("factor", "\"16\""), {"rope_parameters.factor=\"16\""}},
       {rope("partial_rotary_factor", "0.5"), {"partial_rotary_factor=0.5"}},
       {rope("beta_fast", "-2"), {"beta_fast=-2"}},
       {rope("high_freq_factor", "4.0"), {"text_config.rope_parameters.high_freq_factor=4.0"}},
       {rope("beta_fats", "4"), {"text_config.rope_parameters.beta_fats=4 is not supported"}},
+      {text("rope_theta", "1e4"), {"rope_theta=10000.0", "rope_parameters.rope_theta=1000000.0"}},
+      {rope("type", "\"default\""), {"rope_parameters.type=\"default\"", "rope_type=\"yarn\""}},
+      {rope("beta_slow", "64"), {"beta_fast=32", "beta_slow=64"}},
+      {text("attn_logit_softcapping", "50.0"), {"text_config.attn_logit_softcapping=50.0"}},
+      {top("final_logit_softcapping", "30"), {"final_logit_softcapping=30"}},
+      {text("query_pre_attn_scalar", "256"), {"text_config.query_pre_attn_scalar=256"}},
+      {text("use_qk_norm", "true"), {"text_config.use_qk_norm=true"}},
+      {text("logit_scale", "0.0625"), {"text_config.logit_scale=0.0625"}},
+      {text("residual_multiplier", "0.22"), {"text_config.residual_multiplier=0.22"}},
+      {text("num_experts", "8"), {"text_config.num_experts=8"}},
+      {text("is_causal", "false"), {"text_config.is_causal=false"}},
+      {text("layer_types", R"(["full_attention", "sliding_attention"])"),
+       {"text_config.layer_types=", "sliding_attention"}},
       {vision("rope_parameters", R"({"rope_theta": 1e4, "factor": 2})"),
        {"vision_config.rope_parameters.factor=2"}},
       {vision("rope_parameters", R"({"rope_theta": 1e4, "partial_rotary_factor": 0.5})"),
@@ -301,11 +314,33 @@ TEST(HfConfigBadInput, IsRefusedByName) {
                   {"F", "not an object"});
 }
 
+TEST(HfConfig, KeysOfOtherFamiliesThatChangeNothing) {
+  Json json = fixture();
+  const ModelConfig plain = parse_hf_config(json, "F");
+  Json& text = json["text_config"];
+  text.update({{"attn_logit_softcapping", nullptr},
+               {"use_qk_norm", false},
+               {"num_experts", 0},
+               {"logit_scale", 1},
+               {"residual_multiplier", 1.0},
+               {"is_causal", true},
+               {"layer_types", {"full_attention", "full_attention"}},
+               {"rope_theta", text["rope_parameters"]["rope_theta"]},
+               {"use_cache", true}});
+  text["rope_parameters"]["type"] = text["rope_parameters"]["rope_type"];
+  const ModelConfig same = parse_hf_config(json, "F");
+  EXPECT_EQ(same.text.rope.theta, plain.text.rope.theta);
+  EXPECT_EQ(same.text.num_layers, plain.text.num_layers);
+}
+
 TEST(HfConfigBadInput, MissingOrBrokenFile) {
   const TempDir dir;
   expect_mentions(error_of([&] { read_hf_config(dir.path()); }), {"config.json", "No such file"});
   write_text(dir / "config.json", "{\"a\": ");
   expect_mentions(error_of([&] { read_hf_config(dir.path()); }), {"config.json", "not valid JSON"});
+  write_text(dir / "config.json", R"({"model_type": "mistral3", "a": {"b": 1, "b": 1}})");
+  expect_mentions(error_of([&] { read_hf_config(dir.path()); }),
+                  {"config.json", "\"b\" stands twice"});
 }
 
 TEST(HfConfig, Fp8IsAcceptedWithItsBlockSize) {

@@ -322,7 +322,6 @@ TEST(ChatJson, KeysThatNobodyReads) {
       {R"({"messages": [], "weight": 0})", "\"weight\": a weight is a message's"},
       {R"({"messages": [], "train": false})", "\"train\""},
       {R"({"messages": [], "train_on": "all"})", "\"train_on\""},
-      {R"({"messages": [], "loss": 0.5})", "\"loss\""},
       {R"({"messages": [], "question": "q", "answer": "a"})", "\"question\" and \"answer\" beside"},
       {R"({"conversations": [], "prompt": "q", "response": "a"})", "\"prompt\" and \"response\""},
       {row_of_part(R"({"type": "text", "text": "a", "weight": 0})"), "\"weight\""},
@@ -339,6 +338,10 @@ TEST(ChatJson, KeysThatNobodyReads) {
     SCOPED_TRACE(text);
     expect_user_error([&] { parse(text); }, part);
   }
+  // What a filter measured of the row, and where its pictures came from.
+  EXPECT_NO_THROW(parse(R"({"messages": [], "loss": 0.5})"));
+  EXPECT_NO_THROW(parse(
+      R"({"messages": [{"role": "user", "content": "a"}], "images": ["a"], "image_path": "b"})"));
   // Half a pair is a note of the data set.
   EXPECT_NO_THROW(parse(R"({"messages": [], "prompt": "q", "answer": "a"})"));
   // What says nothing is not there.
@@ -360,12 +363,12 @@ TEST(ChatJson, AKeyThatStandsTwice) {
   };
   for (const auto& [text, key] : cases) {
     SCOPED_TRACE(text);
-    expect_user_error([&] { parse_row(text, "a line"); },
+    expect_user_error([&] { parse_json_of_single_keys(text, "a line"); },
                       fmt::format("a line: {} stands twice", key));
   }
   const char* once = R"({"a": [{"b": 1, "a": "a"}, {"b": 1}], "b": {"a": {"a": 2}, "b": 3.5}})";
-  EXPECT_EQ(parse_row(once, "a line"), parse_json(once, "a line"));
-  expect_user_error([] { parse_row("{", "a line"); }, "a line: not valid JSON");
+  EXPECT_EQ(parse_json_of_single_keys(once, "a line"), parse_json(once, "a line"));
+  expect_user_error([] { parse_json_of_single_keys("{", "a line"); }, "a line: not valid JSON");
   // Of a row's tools, where they are a text of JSON.
   expect_user_error([] { parse(R"({"messages": [], "tools": "[{\"a\": 1, \"a\": 2}]"})"); },
                     "tools: \"a\" stands twice");

@@ -28,6 +28,8 @@ const fs::path kDora = "golden/model/tied/dora";
 constexpr const char* kConfig = "adapter_config.json";
 constexpr const char* kWeights = "adapter_model.safetensors";
 
+const Json kParts = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+
 // A copy of `source` whose config and tensors went through `edit`.
 fs::path variant(const TempDir& scratch, const std::function<void(NamedTensors&, Json&)>& edit,
                  const fs::path& source = kPeft) {
@@ -216,6 +218,16 @@ TEST(PeftFolder, MegatronsFormGoesOutWithItsSharedA) {
 
 TEST(PeftFolder, PartOfTheLayersAndParts) {
   const TempDir scratch;
+  const fs::path second = variant(scratch, [](NamedTensors& tensors, Json& config) {
+    std::erase_if(tensors, [](const auto& each) {
+      return each.first.find("layers.1.") == std::string::npos ||
+             each.first.find("k_proj") != std::string::npos;
+    });
+    config["target_modules"] = kParts;
+    config["exclude_modules"] = {"k_proj"};
+    config["layers_to_transform"] = 1;
+  });
+  EXPECT_EQ(load_adapter(*Golden("tied").model(), second).modules, 4);
   const fs::path partial = variant(scratch, [](NamedTensors& tensors, Json&) {
     std::erase_if(tensors, [](const auto& each) {
       return each.first.find("layers.1.") == std::string::npos ||
@@ -255,6 +267,9 @@ TEST(PeftFolder, RefusesOptionsByName) {
   expect_mentions(refused("alpha_pattern", {{"(q|k)_proj", 8}}), {"alpha_pattern", "(q|k)_proj"});
   expect_mentions(refused("alpha_pattern", {{"q_proj", "8"}}), {"alpha_pattern", "q_proj"});
   expect_mentions(refused("init_lora_weights", "pissa"), {"init_lora_weights", "pissa"});
+  expect_mentions(refused("use_rslora", "true"), {"use_rslora is \"true\""});
+  expect_mentions(refused("use_dora", 1), {"use_dora is 1"});
+  expect_mentions(refused("layers_to_transform", "all"), {"layers_to_transform", "all"});
   expect_mentions(refused("fan_in_fan_out", true), {"fan_in_fan_out"});
   expect_mentions(refused("an_option_of_tomorrow", 3), {"an_option_of_tomorrow"});
   expect_mentions(refused("r", "four"), {"r is \"four\""});
@@ -339,9 +354,26 @@ TEST(PeftFolder, RefusesTensorsThatDoNotFit) {
                     std::erase_if(tensors, [](const auto& each) {
                       return each.first.find("layers.2.") != std::string::npos;
                     });
+                    config["target_modules"] = kParts;
+                  }),
+                  {"7 modules more in target_modules", "model.layers.2."});
+  // What the file's own words leave out: peft makes no such modules and drops their tensors.
+  expect_mentions(refused([&](NamedTensors&, Json& config) {
                     config["target_modules"] = {"q_proj", "up_proj"};
                   }),
-                  {"target_modules", "2 modules", "model.layers.2.self_attn.q_proj"});
+                  {"15 modules", "target_modules", "model.layers.0.mlp.down_proj"});
+  expect_mentions(
+      refused([&](NamedTensors&, Json& config) { config["exclude_modules"] = {"o_proj"}; }),
+      {"3 modules", "exclude_modules", "model.layers.0.self_attn.o_proj"});
+  for (const Json& layers : {Json(1), Json({1, 7})}) {
+    expect_mentions(
+        refused([&](NamedTensors&, Json& config) { config["layers_to_transform"] = layers; }),
+        {"14 modules", "layers_to_transform", "model.layers.0.mlp.down_proj"});
+  }
+  expect_mentions(refused([&](NamedTensors&, Json& config) {
+                    config["rank_pattern"] = {{"1.self_attn.q_proj", 2}};
+                  }),
+                  {"layers.1.self_attn.q_proj.lora_A.weight", "[4, 48]", "[2, 48]"});
   expect_mentions(refused([&](NamedTensors& tensors, Json&) {
                     at::Tensor& tensor = take(tensors, "q_proj.lora_B").second;
                     tensor = tensor.narrow(0, 0, 90).clone();

@@ -410,6 +410,8 @@ TEST(Lora, RefusesWhatCannotBe) {
   expect_mentions(refused([](Config c) { c.lora_plus_ratio = 0; }), {"lora_plus_ratio=0"});
   expect_mentions(refused([](Config c) { c.lora_A_init_method = "pissa_niter_x"; }),
                   {"pissa_niter_x", "pissa_niter_N"});
+  expect_mentions(refused([](Config c) { c.lora_A_init_method = "pissa_niter_010"; }),
+                  {"pissa_niter_010", "pissa_niter_N"});
   expect_mentions(refused([](Config c) { c.target_modules = {}; }), {"target_modules is empty"});
   expect_mentions(refused([](Config c) { c.scheme = "ia3"; }), {"ia3", "lora", "dora"});
   expect_mentions(refused([](Config c) { c.dim = 0; }), {"peft.dim=0"});

@@ -181,7 +181,7 @@ void unknown_key(std::string_view key, const std::vector<FieldText>& known) {
     names.push_back(each.path);
     // A group is no key, but what an empty one in a file may have been meant for.
     const std::string group = each.path.substr(0, each.path.find('.'));
-    if (group != key && (names.size() < 2 || names.end()[-2] != group)) names.push_back(group);
+    if (group != key && std::ranges::find(names, group) == names.end()) names.push_back(group);
   }
   user_error("unknown option {}; did you mean {}?", key, nearest(key, names));
 }

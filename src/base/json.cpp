@@ -1,6 +1,9 @@
 #include "base/json.h"
 
+#include <optional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -34,12 +37,10 @@ void check_depth(std::string_view text, std::string_view what) {
   }
 }
 
-}  // namespace
-
-Json parse_json(std::string_view text, std::string_view what) {
+Json parse(std::string_view text, std::string_view what, const Json::parser_callback_t& on_event) {
   check_depth(text, what);
   try {
-    return Json::parse(text);
+    return Json::parse(text, on_event);
   } catch (const nlohmann::json::exception& error) {
     // The library's text starts with an identifier in brackets that says nothing to a user.
     const std::string message = error.what();
@@ -49,9 +50,34 @@ Json parse_json(std::string_view text, std::string_view what) {
   }
 }
 
+}  // namespace
+
+Json parse_json(std::string_view text, std::string_view what) { return parse(text, what, nullptr); }
+
+Json parse_json_of_single_keys(std::string_view text, std::string_view what) {
+  using Event = Json::parse_event_t;
+  std::vector<std::set<std::string>> open;  // the keys of each object that is not closed
+  std::optional<std::string> repeated;
+  Json value = parse(text, what, [&](int /*depth*/, Event event, const Json& parsed) {
+    if (event == Event::object_start) {
+      open.emplace_back();
+    } else if (event == Event::object_end) {
+      open.pop_back();
+    } else if (event == Event::key && !open.back().insert(parsed.get<std::string>()).second &&
+               !repeated) {
+      repeated = parsed.get<std::string>();
+    }
+    return true;
+  });
+  if (repeated) {
+    user_error("{}: \"{}\" stands twice in one object; leave one out", what, *repeated);
+  }
+  return value;
+}
+
 Json read_json(const std::filesystem::path& path) {
   const MappedFile file(path);
-  return parse_json(file.text(), path.string());
+  return parse_json_of_single_keys(file.text(), path.string());
 }
 
 void write_json(const std::filesystem::path& path, const Json& value) {

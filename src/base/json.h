@@ -13,6 +13,9 @@ using Json = nlohmann::ordered_json;
 /// Parses text; `what` names it in the UserError of malformed or too deeply nested (> 100 levels)
 /// input.
 Json parse_json(std::string_view text, std::string_view what);
+/// Likewise, and no object says a key twice: the first of the two would be lost.
+Json parse_json_of_single_keys(std::string_view text, std::string_view what);
+/// A file of single keys.
 Json read_json(const std::filesystem::path& path);
 /// Two-space indent and a final newline, as Hugging Face files have it; atomic.
 void write_json(const std::filesystem::path& path, const Json& value);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/config_foreign.h"
 #include "checkpoint/config_section.h"
 
 namespace trestle {
@@ -52,11 +53,24 @@ Json gather_rope(const ConfigSection& section, Json fallback) {
     }
     rope = *stated;
   }
+  const auto require_one = [&](const std::string& first, const Json& a, const std::string& second,
+                               const Json& b) {
+    if (a.is_null() || b.is_null() || a == b) return;
+    user_error("{0}: {1}{2}={3} and {1}{4}={5} differ; leave one out", section.what(),
+               section.prefix(), first, a.dump(), second, b.dump());
+  };
+  const Json* theta = section.find("rope_theta");
   if (!rope.contains("rope_theta")) {
-    const Json* theta = section.find("rope_theta");
     rope["rope_theta"] = theta != nullptr ? *theta : Json(10000.0);
+  } else if (theta != nullptr) {
+    require_one("rope_theta", *theta, "rope_parameters.rope_theta", rope["rope_theta"]);
   }
-  if (!rope.contains("rope_type")) rope["rope_type"] = rope.value("type", Json("default"));
+  if (!rope.contains("rope_type")) {
+    rope["rope_type"] = rope.value("type", Json("default"));
+  } else if (rope.contains("type")) {
+    require_one("rope_parameters.type", rope["type"], "rope_parameters.rope_type",
+                rope["rope_type"]);
+  }
   return rope;
 }
 
@@ -86,6 +100,10 @@ YarnConfig parse_yarn(const ConfigSection& rope, const ConfigSection& text, int6
   if (yarn.beta_fast <= 0 || yarn.beta_slow <= 0) {
     user_error("{}: {}beta_fast={} and beta_slow={} must be above 0", rope.what(), rope.prefix(),
                yarn.beta_fast, yarn.beta_slow);
+  }
+  if (yarn.beta_fast < yarn.beta_slow) {
+    user_error("{}: {}beta_fast={} is below beta_slow={}; they look swapped", rope.what(),
+               rope.prefix(), yarn.beta_fast, yarn.beta_slow);
   }
   return yarn;
 }
@@ -141,6 +159,7 @@ RopeConfig parse_text_rope(const ConfigSection& text, bool ministral3, int64_t m
 }
 
 TextConfig parse_text(const ConfigSection& text) {
+  refuse_foreign_keys(text);
   const bool ministral3 =
       text.choice<bool>("model_type", "mistral", {{"ministral3", true}, {"mistral", false}});
   const TextDefaults& defaults = ministral3 ? kMinistral3 : kMistral;
@@ -285,6 +304,7 @@ ModelConfig parse_hf_config(const Json& json, std::string_view what) {
   check_quantization(top);
   ModelConfig config;
   if (multimodal) {
+    refuse_foreign_keys(top);
     const ConfigSection text = top.child("text_config");
     check_quantization(text);
     config.text = parse_text(text);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "checkpoint/torch_dist_metadata.h"
 
 namespace trestle {
@@ -316,7 +317,8 @@ void TorchDistReader::copy_boxes(const std::string& name, const Shape& begin, co
     const MappedFile& file = files_[chunk.item.file];
     const SavedArchive archive = open_chunk(name, chunk);
     const SavedTensor saved = chunk_tensor(name, chunk, archive);
-    check_sums_once(chunk, archive);
+    // Beside the copy, which takes longer; nothing of a chunk is used before its sums are right.
+    std::future<void> sums = run_beside([&] { check_sums_once(chunk, archive); });
     // The box's corners within the chunk: what lies between them is read.
     Shape first = begin, last = begin;
     for (size_t axis = 0; axis < first.size(); ++axis) {
@@ -341,6 +343,7 @@ void TorchDistReader::copy_boxes(const std::string& name, const Shape& begin, co
       file.copy(part, scratch.data());
       copy_box(to, to_stride, scratch.data(), from_stride, box.size, 0, item);
     }
+    sums.get();
   }
 }
 

@@ -24,6 +24,7 @@
 #include "cli/no_effect.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
+#include "data/utf8.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
 #include "peft/merged.h"
@@ -187,6 +188,7 @@ void compare(const CLI::App& command, const CompareFlags& flags) {
   if (std::isnan(flags.max_error))
     user_error("--max-error nan: no error is within it; give a number");
   refuse_unused(command, flags);
+  require_utf8(flags.prompt, "--prompt");
   if (!flags.html.empty()) {
     require_output_file(flags.html, "--html", page_kind(), {flags.a, flags.b, flags.hf_model});
   }

@@ -15,6 +15,7 @@
 #include "cli/no_effect.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
+#include "data/utf8.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
 #include "train/config.h"
@@ -65,6 +66,7 @@ void refuse_unused(const CLI::App& command, const GenerateFlags& flags) {
 
 void generate(const GenerateFlags& flags) {
   validate(flags.sampling);
+  require_utf8(flags.prompt, "--prompt");
   const OpenCheckpoint checkpoint = flags.model.open();
   const Processor processor(checkpoint.assets(), flags.limits);
   const Tokenizer& tokenizer = processor.tokenizer();

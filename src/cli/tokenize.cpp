@@ -87,7 +87,7 @@ class LineTokenizer {
   }
 
   Json answer(const std::string& line) const {
-    const Json row = parse_row(repair_json_text(line), "line");
+    const Json row = parse_json_of_single_keys(repair_json_text(line), "line");
     if (flags_.chat) return chat(row);
     return flags_.decode ? decode(row) : encode(row);
   }

@@ -9,6 +9,7 @@
 #include "data/chat_rules.h"
 #include "data/chat_template.h"
 #include "data/chat_turns.h"
+#include "data/utf8.h"
 
 namespace trestle {
 
@@ -269,6 +270,7 @@ void add_system_prompt(Conversation& conversation, std::string_view choice,
   if (choice == "none" || choice.empty() ||
       (!messages.empty() && messages[0].role == Role::kSystem))
     return;
+  require_utf8(choice, "--system-prompt");
   std::string text(choice);
   if (choice == "default") {
     const auto prompt = default_system_prompt(tokenizer.file().parent_path());

@@ -1,9 +1,7 @@
 #include "data/chat_json.h"
 
 #include <algorithm>
-#include <optional>
 #include <ranges>
-#include <set>
 #include <vector>
 
 #include "base/base64.h"
@@ -120,7 +118,8 @@ class RowReader {
     const Json* tools = find(row_, "tools");
     if (tools == nullptr) return;
     conversation.tools =
-        tools->is_string() ? parse_row(tools->get<std::string>(), what_ + ": tools") : *tools;
+        tools->is_string() ? parse_json_of_single_keys(tools->get<std::string>(), what_ + ": tools")
+                           : *tools;
     if (!conversation.tools.is_array() && !conversation.tools.is_null()) {
       user_error("{}: \"tools\" must be a list", what_);
     }
@@ -330,53 +329,7 @@ class RowReader {
   size_t used_ = 0;
 };
 
-/// Hears the text of a row and stops at the first key that its object has had.
-class RepeatedKey : public nlohmann::json_sax<Json> {
- public:
-  const std::optional<std::string>& found() const { return found_; }
-
-  bool start_object(size_t /*size*/) override {
-    open_.emplace_back();
-    return true;
-  }
-  bool key(std::string& name) override {
-    if (!open_.back().insert(name).second) found_ = name;
-    return !found_;
-  }
-  bool end_object() override {
-    open_.pop_back();
-    return true;
-  }
-  bool start_array(size_t /*size*/) override { return true; }
-  bool end_array() override { return true; }
-  bool null() override { return true; }
-  bool boolean(bool /*value*/) override { return true; }
-  bool number_integer(number_integer_t /*value*/) override { return true; }
-  bool number_unsigned(number_unsigned_t /*value*/) override { return true; }
-  bool number_float(number_float_t /*value*/, const std::string& /*text*/) override { return true; }
-  bool string(std::string& /*value*/) override { return true; }
-  bool binary(Json::binary_t& /*value*/) override { return true; }
-  bool parse_error(size_t /*at*/, const std::string& /*token*/,
-                   const nlohmann::json::exception& /*error*/) override {
-    return false;
-  }
-
- private:
-  std::vector<std::set<std::string>> open_;  // the keys of each object that is not closed
-  std::optional<std::string> found_;
-};
-
 }  // namespace
-
-Json parse_row(std::string_view text, const std::string& what) {
-  Json row = parse_json(text, what);
-  RepeatedKey repeated;
-  Json::sax_parse(text, &repeated);
-  if (repeated.found()) {
-    user_error("{}: \"{}\" stands twice in one object; leave one out", what, *repeated.found());
-  }
-  return row;
-}
 
 Conversation parse_conversation(const Json& row, const std::string& what, OtherKeys others) {
   return RowReader(row, what, others).read();

@@ -5,7 +5,6 @@
 
 #include <filesystem>
 #include <string>
-#include <string_view>
 
 #include "base/json.h"
 #include "data/chat.h"
@@ -29,9 +28,6 @@ namespace trestle {
 /// key that nobody reads (chat_keys.h).
 Conversation parse_conversation(const Json& row, const std::string& what,
                                 OtherKeys others = OtherKeys::kOfDataSets);
-
-/// A row's JSON, of which no object says a key twice: the first of the two would be lost.
-Json parse_row(std::string_view text, const std::string& what);
 
 /// Relative paths of pictures become paths below `folder`.
 void find_pictures_in(Conversation& conversation, const std::filesystem::path& folder);

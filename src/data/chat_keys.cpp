@@ -16,25 +16,24 @@ namespace {
 using Keys = std::vector<std::string_view>;
 
 constexpr std::array kLostOfRows = {
-    OtherKey{"system", "the system prompt is a message with the role system"},
-    OtherKey{"system_prompt", "the system prompt is a message with the role system"},
-    OtherKey{"functions", "tools stand under \"tools\""},
-    OtherKey{"documents", "the layout has no place for documents"},
-    OtherKey{"video", "the model takes no videos"},
-    OtherKey{"videos", "the model takes no videos"},
-    OtherKey{"audio", "the model takes no sound"},
-    OtherKey{"audios", "the model takes no sound"},
-    OtherKey{"image_path", "pictures stand under \"images\""},
-    OtherKey{"image_paths", "pictures stand under \"images\""},
-    OtherKey{"image_url", "pictures stand under \"images\""},
-    OtherKey{"image_urls", "pictures stand under \"images\""},
-    OtherKey{"Image", "pictures stand under \"images\""},
-    OtherKey{"Images", "pictures stand under \"images\""},
-    OtherKey{"img", "pictures stand under \"images\""},
-    OtherKey{"weight", "a weight is a message's: 0 where it is not to be learnt"},
-    OtherKey{"train", "what is learnt stands in each message: \"weight\" 0 where it is not"},
-    OtherKey{"train_on", "what is learnt stands in each message: \"weight\" 0 where it is not"},
-    OtherKey{"loss", "what is learnt stands in each message: \"weight\" 0 where it is not"},
+    LostKey{"system", "the system prompt is a message with the role system"},
+    LostKey{"system_prompt", "the system prompt is a message with the role system"},
+    LostKey{"functions", "tools stand under \"tools\""},
+    LostKey{"documents", "the layout has no place for documents"},
+    LostKey{"video", "the model takes no videos"},
+    LostKey{"videos", "the model takes no videos"},
+    LostKey{"audio", "the model takes no sound"},
+    LostKey{"audios", "the model takes no sound"},
+    LostKey{"image_path", "pictures stand under \"images\"", true},
+    LostKey{"image_paths", "pictures stand under \"images\"", true},
+    LostKey{"image_url", "pictures stand under \"images\"", true},
+    LostKey{"image_urls", "pictures stand under \"images\"", true},
+    LostKey{"Image", "pictures stand under \"images\"", true},
+    LostKey{"Images", "pictures stand under \"images\"", true},
+    LostKey{"img", "pictures stand under \"images\"", true},
+    LostKey{"weight", "a weight is a message's: 0 where it is not to be learnt"},
+    LostKey{"train", "what is learnt stands in each message: \"weight\" 0 where it is not"},
+    LostKey{"train_on", "what is learnt stands in each message: \"weight\" 0 where it is not"},
 };
 
 // What others write beside a message; none of it is in the layout, whoever reads it.
@@ -78,10 +77,32 @@ void check(const Json& object, const Keys& read, std::span<const OtherKey> harml
   }
 }
 
+bool says(const Json& object, std::string_view key) {
+  const auto found = object.find(key);
+  return found != object.end() && !says_nothing(*found);
+}
+
+// In the row's own list, or a part of a message.
+bool has_picture(const Json& row) {
+  if (says(row, "images") || says(row, "image")) return true;
+  const auto messages = row.find(row.contains("messages") ? "messages" : "conversations");
+  if (messages == row.end() || !messages->is_array()) return false;
+  const auto is_picture = [](const Json& part) {
+    return part.is_object() && (says(part, "image") || says(part, "image_url") ||
+                                part.value("type", Json()) == "image");
+  };
+  return std::ranges::any_of(*messages, [&](const Json& message) {
+    if (!message.is_object()) return false;
+    const auto content = message.find("content");
+    return content != message.end() && content->is_array() &&
+           std::ranges::any_of(*content, is_picture);
+  });
+}
+
 Keys sources_of(const Json& picture) {
   Keys named;
   for (const std::string_view key : kSources) {
-    if (picture.contains(key) && !says_nothing(picture[key])) named.push_back(key);
+    if (says(picture, key)) named.push_back(key);
   }
   return named;
 }
@@ -89,10 +110,7 @@ Keys sources_of(const Json& picture) {
 // The same thing under two names, of which one is taken.
 void refuse_both(const Json& object, const char* taken, const char* other,
                  const std::string& where) {
-  const auto is_said = [&](const char* key) {
-    return object.contains(key) && !says_nothing(object[key]);
-  };
-  if (is_said(taken) && is_said(other)) {
+  if (says(object, taken) && says(object, other)) {
     user_error("{}: \"{}\" and \"{}\" stand together; leave one out", where, taken, other);
   }
 }
@@ -115,7 +133,7 @@ void check_role(const Json& message, Role role, const std::string& where) {
 
 }  // namespace
 
-std::span<const OtherKey> lost_row_keys() { return kLostOfRows; }
+std::span<const LostKey> lost_row_keys() { return kLostOfRows; }
 
 bool says_nothing(const Json& value) {
   return value.is_null() || ((value.is_string() ? value.get_ref<const std::string&>().empty()
@@ -124,17 +142,14 @@ bool says_nothing(const Json& value) {
 
 void check_row_keys(const Json& row, OtherKeys others, const std::string& where) {
   refuse_both(row, "messages", "conversations", where);
-  for (const OtherKey& lost : kLostOfRows) {
-    if (row.contains(lost.key) && !says_nothing(row[lost.key])) {
+  for (const LostKey& lost : kLostOfRows) {
+    if (says(row, lost.key) && !(lost.names_pictures && has_picture(row))) {
       user_error("{}: nobody reads \"{}\": {}; move it or leave it out", where, lost.key, lost.why);
     }
   }
   const bool has_messages = row.contains("messages") || row.contains("conversations");
   for (const QuestionAnswer& pair : question_answer_names()) {
-    const auto is_said = [&](const char* key) {
-      return row.contains(key) && !says_nothing(row[key]);
-    };
-    if (has_messages && is_said(pair.question) && is_said(pair.answer)) {
+    if (has_messages && says(row, pair.question) && says(row, pair.answer)) {
       user_error(
           "{}: nobody reads \"{}\" and \"{}\" beside the messages; move them into the messages or "
           "leave them out",

@@ -20,9 +20,14 @@ struct OtherKey {
   std::string_view key, why;
 };
 
-/// Keys of a row that would be lost with what they say, in data sets too: a system prompt beside
+/// A key of a row that would be lost with what it says, in data sets too: a system prompt beside
 /// the messages, other media.
-std::span<const OtherKey> lost_row_keys();
+struct LostKey {
+  std::string_view key, why;
+  /// A note where the row has pictures under the names that are read: where they came from.
+  bool names_pictures = false;
+};
+std::span<const LostKey> lost_row_keys();
 
 /// Null, or an empty text, list or object.
 bool says_nothing(const Json& value);

@@ -42,7 +42,7 @@ Columns columns_of(const fs::path& path) {
     if (has(name)) columns.names.emplace_back(name);
   }
   // Read to be refused in the rows where they say something.
-  for (const OtherKey& lost : lost_row_keys()) {
+  for (const LostKey& lost : lost_row_keys()) {
     if (std::ranges::count(all, lost.key) > 0) columns.names.emplace_back(lost.key);
   }
   for (const QuestionAnswer& pair : question_answer_names()) {
@@ -94,8 +94,8 @@ class ColumnsDataset : public Dataset {
       }
       const std::string& first = columns_.names.front();
       if (columns_.pair == nullptr && cells.row[first].is_string()) {
-        cells.row[first] =
-            parse_row(cells.row[first].get<std::string>(), cells.name + ": " + first);
+        cells.row[first] = parse_json_of_single_keys(cells.row[first].get<std::string>(),
+                                                     cells.name + ": " + first);
       }
       return cells;
     });

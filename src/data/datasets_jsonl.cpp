@@ -84,7 +84,7 @@ class JsonlDataset : public Dataset {
     std::string text(line.size, '\0');
     file_.copy(file_.bytes().subspan(line.offset, line.size),
                reinterpret_cast<std::byte*>(text.data()));
-    Conversation conversation = parse_conversation(parse_row(text, name), name);
+    Conversation conversation = parse_conversation(parse_json_of_single_keys(text, name), name);
     find_pictures_in(conversation, file_.path().parent_path());
     return conversation;
   }

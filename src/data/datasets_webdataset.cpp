@@ -133,7 +133,7 @@ class SampleReader {
     const auto found = members_.find(kJson);
     if (found != members_.end()) {
       const std::string what = fmt::format("{}: {}", tar_.path().string(), found->second->name);
-      Json row = parse_row(tar_.read(*found->second), what);
+      Json row = parse_json_of_single_keys(tar_.read(*found->second), what);
       if (row.is_array()) row = Json{{"messages", std::move(row)}};
       if (row.is_object() && (has_messages(row) || pair_of(row) != nullptr)) return row;
       if (!members_.contains(kText)) {

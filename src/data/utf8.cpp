@@ -1,6 +1,9 @@
 #include "data/utf8.h"
 
+#include <algorithm>
 #include <optional>
+
+#include "base/error.h"
 
 namespace trestle {
 
@@ -88,6 +91,13 @@ std::string repair_utf8(std::string_view text) {
   repairer.push(text, out);
   repairer.flush(out);
   return out;
+}
+
+void require_utf8(std::string_view text, std::string_view flag) {
+  const std::string repaired = repair_utf8(text);
+  const auto [bad, ignored] = std::ranges::mismatch(text, repaired);
+  if (bad == text.end()) return;
+  user_error("{}: byte {} of the text is no UTF-8; give it as UTF-8", flag, bad - text.begin() + 1);
 }
 
 std::string repair_json_text(std::string_view raw) {

@@ -1,6 +1,6 @@
 // UTF-8 from sources nobody vouches for: each maximal invalid part becomes one U+FFFD (the WHATWG
-// and Python rule). Called by the tokenizer (text in, token bytes out) and by whoever reads JSON
-// lines.
+// and Python rule). Called by the tokenizer (text in, token bytes out), by whoever reads JSON lines
+// and by the flags that take a text.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,9 @@ class Utf8Repairer {
 
 /// `text` with invalid parts replaced; valid text comes back unchanged.
 std::string repair_utf8(std::string_view text);
+
+/// Throws UserError, naming the byte, where `text`, which `flag` gave, is not valid UTF-8.
+void require_utf8(std::string_view text, std::string_view flag);
 
 /// A line of JSON that a strict parser can take: repair_utf8, and escapes of unpaired surrogates
 /// (\ud83d alone) rewritten as \ufffd, which is what decoding them with replacement gives.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <map>
 
@@ -14,20 +15,21 @@ namespace trestle {
 namespace {
 
 // Options that say nothing about what a finished adapter computes.
-constexpr std::array<std::string_view, 15> kNeutral = {
-    "task_type",     "auto_mapping",      "base_model_name_or_path", "revision",
-    "peft_version",  "inference_mode",    "layers_pattern",          "loftq_config",
-    "eva_config",    "corda_config",      "lora_ga_config",          "megatron_config",
-    "megatron_core", "qalora_group_size", "ensure_weight_tying"};
+constexpr std::array<std::string_view, 14> kNeutral = {
+    "task_type",         "auto_mapping",       "base_model_name_or_path",
+    "revision",          "peft_version",       "inference_mode",
+    "loftq_config",      "eva_config",         "corda_config",
+    "lora_ga_config",    "megatron_config",    "megatron_core",
+    "qalora_group_size", "ensure_weight_tying"};
 
 // Options that are read or refused by their values.
-constexpr std::array<std::string_view, 13> kRead = {"peft_type",           "r",
-                                                    "lora_alpha",          "lora_dropout",
-                                                    "use_rslora",          "use_dora",
-                                                    "rank_pattern",        "alpha_pattern",
-                                                    "target_modules",      "exclude_modules",
-                                                    "layers_to_transform", "bias",
-                                                    "init_lora_weights"};
+constexpr std::array<std::string_view, 14> kRead = {"peft_type",      "r",
+                                                    "lora_alpha",     "lora_dropout",
+                                                    "use_rslora",     "use_dora",
+                                                    "rank_pattern",   "alpha_pattern",
+                                                    "target_modules", "exclude_modules",
+                                                    "layers_pattern", "layers_to_transform",
+                                                    "bias",           "init_lora_weights"};
 
 // Ways to start that leave the base's weights as they are; the others (pissa, olora, ...) move a
 // part of them into the adapter, which then belongs to other weights.
@@ -43,6 +45,15 @@ double number(const Json& json, const char* key, double fallback, std::string_vi
   if (found == json.end()) return fallback;
   if (!found->is_number()) user_error("{}: {} is {}, not a number", what, key, found->dump());
   return found->get<double>();
+}
+
+bool flag(const Json& json, const char* key, std::string_view what) {
+  const Json value = json.value(key, Json());
+  if (value.is_null()) return false;
+  if (!value.is_boolean()) {
+    user_error("{}: {} is {}, neither true nor false", what, key, value.dump());
+  }
+  return value.get<bool>();
 }
 
 bool is_set(const Json& json, const char* key) {
@@ -76,35 +87,53 @@ void refuse_unsupported(const Json& json, std::string_view what) {
   }
 }
 
-// Keys are regular expressions to peft. Names are read, with or without the "^" of a whole name; a
-// real expression is refused.
-std::vector<std::pair<std::string, double>> read_alphas(const Json& json, std::string_view what) {
-  const auto pattern = json.find("alpha_pattern");
-  if (pattern == json.end() || is_off(*pattern)) return {};
-  if (!pattern->is_object()) user_error("{}: alpha_pattern is no object", what);
+using Pattern = std::vector<std::pair<std::string, double>>;
+
+bool is_name(std::string_view key) {
   constexpr std::string_view kName =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
-  std::vector<std::pair<std::string, double>> alphas;
-  for (const auto& [key, value] : pattern->items()) {
-    const size_t start = key.starts_with('^') ? 1 : 0;
-    if (key.find_first_not_of(kName, start) != std::string::npos) {
-      user_error("{}: alpha_pattern has {}, a regular expression; only module names are read", what,
-                 key);
-    }
-    if (!value.is_number()) user_error("{}: alpha_pattern.{} is {}", what, key, value.dump());
-    alphas.emplace_back(
-        key, checked_alpha(fmt::format("{}: alpha_pattern.{}", what, key), value.get<double>()));
+  return key.find_first_not_of(kName, key.starts_with('^') ? 1 : 0) == std::string_view::npos;
+}
+
+// rank_pattern or alpha_pattern. Keys are regular expressions to peft; names are read, with or
+// without the "^" of a whole name.
+template <class Check>
+Pattern read_pattern(const Json& json, const char* key, std::string_view what, Check check) {
+  if (!is_set(json, key)) return {};
+  const Json& stated = json.at(key);
+  if (!stated.is_object()) user_error("{}: {} is no object", what, key);
+  Pattern pattern;
+  for (const auto& [module, value] : stated.items()) {
+    const std::string place = fmt::format("{}: {}.{}", what, key, module);
+    if (!value.is_number()) user_error("{} is {}", place, value.dump());
+    pattern.emplace_back(module, static_cast<double>(check(place, value.template get<double>())));
+  }
+  return pattern;
+}
+
+Pattern read_alphas(const Json& json, std::string_view what) {
+  Pattern alphas = read_pattern(json, "alpha_pattern", what, checked_alpha);
+  for (const auto& [key, value] : alphas) {
+    if (is_name(key)) continue;
+    user_error("{}: alpha_pattern has {}, a regular expression; only module names are read", what,
+               key);
   }
   return alphas;
 }
 
-// A tensor says its own rank; what the file says of it must be one all the same.
-void check_ranks(const Json& pattern, std::string_view what) {
-  if (!pattern.is_object()) user_error("{}: rank_pattern is no object", what);
-  for (const auto& [key, value] : pattern.items()) {
-    if (!value.is_number()) user_error("{}: rank_pattern.{} is {}", what, key, value.dump());
-    checked_rank(fmt::format("{}: rank_pattern.{}", what, key), value.get<double>());
-  }
+std::optional<Pattern> read_ranks(const Json& json, std::string_view what) {
+  Pattern ranks = read_pattern(json, "rank_pattern", what, checked_rank);
+  const bool all = std::ranges::all_of(ranks, [](const auto& each) { return is_name(each.first); });
+  return all ? std::optional(std::move(ranks)) : std::nullopt;
+}
+
+const double* find(const Pattern& pattern, const std::string& module) {
+  const auto found = std::ranges::find_if(pattern, [&](const auto& each) {
+    const std::string& key = each.first;
+    return key.starts_with('^') ? canonical_name(key.substr(1)) == module
+                                : names_module(key, module);
+  });
+  return found == pattern.end() ? nullptr : &found->second;
 }
 
 template <class Number>
@@ -123,18 +152,50 @@ void put_number(Json& json, const std::string& key, double value) {
   }
 }
 
-std::optional<std::vector<std::string>> read_targets(const Json& json) {
-  const auto targets = json.find("target_modules");
-  if (targets == json.end() || !targets->is_array() || is_set(json, "exclude_modules") ||
-      is_set(json, "layers_to_transform")) {
-    return std::nullopt;
+// A list of strings or of whole numbers; nothing where the key is not set or is something else.
+template <class Value>
+std::optional<std::vector<Value>> read_list(const Json& json, const char* key) {
+  if (!is_set(json, key) || !json.at(key).is_array()) return std::nullopt;
+  std::vector<Value> values;
+  for (const Json& each : json.at(key)) {
+    if (std::is_same_v<Value, std::string> ? !each.is_string() : !each.is_number_integer()) {
+      return std::nullopt;
+    }
+    values.push_back(each.template get<Value>());
   }
-  std::vector<std::string> names;
-  for (const Json& each : *targets) {
-    if (!each.is_string()) return std::nullopt;
-    names.push_back(each.get<std::string>());
+  return values;
+}
+
+PeftTargets read_targets(const Json& json, std::string_view what) {
+  PeftTargets targets;
+  targets.named = read_list<std::string>(json, "target_modules");
+  const auto excluded = read_list<std::string>(json, "exclude_modules");
+  targets.excluded = excluded.value_or(std::vector<std::string>());
+  const bool other_layers = is_set(json, "layers_pattern");
+  if (is_set(json, "layers_to_transform")) {
+    const Json& layers = json.at("layers_to_transform");
+    std::optional<std::vector<int64_t>> list = read_list<int64_t>(json, "layers_to_transform");
+    if (layers.is_number_integer()) list = {layers.get<int64_t>()};
+    if (!list) {
+      user_error("{}: layers_to_transform is {}, no list of layers", what, layers.dump());
+    }
+    if (!other_layers) targets.layers = std::move(list);
   }
-  return names;
+  targets.exact = targets.named && !other_layers && (excluded || !is_set(json, "exclude_modules"));
+  return targets;
+}
+
+// The last number among the components, as peft takes it: model.layers.3.mlp.up_proj -> 3.
+std::optional<int64_t> layer_of(const std::string& module) {
+  std::optional<int64_t> layer;
+  for (size_t start = 0; start < module.size();) {
+    const size_t end = std::min(module.find('.', start), module.size());
+    int64_t number = 0;
+    const auto [stop, error] = std::from_chars(&module[start], module.data() + end, number);
+    if (error == std::errc() && stop == module.data() + end && end < module.size()) layer = number;
+    start = end + 1;
+  }
+  return layer;
 }
 
 }  // namespace
@@ -149,12 +210,11 @@ PeftConfig parse_peft_config(const Json& json, std::string_view what) {
       checked_alpha(fmt::format("{}: lora_alpha", what), number(json, "lora_alpha", 8, what));
   config.dropout =
       checked_dropout(fmt::format("{}: lora_dropout", what), number(json, "lora_dropout", 0, what));
-  config.rslora = is_set(json, "use_rslora");
-  config.dora = is_set(json, "use_dora");
-  config.ranks_differ = is_set(json, "rank_pattern");
-  if (config.ranks_differ) check_ranks(json["rank_pattern"], what);
+  config.rslora = flag(json, "use_rslora", what);
+  config.dora = flag(json, "use_dora", what);
+  config.ranks = read_ranks(json, what);
   config.alphas = read_alphas(json, what);
-  config.target_modules = read_targets(json);
+  config.targets = read_targets(json, what);
   return config;
 }
 
@@ -163,13 +223,23 @@ bool names_module(const std::string& name, const std::string& module) {
   return module == canonical || module.ends_with("." + canonical);
 }
 
+bool PeftTargets::allow(const std::string& module) const {
+  const auto names = [&](const std::string& name) { return names_module(name, module); };
+  if (named && std::ranges::none_of(*named, names)) return false;
+  if (std::ranges::any_of(excluded, names)) return false;
+  const std::optional<int64_t> layer = layer_of(module);
+  return !layers || (layer && std::ranges::find(*layers, *layer) != layers->end());
+}
+
+std::optional<int64_t> PeftConfig::rank_of(const std::string& module) const {
+  if (!ranks) return std::nullopt;
+  const double* own = find(*ranks, module);
+  return own == nullptr ? rank : static_cast<int64_t>(*own);
+}
+
 double PeftConfig::scaling_alpha(const std::string& module, int64_t module_rank) const {
-  const auto own = std::ranges::find_if(alphas, [&](const auto& each) {
-    const std::string& key = each.first;
-    return key.starts_with('^') ? canonical_name(key.substr(1)) == module
-                                : names_module(key, module);
-  });
-  const double value = own == alphas.end() ? alpha : own->second;
+  const double* own = find(alphas, module);
+  const double value = own == nullptr ? alpha : *own;
   return rslora ? value * std::sqrt(static_cast<double>(module_rank)) : value;
 }
 

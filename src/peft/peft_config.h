@@ -12,20 +12,35 @@
 
 namespace trestle {
 
+/// Which modules have an adapter, as far as names and numbers say it; a regular expression is not
+/// read.
+struct PeftTargets {
+  /// target_modules, where it is a list: modules, or ends of their names.
+  std::optional<std::vector<std::string>> named;
+  std::vector<std::string> excluded;
+  std::optional<std::vector<int64_t>> layers;
+  /// Nothing of it is a regular expression: what is allowed must be there.
+  bool exact = false;
+
+  /// Whether a module (canonical) may have an adapter, for peft to load it.
+  bool allow(const std::string& module) const;
+};
+
 struct PeftConfig {
   int64_t rank = 0;
   double alpha = 0;
   double dropout = 0;
   bool rslora = false;
   bool dora = false;
-  /// Whether ranks differ by module (rank_pattern): each is then that of its tensors.
-  bool ranks_differ = false;
+  /// rank_pattern, as alphas below; nothing where it has regular expressions: each module's rank is
+  /// then that of its tensors.
+  std::optional<std::vector<std::pair<std::string, double>>> ranks;
   /// alpha_pattern: module names, ends of them, or "^" and a whole name; in the file's order.
   std::vector<std::pair<std::string, double>> alphas;
-  /// Modules, or ends of their names, that must have an adapter; nothing where the file says it
-  /// with a pattern or with exceptions.
-  std::optional<std::vector<std::string>> target_modules;
+  PeftTargets targets;
 
+  /// Nothing where only the tensors say it. `module` is canonical.
+  std::optional<int64_t> rank_of(const std::string& module) const;
   /// The alpha of which alpha / rank is the scale of a module's adapter. `module` is canonical.
   double scaling_alpha(const std::string& module, int64_t rank) const;
 };

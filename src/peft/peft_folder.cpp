@@ -89,11 +89,13 @@ PairsByModule collect_pairs(const SafetensorsFile& file, const std::vector<Adapt
   return pairs;
 }
 
-// Ranks and alphas as the config has them; where ranks differ by module, a tensor says its own.
+// Ranks and alphas as the config has them; where it says ranks by regular expressions, a tensor
+// says its own.
 void set_numbers(PairsByModule& pairs, const PeftConfig& config, const SafetensorsFile& file) {
   for (auto& [module, pair] : pairs) {
     const std::vector<int64_t>& shape = file.tensors().at(pair.a).shape;
-    pair.rank = config.ranks_differ && !shape.empty() && shape[0] > 0 ? shape[0] : config.rank;
+    const int64_t stored = !shape.empty() && shape[0] > 0 ? shape[0] : config.rank;
+    pair.rank = config.rank_of(module).value_or(stored);
     pair.alpha = config.scaling_alpha(module, pair.rank);
   }
 }
@@ -109,13 +111,26 @@ bool is_meant(const std::string& target, const std::string& module, const PairsB
                              [&](const auto& each) { return each.first.starts_with(component); });
 }
 
-void require_all_targets(const PairsByModule& pairs, const std::vector<AdapterSite>& sites,
-                         const std::vector<std::string>& targets, const fs::path& directory) {
-  std::vector<std::string> missing;
+// What peft would load of the file is all of it, and all that it makes has its tensors there.
+void require_targets(const PairsByModule& pairs, const std::vector<AdapterSite>& sites,
+                     const PeftTargets& targets, const fs::path& directory) {
+  std::vector<std::string> left_out, missing;
+  for (const auto& [module, pair] : pairs) {
+    if (!targets.allow(module)) left_out.push_back(module);
+  }
+  if (!left_out.empty()) {
+    user_error(
+        "{}: {} modules of {} are not among those that target_modules, exclude_modules and "
+        "layers_to_transform of {} leave: {}; mend the list",
+        directory.string(), left_out.size(), kWeightsFile, kConfigFile, list_some(left_out));
+  }
+  if (!targets.exact) return;
   for (const AdapterSite& site : sites) {
     for (const std::string& module : site.hf) {
-      const bool wanted = std::ranges::any_of(
-          targets, [&](const std::string& target) { return is_meant(target, module, pairs); });
+      const bool wanted = targets.allow(module) &&
+                          std::ranges::any_of(*targets.named, [&](const std::string& target) {
+                            return is_meant(target, module, pairs);
+                          });
       if (wanted && !pairs.contains(module)) missing.push_back(module);
     }
   }
@@ -141,7 +156,7 @@ void load_peft_folder(Ministral3& model, const fs::path& directory) {
   const std::vector<AdapterSite> sites = adapter_sites(model);
   PairsByModule pairs = collect_pairs(file, sites);
   set_numbers(pairs, config, file);
-  if (config.target_modules) require_all_targets(pairs, sites, *config.target_modules, directory);
+  require_targets(pairs, sites, config.targets, directory);
 
   std::vector<StoredAdapter> adapters;
   for (const AdapterSite& site : sites) {

@@ -65,7 +65,10 @@ std::optional<int64_t> pissa_iterations(const std::string& method) {
   int64_t count = 0;
   const char* last = method.data() + method.size();
   const auto [end, error] = std::from_chars(method.data() + kFast.size(), last, count);
-  if (error != std::errc() || end != last || count < 1 || count > 1000) return std::nullopt;
+  if (error != std::errc() || end != last || count < 1 || count > 1000 ||
+      method[kFast.size()] == '0') {
+    return std::nullopt;
+  }
   return count;
 }
 

@@ -18,7 +18,8 @@ constexpr TensorParallel k3B{1, 1}, k8B{2, 1}, k14B{4, 2};
 TrainConfig finetune_config(const FinetuneArguments& arguments, const std::string& usual_peft,
                             const TensorParallel& parallel) {
   TrainConfig config;
-  if (const char* root = std::getenv("SAVE_DIR"); root != nullptr && !arguments.name.empty()) {
+  const char* root = std::getenv("SAVE_DIR");
+  if (root != nullptr && *root != '\0' && !arguments.name.empty()) {
     config.checkpoint.save = (std::filesystem::path(root) / arguments.name).string();
   }
   config.checkpoint.pretrained_checkpoint = arguments.pretrained_checkpoint;

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/paths.h"
 #include "checkpoint/megatron.h"
 
 namespace trestle {
@@ -24,6 +25,9 @@ constexpr const char* kAuto = "auto";
 constexpr const char* kConfigFile = "resolved_config.yaml";
 constexpr std::array<std::string_view, 4> kFiles = {"best.json", "report.html", "metrics.jsonl",
                                                     "wandb_run_id.txt"};
+constexpr std::array<std::string_view, 2> kTrackers = {"latest_checkpointed_iteration.txt",
+                                                       "latest_train_state.pt"};
+constexpr std::array<std::string_view, 2> kFolders = {"tensorboard", "wandb"};
 
 // The number of an iter_0000012; nothing for other names.
 std::optional<int64_t> iteration_of(const std::string& name) {
@@ -100,6 +104,17 @@ void require_no_output(const fs::path& save, std::string_view key, const std::st
              key, source, save.string());
 }
 
+// A link or a directory under a name that the run writes would be found after the first step, or
+// by the first checkpoint.
+void require_writable(const fs::path& save) {
+  require_replaceable_file(save / kConfigFile);
+  for (const std::string_view name : kFiles) require_replaceable_file(save / name);
+  for (const std::string_view name : kTrackers) require_replaceable_file(save / name);
+  for (const std::string_view name : kFolders) {
+    require_output_folder(save / name, "checkpoint.save: ");
+  }
+}
+
 // Whoever made them, a run that begins would write over them.
 void require_no_strangers(const fs::path& save) {
   std::error_code ignored;
@@ -137,6 +152,7 @@ void settle_run_directory(TrainConfig& config) {
   require_no_output(save, "dataset.path_or_dataset", config.dataset.path_or_dataset);
   require_no_output(save, "validation.path_or_dataset", config.validation.path_or_dataset);
   require_own_place(save);
+  require_writable(save);
   if (!newest_iteration(save)) require_no_strangers(save);
   if (checkpoint.load == kAuto) {
     checkpoint.load.clear();
@@ -153,11 +169,16 @@ void settle_run_directory(TrainConfig& config) {
   const std::optional<int64_t> newest = newest_iteration(save);
   if (checkpoint.load.empty()) {
     if (!newest && !has_metrics(save)) return;
+    if (!newest) {
+      user_error(
+          "checkpoint.save={} holds a run that reached no checkpoint; begin it again by "
+          "checkpoint.load=auto, or name another directory",
+          save.string());
+    }
     user_error(
-        "checkpoint.save={} holds a run{}; go on with it by checkpoint.load={} (or auto), or name "
-        "another directory",
-        save.string(), newest ? fmt::format(" of {} steps", *newest) : std::string(),
-        save.string());
+        "checkpoint.save={} holds a run of {} steps; go on with it by checkpoint.load={} (or "
+        "auto), or name another directory",
+        save.string(), *newest, save.string());
   }
   const fs::path from = resolved(checkpoint.load), to = resolved(save);
   if (from == to) return;

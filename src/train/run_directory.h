@@ -15,7 +15,7 @@ namespace trestle {
 /// - lies within another run or checkpoint,
 /// - holds the base model, the adapter that the run starts from, or data under a name that it
 /// writes,
-/// - has a file of a name that a run writes, and no run has made it.
+/// - has a file of a name that a run writes, and no run has made it, or what is no file there.
 void settle_run_directory(TrainConfig& config);
 
 /// Holds a run's directory, which is there, for one process: two that wrote to it would lose each

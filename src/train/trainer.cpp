@@ -22,6 +22,7 @@
 #include "train/run_directory.h"
 #include "train/settle.h"
 #include "train/stop_signal.h"
+#include "train/wandb.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -40,7 +41,8 @@ TrainConfig validated(TrainConfig config) {
   };
   require_place("checkpoint.save", config.checkpoint.save);
   require_place("logger.tensorboard_dir", config.logger.tensorboard_dir);
-  require_place("logger.wandb_save_dir", config.logger.wandb_save_dir.value_or(""));
+  require_place(config.logger.wandb_save_dir ? "logger.wandb_save_dir" : "WANDB_DIR",
+                WandbRun::named_folder(config));
   settle_run_directory(config);
   return config;
 }

@@ -203,6 +203,12 @@ void WandbRecords::flush() {
   if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
 }
 
+std::string WandbRun::named_folder(const TrainConfig& config) {
+  const bool on = !first_of(config.logger.wandb_project, "WANDB_PROJECT").empty();
+  return on && mode() != "disabled" ? first_of(config.logger.wandb_save_dir, "WANDB_DIR")
+                                    : std::string();
+}
+
 std::unique_ptr<WandbRun> WandbRun::start(const TrainConfig& config, int64_t first_step) {
   if (first_of(config.logger.wandb_project, "WANDB_PROJECT").empty()) return nullptr;
   const std::string settled = mode();

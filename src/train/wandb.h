@@ -38,6 +38,10 @@ class WandbRun {
   /// know, MachineError when nothing can be written.
   static std::unique_ptr<WandbRun> start(const TrainConfig& config, int64_t first_step);
 
+  /// Where its directory wandb/ goes, as the key or WANDB_DIR says; empty where it goes into the
+  /// run's own or W&B is off.
+  static std::string named_folder(const TrainConfig& config);
+
   /// Steps must not fall. What comes for one step becomes one row, written when the next begins.
   void write(int64_t step, const Scalars& scalars);
   /// Ends the run and, where there is time, WANDB_API_KEY is set and WANDB_MODE lets it, has `wandb

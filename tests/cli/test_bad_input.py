@@ -293,6 +293,9 @@ class Flags(Refusals):
         self.generate("--prompt", "a", "--max-new-tokens", "many", names=["--max-new-tokens", "many"])
         self.generate("--prompt", "a", "--dtype", "int8", names=["--dtype", "int8"])
         self.generate("--promt", "a", names=["--prom"])
+        self.generate("--prompt", "caf\udce9", names=["--prompt", "byte 4", "UTF-8"])
+        self.generate("--prompt", "a", "--system-prompt", "\udcff", names=["--system-prompt", "byte 1", "UTF-8"])
+        self.refused("compare", HF, HF, "--prompt", "a\udc80", names=["--prompt", "byte 2", "UTF-8"])
         self.generate(names=["--prompt"])
 
     def test_command(self):

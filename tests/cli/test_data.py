@@ -107,7 +107,11 @@ class Data(Refusals):
             out = self.fails(["--maker", maker, "--data", self.folder / file], "1 of 1 rows cannot be used")
             self.assertIn('"content" stands twice', out)
         # What says nothing, and what a pair is beside.
-        for row in ({"messages": talk, "image_path": None, "question": "q", "answer": None}, pair | {"answers": ["r", "s"]}):
+        Image.new("RGB", (56, 56)).save(self.folder / "a.png")
+        seen = [{"role": "user", "content": [{"type": "image", "path": "a.png"}]}, talk[1]]
+        for row in ({"messages": talk, "image_path": None, "question": "q", "answer": None}, pair | {"answers": ["r", "s"]},
+                    {"messages": talk, "loss": 0.7}, {"messages": talk, "images": ["a.png"], "image_path": "data/a.png"},
+                    {"messages": json.dumps(seen), "image_url": "https://example.org/a.png"}):
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), self.folder / "rows.parquet")
             self.assertEqual(self.report("--maker", "parquet", "--data", self.folder / "rows.parquet")["bad_rows"], 0)
 

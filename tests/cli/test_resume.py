@@ -209,6 +209,39 @@ class Starts(Runs):
         self.trains(save="job", iterations=1)
         self.assertEqual((self.folder / "job" / "slurm-1.out").read_text(), "mine")
 
+    def test_a_name_that_a_run_writes_is_free(self):
+        """Before the weights are read: else the first checkpoint would find it, behind its steps."""
+        files = ("resolved_config.yaml", "best.json", "report.html", "metrics.jsonl", "wandb_run_id.txt",
+                 "latest_checkpointed_iteration.txt", "latest_train_state.pt")
+        for name in (*files, "tensorboard", "wandb"):
+            for kind in ("link", "directory" if name in files else "file"):
+                place = self.folder / f"{name}-{kind}"
+                place.mkdir()
+                if kind == "link":
+                    (place / name).symlink_to("nowhere")
+                elif kind == "file":
+                    (place / name).write_text("mine")
+                else:
+                    (place / name).mkdir()
+                for load in ("", "auto"):
+                    with self.subTest(name=name, kind=kind, load=load):
+                        self.refuses(f"checkpoint.load={load}", save=place.name, names=[f"{place.name}/{name}"])
+
+    def test_a_variable_that_is_set_to_nothing_is_not_set(self):
+        with unittest.mock.patch.dict(os.environ, {"SAVE_DIR": ""}):
+            self.refuses(save=None, names=["checkpoint.save", "SAVE_DIR"])
+        with unittest.mock.patch.dict(os.environ, {"WANDB_PROJECT": "theirs", "WANDB_MODE": "offline", "WANDB_DIR": str(RECEIPTS)}):
+            self.refuses(names=["WANDB_DIR", RECEIPTS, "name a directory"])
+
+    def test_a_run_that_reached_no_checkpoint(self):
+        self.trains(iterations=1)
+        for iteration in (self.folder / "run").glob("iter_*"):
+            shutil.rmtree(iteration)
+        for tracker in (self.folder / "run").glob("latest_*"):
+            tracker.unlink()
+        self.refuses(names=["checkpoint.save=run", "no checkpoint", "checkpoint.load=auto"])
+        self.trains("checkpoint.load=auto", iterations=1)
+
     def test_a_file_has_one_document(self):
         (self.folder / "two.yaml").write_text("train: {train_iters: 3}\n---\noptimizer: {lr: 0.1}\n")
         self.refuses("--config two.yaml", names=["two.yaml", "2 documents"])

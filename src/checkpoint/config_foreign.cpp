@@ -1,0 +1,66 @@
+#include "checkpoint/config_foreign.h"
+
+#include <algorithm>
+#include <array>
+
+namespace trestle {
+
+namespace {
+
+// Named as transformers' Gemma, Granite, Cohere, Qwen, OLMo, Mixtral and DeepSeek have them.
+constexpr std::array kOffByDefault = {"attn_logit_softcapping",
+                                      "final_logit_softcapping",
+                                      "query_pre_attn_scalar",
+                                      "use_qk_norm",
+                                      "qk_norm",
+                                      "qk_layernorm",
+                                      "use_bidirectional_attention",
+                                      "is_encoder_decoder",
+                                      "add_cross_attention",
+                                      "clip_qkv",
+                                      "use_sliding_window",
+                                      "attention_chunk_size",
+                                      "no_rope_layers",
+                                      "num_experts",
+                                      "num_local_experts",
+                                      "n_routed_experts",
+                                      "n_shared_experts",
+                                      "num_experts_per_tok",
+                                      "num_nextn_predict_layers",
+                                      "kv_lora_rank",
+                                      "q_lora_rank"};
+constexpr std::array kFactors = {"logit_scale",          "logits_scaling",
+                                 "residual_multiplier",  "attention_multiplier",
+                                 "embedding_multiplier", "lm_head_multiplier"};
+
+bool is_off(const Json& value) {
+  return value == Json(false) || value == Json(0) || (value.is_array() && value.empty());
+}
+
+}  // namespace
+
+void refuse_foreign_keys(const ConfigSection& section) {
+  const auto refuse = [&](const char* key, const Json& value) {
+    user_error("{}: {}{}={} means another kind of model, which is not supported", section.what(),
+               section.prefix(), key, value.dump());
+  };
+  for (const char* key : kOffByDefault) {
+    const Json* value = section.find(key);
+    if (value != nullptr && !is_off(*value)) refuse(key, *value);
+  }
+  for (const char* key : kFactors) {
+    const Json* value = section.find(key);
+    if (value != nullptr && *value != Json(1.0)) refuse(key, *value);
+  }
+  if (const Json* causal = section.find("is_causal"); causal != nullptr && *causal != Json(true)) {
+    refuse("is_causal", *causal);
+  }
+  if (const Json* types = section.find("layer_types")) {
+    const bool full = types->is_array() && std::ranges::all_of(*types, [](const Json& type) {
+                        return type == "full_attention";
+                      });
+    if (!full) refuse("layer_types", *types);
+  }
+}
+
+}  // namespace trestle
