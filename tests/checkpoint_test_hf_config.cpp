@@ -175,9 +175,11 @@ TEST(HfConfig, ReadsEveryYarnKey) {
   EXPECT_EQ(yarn.beta_slow, 2);
   EXPECT_FALSE(yarn.mscale);
   EXPECT_EQ(yarn.factor, 16);  // null: 262144 / 16384
-  // The text config's own comes before the rope parameters' (standardize_rope_params).
-  const ModelConfig own =
-      parsed([](Json& json) { json["text_config"]["original_max_position_embeddings"] = 1024; });
+  // The text config's own is read too (standardize_rope_params).
+  const ModelConfig own = parsed([](Json& json) {
+    json["text_config"]["original_max_position_embeddings"] = 1024;
+    json["text_config"]["rope_parameters"].erase("original_max_position_embeddings");
+  });
   EXPECT_EQ(own.text.rope.yarn.value().original_max_position_embeddings, 1024);
 }
 
@@ -253,6 +255,16 @@ TEST(HfConfigBadInput, IsRefusedByName) {
       {rope("beta_fats", "4"), {"text_config.rope_parameters.beta_fats=4 is not supported"}},
       {text("rope_theta", "1e4"), {"rope_theta=10000.0", "rope_parameters.rope_theta=1000000.0"}},
       {rope("type", "\"default\""), {"rope_parameters.type=\"default\"", "rope_type=\"yarn\""}},
+      {text("rope_scaling", R"({"rope_type": "yarn", "rope_theta": 1e6, "factor": 2})"),
+       {"rope_parameters and text_config.rope_scaling differ"}},
+      {text("original_max_position_embeddings", "64"),
+       {"text_config.original_max_position_embeddings=64", "=16384 differ"}},
+      {text("rope_parameters", R"({"rope_type": "default", "factor": 2, "rope_theta": 1e6})"),
+       {"rope_parameters.factor=2 has no effect with rope_type=default"}},
+      {vision("attention_bias", "true"), {"vision_config.attention_bias=true"}},
+      {vision("window_size", "8"), {"vision_config.window_size=8"}},
+      {top("sliding_window", "4096"), {"sliding_window=4096"}},
+      {text("qkv_bias", "true"), {"text_config.qkv_bias=true"}},
       {rope("beta_slow", "64"), {"beta_fast=32", "beta_slow=64"}},
       {text("attn_logit_softcapping", "50.0"), {"text_config.attn_logit_softcapping=50.0"}},
       {top("final_logit_softcapping", "30"), {"final_logit_softcapping=30"}},

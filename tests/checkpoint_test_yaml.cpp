@@ -40,6 +40,8 @@ TEST(Yaml, HostileInputIsRefused) {
   }
   EXPECT_THROW(parse_yaml(laughs, "test"), UserError);
   EXPECT_THROW(parse_yaml("a: &x [*x]\n", "test"), UserError);
+  EXPECT_THROW(parse_yaml("a: !mine 7\n", "test"), UserError);
+  EXPECT_EQ(parse_yaml("a: !!str 7\n", "test")["a"], "7");
 }
 
 TEST(Yaml, OtherEncodingsAreRefused) {

@@ -269,6 +269,9 @@ TEST(PeftFolder, RefusesOptionsByName) {
   expect_mentions(refused("init_lora_weights", "pissa"), {"init_lora_weights", "pissa"});
   expect_mentions(refused("use_rslora", "true"), {"use_rslora is \"true\""});
   expect_mentions(refused("use_dora", 1), {"use_dora is 1"});
+  expect_mentions(refused("target_modules", 5), {"target_modules is 5"});
+  expect_mentions(refused("target_modules", {5}), {"target_modules is [5]"});
+  expect_mentions(refused("exclude_modules", 7), {"exclude_modules is 7"});
   expect_mentions(refused("layers_to_transform", "all"), {"layers_to_transform", "all"});
   expect_mentions(refused("fan_in_fan_out", true), {"fan_in_fan_out"});
   expect_mentions(refused("an_option_of_tomorrow", 3), {"an_option_of_tomorrow"});
@@ -366,9 +369,11 @@ TEST(PeftFolder, RefusesTensorsThatDoNotFit) {
       refused([&](NamedTensors&, Json& config) { config["exclude_modules"] = {"o_proj"}; }),
       {"3 modules", "exclude_modules", "model.layers.0.self_attn.o_proj"});
   for (const Json& layers : {Json(1), Json({1, 7})}) {
-    expect_mentions(
-        refused([&](NamedTensors&, Json& config) { config["layers_to_transform"] = layers; }),
-        {"14 modules", "layers_to_transform", "model.layers.0.mlp.down_proj"});
+    expect_mentions(refused([&](NamedTensors&, Json& config) {
+                      config["layers_to_transform"] = layers;
+                      config["layers_pattern"] = layers.is_array() ? Json("layers") : Json();
+                    }),
+                    {"14 modules", "layers_to_transform", "model.layers.0.mlp.down_proj"});
   }
   expect_mentions(refused([&](NamedTensors&, Json& config) {
                     config["rank_pattern"] = {{"1.self_attn.q_proj", 2}};

@@ -242,6 +242,17 @@ TEST_F(Resume, ARunIsNotWrittenOver) {
   EXPECT_EQ(refusal(back), kNone);
 }
 
+// A job that is started twice: the second waits for its model while the first one trains.
+TEST_F(Resume, ARunThatCameBetweenIsNotWrittenOver) {
+  const TrainConfig config = lora("run");
+  Trainer early(config), late(config);
+  early.run();
+  const std::string metrics = read_text(config.checkpoint.save + "/metrics.jsonl");
+  expect_says(error_of([&] { late.run(); }),
+              {"checkpoint.save=" + config.checkpoint.save, "written to by another run", "auto"});
+  EXPECT_EQ(read_text(config.checkpoint.save + "/metrics.jsonl"), metrics);
+}
+
 TEST_F(Resume, AutoGoesOnOrBegins) {
   TrainConfig automatic = lora("run");
   automatic.checkpoint.load = "auto";
@@ -251,7 +262,7 @@ TEST_F(Resume, AutoGoesOnOrBegins) {
   automatic.checkpoint.save += "-again";
   // Steps without a checkpoint are made again.
   fs::create_directories(automatic.checkpoint.save);
-  write_text(automatic.checkpoint.save + "/resolved_config.yaml", "");
+  write_text(automatic.checkpoint.save + "/resolved_config.yaml", kResolvedConfigMark);
   write_text(automatic.checkpoint.save + "/metrics.jsonl", "{\"step\": 1}\n");
   automatic.train.exit_interval = 3;
   std::vector<double> parts = losses(automatic);

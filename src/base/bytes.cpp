@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -19,11 +20,13 @@ uint64_t parse_bytes(std::string_view flag, std::string_view text) {
   const bool is_number = number_problem(text.substr(0, digits), number).empty();
   for (const auto& [name, factor] : kUnits) {
     const double bytes = number * factor;
-    if (is_number && text.substr(digits) == name && bytes >= 1 && bytes < 1e18) {
+    if (is_number && text.substr(digits) == name && bytes >= 1 && bytes < 1e18 &&
+        bytes == std::floor(bytes)) {
       return static_cast<uint64_t>(bytes);
     }
   }
-  user_error("{} {}: not a size of 1 byte or more; write it as 500MB, 1.5GB or 2GiB", flag, text);
+  user_error("{} {}: not a whole number of bytes, 1 or more; write it as 500MB, 1.5GB or 2GiB",
+             flag, text);
 }
 
 std::string size_text(uint64_t bytes) {

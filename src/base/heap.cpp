@@ -2,7 +2,13 @@
 
 #include <malloc.h>
 
+#include <cstdlib>
+
 namespace trestle {
+
+// libtorch's own switch, which it reads once: memory of 2 MiB and more is aligned to it and
+// advised.
+void prefer_huge_pages() { ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0); }
 
 void keep_freed_memory() {
 #ifdef __GLIBC__

@@ -20,14 +20,4 @@ std::jthread start_thread(std::function<void()> work, std::string_view what, int
   }
 }
 
-std::future<void> run_beside(std::function<void()> work) {
-  try {
-    return std::async(std::launch::async, work);
-  } catch (const std::system_error&) {
-    std::packaged_task<void()> task(std::move(work));
-    task();
-    return task.get_future();
-  }
-}
-
 }  // namespace trestle

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <future>
 #include <string_view>
 #include <thread>
 
@@ -14,10 +13,5 @@ namespace trestle {
 /// where the system starts no more; the caller ends those that it has, which join as they go.
 std::jthread start_thread(std::function<void()> work, std::string_view what, int64_t n = 1,
                           int64_t count = 1);
-
-/// Work that goes on beside its caller, on a thread of its own, or is done at once where the system
-/// starts none. get() waits for it and throws what it threw; so does leaving the future behind,
-/// without the throw.
-std::future<void> run_beside(std::function<void()> work);
 
 }  // namespace trestle

@@ -20,7 +20,15 @@ constexpr std::array kOffByDefault = {"attn_logit_softcapping",
                                       "clip_qkv",
                                       "use_sliding_window",
                                       "attention_chunk_size",
+                                      "attn_temperature_tuning",
                                       "no_rope_layers",
+                                      "no_rope_layer_interval",
+                                      "rope_interleaved",
+                                      "alibi",
+                                      "parallel_attn",
+                                      "use_parallel_residual",
+                                      "use_bias",
+                                      "qkv_bias",
                                       "num_experts",
                                       "num_local_experts",
                                       "n_routed_experts",
@@ -29,9 +37,9 @@ constexpr std::array kOffByDefault = {"attn_logit_softcapping",
                                       "num_nextn_predict_layers",
                                       "kv_lora_rank",
                                       "q_lora_rank"};
-constexpr std::array kFactors = {"logit_scale",          "logits_scaling",
-                                 "residual_multiplier",  "attention_multiplier",
-                                 "embedding_multiplier", "lm_head_multiplier"};
+constexpr std::array kFactors = {
+    "logit_scale",          "logits_scaling",     "residual_multiplier", "attention_multiplier",
+    "embedding_multiplier", "lm_head_multiplier", "scale_emb",           "rotary_pct"};
 
 bool is_off(const Json& value) {
   return value == Json(false) || value == Json(0) || (value.is_array() && value.empty());

@@ -51,6 +51,11 @@ Json gather_rope(const ConfigSection& section, Json fallback) {
     if (!stated->is_object()) {
       user_error("{}: {}{} is not an object", section.what(), section.prefix(), key);
     }
+    if (key == std::string_view("rope_scaling") && section.has("rope_parameters") &&
+        *stated != rope) {
+      user_error("{0}: {1}rope_parameters and {1}rope_scaling differ; leave one out",
+                 section.what(), section.prefix());
+    }
     rope = *stated;
   }
   const auto require_one = [&](const std::string& first, const Json& a, const std::string& second,
@@ -76,6 +81,14 @@ Json gather_rope(const ConfigSection& section, Json fallback) {
 
 YarnConfig parse_yarn(const ConfigSection& rope, const ConfigSection& text, int64_t max_positions) {
   YarnConfig yarn;
+  const Json* above = text.find("original_max_position_embeddings");
+  const Json* own = rope.find("original_max_position_embeddings");
+  if (above != nullptr && own != nullptr && *above != *own) {
+    user_error(
+        "{}: {}original_max_position_embeddings={} and {}original_max_position_embeddings={} "
+        "differ; leave one out",
+        rope.what(), text.prefix(), above->dump(), rope.prefix(), own->dump());
+  }
   // A key of the text config itself comes first (standardize_rope_params).
   yarn.original_max_position_embeddings = text.count(
       "original_max_position_embeddings",
@@ -141,6 +154,14 @@ RopeConfig parse_text_rope(const ConfigSection& text, bool ministral3, int64_t m
   config.theta = rope.positive("rope_theta", 10000);
   if (rope.choice<bool>("rope_type", "default", {{"yarn", true}, {"default", false}})) {
     config.yarn = parse_yarn(rope, text, max_positions);
+  } else {
+    for (const char* key : {"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+                            "attention_factor", "truncate"}) {
+      if (const Json* value = rope.find(key)) {
+        user_error("{}: {}{}={} has no effect with rope_type={}; is it yarn?", rope.what(),
+                   rope.prefix(), key, value->dump(), "default");
+      }
+    }
   }
   for (const ConfigSection& section : {rope, text}) refuse_partial_rotation(section);
   if (ministral3) {
@@ -221,7 +242,7 @@ VisionConfig parse_vision(const ConfigSection& vision) {
   config.hidden_act = vision.choice<Activation>(
       "hidden_act", "gelu",
       {{"silu", Activation::kSilu}, {"swish", Activation::kSilu}, {"gelu", Activation::kGelu}});
-  vision.refuse("attention_dropout");
+  for (const char* key : {"attention_dropout", "attention_bias", "window_size"}) vision.refuse(key);
 
   // Half of a head turns with the rows, half with the columns, each in pairs.
   config.head_dim = config.hidden_size / config.num_attention_heads;
@@ -305,6 +326,7 @@ ModelConfig parse_hf_config(const Json& json, std::string_view what) {
   ModelConfig config;
   if (multimodal) {
     refuse_foreign_keys(top);
+    top.refuse("sliding_window");
     const ConfigSection text = top.child("text_config");
     check_quantization(text);
     config.text = parse_text(text);

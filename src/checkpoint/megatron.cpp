@@ -38,6 +38,12 @@ fs::path directory_of(const fs::path& run, int64_t iteration) {
   return run / fmt::format("iter_{:07}", iteration);
 }
 
+std::string tracker_text(const fs::path& run) {
+  std::string text = read_text(run / kTracker, 64);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  return text;
+}
+
 // The bridge prefers latest_train_state.pt to the text file, so we do too.
 fs::path tracked_directory(const fs::path& run) {
   if (is_there(run / kTrackerState)) {
@@ -47,10 +53,18 @@ fs::path tracked_directory(const fs::path& run) {
       user_error("{} holds no step; name the iteration's directory itself",
                  (run / kTrackerState).string());
     }
+    // The text is written first: what it says less was set back by hand, as one does for
+    // Megatron-LM.
+    const auto said = is_there(run / kTracker) ? parse_iteration(tracker_text(run)) : std::nullopt;
+    if (said && *said < step->get<int64_t>()) {
+      user_error(
+          "{}: {} says iteration {} but {} says {}; name the iteration's directory itself, or make "
+          "the two agree",
+          run.string(), kTracker, *said, kTrackerState, step->get<int64_t>());
+    }
     return directory_of(run, step->get<int64_t>());
   }
-  std::string text = read_text(run / kTracker, 64);
-  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  const std::string text = tracker_text(run);
   if (text == "release") return run / "release";
   const auto iteration = parse_iteration(text);
   if (!iteration) {
@@ -64,7 +78,15 @@ bool is_iteration(const fs::path& path) {
   return is_there(path / ".metadata") || is_there(path / "metadata.json");
 }
 
-fs::path find_directory(const fs::path& path) {
+const Json* find(const Json& object, std::string_view key) {
+  if (!object.is_object()) return nullptr;
+  const auto found = object.find(key);
+  return found == object.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+fs::path megatron_directory(const fs::path& path) {
   require_directory(path, "Megatron checkpoint");
   fs::path directory = path;
   if (!is_iteration(path)) {
@@ -93,14 +115,6 @@ fs::path find_directory(const fs::path& path) {
   return directory;
 }
 
-const Json* find(const Json& object, std::string_view key) {
-  if (!object.is_object()) return nullptr;
-  const auto found = object.find(key);
-  return found == object.end() ? nullptr : &*found;
-}
-
-}  // namespace
-
 void require_megatron(const fs::path& path, std::string_view flag) {
   require_directory(path, flag);
   if (is_megatron_checkpoint(path)) return;
@@ -112,7 +126,7 @@ bool is_megatron_checkpoint(const fs::path& path) {
   return is_iteration(path) || is_there(path / kTracker) || is_there(path / kTrackerState);
 }
 
-MegatronCheckpoint::MegatronCheckpoint(const fs::path& path) : reader_(find_directory(path)) {
+MegatronCheckpoint::MegatronCheckpoint(const fs::path& path) : reader_(megatron_directory(path)) {
   for (const auto& [key, info] : reader_.tensors()) {
     const auto stacked = split_stacked_key(key);
     if (!stacked || info.shape.empty()) {

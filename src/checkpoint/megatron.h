@@ -17,6 +17,11 @@
 
 namespace trestle {
 
+/// The directory of the iteration that `path`, a run or an iteration's directory itself, names.
+/// Throws UserError where there is no complete checkpoint, it is of another format, or a run's two
+/// trackers name two and no kill has left them so.
+std::filesystem::path megatron_directory(const std::filesystem::path& path);
+
 class MegatronCheckpoint : public TensorSource {
  public:
   /// `path` is a run (its tracker file names the iteration) or an iteration's directory itself.

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/thread.h"
 #include "checkpoint/torch_dist_metadata.h"
 
 namespace trestle {
@@ -144,6 +143,7 @@ struct TorchDistReader::Sums {
   struct One {
     std::mutex mutex;
     bool right = false;
+    uint64_t looked_at = 0;  // bytes, before its sums were asked for
   };
   std::mutex mutex;
   std::map<std::pair<size_t, uint64_t>, One> of;  // by file and offset
@@ -265,20 +265,47 @@ SavedTensor TorchDistReader::chunk_tensor(const std::string& name, const Chunk& 
 
 void TorchDistReader::check_sums(const Chunk& chunk, const SavedArchive& archive) const {
   const MappedFile& file = files_[chunk.item.file];
-  archive.check_sums([&](std::span<const std::byte> part) { file.release(part); });
+  std::vector<std::byte> scratch(ZipReader::kSumBlock);
+  archive.check_sums([&](std::span<const std::byte> block) {
+    file.copy(block, scratch.data());
+    return std::span<const std::byte>(scratch).first(block.size());
+  });
 }
 
-void TorchDistReader::check_sums_once(const Chunk& chunk, const SavedArchive& archive) const {
+void TorchDistReader::copy_checked(const Chunk& chunk, const SavedArchive& archive,
+                                   std::span<const std::byte> data, std::span<const std::byte> part,
+                                   std::byte* out) const {
+  constexpr uint64_t kLook = 64;  // a part of so many is still a look
+  const MappedFile& file = files_[chunk.item.file];
   Sums::One* one = nullptr;
   {
     const std::scoped_lock lock(sums_->mutex);
     one = &sums_->of[{chunk.item.file, chunk.item.offset}];
   }
-  // Another that wants the same chunk waits for the answer.
-  const std::scoped_lock lock(one->mutex);
-  if (one->right) return;
-  check_sums(chunk, archive);
-  one->right = true;
+  size_t copied = 0;
+  {
+    // Another that wants the same chunk waits for the answer.
+    const std::scoped_lock lock(one->mutex);
+    one->looked_at += part.size();
+    if (!one->right && one->looked_at >= chunk.item.length / kLook) {
+      if (out == nullptr || part.size() != data.size()) {
+        check_sums(chunk, archive);
+      } else {
+        // All of it: each block is summed where it was copied to, while the cache has it.
+        std::vector<std::byte> scratch(ZipReader::kSumBlock);
+        archive.check_sums([&](std::span<const std::byte> block) {
+          const bool is_data =
+              block.data() >= data.data() && block.data() < data.data() + data.size();
+          std::byte* to = is_data ? out + (block.data() - data.data()) : scratch.data();
+          file.copy(block, to);
+          if (is_data) copied += block.size();
+          return std::span<const std::byte>(to, block.size());
+        });
+      }
+      one->right = true;
+    }
+  }
+  if (out != nullptr && copied != part.size()) file.copy(part, out);
 }
 
 std::vector<TorchDistReader::Box> TorchDistReader::tiles(const std::string& name,
@@ -314,11 +341,8 @@ void TorchDistReader::copy_boxes(const std::string& name, const Shape& begin, co
   std::vector<std::byte> scratch;
   for (const Box& box : boxes) {
     const Chunk& chunk = *box.chunk;
-    const MappedFile& file = files_[chunk.item.file];
     const SavedArchive archive = open_chunk(name, chunk);
     const SavedTensor saved = chunk_tensor(name, chunk, archive);
-    // Beside the copy, which takes longer; nothing of a chunk is used before its sums are right.
-    std::future<void> sums = run_beside([&] { check_sums_once(chunk, archive); });
     // The box's corners within the chunk: what lies between them is read.
     Shape first = begin, last = begin;
     for (size_t axis = 0; axis < first.size(); ++axis) {
@@ -334,16 +358,17 @@ void TorchDistReader::copy_boxes(const std::string& name, const Shape& begin, co
     const size_t to_start = byte_offset(box.offset, to_stride);
     const size_t to_length = byte_offset(to_last, to_stride) + item - to_start;
     std::byte* to = out + to_start;
+    const auto copy = [&](std::byte* out) { copy_checked(chunk, archive, saved.data, part, out); };
     if (saved.owner.defined()) {
+      copy(nullptr);  // the data were unpacked
       copy_box(to, to_stride, part.data(), from_stride, box.size, 0, item);
     } else if (length == to_length && length == item * static_cast<size_t>(volume(box.size))) {
-      file.copy(part, to);  // one run on both sides
+      copy(to);  // one run on both sides
     } else {
       scratch.resize(length);
-      file.copy(part, scratch.data());
+      copy(scratch.data());
       copy_box(to, to_stride, scratch.data(), from_stride, box.size, 0, item);
     }
-    sums.get();
   }
 }
 

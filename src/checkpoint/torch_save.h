@@ -45,9 +45,8 @@ class SavedArchive {
   static bool is_tensor(const PickleValue& value);
   SavedTensor tensor(const PickleValue& value) const;
   /// ZipReader::check_sums of every record.
-  void check_sums(const std::function<void(std::span<const std::byte>)>& done = {}) const {
-    zip_.check_sums(done);
-  }
+  void check_sums() const { zip_.check_sums(); }
+  void check_sums(const ZipReader::ReadBlock& read) const { zip_.check_sums(read); }
   /// The whole object; a tensor of one element becomes a number, any other "<tensor>".
   Json json() const;
 

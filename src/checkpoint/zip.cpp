@@ -170,15 +170,13 @@ std::span<const std::byte> ZipReader::record(std::string_view name) const {
   return found->second;
 }
 
-void ZipReader::check_sums(const std::function<void(std::span<const std::byte>)>& done) const {
-  constexpr size_t kBlock = size_t{16} << 20;
+void ZipReader::check_sums(const ReadBlock& read) const {
   for (const auto& [name, data] : records_) {
     const uint32_t recorded = sums_.at(name);
     uint32_t sum = 0;
-    for (size_t at = 0; recorded != 0 && at < data.size(); at += kBlock) {
-      const auto block = data.subspan(at, std::min(kBlock, data.size() - at));
+    for (size_t at = 0; recorded != 0 && at < data.size(); at += kSumBlock) {
+      const auto block = read(data.subspan(at, std::min(kSumBlock, data.size() - at)));
       sum = libdeflate_crc32(sum, block.data(), block.size());
-      if (done) done(block);
     }
     if (sum != recorded) {
       user_error("{}: record {} has the sum {:08x}, but {:08x} was written; its data are damaged",

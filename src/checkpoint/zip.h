@@ -28,10 +28,13 @@ class ZipReader {
   /// it is missing.
   std::span<const std::byte> record(std::string_view name) const;
   bool has(std::string_view name) const { return records_.contains(root_ + std::string(name)); }
-  /// Compares every record with its CRC-32, a block at a time, and hands each block to `done` when
-  /// it was read. A sum of 0 is one that was not recorded (torch.serialization.set_crc32_options).
-  /// Throws UserError naming the record and both sums.
-  void check_sums(const std::function<void(std::span<const std::byte>)>& done = {}) const;
+  /// The bytes of a block, which lies in the archive, as whoever asked for the sums reads them.
+  using ReadBlock = std::function<std::span<const std::byte>(std::span<const std::byte>)>;
+  static constexpr size_t kSumBlock = 1 << 20;
+  /// Compares every record with its CRC-32, a block of at most kSumBlock bytes at a time. A sum of
+  /// 0 is one that was not recorded (torch.serialization.set_crc32_options); nothing of such a
+  /// record is read. Throws UserError naming the record and both sums.
+  void check_sums(const ReadBlock& read = [](auto block) { return block; }) const;
 
  private:
   std::string what_;

@@ -127,7 +127,9 @@ void check(const DataFlags& flags) {
         if (done % 1000 == 0) fmt::print(stderr, "{} rows\n", done);
       });
   if (flags.json) {
-    fmt::print("{}\n", json_of(report, flags.seq_length).dump(2));
+    fmt::print(
+        "{}\n",
+        json_of(report, flags.seq_length).dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
     print(report, flags.seq_length);
   }

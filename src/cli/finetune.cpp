@@ -24,6 +24,7 @@ struct FinetuneFlags {
   std::string recipe, config_file;
   /// Of flags that stand for a key, in both spellings.
   std::map<std::string, std::string> values;
+  /// Those that were given, on or (=false) off.
   std::map<std::string, bool> freeze;
   std::vector<std::string> overrides, may_change;
   bool print_config = false;
@@ -40,9 +41,7 @@ SettledRun settled(const FinetuneFlags& flags) {
     const bool is_default = key == "dataset.maker_name" && value == "hf";
     command_line.push_back({key, is_default ? std::nullopt : std::optional(value)});
   }
-  for (const auto& [key, on] : flags.freeze) {
-    if (on) command_line.push_back({key, "true"});
-  }
+  for (const auto& [key, on] : flags.freeze) command_line.push_back({key, on ? "true" : "false"});
   for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
   SettledRun run = settle(flags.recipe, file, command_line);
   run.asked.may_change = {flags.may_change.begin(), flags.may_change.end()};
@@ -150,8 +149,9 @@ void add_finetune(CLI::App& app) {
     const std::string key = fmt::format("freeze_{}", part);
     std::string dashed = key;
     std::ranges::replace(dashed, '_', '-');
-    command->add_flag(fmt::format("--{},--{}", dashed, key),
-                      flags->freeze[fmt::format("model.{}", key)]);
+    command->add_flag_function(fmt::format("--{},--{}", dashed, key), [flags, key](int64_t on) {
+      flags->freeze[fmt::format("model.{}", key)] = on > 0;
+    });
   }
   command
       ->add_option("--allow-change,--allow_change", flags->may_change,

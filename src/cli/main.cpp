@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/fields.h"
+#include "base/heap.h"
 #include "base/standard_streams.h"
 #include "base/text.h"
 #include "cli/commands.h"
@@ -84,6 +85,7 @@ int end_in_silence() {
 
 int main(int argc, char** argv) {
   trestle::protect_streams();
+  trestle::prefer_huge_pages();
   CLI::App app("Ministral 3 in one program: convert, train, answer.", "trestle");
   app.require_subcommand(1);
   trestle::add_demo(app);

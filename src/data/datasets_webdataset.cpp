@@ -15,6 +15,7 @@
 #include "data/exchange.h"
 #include "data/splits.h"
 #include "data/tar.h"
+#include "data/utf8.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -49,6 +50,13 @@ bool is_picture(std::string_view extension) {
                                                    "gif", "bmp",  "tif", "tiff"};
   const size_t dot = extension.rfind('.');
   return kinds.contains(dot == extension.npos ? extension : extension.substr(dot + 1));
+}
+
+// Left out, a sample would be another one: a row's "video" and "audio" are refused too.
+bool is_film_or_sound(std::string_view extension) {
+  static const std::set<std::string_view> kinds = {"mp4",  "mov", "avi", "mkv",  "webm", "mpg",
+                                                   "mpeg", "wav", "mp3", "flac", "ogg",  "m4a"};
+  return kinds.contains(extension.substr(extension.rfind('.') + 1));
 }
 
 // The members with one key: a range of those of its archive.
@@ -96,6 +104,11 @@ class SampleReader {
       if (!name.key.empty()) key_ = name.key;
     }
     name_ = fmt::format("{}: sample {}", tar_.path().string(), key_);
+    for (const auto& [extension, member] : members_) {
+      if (!is_film_or_sound(extension)) continue;
+      user_error("{} has a .{}, and the model takes no videos and no sound; leave it out", name_,
+                 extension);
+    }
   }
 
   Conversation conversation() const {
@@ -147,6 +160,7 @@ class SampleReader {
 
   std::string caption() const {
     std::string text = tar_.read(*members_.find(kText)->second);
+    require_utf8(text, name_ + ": its .txt");
     text.erase(text.find_last_not_of(" \t\r\n") + 1);
     return text;
   }

@@ -166,12 +166,27 @@ std::optional<std::vector<Value>> read_list(const Json& json, const char* key) {
   return values;
 }
 
+// A text is a regular expression to peft, a list has names.
+void require_text_or_names(const Json& json, const char* key, std::string_view what) {
+  if (!is_set(json, key)) return;
+  const Json& stated = json.at(key);
+  const bool names = stated.is_array() && std::ranges::all_of(stated, &Json::is_string);
+  if (!names && !stated.is_string()) {
+    user_error("{}: {} is {}, neither a text nor a list of names", what, key, stated.dump());
+  }
+}
+
 PeftTargets read_targets(const Json& json, std::string_view what) {
+  for (const char* key : {"target_modules", "exclude_modules", "layers_pattern"}) {
+    require_text_or_names(json, key, what);
+  }
   PeftTargets targets;
   targets.named = read_list<std::string>(json, "target_modules");
   const auto excluded = read_list<std::string>(json, "exclude_modules");
   targets.excluded = excluded.value_or(std::vector<std::string>());
-  const bool other_layers = is_set(json, "layers_pattern");
+  const Json pattern = json.value("layers_pattern", Json());
+  const bool other_layers =
+      is_set(json, "layers_pattern") && pattern != "layers" && pattern != Json::array({"layers"});
   if (is_set(json, "layers_to_transform")) {
     const Json& layers = json.at("layers_to_transform");
     std::optional<std::vector<int64_t>> list = read_list<int64_t>(json, "layers_to_transform");

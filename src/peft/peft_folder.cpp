@@ -203,17 +203,49 @@ void save_peft_folder(const Ministral3& model, const fs::path& directory,
   output.commit();
 }
 
+namespace {
+
+// What needs no model: the config's ranks, targets and scheme against the tensors.
+void check_against(const PeftConfig& config, const SafetensorsFile& file, CheckReport& report) {
+  std::vector<std::string> other_rank, left_out, other_scheme;
+  for (const auto& [name, info] : file.tensors()) {
+    if (!name.ends_with(kA)) continue;
+    const std::string stem = name.substr(0, name.size() - kA.size());
+    const std::string module =
+        canonical_name(stem.starts_with(kRoot) ? stem.substr(kRoot.size()) : stem);
+    const int64_t rank = info.rows();
+    if (config.rank_of(module).value_or(rank) != rank) other_rank.push_back(name);
+    if (!config.targets.allow(module)) left_out.push_back(stem);
+    const bool has_magnitude = file.tensors().contains(stem + std::string(kMagnitude)) ||
+                               file.tensors().contains(stem + std::string(kMagnitudeWeight));
+    if (has_magnitude != config.dora) other_scheme.push_back(stem);
+  }
+  const auto tell = [&](const std::vector<std::string>& names, const std::string& said) {
+    if (names.empty()) return;
+    report.problems.push_back(
+        fmt::format("{}: {} {}: {}", file.path().string(), names.size(), said, list_some(names)));
+  };
+  tell(other_rank, fmt::format("tensors have another rank than {} says", kConfigFile));
+  tell(left_out, fmt::format("modules are of those that {} leaves out", kConfigFile));
+  tell(other_scheme, fmt::format("modules have {} magnitude, and {} says use_dora={}",
+                                 config.dora ? "no" : "a", kConfigFile, config.dora));
+}
+
+}  // namespace
+
 CheckReport check_peft_folder(const fs::path& directory) {
   CheckReport report{.kind = "PEFT adapter"};
+  std::optional<PeftConfig> config;
   report.part([&] {
     const fs::path path = directory / kConfigFile;
-    parse_peft_config(read_json(path), path.string());
+    config = parse_peft_config(read_json(path), path.string());
   });
   std::optional<SafetensorsFile> file;
   if (!report.part([&] { file.emplace(directory / kWeightsFile); })) return report;
   report.tensors = file->tensors().size();
   for (const auto& [name, info] : file->tensors()) report.bytes += byte_size(info).value_or(0);
   check_factors(file->tensors(), kA, kB, file->path().string(), report);
+  if (config) check_against(*config, *file, report);
   return report;
 }
 

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/paths.h"
 #include "checkpoint/megatron.h"
 
@@ -21,12 +22,13 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kAuto = "auto";
-// The first thing that a run writes.
-constexpr const char* kConfigFile = "resolved_config.yaml";
 constexpr std::array<std::string_view, 4> kFiles = {"best.json", "report.html", "metrics.jsonl",
                                                     "wandb_run_id.txt"};
 constexpr std::array<std::string_view, 2> kTrackers = {"latest_checkpointed_iteration.txt",
                                                        "latest_train_state.pt"};
+// Of a checkpoint, besides data files.
+constexpr std::array<std::string_view, 6> kOfCheckpoint = {
+    ".metadata", "metadata.json", "common.pt", "run_config.yaml", "train_state.pt", "tokenizer"};
 constexpr std::array<std::string_view, 2> kFolders = {"tensorboard", "wandb"};
 
 // The number of an iter_0000012; nothing for other names.
@@ -51,12 +53,14 @@ std::optional<int64_t> newest_iteration(const fs::path& run) {
   return newest;
 }
 
-// Steps that were made, even where no checkpoint was reached.
-bool has_metrics(const fs::path& run) {
+// Of the lines of steps that were made, even where no checkpoint was reached.
+uint64_t metrics_bytes(const fs::path& run) {
   std::error_code error;
   const auto size = fs::file_size(run / "metrics.jsonl", error);
-  return !error && size > 0;
+  return error ? 0 : size;
 }
+
+bool has_metrics(const fs::path& run) { return metrics_bytes(run) > 0; }
 
 fs::path resolved(const fs::path& path) {
   std::error_code error;
@@ -94,22 +98,34 @@ void require_own_place(const fs::path& save) {
   }
 }
 
-// Data may lie in the run's directory, but not under a name that the run writes.
+// Data and other outputs may lie in the run's directory, but not under a name that the run writes.
 void require_no_output(const fs::path& save, std::string_view key, const std::string& source) {
-  const fs::path from = resolved(source);
-  if (source.empty() || from.parent_path() != resolved(save)) return;
-  const std::string name = from.filename().string();
-  if (name != kConfigFile && std::ranges::find(kFiles, name) == kFiles.end()) return;
-  user_error("{}={} is a file that a run in checkpoint.save={} writes over; name another directory",
+  const fs::path from = resolved(source), run = resolved(save);
+  if (source.empty() || from == run || !is_within(from, run)) return;
+  const std::string name = from.lexically_relative(run).begin()->string();
+  const auto is_of = [&](const auto& names) {
+    return std::ranges::find(names, name) != names.end();
+  };
+  if (name != kResolvedConfig && !is_of(kFiles) && !is_of(kTrackers) && !iteration_of(name)) return;
+  user_error("{}={} has a name that a run in checkpoint.save={} writes itself; name another place",
              key, source, save.string());
+}
+
+// A file of the run's own: what a link leads to is somebody else's.
+void require_own_file(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::is_symlink(path, ignored)) {
+    user_error("{} is a link, where a run writes a file of its own; remove it", path.string());
+  }
+  require_replaceable_file(path);
 }
 
 // A link or a directory under a name that the run writes would be found after the first step, or
 // by the first checkpoint.
 void require_writable(const fs::path& save) {
-  require_replaceable_file(save / kConfigFile);
-  for (const std::string_view name : kFiles) require_replaceable_file(save / name);
-  for (const std::string_view name : kTrackers) require_replaceable_file(save / name);
+  require_own_file(save / kResolvedConfig);
+  for (const std::string_view name : kFiles) require_own_file(save / name);
+  for (const std::string_view name : kTrackers) require_own_file(save / name);
   for (const std::string_view name : kFolders) {
     require_output_folder(save / name, "checkpoint.save: ");
   }
@@ -117,14 +133,56 @@ void require_writable(const fs::path& save) {
 
 // Whoever made them, a run that begins would write over them.
 void require_no_strangers(const fs::path& save) {
-  std::error_code ignored;
-  if (fs::exists(save / kConfigFile, ignored)) return;
-  for (const std::string_view name : kFiles) {
-    if (!fs::exists(save / name, ignored)) continue;
+  const auto refuse = [&](std::string_view name) {
     user_error(
         "checkpoint.save={} has a {} that no run made, and a run would write over it; name "
         "another directory",
         save.string(), name);
+  };
+  if (is_there(save / kResolvedConfig)) {
+    const MappedFile config(save / kResolvedConfig);
+    if (!config.text().starts_with(kResolvedConfigMark)) refuse(kResolvedConfig);
+    return;
+  }
+  for (const std::string_view name : kFiles) {
+    if (is_there(save / name)) refuse(name);
+  }
+}
+
+// A checkpoint that steps made again will replace: the run's own, whole.
+void require_own_checkpoint(const fs::path& iteration) {
+  std::error_code error;
+  if (fs::is_symlink(iteration, error) || kind_of(iteration) != "a directory") {
+    user_error("{} is no directory, where the run will save a checkpoint; remove it",
+               iteration.string());
+  }
+  for (const auto& each : fs::directory_iterator(iteration, error)) {
+    const fs::path name = each.path().filename();
+    if (name.extension() == ".distcp" ||
+        std::ranges::find(kOfCheckpoint, name.string()) != kOfCheckpoint.end()) {
+      continue;
+    }
+    user_error("{} is of no checkpoint, and the run will save one in its place; move it",
+               each.path().string());
+  }
+}
+
+// What lies behind the step that a run goes on from, in its own directory.
+void require_ahead(const fs::path& save, const std::string& load) {
+  const auto start = iteration_of(megatron_directory(load).filename().string());
+  std::vector<int64_t> ahead;
+  std::error_code ignored;
+  for (const auto& each : fs::directory_iterator(save, ignored)) {
+    const auto number = iteration_of(each.path().filename().string());
+    if (!number || (start && *number <= *start)) continue;
+    ahead.push_back(*number);
+    require_own_checkpoint(each.path());
+  }
+  if (ahead.size() > 1) {
+    user_error(
+        "checkpoint.load={} goes on from step {}, but {} checkpoints up to step {} are there too, "
+        "which the run would mix with its own; remove them, or name a new directory to save in",
+        load, start.value_or(0), ahead.size(), std::ranges::max(ahead));
   }
 }
 
@@ -144,6 +202,8 @@ RunLock::~RunLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+RunState state_of(const fs::path& run) { return {newest_iteration(run), metrics_bytes(run)}; }
+
 void settle_run_directory(TrainConfig& config) {
   CheckpointOptions& checkpoint = config.checkpoint;
   const fs::path save = checkpoint.save;
@@ -151,6 +211,9 @@ void settle_run_directory(TrainConfig& config) {
   require_apart(save, "peft.adapter_path", config.peft.adapter_path);
   require_no_output(save, "dataset.path_or_dataset", config.dataset.path_or_dataset);
   require_no_output(save, "validation.path_or_dataset", config.validation.path_or_dataset);
+  require_no_output(save, "dataset.feature_cache", config.dataset.feature_cache);
+  require_no_output(save, "logger.tensorboard_dir", config.logger.tensorboard_dir);
+  require_no_output(save, "logger.wandb_save_dir", config.logger.wandb_save_dir.value_or(""));
   require_own_place(save);
   require_writable(save);
   if (!newest_iteration(save)) require_no_strangers(save);
@@ -180,8 +243,14 @@ void settle_run_directory(TrainConfig& config) {
         "auto), or name another directory",
         save.string(), *newest, save.string());
   }
+  if (!is_there(checkpoint.load)) {
+    user_error("checkpoint.load={} does not exist; name a run, or auto", checkpoint.load);
+  }
   const fs::path from = resolved(checkpoint.load), to = resolved(save);
-  if (from == to) return;
+  if (from == to) {
+    require_ahead(save, checkpoint.load);
+    return;
+  }
   const bool iteration_of_save = from.parent_path() == to;
   if (!iteration_of_save && (newest || has_metrics(save))) {
     user_error(

@@ -2,7 +2,10 @@
 // by the trainer.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <string_view>
 
 #include "train/config.h"
 
@@ -13,10 +16,25 @@ namespace trestle {
 /// - holds a run that is not the one to go on with, or a newer iteration than the one to go on
 /// from,
 /// - lies within another run or checkpoint,
-/// - holds the base model, the adapter that the run starts from, or data under a name that it
-/// writes,
-/// - has a file of a name that a run writes, and no run has made it, or what is no file there.
+/// - holds the base model, the adapter that the run starts from, or data or another output under a
+/// name that it writes,
+/// - has a file of a name that a run writes, and no run has made it, or what is no file there,
+/// - has, behind the step to go on from, more than the one checkpoint that a kill may leave there,
+/// or one with files that no run made.
 void settle_run_directory(TrainConfig& config);
+
+/// The first thing that a run writes, and its first line: whoever made the file otherwise keeps it.
+constexpr const char* kResolvedConfig = "resolved_config.yaml";
+constexpr std::string_view kResolvedConfigMark =
+    "# Written by trestle finetune: all that this run was told.\n";
+
+/// What a run's directory holds, told from what it holds when another run has written to it.
+struct RunState {
+  std::optional<int64_t> newest;
+  uint64_t metrics_bytes = 0;
+  bool operator==(const RunState&) const = default;
+};
+RunState state_of(const std::filesystem::path& run);
 
 /// Holds a run's directory, which is there, for one process: two that wrote to it would lose each
 /// other's steps. Throws UserError where another has it. The kernel lets go when the process dies;

@@ -19,7 +19,6 @@
 #include "train/diagnose.h"
 #include "train/metrics.h"
 #include "train/micro_batches.h"
-#include "train/run_directory.h"
 #include "train/settle.h"
 #include "train/stop_signal.h"
 #include "train/wandb.h"
@@ -41,8 +40,7 @@ TrainConfig validated(TrainConfig config) {
   };
   require_place("checkpoint.save", config.checkpoint.save);
   require_place("logger.tensorboard_dir", config.logger.tensorboard_dir);
-  require_place(config.logger.wandb_save_dir ? "logger.wandb_save_dir" : "WANDB_DIR",
-                WandbRun::named_folder(config));
+  WandbRun::check(config);
   settle_run_directory(config);
   return config;
 }
@@ -68,6 +66,7 @@ int64_t peak_memory_bytes() {
 
 Trainer::Trainer(const TrainConfig& config, Asked asked)
     : config_(validated(config)),
+      found_(state_of(config_.checkpoint.save)),
       asked_(std::move(asked)),
       base_(resolve_model(config_.checkpoint.pretrained_checkpoint,
                           "checkpoint.pretrained_checkpoint")),
@@ -309,7 +308,13 @@ int Trainer::run(const OnStep& on_step) {
   if (error)
     machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
   const RunLock lock(directory);
-  write_text(directory / "resolved_config.yaml", to_yaml(config_));
+  if (state_of(directory) != found_) {
+    user_error(
+        "checkpoint.save={} was written to by another run while this one was opened; go on with "
+        "it by checkpoint.load={} (or auto), or name another directory",
+        directory.string(), directory.string());
+  }
+  write_text(directory / kResolvedConfig, std::string(kResolvedConfigMark) + to_yaml(config_));
   write_best();  // steps that a resumed run makes again do not count yet
   MetricsLog log(config_, progress_.step);
   const StopSignal signal;
@@ -334,11 +339,13 @@ int Trainer::run(const OnStep& on_step) {
       fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n", signal_name(stopped),
                  metrics.step, directory.string());
       log.finish(RunEnd::kInterrupted);
+      found_ = state_of(directory);
       return stopped;
     }
     if (exit) break;
   }
   log.finish(progress_.step < config_.train.train_iters ? RunEnd::kStopped : RunEnd::kFinished);
+  found_ = state_of(directory);
   return 0;
 }
 

@@ -16,6 +16,7 @@
 #include "train/feature_cache.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
+#include "train/run_directory.h"
 #include "train/settle.h"
 #include "train/validation.h"
 
@@ -91,6 +92,7 @@ class Trainer {
   void write_best() const;
 
   TrainConfig config_;
+  RunState found_;  // in checkpoint.save, when this was made and behind each run()
   Asked asked_;
   RunIdentity identity_;
   OpenCheckpoint base_;

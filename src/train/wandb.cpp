@@ -4,6 +4,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdlib>
@@ -18,6 +19,7 @@
 #include "base/fields_json.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/paths.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -96,7 +98,8 @@ std::string random_id() {
 }
 
 void require_valid_id(const std::string& id, std::string_view where) {
-  if (id.empty() || id.size() > 128 || id.find_first_of("/\\#?%: \n") != std::string::npos) {
+  const bool is_plain = std::ranges::all_of(id, [](char c) { return c > ' ' && c <= '~'; });
+  if (id.empty() || id.size() > 128 || !is_plain || id.find_first_of("/\\#?%:") != id.npos) {
     user_error("{}: '{}' is no run id; use letters, digits, - and _", where, id);
   }
 }
@@ -203,10 +206,16 @@ void WandbRecords::flush() {
   if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
 }
 
-std::string WandbRun::named_folder(const TrainConfig& config) {
-  const bool on = !first_of(config.logger.wandb_project, "WANDB_PROJECT").empty();
-  return on && mode() != "disabled" ? first_of(config.logger.wandb_save_dir, "WANDB_DIR")
-                                    : std::string();
+void WandbRun::check(const TrainConfig& config) {
+  if (first_of(config.logger.wandb_project, "WANDB_PROJECT").empty() || mode() == "disabled")
+    return;
+  if (const std::string id = from_environment("WANDB_RUN_ID"); !id.empty()) {
+    require_valid_id(id, "WANDB_RUN_ID");
+  }
+  const std::string folder = first_of(config.logger.wandb_save_dir, "WANDB_DIR");
+  if (folder.empty()) return;
+  require_output_folder(folder,
+                        config.logger.wandb_save_dir ? "logger.wandb_save_dir" : "WANDB_DIR");
 }
 
 std::unique_ptr<WandbRun> WandbRun::start(const TrainConfig& config, int64_t first_step) {
@@ -262,7 +271,8 @@ void WandbRun::append_run(const TrainConfig& config, bool resumed) {
   }
   const fs::path save = fs::path(config.checkpoint.save).lexically_normal();
   const fs::path named = save.has_filename() ? save.filename() : save.parent_path().filename();
-  const std::string& name = config.logger.wandb_exp_name;
+  const std::string& key = config.logger.wandb_exp_name;
+  const std::string name = key.empty() ? from_environment("WANDB_NAME") : key;
   message.text(run::kProject, first_of(config.logger.wandb_project, "WANDB_PROJECT"))
       .message(run::kConfig, settings)
       .text(run::kDisplayName, name.empty() ? named.string() : name)

@@ -38,9 +38,9 @@ class WandbRun {
   /// know, MachineError when nothing can be written.
   static std::unique_ptr<WandbRun> start(const TrainConfig& config, int64_t first_step);
 
-  /// Where its directory wandb/ goes, as the key or WANDB_DIR says; empty where it goes into the
-  /// run's own or W&B is off.
-  static std::string named_folder(const TrainConfig& config);
+  /// Whether it may start, before anything is written. Throws UserError for a mode or id that W&B
+  /// does not know and for a folder (logger.wandb_save_dir or WANDB_DIR) that cannot be written in.
+  static void check(const TrainConfig& config);
 
   /// Steps must not fall. What comes for one step becomes one row, written when the next begins.
   void write(int64_t step, const Scalars& scalars);

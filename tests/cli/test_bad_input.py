@@ -85,7 +85,8 @@ class Refusals(unittest.TestCase):
 
     def run_trestle(self, *arguments, **options):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run([script.TRESTLE, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
+        return subprocess.run([script.TRESTLE, *map(str, arguments)], capture_output=True, text=True,
+                              errors="surrogateescape", cwd=self.folder,
                               env=environment, stdin=subprocess.DEVNULL, timeout=60, **options)
 
     def refused(self, *arguments, names, status=USER, progress=False, **options):

@@ -130,7 +130,7 @@ class MistralFiles(bad.Refusals):
         self.refused("export", "--hf-model", NATIVE, "--hf-path", "a", "--mistral-path", "b",
                      names=["--hf-path", "--mistral-path"])
         self.refused("export", "--hf-path", "a", names=["--megatron-path", "--hf-model"])
-        for size in ("0", "-5GB", "many", "5XB"):
+        for size in ("0", "-5GB", "many", "5XB", "1.5", "1.5B"):
             with self.subTest(size=size):
                 self.refused("export", "--hf-model", NATIVE, "--hf-path", "a", f"--max-shard-size={size}",
                              names=["--max-shard-size"])

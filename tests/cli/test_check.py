@@ -142,6 +142,31 @@ class HuggingFace(Checks):
         (adapter / "adapter_config.json").write_text("[]")
         self.fails(adapter, ["adapter_config.json"], [first, "rank"], [second.replace("lora_A", "lora_B"), "has no"])
 
+    def test_adapter_against_its_config(self):
+        adapter = self.copy(GOLDEN / "lora", "adapter")
+        self.passes(adapter)
+        file = adapter / "adapter_config.json"
+        config = json.loads(file.read_text())
+        for change, words in (({"r": 8}, ["has rank 4", "says 8"]), ({"use_dora": True}, ["has no magnitude", "use_dora=true"]),
+                              ({"layers_to_transform": [0]}, ["layers.1.", "leaves out"]),
+                              ({"exclude_modules": ["q_proj"]}, ["q_proj", "leaves out"])):
+            with self.subTest(change):
+                file.write_text(json.dumps(config | change))
+                self.fails(adapter, words)
+
+    def test_adapter_against_its_config(self):
+        adapter = self.copy(FIXTURES.parent / "golden" / "model" / "tied" / "lora")
+        self.passes(adapter)
+        file = adapter / "adapter_config.json"
+        config = json.loads(file.read_text())
+        for change, words in (({"r": 8}, ["21 tensors have another rank", "lora_A.weight"]),
+                              ({"use_dora": True}, ["21 modules have no magnitude", "use_dora=true"]),
+                              ({"layers_to_transform": [0]}, ["14 modules are of those", "leaves out", "layers.1."]),
+                              ({"exclude_modules": ["q_proj"]}, ["3 modules are of those", "q_proj"])):
+            with self.subTest(change):
+                file.write_text(json.dumps(config | change))
+                self.fails(adapter, words)
+
     def test_names_cannot_write_lines_of_their_own(self):
         """What a file calls a tensor stays on one line and moves no cursor."""
         model = self.copy(HF)

@@ -72,6 +72,22 @@ class Data(Refusals):
             self.assertIn(word, done.stderr.splitlines()[-1])
         return done.stdout
 
+    def test_text_that_is_no_utf8(self):
+        (self.folder / "rows.jsonl").write_bytes(b'{"messages": [{"role": "user", "content": "caf\xe9"}, {"role": "assistant", "content": "a"}]}\n')
+        for more in ((), ("--json",)):
+            with self.subTest(more):
+                done = self.data("check", "--maker", "jsonl", "--data", self.folder / "rows.jsonl", *more)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertIn("1 of 1 rows cannot be used", done.stderr)
+
+    def test_members_of_a_sample_that_it_would_lose(self):
+        Image.new("RGB", (56, 56)).save(self.folder / "p.png")
+        for name, data, word in (("1.mp4", b"x", ".mp4"), ("1.seg.wav", b"x", ".seg.wav"), ("1.txt", b"caf\xe9", "byte 4")):
+            with self.subTest(name):
+                members = {"1.png": (self.folder / "p.png").read_bytes(), "1.txt": b"a"} | {name: data}
+                source = self.archive("a.tar", list(members.items()))
+                self.assertIn(word, self.fails(source, "1 of 1 rows cannot be used"))
+
     # users' pain point 11: loss on the prompt.
     def test_nothing_is_learnt(self):
         silent = {"role": "assistant", "content": "no", "weight": 0}

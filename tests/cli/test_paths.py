@@ -30,7 +30,7 @@ LORA = TESTS / "fixtures" / "megatron" / "lora"
 DEMO, DATA = TESTS.parent / "assets" / "demo" / "model", TESTS.parent / "assets" / "demo" / "data"
 IMAGE = TESTS / "golden" / "images" / "exact_28x56.png"
 # What `generate` does not open of a model's directory.
-UNREAD = {DEMO: set(), MEGATRON: {"train_state.pt", "latest_checkpointed_iteration.txt"}}
+UNREAD = {DEMO: set(), MEGATRON: {"train_state.pt"}}
 NOBODY = 65534
 USER, MACHINE = 2, 1
 

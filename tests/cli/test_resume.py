@@ -189,6 +189,39 @@ class Resume(Runs):
         self.trains("checkpoint.load=run")
 
 
+    def test_what_lies_behind_the_step(self):
+        """A kill leaves one checkpoint more than the tracker knows; whatever else is there is not the run's to replace."""
+        ahead = self.folder / "run" / "iter_0000004"
+        for make, name in ((lambda: ahead.write_text("x"), "no directory"), (lambda: ahead.symlink_to("iter_0000002"), "no directory"),
+                           (lambda: (ahead.mkdir(), (ahead / "mine.txt").write_text("x")), "mine.txt"),
+                           (lambda: (shutil.copytree(self.folder / "run" / "iter_0000002", ahead), (ahead / "mine.txt").write_text("x")), "mine.txt")):
+            make()
+            for load in ("run", "auto"):
+                with self.subTest(name=name, load=load):
+                    self.refuses(f"checkpoint.load={load}", names=["iter_0000004", name])
+            shutil.rmtree(ahead) if ahead.is_dir() and not ahead.is_symlink() else ahead.unlink()
+        shutil.copytree(self.folder / "run" / "iter_0000002", ahead)
+        shutil.copytree(self.folder / "run" / "iter_0000002", self.folder / "run" / "iter_0000003")
+        self.refuses("checkpoint.load=run", names=["step 2", "2 checkpoints up to step 4"])
+        shutil.rmtree(self.folder / "run" / "iter_0000003")
+        self.trains("checkpoint.load=run")
+
+    def test_trackers_that_disagree(self):
+        """Megatron's users set the text back; a kill between the two leaves the text ahead."""
+        self.trains("checkpoint.load=run")
+        text = self.folder / "run" / "latest_checkpointed_iteration.txt"
+        text.write_text("2")
+        for load in ("run", "auto"):
+            self.refuses(f"checkpoint.load={load}", names=["latest_checkpointed_iteration.txt says iteration 2", "latest_train_state.pt says 4"])
+        self.refused("inspect", "run", names=["says iteration 2", "says 4"])
+        text.write_text("5")
+        self.assertIn("nothing to train", self.trains("checkpoint.load=run").stderr)
+
+    def test_a_load_that_is_not_there(self):
+        for load in ("typo", "AUTO"):
+            self.refuses(f"checkpoint.load={load}", names=[f"checkpoint.load={load} does not exist"])
+
+
 class Starts(Runs):
     def test_files_of_others_are_not_written_over(self):
         for name in ("best.json", "report.html", "metrics.jsonl", "wandb_run_id.txt"):
@@ -217,7 +250,10 @@ class Starts(Runs):
             for kind in ("link", "directory" if name in files else "file"):
                 place = self.folder / f"{name}-{kind}"
                 place.mkdir()
-                if kind == "link":
+                if kind == "link" and name in files:
+                    (self.folder / "precious.txt").write_text("mine")
+                    (place / name).symlink_to("../precious.txt")
+                elif kind == "link":
                     (place / name).symlink_to("nowhere")
                 elif kind == "file":
                     (place / name).write_text("mine")
@@ -233,6 +269,28 @@ class Starts(Runs):
         with unittest.mock.patch.dict(os.environ, {"WANDB_PROJECT": "theirs", "WANDB_MODE": "offline", "WANDB_DIR": str(RECEIPTS)}):
             self.refuses(names=["WANDB_DIR", RECEIPTS, "name a directory"])
 
+    def test_a_config_of_ones_own_is_kept(self):
+        """Under the name of the run's own, the run would write over it."""
+        (self.folder / "job").mkdir()
+        mine = self.folder / "job" / "resolved_config.yaml"
+        mine.write_text("# tuned by hand\ntrain: {train_iters: 1}\n")
+        self.refuses("--config job/resolved_config.yaml", save="job", iterations=None, names=["job", "resolved_config.yaml", "no run made"])
+        (self.folder / "job.yaml").write_text(mine.read_text())
+        self.trains("--config job.yaml", iterations=None)
+        # Its own it writes anew.
+        self.trains("--config run/resolved_config.yaml", "checkpoint.load=run", iterations=2)
+
+    def test_a_refused_start_leaves_nothing(self):
+        for variable, value in (("WANDB_RUN_ID", "a/b"), ("WANDB_RUN_ID", "\udcff"), ("WANDB_MODE", "onlin")):
+            with self.subTest(variable), unittest.mock.patch.dict(os.environ, {"WANDB_PROJECT": "p", "WANDB_MODE": "offline", variable: value}):
+                self.refuses(names=[variable])
+
+    def test_an_output_under_a_name_that_the_run_writes(self):
+        for key, more in (("dataset.feature_cache", ()), ("logger.tensorboard_dir", ()), ("logger.wandb_save_dir", ("logger.wandb_project=p",))):
+            for place in ("run/iter_0000003", "run/iter_0000003/x", "run/report.html"):
+                with self.subTest(key=key, place=place):
+                    self.refuses(f"{key}={place}", *more, names=[f"{key}={place}", "checkpoint.save=run"])
+
     def test_a_run_that_reached_no_checkpoint(self):
         self.trains(iterations=1)
         for iteration in (self.folder / "run").glob("iter_*"):
@@ -241,6 +299,18 @@ class Starts(Runs):
             tracker.unlink()
         self.refuses(names=["checkpoint.save=run", "no checkpoint", "checkpoint.load=auto"])
         self.trains("checkpoint.load=auto", iterations=1)
+
+    def test_a_freeze_flag_says_off_too(self):
+        (self.folder / "frozen.yaml").write_text("model: {freeze_vision_model: true}\n")
+        shown = ["--config frozen.yaml", "--peft-scheme none", "--print-config"]
+        for flag, value in (("", "true"), ("--freeze-vision-model=false", "false"), ("--freeze-vision-model", "true")):
+            with self.subTest(flag):
+                done = self.trains(*filter(None, (*shown, flag)), "peft.dim=null")
+                self.assertIn(f"\n  freeze_vision_model: {value}\n", done.stdout)
+
+    def test_a_tag_of_yaml_is_no_value(self):
+        (self.folder / "tag.yaml").write_text("train: {train_iters: !steps 7}\n")
+        self.refuses("--config tag.yaml", names=["tag.yaml", "tag !steps"])
 
     def test_a_file_has_one_document(self):
         (self.folder / "two.yaml").write_text("train: {train_iters: 3}\n---\noptimizer: {lr: 0.1}\n")
