@@ -5,11 +5,13 @@ BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test asan tsan fuzzers fuzz format clean
+.PHONY: help setup build program demo test unit lint asan tsan fuzzers fuzz format clean
 
 help:
 	@echo "make demo    set up, build, run the whole main job on the embedded model: demo_report.html"
 	@echo "make test    set up, build, run every test"
+	@echo "make unit    build, run the unit tests: a minute"
+	@echo "make lint    the ladder, clang-format, clang-tidy, what documents promise"
 	@echo "make asan    build and run the unit tests under the address and undefined-behaviour sanitizers"
 	@echo "make tsan    build and run the unit tests that start threads under the thread sanitizer"
 	@echo "make fuzz    run every fuzz target for SECONDS=60, going on where the last run ended"
@@ -29,13 +31,24 @@ build: setup $(BUILD)/build.ninja
 	@echo "[build] $(BUILD), $(JOBS) at a time"
 	@cmake --build $(BUILD) --parallel $(JOBS)
 
-demo: build
+# What the demo runs and no more: a newcomer waits for no test.
+program: setup $(BUILD)/build.ninja
+	@echo "[build] $(BUILD)/trestle, $(JOBS) at a time"
+	@cmake --build $(BUILD) --parallel $(JOBS) --target trestle
+
+demo: program
 	@echo "[demo] $(BUILD)/trestle demo"
 	@$(BUILD)/trestle demo
 
 test: build fuzzers
 	@echo "[test] ctest --test-dir $(BUILD)"
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS) </dev/null
+
+unit: build
+	@ctest --test-dir $(BUILD) --label-regex unit --output-on-failure --parallel $(JOBS)
+
+lint: setup $(BUILD)/build.ninja
+	@ctest --test-dir $(BUILD) --label-regex lint --output-on-failure --parallel $(JOBS)
 
 asan:
 	@$(MAKE) --no-print-directory build PRESET=asan

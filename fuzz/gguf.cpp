@@ -1,5 +1,5 @@
 // GGUF files: keys, tensors and their places.
-#include "checkpoint/gguf.h"
+#include "formats/gguf.h"
 
 #include "fuzz/fuzz.h"
 

@@ -1,5 +1,5 @@
 // JPEG, PNG and WebP, with their EXIF and XMP.
-#include "data/image.h"
+#include "image/image.h"
 
 #include "fuzz/fuzz.h"
 

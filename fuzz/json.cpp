@@ -2,10 +2,10 @@
 // labels of receipts. Each input goes to every reader.
 #include "base/json.h"
 
+#include "chat/json.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/safetensors.h"
-#include "data/chat_json.h"
 #include "data/cord.h"
+#include "formats/safetensors.h"
 #include "fuzz/fuzz.h"
 #include "peft/peft_config.h"
 

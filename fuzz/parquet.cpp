@@ -1,9 +1,9 @@
 // Parquet files as the cord data set reads them, and as own data are: every column whole. Arrow is
 // not instrumented: what counts is what we do with what it says.
-#include "data/parquet.h"
+#include "formats/parquet.h"
 
 #include "base/json.h"
-#include "data/chat_json.h"
+#include "chat/json.h"
 #include "data/cord.h"
 #include "fuzz/fuzz.h"
 

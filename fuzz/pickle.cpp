@@ -1,5 +1,5 @@
 // Pickles of any allowed names: the tree they become, and its JSON.
-#include "checkpoint/pickle.h"
+#include "pytorch/pickle.h"
 
 #include "fuzz/fuzz.h"
 

@@ -1,5 +1,5 @@
 // Safetensors headers: whatever is accepted lies in the file.
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 #include "fuzz/fuzz.h"
 

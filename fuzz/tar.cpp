@@ -1,6 +1,6 @@
 // Tar files as the webdataset data set reads them. A header's sum is mended before it is read, or
 // no changed header would come further: every input is read as it is and so mended.
-#include "data/tar.h"
+#include "formats/tar.h"
 
 #include <vector>
 

@@ -1,5 +1,5 @@
 // tekken.json and tokenizer.json: the vocabulary, its regular expression and its merges.
-#include "data/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 #include "fuzz/fuzz.h"
 

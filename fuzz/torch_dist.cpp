@@ -1,14 +1,14 @@
 // A whole torch.distributed.checkpoint directory: chunks that should tile, in archives that should
 // be what `.metadata` says. The input is the length of `.metadata` (u32), `.metadata`, and the one
 // data file.
-#include "checkpoint/torch_dist.h"
+#include "pytorch/torch_dist.h"
 
 #include <cstring>
 #include <fstream>
 
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_dist_metadata.h"
+#include "formats/safetensors.h"
 #include "fuzz/fuzz.h"
+#include "pytorch/torch_dist_metadata.h"
 
 using namespace trestle;
 namespace fs = std::filesystem;

@@ -1,5 +1,5 @@
 // `.metadata` of a torch.distributed.checkpoint directory.
-#include "checkpoint/torch_dist_metadata.h"
+#include "pytorch/torch_dist_metadata.h"
 
 #include "fuzz/fuzz.h"
 

@@ -1,9 +1,9 @@
 // Archives of torch.save: zip, pickle and the tensors inside.
-#include "checkpoint/torch_save.h"
+#include "pytorch/torch_save.h"
 
 #include <set>
 
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 #include "fuzz/fuzz.h"
 
 using namespace trestle;

@@ -1,5 +1,5 @@
 // run_config.yaml of a checkpoint, and the YAML of a run's own config.
-#include "checkpoint/yaml.h"
+#include "formats/yaml.h"
 
 #include "base/fields.h"
 #include "checkpoint/hf_config.h"

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "bridge/load.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 #include "model/ministral3.h"
 
 namespace trestle::testing {

@@ -15,7 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 namespace trestle::testing {
 

@@ -1,4 +1,4 @@
-"""Writes src/data/pretokenizer_unicode.h: the members that tiktoken's character classes have and Unicode 14 has not.
+"""Writes src/tokenizer/pretokenizer_unicode.h: the members that tiktoken's character classes have and Unicode 14 has not.
 
 PCRE2 10.42 (Debian 12, Ubuntu 24.04) knows Unicode 14, tiktoken's regex a newer one. The classes are measured, not
 looked up: each is run over every scalar value. Needs Python 3.11, whose unicodedata is Unicode 14 too.
@@ -66,7 +66,7 @@ def main():
             lines.append(f'     R"({"".join(rows[i : i + 5])})"\n')
         lines[-1] = lines[-1].rstrip("\n") + "},\n"
     lines.append("};\n// clang-format on\n\n}  // namespace trestle\n")
-    path = pathlib.Path(__file__).parent.parent / "src/data/pretokenizer_unicode.h"
+    path = pathlib.Path(__file__).parent.parent / "src/tokenizer/pretokenizer_unicode.h"
     path.write_text("".join(lines))
 
 

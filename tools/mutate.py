@@ -37,19 +37,28 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).resolve().parent / "mutants_equivalent.txt"
 # Tests by ctest's names: the unit tests, the stage's own first, and the scripts that walk through it.
 UNITS = {
+    "formats": ["formats", "pytorch", "checkpoint", "bridge", "peft", "data", "generate", "train"],
+    "pytorch": ["pytorch", "checkpoint", "bridge", "peft", "train"],
     "checkpoint": ["checkpoint", "bridge", "peft", "data", "generate", "train"],
+    "hub": ["hub_unit"],
     "bridge": ["bridge", "peft", "generate", "train"],
     "peft": ["peft", "generate", "train"],
     "generate": ["generate", "train"],
+    "recipes": ["recipes", "train"],
     "train": ["train"],
 }
+FILES = ["check", "bad_mistral", "compare", "bad_input", "adapters", "crash", "interop_megatron_dcp", "interop_transformers"]
+RUNS = ["finetune", "keys", "adapters", "bad_input", "data_commands", "crash", "kill", "interop_trackers"]
 SCRIPTS = {
-    "checkpoint": ["check", "bad_mistral", "compare", "bad_input", "adapters", "crash", "hub", "interop_megatron_dcp",
-                   "interop_transformers"],
+    "formats": FILES,
+    "pytorch": FILES,
+    "checkpoint": FILES,
+    "hub": ["hub", "bad_input"],
     "bridge": ["compare", "check", "adapters", "bad_input", "finetune", "crash", "interop_transformers"],
     "peft": ["adapters", "compare", "bad_input", "finetune", "crash", "interop_peft"],
     "generate": ["data_commands", "finetune", "bad_input", "adapters"],
-    "train": ["finetune", "adapters", "bad_input", "data_commands", "crash", "kill", "interop_trackers"],
+    "recipes": RUNS,
+    "train": RUNS,
 }
 CAUGHT, SURVIVED, UNCOMPILED, EQUAL = "caught", "survived", "did not compile", "equivalent"
 MEMORY = 12 << 30  # of a test's data: a bound that is gone may ask for everything

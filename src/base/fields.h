@@ -1,5 +1,5 @@
 // One table of fields beside each config struct serves overrides, YAML, printing and help. Used by
-// train/config.
+// recipes/config.
 //
 // struct Optimizer {
 //   double lr = 1e-4;

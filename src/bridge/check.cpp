@@ -10,12 +10,12 @@
 #include "bridge/load.h"
 #include "bridge/table.h"
 #include "bridge/views.h"
-#include "checkpoint/fp8.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/megatron_names.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_save.h"
+#include "formats/fp8.h"
+#include "formats/safetensors.h"
+#include "pytorch/torch_save.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "checkpoint/format.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

@@ -20,7 +20,7 @@
 #include "bridge/load.h"
 #include "bridge/stream.h"
 #include "bridge/streamed.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 

@@ -13,7 +13,7 @@
 
 #include "bridge/gguf.h"
 #include "bridge/recast.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "model/config.h"
 
 namespace trestle {

@@ -10,9 +10,9 @@
 #include <string>
 
 #include "bridge/convert.h"
-#include "checkpoint/ggml.h"
-#include "checkpoint/gguf_writer.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/ggml.h"
+#include "formats/gguf_writer.h"
+#include "formats/tensor_source.h"
 #include "model/config.h"
 
 namespace trestle {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/ggml.h"
+#include "formats/ggml.h"
 
 namespace trestle {
 

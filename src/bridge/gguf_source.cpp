@@ -16,7 +16,7 @@
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/mistral_names.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -9,8 +9,8 @@
 #include <string>
 
 #include "bridge/views.h"
-#include "checkpoint/gguf.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/gguf.h"
+#include "formats/tensor_source.h"
 #include "model/config.h"
 
 namespace trestle {

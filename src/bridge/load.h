@@ -10,7 +10,7 @@
 #include "base/json.h"
 #include "bridge/views.h"
 #include "checkpoint/format.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "model/ministral3.h"
 
 namespace trestle {

@@ -6,7 +6,7 @@
 #include <map>
 #include <string>
 
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "model/quantized.h"
 
 namespace trestle {

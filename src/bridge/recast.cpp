@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "bridge/views.h"
-#include "checkpoint/fp8.h"
+#include "formats/fp8.h"
 
 namespace trestle {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/safetensors.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/safetensors.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

@@ -8,8 +8,8 @@
 #include <span>
 #include <string>
 
-#include "checkpoint/safetensors.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/safetensors.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "model/ministral3.h"
 
 namespace trestle {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "model/config.h"
 #include "model/fused.h"
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bridge/table.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/chat_canonical.h"
+#include "chat/canonical.h"
 
 #include <charconv>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "data/utf8.h"
+#include "tokenizer/utf8.h"
 
 namespace trestle {
 

@@ -1,15 +1,15 @@
-#include "data/chat.h"
+#include "chat/chat.h"
 
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 
 #include "base/error.h"
-#include "data/chat_canonical.h"
-#include "data/chat_rules.h"
-#include "data/chat_template.h"
-#include "data/chat_turns.h"
-#include "data/utf8.h"
+#include "chat/canonical.h"
+#include "chat/rules.h"
+#include "chat/turns.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/utf8.h"
 
 namespace trestle {
 

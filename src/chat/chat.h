@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "data/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace trestle {
 
@@ -31,7 +31,7 @@ struct ImageRef {
   at::Tensor decoded = {};
   /// Pixels as stored; 0 when unknown.
   int64_t height = 0, width = 0;
-  /// [IMG] ids: rows * cols (`image_grid` of data/pixels.h). The caller sets both before encoding.
+  /// [IMG] ids: rows * cols (`image_grid` of image/pixels.h). The caller sets both before encoding.
   int64_t rows = 0, cols = 0;
 };
 

@@ -1,4 +1,4 @@
-#include "data/exchange.h"
+#include "chat/exchange.h"
 
 #include <algorithm>
 #include <iterator>

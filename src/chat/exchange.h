@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "data/chat.h"
+#include "chat/chat.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/chat_json.h"
+#include "chat/json.h"
 
 #include <algorithm>
 #include <ranges>

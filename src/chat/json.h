@@ -7,8 +7,8 @@
 #include <string>
 
 #include "base/json.h"
-#include "data/chat.h"
-#include "data/chat_keys.h"
+#include "chat/chat.h"
+#include "chat/keys.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/chat_keys.h"
+#include "chat/keys.h"
 
 #include <fmt/ranges.h>
 
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "data/exchange.h"
+#include "chat/exchange.h"
 
 namespace trestle {
 

@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "base/json.h"
-#include "data/chat.h"
+#include "chat/chat.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/chat_rules.h"
+#include "chat/rules.h"
 
 #include <algorithm>
 #include <cctype>

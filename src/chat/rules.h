@@ -2,7 +2,7 @@
 // ChatEncoder only.
 #pragma once
 
-#include "data/chat.h"
+#include "chat/chat.h"
 
 namespace trestle {
 

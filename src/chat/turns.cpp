@@ -1,4 +1,4 @@
-#include "data/chat_turns.h"
+#include "chat/turns.h"
 
 #include <algorithm>
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "data/chat.h"
+#include "chat/chat.h"
 
 namespace trestle {
 

@@ -12,8 +12,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
-#include "checkpoint/fp8.h"
 #include "checkpoint/mistral_names.h"
+#include "formats/fp8.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -21,8 +21,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/safetensors.h"
+#include "formats/tensor_source.h"
 #include "model/config.h"
 
 namespace trestle {

@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "base/json.h"
-#include "checkpoint/fp8.h"
+#include "formats/fp8.h"
 #include "model/config.h"
 
 namespace trestle {

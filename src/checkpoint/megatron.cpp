@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "checkpoint/megatron_names.h"
 #include "checkpoint/run_config.h"
-#include "checkpoint/yaml.h"
+#include "formats/yaml.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

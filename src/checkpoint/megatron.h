@@ -12,8 +12,8 @@
 #include <string>
 
 #include "base/json.h"
-#include "checkpoint/tensor_source.h"
-#include "checkpoint/torch_dist.h"
+#include "formats/tensor_source.h"
+#include "pytorch/torch_dist.h"
 
 namespace trestle {
 

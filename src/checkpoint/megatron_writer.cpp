@@ -12,7 +12,7 @@
 #include "base/paths.h"
 #include "checkpoint/megatron_names.h"
 #include "checkpoint/run_config.h"
-#include "checkpoint/yaml.h"
+#include "formats/yaml.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

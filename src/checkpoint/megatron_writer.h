@@ -15,10 +15,10 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_dist_writer.h"
+#include "formats/safetensors.h"
 #include "model/config.h"
 #include "parallel/plan.h"
+#include "pytorch/torch_dist_writer.h"
 
 namespace trestle {
 

@@ -12,7 +12,7 @@
 #include <string>
 #include <string_view>
 
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "model/config.h"
 
 namespace trestle {

@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "checkpoint/torch_dtype.h"
+#include "pytorch/torch_dtype.h"
 
 namespace trestle {
 

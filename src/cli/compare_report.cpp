@@ -7,8 +7,8 @@
 
 #include "base/html.h"
 #include "base/text.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_dtype.h"
+#include "formats/safetensors.h"
+#include "pytorch/torch_dtype.h"
 
 namespace trestle {
 

@@ -11,14 +11,14 @@
 #include "base/json.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
-#include "checkpoint/hub.h"
 #include "cli/commands.h"
 #include "cli/data_page.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
 #include "data/check.h"
-#include "train/config.h"
+#include "hub/hub.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

@@ -21,7 +21,7 @@
 #include "cli/demo_report.h"
 #include "cli/number_flag.h"
 #include "generate/stop.h"
-#include "train/recipes.h"
+#include "recipes/recipes.h"
 #include "train/stop_signal.h"
 
 namespace trestle {

@@ -8,7 +8,7 @@
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

@@ -10,9 +10,9 @@
 #include "cli/commands.h"
 #include "cli/number_flag.h"
 #include "peft/report.h"
+#include "recipes/recipes.h"
+#include "recipes/settle.h"
 #include "train/identity.h"
-#include "train/recipes.h"
-#include "train/settle.h"
 #include "train/stop_signal.h"
 #include "train/trainer.h"
 

@@ -3,7 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/error.h"
-#include "checkpoint/hub.h"
+#include "hub/hub.h"
 
 namespace trestle {
 

@@ -15,10 +15,10 @@
 #include "cli/no_effect.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
-#include "data/utf8.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
-#include "train/config.h"
+#include "recipes/config.h"
+#include "tokenizer/utf8.h"
 
 namespace trestle {
 

@@ -6,7 +6,7 @@
 #include "cli/commands.h"
 #include "cli/convert.h"
 #include "cli/number_flag.h"
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

@@ -17,13 +17,13 @@
 #include "bridge/check.h"
 #include "bridge/compare.h"
 #include "bridge/gguf_source.h"
-#include "checkpoint/gguf.h"
 #include "checkpoint/hf_checkpoint.h"
-#include "checkpoint/hub.h"
 #include "checkpoint/megatron.h"
-#include "checkpoint/safetensors.h"
 #include "cli/commands.h"
 #include "cli/format_flag.h"
+#include "formats/gguf.h"
+#include "formats/safetensors.h"
+#include "hub/hub.h"
 #include "peft/peft_folder.h"
 
 namespace trestle {

@@ -13,10 +13,10 @@
 
 #include "base/error.h"
 #include "base/paths.h"
-#include "checkpoint/safetensors.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "cli/tensor_output.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 

@@ -4,11 +4,11 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "checkpoint/hub.h"
 #include "cli/no_effect.h"
 #include "cli/number_flag.h"
+#include "hub/hub.h"
 #include "peft/lora.h"
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

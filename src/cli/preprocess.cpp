@@ -7,12 +7,12 @@
 
 #include "base/json.h"
 #include "base/paths.h"
-#include "checkpoint/safetensors.h"
 #include "cli/commands.h"
 #include "cli/number_flag.h"
 #include "cli/tensor_output.h"
-#include "data/fetch.h"
-#include "data/pixels.h"
+#include "formats/safetensors.h"
+#include "image/fetch.h"
+#include "image/pixels.h"
 
 namespace trestle {
 

@@ -11,13 +11,13 @@
 #include "base/json.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
-#include "checkpoint/hub.h"
+#include "chat/chat.h"
+#include "chat/json.h"
 #include "cli/commands.h"
-#include "data/chat.h"
-#include "data/chat_json.h"
-#include "data/fetch.h"
-#include "data/pixels.h"
-#include "data/tokenizer.h"
+#include "hub/hub.h"
+#include "image/fetch.h"
+#include "image/pixels.h"
+#include "tokenizer/tokenizer.h"
 
 namespace trestle {
 

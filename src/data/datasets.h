@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "data/chat.h"
+#include "chat/chat.h"
 
 namespace trestle {
 

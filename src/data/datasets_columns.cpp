@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "base/error.h"
-#include "data/chat_json.h"
+#include "chat/exchange.h"
+#include "chat/json.h"
 #include "data/datasets_own.h"
-#include "data/exchange.h"
 #include "data/parquet_rows.h"
 #include "data/splits.h"
 

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "data/chat_json.h"
+#include "chat/json.h"
 #include "data/datasets_own.h"
 
 namespace trestle {

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "chat/exchange.h"
 #include "data/cord.h"
-#include "data/exchange.h"
 #include "data/parquet_rows.h"
 
 namespace trestle {

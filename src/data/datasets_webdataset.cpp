@@ -9,13 +9,13 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "data/braces.h"
-#include "data/chat_json.h"
+#include "chat/exchange.h"
+#include "chat/json.h"
 #include "data/datasets_own.h"
-#include "data/exchange.h"
 #include "data/splits.h"
-#include "data/tar.h"
-#include "data/utf8.h"
+#include "formats/braces.h"
+#include "formats/tar.h"
+#include "tokenizer/utf8.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "base/error.h"
-#include "data/chat_template.h"
-#include "data/pixels.h"
-#include "data/tokenizer.h"
+#include "image/pixels.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "data/parquet.h"
+#include "formats/parquet.h"
 
 namespace trestle {
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "data/fetch.h"
-#include "data/image.h"
+#include "image/fetch.h"
+#include "image/image.h"
 
 namespace trestle {
 

@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "data/chat.h"
-#include "data/pixels.h"
-#include "data/tokenizer.h"
+#include "chat/chat.h"
+#include "image/pixels.h"
+#include "tokenizer/tokenizer.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/braces.h"
+#include "formats/braces.h"
 
 #include <algorithm>
 #include <charconv>

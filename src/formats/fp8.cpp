@@ -1,4 +1,4 @@
-#include "checkpoint/fp8.h"
+#include "formats/fp8.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -11,7 +11,7 @@
 #include <cstddef>
 
 #include "base/error.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 

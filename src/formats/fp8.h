@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

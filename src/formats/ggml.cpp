@@ -1,4 +1,4 @@
-#include "checkpoint/ggml.h"
+#include "formats/ggml.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

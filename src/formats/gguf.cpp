@@ -1,4 +1,4 @@
-#include "checkpoint/gguf.h"
+#include "formats/gguf.h"
 
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>
@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

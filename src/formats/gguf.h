@@ -14,9 +14,9 @@
 #include <string>
 
 #include "base/file.h"
-#include "checkpoint/ggml.h"
-#include "checkpoint/gguf_value.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/ggml.h"
+#include "formats/gguf_value.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

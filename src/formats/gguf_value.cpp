@@ -1,4 +1,4 @@
-#include "checkpoint/gguf_value.h"
+#include "formats/gguf_value.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "checkpoint/gguf_writer.h"
+#include "formats/gguf_writer.h"
 
 #include <ATen/ATen.h>
 

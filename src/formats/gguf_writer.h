@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "base/file.h"
-#include "checkpoint/ggml.h"
-#include "checkpoint/gguf.h"
+#include "formats/ggml.h"
+#include "formats/gguf.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/parquet.h"
+#include "formats/parquet.h"
 
 #include <arrow/api.h>
 #include <arrow/io/file.h>
@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "base/paths.h"
-#include "data/parquet_json.h"
+#include "formats/parquet_json.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/parquet_json.h"
+#include "formats/parquet_json.h"
 
 #include <arrow/api.h>
 

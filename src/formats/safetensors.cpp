@@ -1,4 +1,4 @@
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>

@@ -24,7 +24,7 @@
 #include <vector>
 
 #include "base/file.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/tar.h"
+#include "formats/tar.h"
 
 #include <algorithm>
 #include <array>

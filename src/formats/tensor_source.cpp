@@ -1,4 +1,4 @@
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 
 #include <ATen/ATen.h>
 

@@ -1,4 +1,4 @@
-#include "checkpoint/yaml.h"
+#include "formats/yaml.h"
 
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/exceptions.h>

@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "data/utf8.h"
 #include "generate/tree_edit.h"
+#include "tokenizer/utf8.h"
 
 namespace trestle {
 

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "data/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace trestle {
 

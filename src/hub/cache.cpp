@@ -1,4 +1,4 @@
-#include "checkpoint/hub_cache.h"
+#include "hub/cache.h"
 
 #include <c10/util/Exception.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "checkpoint/hub_files.h"
+#include "hub/files.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -1,4 +1,4 @@
-#include "checkpoint/hub_client.h"
+#include "hub/client.h"
 
 #include <algorithm>
 #include <array>

@@ -12,8 +12,8 @@
 #include "base/error.h"
 #include "base/http.h"
 #include "base/progress.h"
-#include "checkpoint/hub_cache.h"
-#include "checkpoint/hub_files.h"
+#include "hub/cache.h"
+#include "hub/files.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "checkpoint/hub_files.h"
+#include "hub/files.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "checkpoint/hub.h"
+#include "hub/hub.h"
 
 #include <algorithm>
 #include <atomic>
@@ -13,8 +13,8 @@
 
 #include "base/error.h"
 #include "base/thread.h"
-#include "checkpoint/hub_cache.h"
-#include "checkpoint/hub_client.h"
+#include "hub/cache.h"
+#include "hub/client.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

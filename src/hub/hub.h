@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "checkpoint/hub_files.h"
+#include "hub/files.h"
 
 namespace trestle {
 

@@ -9,7 +9,7 @@
 #include <jpeglib.h>
 
 #include "base/error.h"
-#include "data/image_codec.h"
+#include "image/codec.h"
 
 namespace trestle {
 

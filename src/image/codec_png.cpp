@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "data/image_codec.h"
+#include "image/codec.h"
 
 namespace trestle {
 

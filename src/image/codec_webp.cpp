@@ -2,7 +2,7 @@
 #include <webp/decode.h>
 
 #include "base/error.h"
-#include "data/image_codec.h"
+#include "image/codec.h"
 
 namespace trestle {
 

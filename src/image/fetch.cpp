@@ -1,4 +1,4 @@
-#include "data/fetch.h"
+#include "image/fetch.h"
 
 #include <algorithm>
 #include <iterator>

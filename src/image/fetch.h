@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <string>
 
-#include "data/image.h"
+#include "image/image.h"
 
 namespace trestle {
 

@@ -1,9 +1,9 @@
-#include "data/image.h"
+#include "image/image.h"
 
 #include <ATen/ATen.h>
 
 #include "base/error.h"
-#include "data/image_codec.h"
+#include "image/codec.h"
 
 namespace trestle {
 

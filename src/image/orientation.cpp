@@ -1,6 +1,6 @@
 #include <cstring>
 
-#include "data/image_codec.h"
+#include "image/codec.h"
 
 namespace trestle {
 

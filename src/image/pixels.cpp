@@ -1,4 +1,4 @@
-#include "data/pixels.h"
+#include "image/pixels.h"
 
 #include <ATen/ATen.h>
 

@@ -4,7 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
-#include "data/pixels.h"
+#include "image/pixels.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "bridge/convert.h"
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "peft/lora.h"
 
 namespace trestle {

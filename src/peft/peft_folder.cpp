@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 #include "peft/peft_config.h"
 #include "peft/sites.h"
 

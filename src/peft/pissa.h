@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "peft/sites.h"
 
 namespace trestle {

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "bridge/table.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 #include "parallel/plan.h"
 #include "peft/pissa.h"
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "checkpoint/tensor_source.h"
+#include "formats/tensor_source.h"
 #include "model/ministral3.h"
 
 namespace trestle {

@@ -1,4 +1,4 @@
-#include "checkpoint/pickle.h"
+#include "pytorch/pickle.h"
 
 #include <algorithm>
 #include <bit>
@@ -6,8 +6,8 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "checkpoint/pickle_opcodes.h"
-#include "checkpoint/torch_dtype.h"
+#include "pytorch/pickle_opcodes.h"
+#include "pytorch/torch_dtype.h"
 
 namespace trestle {
 

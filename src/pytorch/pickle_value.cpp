@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "checkpoint/pickle.h"
+#include "pytorch/pickle.h"
 
 namespace trestle {
 

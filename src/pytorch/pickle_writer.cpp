@@ -1,4 +1,4 @@
-#include "checkpoint/pickle_writer.h"
+#include "pytorch/pickle_writer.h"
 
 #include <c10/util/Exception.h>
 

@@ -1,4 +1,4 @@
-#include "checkpoint/torch_dist.h"
+#include "pytorch/torch_dist.h"
 
 #include <ATen/Functions.h>
 #include <fmt/ranges.h>
@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "checkpoint/torch_dist_metadata.h"
+#include "pytorch/torch_dist_metadata.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

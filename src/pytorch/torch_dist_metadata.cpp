@@ -1,4 +1,4 @@
-#include "checkpoint/torch_dist_metadata.h"
+#include "pytorch/torch_dist_metadata.h"
 
 #include <fmt/ranges.h>
 
@@ -6,8 +6,8 @@
 #include <unordered_map>
 
 #include "base/error.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_dtype.h"
+#include "formats/safetensors.h"
+#include "pytorch/torch_dtype.h"
 
 namespace trestle {
 

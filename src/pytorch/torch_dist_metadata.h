@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/torch_dist.h"
+#include "pytorch/torch_dist.h"
 
 namespace trestle {
 

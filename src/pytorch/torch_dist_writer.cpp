@@ -1,10 +1,10 @@
-#include "checkpoint/torch_dist_writer.h"
+#include "pytorch/torch_dist_writer.h"
 
 #include <c10/util/Exception.h>
 
-#include "checkpoint/pickle_writer.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_dtype.h"
+#include "formats/safetensors.h"
+#include "pytorch/pickle_writer.h"
+#include "pytorch/torch_dtype.h"
 
 namespace trestle {
 

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "base/file.h"
-#include "checkpoint/tensor_source.h"
-#include "checkpoint/torch_save.h"
+#include "formats/tensor_source.h"
+#include "pytorch/torch_save.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "checkpoint/torch_dtype.h"
+#include "pytorch/torch_dtype.h"
 
 #include <c10/util/Exception.h>
 

@@ -1,12 +1,12 @@
-#include "checkpoint/torch_save.h"
+#include "pytorch/torch_save.h"
 
 #include <ATen/Functions.h>
 
 #include <cstring>
 
 #include "base/error.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_dtype.h"
+#include "formats/safetensors.h"
+#include "pytorch/torch_dtype.h"
 
 namespace trestle {
 

@@ -14,10 +14,10 @@
 #include <vector>
 
 #include "base/file.h"
-#include "checkpoint/pickle.h"
-#include "checkpoint/pickle_writer.h"
-#include "checkpoint/tensor_source.h"
-#include "checkpoint/zip.h"
+#include "formats/tensor_source.h"
+#include "pytorch/pickle.h"
+#include "pytorch/pickle_writer.h"
+#include "pytorch/zip.h"
 
 namespace trestle {
 

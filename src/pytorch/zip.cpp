@@ -1,4 +1,4 @@
-#include "checkpoint/zip.h"
+#include "pytorch/zip.h"
 
 #include <c10/util/Exception.h>
 #include <libdeflate.h>

@@ -1,5 +1,5 @@
 // Zip archives as torch.save makes them: records stored, never compressed. Called by
-// checkpoint/torch_save only.
+// pytorch/torch_save only.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-#include "train/config.h"
+#include "recipes/config.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "train/recipes.h"
+#include "recipes/recipes.h"
 
 #include <cstdlib>
 #include <filesystem>

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

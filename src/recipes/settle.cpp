@@ -1,4 +1,4 @@
-#include "train/settle.h"
+#include "recipes/settle.h"
 
 #include <cstdlib>
 #include <map>
@@ -8,7 +8,7 @@
 #include "data/datasets.h"
 #include "peft/pissa.h"
 #include "peft/targets.h"
-#include "train/recipes.h"
+#include "recipes/recipes.h"
 
 namespace trestle {
 

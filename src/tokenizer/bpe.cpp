@@ -1,4 +1,4 @@
-#include "data/tokenizer_bpe.h"
+#include "tokenizer/bpe.h"
 
 #include <algorithm>
 #include <bit>

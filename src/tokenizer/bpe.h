@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "data/tokenizer_vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 namespace trestle {
 

@@ -1,10 +1,10 @@
-#include "data/chat_template.h"
+#include "tokenizer/chat_template.h"
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
-#include "data/utf8.h"
+#include "tokenizer/utf8.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -4,8 +4,8 @@
 #include <unordered_map>
 
 #include "base/error.h"
-#include "data/tokenizer_vocabulary.h"
-#include "data/utf8.h"
+#include "tokenizer/utf8.h"
+#include "tokenizer/vocabulary.h"
 
 namespace trestle {
 

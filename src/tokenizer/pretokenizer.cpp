@@ -1,4 +1,4 @@
-#include "data/pretokenizer.h"
+#include "tokenizer/pretokenizer.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "data/pretokenizer_unicode.h"
+#include "tokenizer/pretokenizer_unicode.h"
 
 namespace trestle {
 

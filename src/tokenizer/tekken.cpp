@@ -5,7 +5,7 @@
 
 #include "base/base64.h"
 #include "base/error.h"
-#include "data/tokenizer_vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 namespace trestle {
 

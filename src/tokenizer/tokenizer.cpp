@@ -1,9 +1,9 @@
-#include "data/tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
-#include "data/chat_template.h"
+#include "tokenizer/chat_template.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

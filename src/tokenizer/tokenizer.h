@@ -13,10 +13,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "data/pretokenizer.h"
-#include "data/tokenizer_bpe.h"
-#include "data/tokenizer_vocabulary.h"
-#include "data/utf8.h"
+#include "tokenizer/bpe.h"
+#include "tokenizer/pretokenizer.h"
+#include "tokenizer/utf8.h"
+#include "tokenizer/vocabulary.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "data/tokenizer_vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 #include "base/error.h"
 #include "base/file.h"

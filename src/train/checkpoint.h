@@ -10,7 +10,7 @@
 
 #include "bridge/load.h"
 #include "checkpoint/megatron.h"
-#include "train/config.h"
+#include "recipes/config.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
 

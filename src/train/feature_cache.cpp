@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "base/paths.h"
 #include "bridge/load_quantized.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

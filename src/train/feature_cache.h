@@ -11,7 +11,7 @@
 #include <unordered_map>
 
 #include "model/ministral3.h"
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/config_difference.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 #include "parallel/plan.h"
 
 namespace trestle {

@@ -13,7 +13,7 @@
 #include "base/json.h"
 #include "bridge/load.h"
 #include "model/ministral3.h"
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

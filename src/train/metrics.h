@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "train/config.h"
+#include "recipes/config.h"
 #include "train/run_report.h"
 #include "train/tensorboard.h"
 #include "train/wandb.h"

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "data/batch.h"
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string_view>
 
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

@@ -6,7 +6,7 @@
 
 #include "base/file.h"
 #include "base/html.h"
-#include "train/config.h"
+#include "recipes/config.h"
 
 namespace trestle {
 

@@ -11,13 +11,13 @@
 #include "bridge/load.h"
 #include "data/datasets.h"
 #include "data/sample_stream.h"
+#include "recipes/config.h"
+#include "recipes/settle.h"
 #include "train/checkpoint.h"
-#include "train/config.h"
 #include "train/feature_cache.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
 #include "train/run_directory.h"
-#include "train/settle.h"
 #include "train/validation.h"
 
 namespace trestle {

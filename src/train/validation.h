@@ -11,8 +11,8 @@
 
 #include "data/datasets.h"
 #include "generate/evaluate.h"
+#include "recipes/config.h"
 #include "train/checkpoint.h"
-#include "train/config.h"
 #include "train/feature_cache.h"
 
 namespace trestle {

@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "base/protobuf.h"
-#include "train/config.h"
+#include "recipes/config.h"
 #include "train/tensorboard.h"
 
 namespace trestle {

@@ -1,4 +1,4 @@
-// What needs no server; data_test_fetch.cpp and tests/cli/test_hub.py have one.
+// What needs no server; tests/image/test_fetch.cpp and tests/cli/test_hub.py have one.
 #include <gtest/gtest.h>
 
 #include "base/digest.h"

@@ -7,7 +7,7 @@
 #include "bridge/convert.h"
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
-#include "bridge_testing.h"
+#include "bridge/testing.h"
 #include "golden.h"
 
 namespace trestle {

@@ -6,7 +6,7 @@
 #include "base/json.h"
 #include "bridge/convert.h"
 #include "bridge/recast.h"
-#include "bridge_testing.h"
+#include "bridge/testing.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/megatron.h"
 

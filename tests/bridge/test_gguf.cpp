@@ -8,8 +8,8 @@
 #include "base/error.h"
 #include "bridge/gguf.h"
 #include "bridge/gguf_source.h"
-#include "checkpoint/gguf.h"
 #include "errors.h"
+#include "formats/gguf.h"
 #include "golden.h"
 
 namespace trestle {

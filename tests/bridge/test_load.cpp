@@ -9,9 +9,9 @@
 #include "bridge/gguf.h"
 #include "bridge/gguf_source.h"
 #include "bridge/load.h"
-#include "bridge_testing.h"
+#include "bridge/testing.h"
 #include "checkpoint/megatron.h"
-#include "checkpoint/yaml.h"
+#include "formats/yaml.h"
 
 namespace trestle {
 namespace {

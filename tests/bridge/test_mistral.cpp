@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "bridge/convert.h"
-#include "bridge_testing.h"
+#include "bridge/testing.h"
 #include "checkpoint/megatron.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_names.h"

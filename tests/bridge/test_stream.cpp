@@ -4,10 +4,10 @@
 
 #include "base/error.h"
 #include "bridge/convert.h"
-#include "bridge_testing.h"
+#include "bridge/testing.h"
 #include "checkpoint/megatron.h"
-#include "checkpoint/safetensors.h"
-#include "checkpoint/torch_dist.h"
+#include "formats/safetensors.h"
+#include "pytorch/torch_dist.h"
 
 namespace trestle {
 namespace {

@@ -11,8 +11,8 @@
 #include <string>
 
 #include "base/error.h"
-#include "checkpoint/tensor_source.h"
 #include "errors.h"
+#include "formats/tensor_source.h"
 
 namespace trestle {
 

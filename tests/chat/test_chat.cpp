@@ -1,11 +1,11 @@
 // Conversations against mistral-common: ids, and the loss mask from the turns that it encoded.
 #include <gtest/gtest.h>
 
-#include "data/chat.h"
-#include "data/chat_canonical.h"
-#include "data/chat_json.h"
-#include "data/chat_template.h"
-#include "data_tokenizer_testing.h"
+#include "chat/canonical.h"
+#include "chat/chat.h"
+#include "chat/json.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/testing.h"
 
 namespace trestle {
 namespace {

@@ -8,7 +8,7 @@
 #include <set>
 
 #include "checkpoint/hf_checkpoint.h"
-#include "checkpoint_hf_testing.h"
+#include "hf_testing.h"
 
 namespace trestle {
 namespace {

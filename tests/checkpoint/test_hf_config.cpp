@@ -1,7 +1,7 @@
 // config.json -> ModelConfig: the fixtures, the old and the new way to state rope, the defaults of
 // transformers, and every value that is refused by name.
 #include "checkpoint/hf_config.h"
-#include "checkpoint_hf_testing.h"
+#include "hf_testing.h"
 
 namespace trestle {
 namespace {

@@ -2,8 +2,8 @@
 // by hand.
 #include <bit>
 
-#include "checkpoint/fp8.h"
-#include "checkpoint_hf_testing.h"
+#include "formats/fp8.h"
+#include "hf_testing.h"
 
 namespace trestle {
 namespace {

@@ -6,7 +6,7 @@
 #include "checkpoint/megatron.h"
 #include "checkpoint/megatron_names.h"
 #include "checkpoint/megatron_writer.h"
-#include "checkpoint/safetensors.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 namespace {

@@ -4,7 +4,7 @@
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_names.h"
 #include "checkpoint/mistral_params.h"
-#include "checkpoint_hf_testing.h"
+#include "hf_testing.h"
 
 namespace trestle::testing {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "checkpoint/run_config.h"
-#include "checkpoint/yaml.h"
+#include "formats/yaml.h"
 
 namespace trestle {
 namespace {

@@ -3,10 +3,10 @@
 #include <fstream>
 #include <limits>
 
-#include "checkpoint/ggml.h"
-#include "checkpoint/gguf.h"
-#include "checkpoint/gguf_writer.h"
-#include "checkpoint_hf_testing.h"
+#include "formats/ggml.h"
+#include "formats/gguf.h"
+#include "formats/gguf_writer.h"
+#include "hf_testing.h"
 
 namespace trestle {
 namespace {

@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
-#include "data/parquet.h"
 #include "errors.h"
+#include "formats/parquet.h"
 
 namespace trestle {
 namespace {

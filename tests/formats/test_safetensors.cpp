@@ -3,7 +3,7 @@
 
 #include <csignal>
 
-#include "checkpoint_hf_testing.h"
+#include "hf_testing.h"
 
 namespace trestle {
 namespace {

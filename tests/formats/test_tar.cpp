@@ -8,9 +8,9 @@
 #include <numeric>
 
 #include "base/file.h"
-#include "data/braces.h"
-#include "data/tar.h"
 #include "errors.h"
+#include "formats/braces.h"
+#include "formats/tar.h"
 
 namespace trestle {
 namespace {

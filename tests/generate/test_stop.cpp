@@ -3,8 +3,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "data_tokenizer_testing.h"
 #include "generate/stop.h"
+#include "tokenizer/testing.h"
 
 namespace trestle {
 namespace {

@@ -2,11 +2,11 @@
 // tests/cli/test_hub.py.
 #include <gtest/gtest.h>
 
-#include "checkpoint/hub.h"
-#include "checkpoint/hub_cache.h"
-#include "checkpoint/hub_client.h"
-#include "checkpoint/hub_files.h"
-#include "checkpoint_hf_testing.h"
+#include "hf_testing.h"
+#include "hub/cache.h"
+#include "hub/client.h"
+#include "hub/files.h"
+#include "hub/hub.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

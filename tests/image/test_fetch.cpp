@@ -11,7 +11,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "data/fetch.h"
+#include "image/fetch.h"
 
 namespace trestle {
 namespace {

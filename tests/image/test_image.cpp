@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "data/image.h"
-#include "data/pixels.h"
+#include "image/image.h"
+#include "image/pixels.h"
 
 namespace trestle {
 namespace {

@@ -5,7 +5,7 @@ import sys
 
 root = pathlib.Path(__file__).resolve().parents[2]
 table = (root / "docs" / "pain-points.md").read_text()
-cpp = {path: path.read_text() for path in (root / "tests").glob("*.cpp")}
+cpp = {path: path.read_text() for path in (root / "tests").glob("*/*.cpp")}
 NEAR = 8  # lines above a test where its comment is looked for
 
 

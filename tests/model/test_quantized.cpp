@@ -1,5 +1,5 @@
 // A projection whose weight is quantised against the same projection with the quantised values in a
-// dense weight. That the values are bitsandbytes' is bridge_test_quantized.cpp's.
+// dense weight. That the values are bitsandbytes' is tests/bridge/test_quantized.cpp's.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>

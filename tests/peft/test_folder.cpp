@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <set>
 
-#include "checkpoint_hf_testing.h"
 #include "golden.h"
+#include "hf_testing.h"
 #include "peft/lora.h"
 #include "peft/peft_folder.h"
 #include "peft/sites.h"

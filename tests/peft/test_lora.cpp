@@ -3,8 +3,8 @@
 #include <regex>
 #include <set>
 
-#include "checkpoint_hf_testing.h"
 #include "golden.h"
+#include "hf_testing.h"
 #include "peft/lora.h"
 #include "peft/report.h"
 #include "peft/sites.h"

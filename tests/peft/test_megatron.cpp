@@ -3,8 +3,8 @@
 
 #include "checkpoint/hf_config.h"
 #include "checkpoint/megatron_writer.h"
-#include "checkpoint_hf_testing.h"
 #include "golden.h"
+#include "hf_testing.h"
 #include "peft/lora.h"
 #include "peft/megatron_adapter.h"
 #include "peft/peft_folder.h"

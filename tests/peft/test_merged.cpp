@@ -1,8 +1,8 @@
 // A model with its adapter merged, read in pieces.
 #include <cstring>
 
-#include "bridge_testing.h"
-#include "checkpoint/safetensors.h"
+#include "bridge/testing.h"
+#include "formats/safetensors.h"
 #include "peft/merged.h"
 
 namespace trestle {

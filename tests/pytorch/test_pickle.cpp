@@ -5,11 +5,11 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "checkpoint/pickle.h"
-#include "checkpoint/pickle_writer.h"
-#include "checkpoint/torch_dist_metadata.h"
-#include "checkpoint/zip.h"
 #include "errors.h"
+#include "pytorch/pickle.h"
+#include "pytorch/pickle_writer.h"
+#include "pytorch/torch_dist_metadata.h"
+#include "pytorch/zip.h"
 
 namespace trestle {
 namespace {

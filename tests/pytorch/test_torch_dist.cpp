@@ -5,10 +5,10 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "checkpoint/torch_dist.h"
-#include "checkpoint/torch_dist_writer.h"
-#include "checkpoint/torch_save.h"
-#include "checkpoint/zip.h"
+#include "pytorch/torch_dist.h"
+#include "pytorch/torch_dist_writer.h"
+#include "pytorch/torch_save.h"
+#include "pytorch/zip.h"
 
 namespace trestle {
 namespace {

@@ -6,8 +6,8 @@
 #include <span>
 
 #include "errors.h"
-#include "train/recipes.h"
-#include "train/settle.h"
+#include "recipes/recipes.h"
+#include "recipes/settle.h"
 
 namespace trestle {
 namespace {

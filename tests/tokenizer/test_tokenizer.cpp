@@ -3,8 +3,8 @@
 
 #include <chrono>
 
-#include "data/tokenizer.h"
-#include "data_tokenizer_testing.h"
+#include "tokenizer/testing.h"
+#include "tokenizer/tokenizer.h"
 
 namespace trestle {
 namespace {

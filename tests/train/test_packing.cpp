@@ -6,7 +6,7 @@
 #include <map>
 
 #include "golden.h"
-#include "train_run_testing.h"
+#include "train/testing.h"
 
 namespace trestle {
 namespace {

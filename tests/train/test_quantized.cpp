@@ -6,8 +6,8 @@
 #include "golden.h"
 #include "peft/lora.h"
 #include "peft/sites.h"
+#include "recipes/recipes.h"
 #include "train/optimizer.h"
-#include "train/recipes.h"
 
 namespace trestle {
 namespace {

@@ -9,7 +9,7 @@
 #include "bridge/check.h"
 #include "checkpoint/megatron.h"
 #include "errors.h"
-#include "train_run_testing.h"
+#include "train/testing.h"
 
 namespace trestle {
 namespace {

@@ -13,9 +13,9 @@
 #include "checkpoint/megatron.h"
 #include "errors.h"
 #include "golden.h"
-#include "train/recipes.h"
+#include "recipes/recipes.h"
+#include "train/testing.h"
 #include "train/trainer.h"
-#include "train_run_testing.h"
 
 namespace trestle {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "base/file.h"
 #include "errors.h"
-#include "train/recipes.h"
+#include "recipes/recipes.h"
 #include "train/trainer.h"
 #include "train/validation.h"
 

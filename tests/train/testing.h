@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "train/recipes.h"
+#include "recipes/recipes.h"
 #include "train/trainer.h"
 
 namespace trestle::testing {

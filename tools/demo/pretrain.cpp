@@ -14,12 +14,12 @@
 
 #include "base/error.h"
 #include "bridge/load.h"
+#include "chat/chat.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "checkpoint/hf_config.h"
-#include "data/chat.h"
-#include "data/parquet.h"
-#include "data/pixels.h"
-#include "data/tokenizer.h"
+#include "formats/parquet.h"
+#include "image/pixels.h"
+#include "tokenizer/tokenizer.h"
 #include "train/optimizer.h"
 
 namespace trestle {

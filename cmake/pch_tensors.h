@@ -1,9 +1,8 @@
-// The one precompiled header: what nearly every file that speaks of tensors needs.
+// What nearly every file that speaks of tensors needs.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <fmt/format.h>
-#include <torch/nn/module.h>
-#include <torch/types.h>
 
 #include <algorithm>
 #include <cmath>
