@@ -100,7 +100,7 @@ def main():
     parser.add_argument("stages", nargs="*", help="folders of src/; all of them when none is named")
     arguments = parser.parse_args()
     STAMPS.mkdir(parents=True, exist_ok=True)
-    names = arguments.stages or [folder.name for folder in (ROOT / "src").iterdir()]
+    names = arguments.stages or [folder.name for folder in (ROOT / "src").iterdir() if folder.is_dir()]
     stages = [Stage(name, arguments) for name in names]
     stages.sort(key=lambda stage: -len(stage.sources))  # the longest first
     with ThreadPoolExecutor(os.cpu_count()) as pool:
