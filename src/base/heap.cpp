@@ -6,11 +6,9 @@
 
 namespace trestle {
 
-// libtorch's own switch, which it reads once: memory of 2 MiB and more is aligned to it and
-// advised.
-void prefer_huge_pages() { ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0); }
-
-void keep_freed_memory() {
+void settle_heap() {
+  // libtorch's own switch, which it reads once: 2 MiB and more are aligned to it and advised.
+  ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
 #ifdef __GLIBC__
   // Either call ends glibc's own adjustment, which goes by what was freed first: by chance.
   ::mallopt(M_MMAP_THRESHOLD, 32 << 20);

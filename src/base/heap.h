@@ -1,17 +1,14 @@
-// How memory comes and goes. Called by main and by the commands that train.
+// How memory comes and goes. Called by main before all else.
 #pragma once
 
 namespace trestle {
 
-/// Large tensors are asked for in huge pages, which come in at a half of the time: a 3B model opens
-/// in 0.6 of it. Before the first tensor; a THP_MEM_ALLOC_ENABLE of the environment's is left as it
-/// is.
-void prefer_huge_pages();
-
-/// Memory that a step frees stays with the process for the next one, which asks for as much: given
-/// back to the system, it would come in again page by page, zeroed (3 % of a step of the embedded
-/// model). Of 32 MiB and more in one piece, and of more than 256 MiB at the heap's end, it goes
-/// back as ever. Without glibc nothing changes.
-void keep_freed_memory();
+/// Large tensors are asked for in huge pages, which come in at half the time: a 3B model opens in
+/// 0.6 of it. What is freed stays with the process for what comes next, as a step asks for what the
+/// one before gave back: through the system it would come in again page by page, zeroed (3 % of a
+/// step of the embedded model). Pieces of 32 MiB and more, and more than 256 MiB at the heap's end,
+/// go back as ever. Before the first tensor; a THP_MEM_ALLOC_ENABLE of the environment's stays.
+/// Without glibc only the first is done.
+void settle_heap();
 
 }  // namespace trestle

@@ -12,7 +12,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/heap.h"
 #include "base/html.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
@@ -105,7 +104,6 @@ class Demo {
       model->eval();
       report_.before = score(*model, processor, *test);
     });
-    keep_freed_memory();
     stage("fine-tune with LoRA", [&] { finetune(megatron); });
     stage("evaluate after", [&] {
       trainer_->model().eval();

@@ -6,7 +6,6 @@
 #include <memory>
 
 #include "base/file.h"
-#include "base/heap.h"
 #include "cli/commands.h"
 #include "cli/number_flag.h"
 #include "peft/report.h"
@@ -69,7 +68,6 @@ void finetune(const FinetuneFlags& flags) {
         "whole model and computes the same\n",
         size);
   }
-  keep_freed_memory();
   Trainer trainer(config, run.asked);
   fmt::print(stderr, "data {}\n",
              describe_files(trainer.dataset(), config.dataset.path_or_dataset));

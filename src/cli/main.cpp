@@ -85,7 +85,7 @@ int end_in_silence() {
 
 int main(int argc, char** argv) {
   trestle::protect_streams();
-  trestle::prefer_huge_pages();
+  trestle::settle_heap();
   CLI::App app("Ministral 3 in one program: convert, train, answer.", "trestle");
   app.require_subcommand(1);
   trestle::add_demo(app);

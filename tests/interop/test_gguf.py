@@ -10,7 +10,6 @@ llama-cpp-python==0.3.36`, a build of ten minutes, so not among the tests' requi
 failed".
 """
 
-import argparse
 import ctypes
 import json
 import shutil
@@ -22,7 +21,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 try:
@@ -34,6 +32,7 @@ except ImportError:
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import checks  # noqa: E402
 from goldens import models  # noqa: E402
 
 DEMO = ROOT / "assets" / "demo" / "model"
@@ -301,32 +300,16 @@ class Checks:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", required=True, help="the program to test")
-    parser.add_argument("--only", default="", help="run the checks whose name holds this")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    kinds = ("check_", "llama_check_") if llama_cpp else ("check_",)
-    passed = failed = 0
+    args = checks.parser(__doc__).parse_args()
+    checks.quiet_transformers()
+    counted = checks.Counted(args.only)
     for model in all_models():
         with tempfile.TemporaryDirectory() as scratch:
-            checks = Checks(str(Path(args.trestle).resolve()), model, Path(scratch))
-            for name in sorted(name for name in dir(checks) if name.startswith(kinds)):
-                if args.only not in f"{model.name} {name}":
-                    continue
-                try:
-                    getattr(checks, name)()
-                    passed += 1
-                    print(f"ok      {model.name} {name}")
-                except (AssertionError, OSError, KeyError, RuntimeError, ValueError) as error:
-                    failed += 1
-                    print(f"FAILED  {model.name} {name}: {error}")
+            counted.run_methods(Checks(str(args.trestle), model, Path(scratch)), model.name,
+                                ("check_", "llama_check_") if llama_cpp else ("check_",))
     if not llama_cpp:
         print("llama_cpp is not installed: only gguf-py was asked")
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+    return counted.status()
 
 
 if __name__ == "__main__":

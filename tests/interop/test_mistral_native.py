@@ -12,7 +12,6 @@ converter scripts out; `--converter FILE` runs one from a source tree
 Ends with "N passed, M failed".
 """
 
-import argparse
 import importlib.util
 import inspect
 import json
@@ -33,11 +32,11 @@ from transformers.core_model_loading import PermuteForRope
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import checks  # noqa: E402
 import make_mistral_fixtures as fixtures  # noqa: E402
 from goldens import models  # noqa: E402
 
 LOGITS = 1e-4
-SKIPPED = "skipped"  # what a check returns that does not fit the model
 TEXT = "model.language_model."
 
 
@@ -308,7 +307,7 @@ class Checks:
 
     def check_fp8(self):
         if self.model.is_text:
-            return SKIPPED
+            return checks.SKIPPED
         tensors = load_file(self.native / "consolidated.safetensors")
         expected = {}
         for name in list(tensors):
@@ -341,7 +340,7 @@ class Checks:
     @torch.no_grad()
     def check_mistral_inference(self):
         if self.model.name != "plain":
-            return SKIPPED
+            return checks.SKIPPED
         model_class, cache_class = load_mistral_inference()
         model = model_class.from_folder(self.native, device="cpu", dtype=torch.float32)
         text = self.model.config["text_config"]
@@ -360,7 +359,7 @@ class Checks:
         """transformers' script, which knows YaRN only and takes its scale for granted: off with
         vision, on without."""
         if self.converter is None or self.model.name not in ("tied", "text"):
-            return SKIPPED
+            return checks.SKIPPED
         module = load_converter(self.converter)
         params = json.loads((self.native / "params.json").read_text())
         arguments = [params, 262144]
@@ -380,38 +379,17 @@ class Checks:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", required=True, help="the program to test")
+    parser = checks.parser(__doc__)
     parser.add_argument("--converter", type=Path, help="transformers' converter script")
-    parser.add_argument("--only", default="", help="run the checks whose name holds this")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    trestle = str(Path(args.trestle).resolve())
-    counts = {"ok": 0, "FAILED": 0, "skipped": 0}
-
-    def check(name, call):
-        if args.only not in name:
-            return
-        try:
-            result, why = ("skipped", "") if call() == SKIPPED else ("ok", "")
-        except (AssertionError, OSError, KeyError, RuntimeError, ValueError,
-                subprocess.CalledProcessError) as error:
-            result, why = "FAILED", f": {error}"
-        counts[result] += 1
-        print(f"{result:8}{name}{why}")
-
-    with tempfile.TemporaryDirectory() as scratch:
-        check("check_generate", lambda: check_generate(trestle, scratch))
+    checks.quiet_transformers()
+    trestle = str(args.trestle)
+    counted = checks.Counted(args.only)
+    counted.run_in_scratch("check_generate", lambda scratch: check_generate(trestle, scratch))
     for model in all_models():
         with tempfile.TemporaryDirectory() as scratch:
-            checks = Checks(trestle, model, scratch, args.converter)
-            for name in sorted(name for name in dir(checks) if name.startswith("check_")):
-                check(f"{model.name} {name}", getattr(checks, name))
-    passed, failed = counts["ok"], counts["FAILED"]
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+            counted.run_methods(Checks(trestle, model, scratch, args.converter), model.name)
+    return counted.status()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ logits, or are refused by name. Runs that trestle trains leave it as a PEFT fold
 model, and all of them have the same logits here and there. Ends with "N passed, M failed".
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -21,12 +20,12 @@ from pathlib import Path
 
 import peft
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import checks  # noqa: E402
 from goldens import models, record  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "model"
@@ -317,29 +316,16 @@ def cases(trestle, ours):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", required=True, help="the program to test")
-    args = parser.parse_args()
-    trestle = Path(args.trestle).resolve()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    passed = failed = 0
+    args = checks.parser(__doc__).parse_args()
+    checks.quiet_transformers()
+    counted = checks.Counted(args.only)
     with tempfile.TemporaryDirectory() as ours:
-        subprocess.run([trestle.parent / "tests" / "peft_test", "--gtest_filter=PeftFolder.ForPeftItself"],
+        subprocess.run([args.trestle.parent / "tests" / "peft_test", "--gtest_filter=PeftFolder.ForPeftItself"],
                        cwd=ROOT / "tests", env=os.environ | {"TRESTLE_PEFT_OUT": ours}, check=True,
                        stdout=subprocess.DEVNULL)
-        for title, check in cases(trestle, Path(ours)):
-            with tempfile.TemporaryDirectory() as scratch:
-                try:
-                    check(Path(scratch))
-                    passed += 1
-                    print(f"ok      {title}")
-                except (AssertionError, OSError, KeyError, RuntimeError, ValueError) as error:
-                    failed += 1
-                    print(f"FAILED  {title}: {error}")
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+        for title, check in cases(args.trestle, Path(ours)):
+            counted.run_in_scratch(title, check)
+    return counted.status()
 
 
 if __name__ == "__main__":

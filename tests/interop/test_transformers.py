@@ -10,7 +10,6 @@ must load, with nothing missing, to the same logits; exports in other dtypes, FP
 torch and transformers' own quantiser make of the weights. Ends with "N passed, M failed".
 """
 
-import argparse
 import copy
 import json
 import shutil
@@ -28,6 +27,7 @@ from transformers.integrations import finegrained_fp8
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import checks  # noqa: E402
 from goldens import models  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "model"
@@ -242,29 +242,13 @@ def official_sizes():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", required=True, help="the program to test")
-    parser.add_argument("--only", default="", help="run the checks whose name holds this")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    passed = failed = 0
+    args = checks.parser(__doc__).parse_args()
+    checks.quiet_transformers()
+    counted = checks.Counted(args.only)
     for model in [*models.all_models(), *official_sizes()]:
         with tempfile.TemporaryDirectory() as scratch:
-            checks = Checks(str(Path(args.trestle).resolve()), model, scratch)
-            for name in sorted(name for name in dir(checks) if name.startswith("check_")):
-                if args.only not in f"{model.name} {name}":
-                    continue
-                try:
-                    getattr(checks, name)()
-                    passed += 1
-                    print(f"ok      {model.name} {name}")
-                except (AssertionError, OSError, KeyError, RuntimeError) as error:
-                    failed += 1
-                    print(f"FAILED  {model.name} {name}: {error}")
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+            counted.run_methods(Checks(str(args.trestle), model, scratch), model.name)
+    return counted.status()
 
 
 if __name__ == "__main__":
