@@ -1,5 +1,5 @@
-// What the tests of the Hugging Face half of checkpoint/ share: a directory that vanishes, variants
-// of the fixtures in it, and the one line of an error.
+// What the tests of files share: a directory that vanishes, variants of the Hugging Face fixtures
+// in it, and the one line of an error.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -55,6 +55,10 @@ std::string error_of(const std::function<void()>& action) {
   ADD_FAILURE() << "nothing was thrown";
   return "";
 }
+
+#define EXPECT_REFUSED(action, part)                                                     \
+  EXPECT_NE(::trestle::testing::error_of([&] { action; }).find(part), std::string::npos) \
+      << ::trestle::testing::error_of([&] { action; })
 
 inline void expect_mentions(const std::string& message, const std::vector<std::string>& parts) {
   for (const std::string& part : parts) {

@@ -212,10 +212,9 @@ struct Flattened {
 void flatten_into(const YAML::Node& node, const std::string& prefix, std::string_view what,
                   int depth, Flattened& into) {
   if (depth > kMaxYamlDepth) user_error("{}: nested deeper than {} levels", what, kMaxYamlDepth);
-  // "!" is a quoted text's, "?" a plain one's; what YAML's own tags say, a key's type says too.
-  if (const std::string& tag = node.Tag();
-      tag.size() > 1 && !tag.starts_with("tag:yaml.org,2002:")) {
-    user_error("{}: {} has the tag {}, which means nothing here; leave it out", what, prefix, tag);
+  if (!is_usual_yaml_tag(node.Tag())) {
+    user_error("{}: {} has the tag {}, which means nothing here; leave it out", what, prefix,
+               node.Tag());
   }
   into.visited += 1 + (node.IsSequence() ? node.size() : 0);
   if (into.visited > kMaxYamlValues) user_error("{}: over {} values", what, kMaxYamlValues);

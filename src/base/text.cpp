@@ -22,6 +22,10 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kBlanks) - first + 1);
 }
 
+bool is_usual_yaml_tag(std::string_view tag) {
+  return tag.size() <= 1 || tag.starts_with("tag:yaml.org,2002:");
+}
+
 bool is_utf8(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     const auto lead = static_cast<uint8_t>(text[i]);

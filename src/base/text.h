@@ -13,6 +13,10 @@ std::string one_line(std::string text);
 /// Without spaces, tabs and line ends before and behind.
 std::string_view trimmed(std::string_view text);
 
+/// Whether yaml-cpp gives this tag to a value that means no more than it says: "?" is a plain
+/// text's, "!" a quoted one's, and YAML's own (!!int) say what a key's type says too.
+bool is_usual_yaml_tag(std::string_view tag);
+
 /// Well-formed UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF.
 bool is_utf8(std::string_view text);
 

@@ -41,10 +41,6 @@ constexpr std::array kFactors = {
     "logit_scale",          "logits_scaling",     "residual_multiplier", "attention_multiplier",
     "embedding_multiplier", "lm_head_multiplier", "scale_emb",           "rotary_pct"};
 
-bool is_off(const Json& value) {
-  return value == Json(false) || value == Json(0) || (value.is_array() && value.empty());
-}
-
 }  // namespace
 
 void refuse_foreign_keys(const ConfigSection& section) {
@@ -54,7 +50,8 @@ void refuse_foreign_keys(const ConfigSection& section) {
   };
   for (const char* key : kOffByDefault) {
     const Json* value = section.find(key);
-    if (value != nullptr && !is_off(*value)) refuse(key, *value);
+    const bool is_empty = value != nullptr && value->is_array() && value->empty();
+    if (!is_empty) section.refuse(key);
   }
   for (const char* key : kFactors) {
     const Json* value = section.find(key);

@@ -40,55 +40,54 @@ constexpr TextDefaults kMistral{.vocab_size = 32000,
                                 .max_position_embeddings = 131072,
                                 .rms_norm_eps = 1e-6};
 
+// One value that a file may state in two places.
+void require_one(const ConfigSection& first, const char* key, const ConfigSection& second,
+                 const char* other) {
+  const Json *a = first.find(key), *b = second.find(other);
+  if (a == nullptr || b == nullptr || *a == *b) return;
+  user_error("{}: {}{}={} and {}{}={} differ; leave one out", first.what(), first.prefix(), key,
+             a->dump(), second.prefix(), other, b->dump());
+}
+
+// A dictionary of rope's keys, or nullptr where there is none.
+const Json* rope_under(const ConfigSection& section, const char* key) {
+  const Json* stated = section.find(key);
+  if (stated != nullptr && !stated->is_object()) {
+    user_error("{}: {}{} is not an object", section.what(), section.prefix(), key);
+  }
+  return stated;
+}
+
 // The keys in one dictionary, whichever of the three ways the file states them: `rope_scaling`
-// (old) comes before `rope_parameters` (new), and a `rope_theta` beside either fills a gap, as
-// transformers' convert_rope_params_to_dict.
+// (old), `rope_parameters` (new), and a `rope_theta` beside either, which fills a gap, as in
+// transformers' convert_rope_params_to_dict. That has an order for those that differ; here they are
+// refused.
 Json gather_rope(const ConfigSection& section, Json fallback) {
+  const Json* parameters = rope_under(section, "rope_parameters");
+  const Json* scaling = section.has("rope_scaling") && section.find("rope_scaling")->empty()
+                            ? nullptr
+                            : rope_under(section, "rope_scaling");
+  if (parameters != nullptr && scaling != nullptr && *parameters != *scaling) {
+    user_error("{0}: {1}rope_parameters and {1}rope_scaling differ; leave one out", section.what(),
+               section.prefix());
+  }
   Json rope = std::move(fallback);
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
-    const Json* stated = section.find(key);
-    if (stated == nullptr || (key == std::string_view("rope_scaling") && stated->empty())) continue;
-    if (!stated->is_object()) {
-      user_error("{}: {}{} is not an object", section.what(), section.prefix(), key);
-    }
-    if (key == std::string_view("rope_scaling") && section.has("rope_parameters") &&
-        *stated != rope) {
-      user_error("{0}: {1}rope_parameters and {1}rope_scaling differ; leave one out",
-                 section.what(), section.prefix());
-    }
-    rope = *stated;
-  }
-  const auto require_one = [&](const std::string& first, const Json& a, const std::string& second,
-                               const Json& b) {
-    if (a.is_null() || b.is_null() || a == b) return;
-    user_error("{0}: {1}{2}={3} and {1}{4}={5} differ; leave one out", section.what(),
-               section.prefix(), first, a.dump(), second, b.dump());
-  };
-  const Json* theta = section.find("rope_theta");
+  if (parameters != nullptr) rope = *parameters;
+  if (scaling != nullptr) rope = *scaling;
+  const ConfigSection within(rope, section.what(), section.prefix() + "rope_parameters.");
+  require_one(section, "rope_theta", within, "rope_theta");
+  require_one(within, "type", within, "rope_type");
   if (!rope.contains("rope_theta")) {
+    const Json* theta = section.find("rope_theta");
     rope["rope_theta"] = theta != nullptr ? *theta : Json(10000.0);
-  } else if (theta != nullptr) {
-    require_one("rope_theta", *theta, "rope_parameters.rope_theta", rope["rope_theta"]);
   }
-  if (!rope.contains("rope_type")) {
-    rope["rope_type"] = rope.value("type", Json("default"));
-  } else if (rope.contains("type")) {
-    require_one("rope_parameters.type", rope["type"], "rope_parameters.rope_type",
-                rope["rope_type"]);
-  }
+  if (!rope.contains("rope_type")) rope["rope_type"] = rope.value("type", Json("default"));
   return rope;
 }
 
 YarnConfig parse_yarn(const ConfigSection& rope, const ConfigSection& text, int64_t max_positions) {
   YarnConfig yarn;
-  const Json* above = text.find("original_max_position_embeddings");
-  const Json* own = rope.find("original_max_position_embeddings");
-  if (above != nullptr && own != nullptr && *above != *own) {
-    user_error(
-        "{}: {}original_max_position_embeddings={} and {}original_max_position_embeddings={} "
-        "differ; leave one out",
-        rope.what(), text.prefix(), above->dump(), rope.prefix(), own->dump());
-  }
+  require_one(text, "original_max_position_embeddings", rope, "original_max_position_embeddings");
   // A key of the text config itself comes first (standardize_rope_params).
   yarn.original_max_position_embeddings = text.count(
       "original_max_position_embeddings",

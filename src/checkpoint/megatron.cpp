@@ -2,6 +2,8 @@
 
 #include <ATen/Functions.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 
 #include "base/error.h"
@@ -15,8 +17,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kTracker = "latest_checkpointed_iteration.txt";
-constexpr const char* kTrackerState = "latest_train_state.pt";
 constexpr const char* kCommonState = "common_state/shard_0_1";
 
 // An object of torch.save, such as common.pt, with its sums compared.
@@ -113,6 +113,12 @@ fs::path megatron_directory(const fs::path& path) {
                backend.dump());
   }
   return directory;
+}
+
+bool is_of_iteration(const fs::path& name) {
+  constexpr std::array<std::string_view, 6> kNames = {
+      ".metadata", "metadata.json", "common.pt", "run_config.yaml", "train_state.pt", "tokenizer"};
+  return name.extension() == ".distcp" || std::ranges::find(kNames, name.string()) != kNames.end();
 }
 
 void require_megatron(const fs::path& path, std::string_view flag) {

@@ -17,6 +17,13 @@
 
 namespace trestle {
 
+/// A run's two trackers. The text is written first, and readers prefer the other.
+constexpr const char* kTracker = "latest_checkpointed_iteration.txt";
+constexpr const char* kTrackerState = "latest_train_state.pt";
+
+/// Whether an iteration's directory has an entry of this name.
+bool is_of_iteration(const std::filesystem::path& name);
+
 /// The directory of the iteration that `path`, a run or an iteration's directory itself, names.
 /// Throws UserError where there is no complete checkpoint, it is of another format, or a run's two
 /// trackers name two and no kill has left them so.

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/paths.h"
+#include "checkpoint/megatron.h"
 #include "checkpoint/megatron_names.h"
 #include "checkpoint/run_config.h"
 #include "formats/yaml.h"
@@ -331,8 +332,8 @@ void MegatronWriter::commit() {
 void MegatronWriter::write_trackers(const fs::path& run) const {
   const std::string name = iteration_name(output_.iteration);
   // The last is the one that readers prefer: until it is there, the older iteration is the latest.
-  write_text(run / "latest_checkpointed_iteration.txt", std::to_string(output_.iteration));
-  copy_to(run / name / "train_state.pt", run / "latest_train_state.pt");
+  write_text(run / kTracker, std::to_string(output_.iteration));
+  copy_to(run / name / "train_state.pt", run / kTrackerState);
 }
 
 }  // namespace trestle

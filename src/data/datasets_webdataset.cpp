@@ -44,19 +44,23 @@ Name split_name(std::string_view name) {
   return result;
 }
 
+// By what is behind the last dot.
+bool is_one_of(const std::set<std::string_view>& kinds, std::string_view extension) {
+  return kinds.contains(extension.substr(extension.rfind('.') + 1));
+}
+
 // Those that are not decoded here are counted too, so that they are refused and not left out.
 bool is_picture(std::string_view extension) {
   static const std::set<std::string_view> kinds = {"jpg", "jpeg", "png", "webp",
                                                    "gif", "bmp",  "tif", "tiff"};
-  const size_t dot = extension.rfind('.');
-  return kinds.contains(dot == extension.npos ? extension : extension.substr(dot + 1));
+  return is_one_of(kinds, extension);
 }
 
 // Left out, a sample would be another one: a row's "video" and "audio" are refused too.
 bool is_film_or_sound(std::string_view extension) {
   static const std::set<std::string_view> kinds = {"mp4",  "mov", "avi", "mkv",  "webm", "mpg",
                                                    "mpeg", "wav", "mp3", "flac", "ogg",  "m4a"};
-  return kinds.contains(extension.substr(extension.rfind('.') + 1));
+  return is_one_of(kinds, extension);
 }
 
 // The members with one key: a range of those of its archive.

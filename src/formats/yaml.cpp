@@ -74,7 +74,7 @@ class JsonBuilder : public YAML::EventHandler {
   void OnScalar(const YAML::Mark&, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     // yaml-cpp tags quoted scalars "!" and plain ones "?".
-    if (tag.size() > 1 && !tag.starts_with("tag:yaml.org,2002:")) {
+    if (!is_usual_yaml_tag(tag)) {
       user_error("{}: {} has the tag {}, which means nothing here; leave it out", what_, value,
                  tag);
     }

@@ -35,6 +35,11 @@ constexpr std::array<Role, 4> kRoles = {{{kA, &StoredPair::a},
                                          {kMagnitude, &StoredPair::magnitude},
                                          {kMagnitudeWeight, &StoredPair::magnitude}}};
 
+// The canonical name of a tensor's module, as the file spells it.
+std::string module_of(const std::string& spelled) {
+  return canonical_name(spelled.starts_with(kRoot) ? spelled.substr(kRoot.size()) : spelled);
+}
+
 /// Canonical module -> its pair of tensors, by their names in the file.
 using PairsByModule = std::map<std::string, StoredPair>;
 
@@ -51,9 +56,7 @@ PairsByModule collect_pairs(const SafetensorsFile& file, const std::vector<Adapt
         std::ranges::find_if(kRoles, [&](const Role& each) { return name.ends_with(each.ending); });
     std::string module;
     if (role != kRoles.end()) {
-      module = name.substr(0, name.size() - role->ending.size());
-      if (module.starts_with(kRoot)) module.erase(0, kRoot.size());
-      module = canonical_name(module);
+      module = module_of(name.substr(0, name.size() - role->ending.size()));
     }
     const auto place = pairs.find(module);
     if (place == pairs.end()) {
@@ -211,8 +214,7 @@ void check_against(const PeftConfig& config, const SafetensorsFile& file, CheckR
   for (const auto& [name, info] : file.tensors()) {
     if (!name.ends_with(kA)) continue;
     const std::string stem = name.substr(0, name.size() - kA.size());
-    const std::string module =
-        canonical_name(stem.starts_with(kRoot) ? stem.substr(kRoot.size()) : stem);
+    const std::string module = module_of(stem);
     const int64_t rank = info.rows();
     if (config.rank_of(module).value_or(rank) != rank) other_rank.push_back(name);
     if (!config.targets.allow(module)) left_out.push_back(stem);

@@ -263,20 +263,25 @@ SavedTensor TorchDistReader::chunk_tensor(const std::string& name, const Chunk& 
   return saved;
 }
 
-void TorchDistReader::check_sums(const Chunk& chunk, const SavedArchive& archive) const {
+size_t TorchDistReader::check_sums(const Chunk& chunk, const SavedArchive& archive,
+                                   std::span<const std::byte> data, std::byte* out) const {
   const MappedFile& file = files_[chunk.item.file];
   std::vector<std::byte> scratch(ZipReader::kSumBlock);
+  size_t copied = 0;
   archive.check_sums([&](std::span<const std::byte> block) {
-    file.copy(block, scratch.data());
-    return std::span<const std::byte>(scratch).first(block.size());
+    const bool is_wanted = block.data() >= data.data() && block.data() < data.data() + data.size();
+    std::byte* to = is_wanted ? out + (block.data() - data.data()) : scratch.data();
+    file.copy(block, to);
+    if (is_wanted) copied += block.size();
+    return std::span<const std::byte>(to, block.size());
   });
+  return copied;
 }
 
 void TorchDistReader::copy_checked(const Chunk& chunk, const SavedArchive& archive,
                                    std::span<const std::byte> data, std::span<const std::byte> part,
                                    std::byte* out) const {
   constexpr uint64_t kLook = 64;  // a part of so many is still a look
-  const MappedFile& file = files_[chunk.item.file];
   Sums::One* one = nullptr;
   {
     const std::scoped_lock lock(sums_->mutex);
@@ -288,24 +293,14 @@ void TorchDistReader::copy_checked(const Chunk& chunk, const SavedArchive& archi
     const std::scoped_lock lock(one->mutex);
     one->looked_at += part.size();
     if (!one->right && one->looked_at >= chunk.item.length / kLook) {
-      if (out == nullptr || part.size() != data.size()) {
-        check_sums(chunk, archive);
-      } else {
-        // All of it: each block is summed where it was copied to, while the cache has it.
-        std::vector<std::byte> scratch(ZipReader::kSumBlock);
-        archive.check_sums([&](std::span<const std::byte> block) {
-          const bool is_data =
-              block.data() >= data.data() && block.data() < data.data() + data.size();
-          std::byte* to = is_data ? out + (block.data() - data.data()) : scratch.data();
-          file.copy(block, to);
-          if (is_data) copied += block.size();
-          return std::span<const std::byte>(to, block.size());
-        });
-      }
+      // All of it: each block is summed where it is copied to, while the cache has it.
+      const bool whole = out != nullptr && part.size() == data.size();
+      copied = check_sums(chunk, archive, whole ? data : std::span<const std::byte>(), out);
       one->right = true;
     }
   }
-  if (out != nullptr && copied != part.size()) file.copy(part, out);
+  // A record without a sum is not read for one.
+  if (out != nullptr && copied != part.size()) files_[chunk.item.file].copy(part, out);
 }
 
 std::vector<TorchDistReader::Box> TorchDistReader::tiles(const std::string& name,

@@ -91,7 +91,10 @@ class TorchDistReader : public TensorSource {
   SavedArchive open_chunk(const std::string& name, const Chunk& chunk) const;
   SavedTensor chunk_tensor(const std::string& name, const Chunk& chunk,
                            const SavedArchive& archive) const;
-  void check_sums(const Chunk& chunk, const SavedArchive& archive) const;
+  /// Of every record, read a block at a time. Blocks of `data` are read to their places in `out`;
+  /// returns how many bytes that were.
+  size_t check_sums(const Chunk& chunk, const SavedArchive& archive,
+                    std::span<const std::byte> data = {}, std::byte* out = nullptr) const;
   /// Copies `part` of a chunk's `data` to `out` (null: it is taken elsewhere). Checks the chunk's
   /// sums once, when the parts that were asked for make it due.
   void copy_checked(const Chunk& chunk, const SavedArchive& archive,

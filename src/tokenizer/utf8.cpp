@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace trestle {
 
@@ -94,9 +95,9 @@ std::string repair_utf8(std::string_view text) {
 }
 
 void require_utf8(std::string_view text, std::string_view flag) {
+  if (is_utf8(text)) return;
   const std::string repaired = repair_utf8(text);
-  const auto [bad, ignored] = std::ranges::mismatch(text, repaired);
-  if (bad == text.end()) return;
+  const auto bad = std::ranges::mismatch(text, repaired).in1;
   user_error("{}: byte {} of the text is no UTF-8; give it as UTF-8", flag, bad - text.begin() + 1);
 }
 

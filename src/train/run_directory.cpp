@@ -24,11 +24,7 @@ namespace {
 constexpr const char* kAuto = "auto";
 constexpr std::array<std::string_view, 4> kFiles = {"best.json", "report.html", "metrics.jsonl",
                                                     "wandb_run_id.txt"};
-constexpr std::array<std::string_view, 2> kTrackers = {"latest_checkpointed_iteration.txt",
-                                                       "latest_train_state.pt"};
-// Of a checkpoint, besides data files.
-constexpr std::array<std::string_view, 6> kOfCheckpoint = {
-    ".metadata", "metadata.json", "common.pt", "run_config.yaml", "train_state.pt", "tokenizer"};
+constexpr std::array<std::string_view, 2> kTrackers = {kTracker, kTrackerState};
 constexpr std::array<std::string_view, 2> kFolders = {"tensorboard", "wandb"};
 
 // The number of an iter_0000012; nothing for other names.
@@ -157,11 +153,7 @@ void require_own_checkpoint(const fs::path& iteration) {
                iteration.string());
   }
   for (const auto& each : fs::directory_iterator(iteration, error)) {
-    const fs::path name = each.path().filename();
-    if (name.extension() == ".distcp" ||
-        std::ranges::find(kOfCheckpoint, name.string()) != kOfCheckpoint.end()) {
-      continue;
-    }
+    if (is_of_iteration(each.path().filename())) continue;
     user_error("{} is of no checkpoint, and the run will save one in its place; move it",
                each.path().string());
   }

@@ -108,7 +108,6 @@ void require_valid_id(const std::string& id, std::string_view where) {
 std::string settle_id(const fs::path& run, bool resumed) {
   const fs::path file = run / kIdFile;
   if (std::string id = from_environment("WANDB_RUN_ID"); !id.empty()) {
-    require_valid_id(id, "WANDB_RUN_ID");
     write_text(file, id);
     return id;
   }
@@ -219,6 +218,7 @@ void WandbRun::check(const TrainConfig& config) {
 }
 
 std::unique_ptr<WandbRun> WandbRun::start(const TrainConfig& config, int64_t first_step) {
+  check(config);
   if (first_of(config.logger.wandb_project, "WANDB_PROJECT").empty()) return nullptr;
   const std::string settled = mode();
   if (settled == "disabled") return nullptr;

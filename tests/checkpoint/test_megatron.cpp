@@ -7,6 +7,7 @@
 #include "checkpoint/megatron_names.h"
 #include "checkpoint/megatron_writer.h"
 #include "formats/safetensors.h"
+#include "hf_testing.h"
 
 namespace trestle {
 namespace {
@@ -15,26 +16,10 @@ namespace fs = std::filesystem;
 const fs::path kFixtures = "fixtures/megatron";
 
 fs::path fresh(const std::string& name) {
-  const fs::path path = fs::path(testing::TempDir()) / ("trestle-megatron-" + name);
+  const fs::path path = fs::path(::testing::TempDir()) / ("trestle-megatron-" + name);
   fs::remove_all(path);
   return path;
 }
-
-template <class Action>
-std::string refusal(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    return message;
-  }
-  ADD_FAILURE() << "accepted";
-  return "";
-}
-
-#define EXPECT_REFUSED(action, part) \
-  EXPECT_NE(refusal([&] { action; }).find(part), std::string::npos) << refusal([&] { action; })
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.is_contiguous() &&

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "hf_testing.h"
 #include "pytorch/torch_dist.h"
 #include "pytorch/torch_dist_writer.h"
 #include "pytorch/torch_save.h"
@@ -17,27 +18,11 @@ namespace fs = std::filesystem;
 
 // An empty directory of the test's own.
 fs::path fresh(const std::string& name) {
-  const fs::path path = fs::path(testing::TempDir()) / ("trestle-" + name);
+  const fs::path path = fs::path(::testing::TempDir()) / ("trestle-" + name);
   fs::remove_all(path);
   fs::create_directories(path);
   return path;
 }
-
-template <class Action>
-std::string refusal(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    return message;
-  }
-  ADD_FAILURE() << "accepted";
-  return "";
-}
-
-#define EXPECT_REFUSED(action, part) \
-  EXPECT_NE(refusal([&] { action; }).find(part), std::string::npos) << refusal([&] { action; })
 
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text));
@@ -336,7 +321,7 @@ TEST(TorchDist, HostileMetadataIsRefused) {
       .tuple()
       .reduce();
   write_text(path / ".metadata", out.build().finish());
-  const std::string message = refusal([&] { TorchDistReader{path}; });
+  const std::string message = testing::error_of([&] { TorchDistReader{path}; });
   EXPECT_NE(message.find(".metadata: the pickle names builtins.exec"), std::string::npos)
       << message;
   EXPECT_FALSE(fs::exists("/tmp/trestle-was-here"));
