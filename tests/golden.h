@@ -17,7 +17,7 @@ namespace trestle::testing {
 
 struct Golden {
   explicit Golden(const std::string& name, const std::string& file = "golden.safetensors")
-      : directory("golden/model/" + name), tensors(directory + "/" + file) {}
+      : directory("golden/" + name), tensors(directory + "/" + file) {}
 
   at::Tensor operator[](const std::string& name) const { return tensors.read(name); }
   bool has(const std::string& name) const { return tensors.tensors().contains(name); }

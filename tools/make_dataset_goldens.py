@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes small data sets in tests/golden/datasets/: Parquet in the schemas of MedPix-VQA and the_cauldron's raven, own
+"""Makes small data sets in tests/data/golden/: Parquet in the schemas of MedPix-VQA and the_cauldron's raven, own
 data as Parquet and as WebDataset, and tar files in each of Python's formats.
 
   .venv/bin/python tools/make_dataset_goldens.py
@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden" / "datasets"
+FOLDER = Path(__file__).resolve().parent.parent / "tests" / "data" / "golden"
 PICTURE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/gguf/ with gguf-py, llama.cpp's own Python package.
+"""Writes tests/formats/golden/ with gguf-py, llama.cpp's own Python package.
 
 Run again only when it moves:  .venv/bin/python tools/make_gguf_goldens.py
 
@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
-GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "gguf"
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "formats" / "golden"
 TYPE = gguf.GGMLQuantizationType
 
 

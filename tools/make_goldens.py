@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/model: tiny models and what transformers and peft make of them.
+"""Writes tests/golden: tiny models and what transformers and peft make of them.
 
   .venv/bin/python tools/make_goldens.py [--only NAME ...]
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from goldens import checks, lora, models, record, runs  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden" / "model"
+GOLDEN = ROOT / "tests" / "golden"
 
 
 def write(path, tensors, **metadata):

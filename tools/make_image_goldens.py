@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/images: small odd pictures, and what transformers' PixtralImageProcessor makes of them.
+"""Makes tests/image/golden: small odd pictures, and what transformers' PixtralImageProcessor makes of them.
 
 The processor needs torchvision, which is not among the pinned wheels:
 
@@ -36,7 +36,7 @@ from transformers.models.pixtral.image_processing_pixtral import (  # noqa: E402
     get_resize_output_image_size,
 )
 
-OUT = Path(__file__).resolve().parent.parent / "tests" / "golden" / "images"
+OUT = Path(__file__).resolve().parent.parent / "tests" / "image" / "golden"
 PATCH = 28
 rng = np.random.default_rng(20)
 entries: list[dict] = []

@@ -4,11 +4,11 @@
   .venv/bin/pip install --no-deps bitsandbytes==0.50.2   # no requirement of anything else
   .venv/bin/python tools/make_quantized_goldens.py
 
-tests/golden/quantized.safetensors: NAME (fp32 [rows, columns]) and, for BITS 4 and 8, NAME.BITS.codes,
+tests/bridge/golden/quantized.safetensors: NAME (fp32 [rows, columns]) and, for BITS 4 and 8, NAME.BITS.codes,
 .absmax [rows, blocks], .fp32 and .bf16 (the values). A row is a matrix of its own to bitsandbytes, so
 that blocks never go over its end; 8 bits are row-wise int8 of each block.
 
-tests/golden/model/tied/lora_4bit, lora_8bit, dora_4bit: as lora and dora beside them (the same
+tests/golden/tied/lora_4bit, lora_8bit, dora_4bit: as lora and dora beside them (the same
 adapters, but for DoRA's magnitudes), on the model whose linears, without the head, hold the values.
 """
 
@@ -95,7 +95,7 @@ def make_matrices():
     zeros[1, 70] = 1e-39
     golden["zeros"] = zeros
     golden |= {f"zeros.4.{key}": value for key, value in quantized(zeros, 4).items()}
-    write(GOLDEN / "quantized.safetensors", golden)
+    write(ROOT / "tests" / "bridge" / "golden" / "quantized.safetensors", golden)
 
 
 def quantize_model(reference, bits):
@@ -108,7 +108,7 @@ def quantize_model(reference, bits):
 
 
 def make_model(model, form, bits):
-    folder = GOLDEN / "model" / model.name
+    folder = GOLDEN / model.name
     batch, _ = models.make_batch(model)
     make = {"lora": lora.separate, "dora": lora.dora}[form]
     base = quantize_model(models.load_model(model, folder), bits)

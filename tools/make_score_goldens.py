@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/scores.json: what Donut's own code and the anls package make of answers, right and wrong.
+"""Writes tests/generate/golden/scores.json: what Donut's own code and the anls package make of answers, right and wrong.
 
   .venv/bin/pip install --no-deps --target SCORERS donut-python==1.0.9 zss==1.2.0 nltk==3.9.1 anls==0.0.2 six==1.17.0
   PYTHONPATH=SCORERS .venv/bin/python tools/make_score_goldens.py
@@ -106,7 +106,7 @@ def main():
     texts = [{"answer": a, "wanted": b, "edit_distance": nltk.edit_distance(a, b), "anls": anls_score(a, [b])} for a, b in pairs]
     scores = [case["accuracy"] for case in trees if case["accuracy"] is not None]
     assert 5 < sum(0.05 < s < 0.95 for s in scores), "the cases do not tell scorers apart"
-    out = ROOT / "tests" / "golden" / "scores.json"
+    out = ROOT / "tests" / "generate" / "golden" / "scores.json"
     rows = [json.dumps(row, ensure_ascii=False) for row in trees], [json.dumps(row, ensure_ascii=False) for row in texts]
     out.write_text('{"documents": [\n' + ",\n".join(rows[0]) + '\n],\n"texts": [\n' + ",\n".join(rows[1]) + "\n]}\n")
     print(f"{out.relative_to(ROOT)}: {len(trees)} documents, {len(texts)} texts")

@@ -1,4 +1,4 @@
-"""Writes tests/golden/tokenizer/: what mistral-common and Hugging Face tokenizers make of texts and conversations.
+"""Writes tests/tokenizer/golden/: what mistral-common and Hugging Face tokenizers make of texts and conversations.
 
 Run again only when a reference moves:  .venv/bin/python tools/make_tokenizer_goldens.py
 The functions that ask the references are used by tests/interop/test_tokenizer.py too.
@@ -25,7 +25,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # noqa: E402
 from PIL import Image  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-GOLDEN = ROOT / "tests/golden/tokenizer"
+GOLDEN = ROOT / "tests/tokenizer/golden"
 REAL = pathlib.Path(importlib.util.find_spec("mistral_common").origin).parent / "data/tekken_240911.json"
 VERSIONS = [3, 7, 11, 13]
 ENDINGS = {"any": ValidationMode.agnostic, "prompt": ValidationMode.serving, "sample": ValidationMode.finetuning}

@@ -91,7 +91,7 @@ TEST(CompareLogits, IsTheDivergenceOfTheDistributions) {
 class Streamed : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Streamed, ForwardIsTheModels) {
-  const OpenCheckpoint checkpoint("golden/model/" + std::string(GetParam()));
+  const OpenCheckpoint checkpoint("golden/" + std::string(GetParam()));
   const ModelInput input = probe_input(checkpoint.config());
   EXPECT_EQ(input.images_CHW.empty(), !checkpoint.config().vision.has_value());
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
@@ -109,7 +109,7 @@ TEST_P(Streamed, ForwardIsTheModels) {
 INSTANTIATE_TEST_SUITE_P(Compare, Streamed, ::testing::Values("tied", "untied", "mistral", "text"));
 
 TEST(ProbeInput, ReachesBeyondTheOriginalContext) {
-  const OpenCheckpoint checkpoint("golden/model/tied");
+  const OpenCheckpoint checkpoint("golden/tied");
   const ModelInput input = probe_input(checkpoint.config());
   EXPECT_GT(input.positions_T.max().item<int64_t>(),
             checkpoint.config().text.rope.yarn->original_max_position_embeddings);
@@ -135,7 +135,7 @@ class Verify : public InDirectory<::testing::Test> {
     write_hf(source_.weights(), source_.config(), source_.config_json(), source_.side_files(),
              directory_ / "hf");
   }
-  const OpenCheckpoint source_{fs::path("golden/model/untied")};
+  const OpenCheckpoint source_{fs::path("golden/untied")};
 };
 
 TEST_F(Verify, PassesWhatIsEqual) {
@@ -190,7 +190,7 @@ TEST_F(Verify, NothingIsKeptOfWhatFails) {
 }
 
 TEST_F(Verify, GgufAgainstItsTypes) {
-  const OpenCheckpoint source("golden/model/tied");
+  const OpenCheckpoint source("golden/tied");
   const GgufAssets assets{.tokenizer = {}, .image_break_id = 12, .image_mean = {}, .image_std = {}};
   for (const GgmlType type : {GgmlType::kF16, GgmlType::kBF16, GgmlType::kQ8_0}) {
     Verified done;
@@ -230,7 +230,7 @@ TEST_F(Verify, GgufAgainstItsTypes) {
 
 // Beside what an export holds itself, 0.2 GB measured, within --max-memory's 1.5 GB.
 TEST(StreamedLogits, ThoseOf14BHaveRoomByDefault) {
-  ModelConfig config = OpenCheckpoint("golden/model/untied").config();
+  ModelConfig config = OpenCheckpoint("golden/untied").config();
   config.text.num_layers = 40;
   config.text.hidden_size = 5120;
   config.text.intermediate_size = 16384;

@@ -39,8 +39,8 @@ class Gguf : public ::testing::Test {
 
 // users' pain point 22: GGUF without vision.
 TEST_F(Gguf, WritesTheWeightsOfBothTowers) {
-  const OpenCheckpoint source("golden/model/tied");
-  const SafetensorsFile weights("golden/model/tied/model.safetensors");
+  const OpenCheckpoint source("golden/tied");
+  const SafetensorsFile weights("golden/tied/model.safetensors");
   const GgufFiles files = exported(source, GgmlType::kBF16);
   EXPECT_EQ(files.language, directory_ / "tiny-BF16.gguf");
   EXPECT_EQ(files.mmproj, directory_ / "mmproj-tiny-BF16.gguf");
@@ -71,7 +71,7 @@ TEST_F(Gguf, WritesTheWeightsOfBothTowers) {
 
 // llama.cpp's names of the tensors (gguf-py's constants.py: TENSOR_NAMES).
 TEST_F(Gguf, NamesAreLlamaCpps) {
-  const OpenCheckpoint source("golden/model/tied");
+  const OpenCheckpoint source("golden/tied");
   const GgufFiles files = exported(source, GgmlType::kF16);
   const auto names = [](const fs::path& path) {
     std::set<std::string> names;
@@ -105,13 +105,13 @@ TEST_F(Gguf, NamesAreLlamaCpps) {
       EXPECT_EQ(file.read(name).scalar_type() == at::kFloat, info.shape.size() == 1) << name;
     }
   }
-  const SafetensorsFile weights("golden/model/tied/model.safetensors");
+  const SafetensorsFile weights("golden/tied/model.safetensors");
   EXPECT_TRUE(at::equal(GgufFile(*files.mmproj).read("v.blk.1.ln1.weight"),
                         weights.read("vision_tower.transformer.layers.1.attention_norm.weight")));
 }
 
 TEST_F(Gguf, AModelIsAFileOrADirectoryOfNoOtherForm) {
-  const GgufFiles files = exported(OpenCheckpoint("golden/model/tied"), GgmlType::kF16);
+  const GgufFiles files = exported(OpenCheckpoint("golden/tied"), GgmlType::kF16);
   EXPECT_TRUE(is_gguf_model(files.language));
   EXPECT_TRUE(is_gguf_model(directory_));
   for (const char* config : {"config.json", "params.json"}) {
@@ -119,11 +119,11 @@ TEST_F(Gguf, AModelIsAFileOrADirectoryOfNoOtherForm) {
     EXPECT_FALSE(is_gguf_model(directory_)) << config;
     fs::remove(directory_ / config);
   }
-  EXPECT_FALSE(is_gguf_model("golden/model/tied"));
+  EXPECT_FALSE(is_gguf_model("golden/tied"));
 }
 
 TEST_F(Gguf, StatesWhatTheConfigStates) {
-  const GgufFiles files = exported(OpenCheckpoint("golden/model/tied"), GgmlType::kF16);
+  const GgufFiles files = exported(OpenCheckpoint("golden/tied"), GgmlType::kF16);
   const GgufFile language(files.language), mmproj(*files.mmproj);
   const auto& keys = language.metadata();
   EXPECT_EQ(keys.at("general.architecture").text(), "mistral3");
@@ -149,7 +149,7 @@ TEST_F(Gguf, StatesWhatTheConfigStates) {
 
 // users' pain point 22: GGUF without vision.
 TEST_F(Gguf, FilesOfOneModelShareAnId) {
-  const OpenCheckpoint source("golden/model/tied");
+  const OpenCheckpoint source("golden/tied");
   std::set<std::string> ids;
   for (const GgmlType type : {GgmlType::kF16, GgmlType::kBF16, GgmlType::kQ8_0}) {
     const GgufFiles files = exported(source, type);
@@ -164,7 +164,7 @@ TEST_F(Gguf, FilesOfOneModelShareAnId) {
 
 TEST_F(Gguf, RefusesWhatLlamaCppCannotRun) {
   const auto refusal = [&](const std::string& model, auto&& edit) {
-    const OpenCheckpoint source("golden/model/" + model);
+    const OpenCheckpoint source("golden/" + model);
     ModelConfig config = source.config();
     edit(config);
     const std::string message = error_of(

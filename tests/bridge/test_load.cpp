@@ -190,7 +190,7 @@ TEST_F(Load, OnlyAVocabularyIsCut) {
 }
 
 TEST_F(Load, AGgufFileHasNoMoreTensorsThanItsKeysSay) {
-  const OpenCheckpoint source("golden/model/tied");
+  const OpenCheckpoint source("golden/tied");
   const GgufAssets assets{.tokenizer = {}, .image_break_id = 12};
   const GgufFiles files =
       export_gguf(source.weights(), source.config(), assets, directory_, {.name = "tiny"});

@@ -20,7 +20,7 @@ at::Tensor flushed(const at::Tensor& bf16) {
 }
 
 TEST(Quantize, CodesScalesAndValuesAreBitsandbytes) {
-  const SafetensorsFile golden("golden/quantized.safetensors");
+  const SafetensorsFile golden("bridge/golden/quantized.safetensors");
   int compared = 0;
   for (const auto& [name, info] : golden.tensors()) {
     for (const int64_t bits : {4, 8}) {
@@ -45,7 +45,7 @@ TEST(Quantize, CodesScalesAndValuesAreBitsandbytes) {
 }
 
 std::shared_ptr<Ministral3> load(const std::string& name, at::ScalarType dtype, int64_t bits) {
-  return load_model(OpenCheckpoint("golden/model/" + name), {dtype, at::kCPU, bits});
+  return load_model(OpenCheckpoint("golden/" + name), {dtype, at::kCPU, bits});
 }
 
 TEST(Quantize, EveryProjectionButTheHeadHoldsItsOwnWeight) {

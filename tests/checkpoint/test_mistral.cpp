@@ -312,7 +312,7 @@ TEST(Format, ReadsTheConfigOfEither) {
   const auto [config, file] = read_config_json(kMistral);
   EXPECT_EQ(file, "fixtures/mistral/params.json");
   EXPECT_EQ(config.at("model_type"), "mistral3");
-  expect_mentions(error_of([] { read_config_json("fixtures/pickle"); }), {"config.json"});
+  expect_mentions(error_of([] { read_config_json("pytorch/pickles"); }), {"config.json"});
 }
 
 TEST(HfWriter, WritesMistralsFiles) {

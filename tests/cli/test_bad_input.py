@@ -27,7 +27,7 @@ import script
 TESTS = Path(__file__).resolve().parent.parent
 HF, MEGATRON = TESTS / "fixtures" / "hf", TESTS / "fixtures" / "megatron" / "import"
 DEMO = TESTS.parent / "assets" / "demo" / "model"
-IMAGE = TESTS / "golden" / "images" / "exact_28x56.png"
+IMAGE = TESTS / "image" / "golden" / "exact_28x56.png"
 USER, MACHINE = 2, 1
 NOBODY = 65534
 
@@ -256,7 +256,7 @@ class Pictures(Refusals):
 
     def test_truncated(self):
         for suffix in ("png", "jpg", "webp"):
-            for file in sorted((TESTS / "golden" / "images").glob(f"*.{suffix}"))[:2]:
+            for file in sorted((TESTS / "image" / "golden").glob(f"*.{suffix}"))[:2]:
                 data = file.read_bytes()
                 self.refuses(f"cut.{suffix}", data[:len(data) // 2])
                 self.refuses(f"cut.{suffix}", data[:16])

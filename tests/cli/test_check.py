@@ -155,7 +155,7 @@ class HuggingFace(Checks):
                 self.fails(adapter, words)
 
     def test_adapter_against_its_config(self):
-        adapter = self.copy(FIXTURES.parent / "golden" / "model" / "tied" / "lora")
+        adapter = self.copy(FIXTURES.parent / "golden" / "tied" / "lora")
         self.passes(adapter)
         file = adapter / "adapter_config.json"
         config = json.loads(file.read_text())

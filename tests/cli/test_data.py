@@ -23,7 +23,7 @@ from PIL import Image
 from test_bad_input import DEMO, IMAGE, TESTS, Refusals, edit_json
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
-FOLDER = TESTS / "golden" / "datasets"
+FOLDER = TESTS / "data" / "golden"
 
 
 TALK = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "This one."}]

@@ -27,8 +27,8 @@ HF, TIED, MISTRAL = (TESTS / "fixtures" / name for name in ("hf", "hf_tied", "mi
 MEGATRON = TESTS / "fixtures" / "megatron"
 LORA, PEFT, SFT = MEGATRON / "lora", MEGATRON / "adapter_lora", MEGATRON / "sft"
 DEMO, RECEIPTS = (TESTS.parent / "assets" / "demo" / name for name in ("model", "data"))
-PICTURE = TESTS / "golden" / "images" / "exact_28x56.png"
-DATASETS = TESTS / "golden" / "datasets"
+PICTURE = TESTS / "image" / "golden" / "exact_28x56.png"
+DATASETS = TESTS / "data" / "golden"
 
 TALK = json.dumps({"messages": [{"role": "user", "content": "ab"}]})
 LOGITS = file("out.safetensors")

@@ -28,7 +28,7 @@ TESTS = Path(__file__).resolve().parent.parent
 HF, MEGATRON = TESTS / "fixtures" / "hf", TESTS / "fixtures" / "megatron" / "import"
 LORA = TESTS / "fixtures" / "megatron" / "lora"
 DEMO, DATA = TESTS.parent / "assets" / "demo" / "model", TESTS.parent / "assets" / "demo" / "data"
-IMAGE = TESTS / "golden" / "images" / "exact_28x56.png"
+IMAGE = TESTS / "image" / "golden" / "exact_28x56.png"
 # What `generate` does not open of a model's directory.
 UNREAD = {DEMO: set(), MEGATRON: {"train_state.pt"}}
 NOBODY = 65534

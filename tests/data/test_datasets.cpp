@@ -24,11 +24,11 @@ std::string whole(const Dataset& dataset, int64_t row) {
   return text;
 }
 
-constexpr const char* kFolder = "golden/datasets";
+constexpr const char* kFolder = "data/golden";
 
 TEST(Datasets, MedpixIsPictureAndQuestionThenAnswer) {
   const auto dataset = make_dataset("make_medpix_dataset",
-                                    "golden/datasets/medpix-train-00000-of-00001.parquet", "");
+                                    "data/golden/medpix-train-00000-of-00001.parquet", "");
   ASSERT_EQ(dataset->size(), 3);
   EXPECT_EQ(whole(*dataset, 0), "user: <image>What is shown?\nassistant: A chest.\n");
   EXPECT_EQ(whole(*dataset, 2), "user: <image>Where is it?\nassistant: On the left.\n");
@@ -38,7 +38,7 @@ TEST(Datasets, MedpixIsPictureAndQuestionThenAnswer) {
 
 TEST(Datasets, RavenIsEveryPictureAndTheFirstText) {
   const auto dataset =
-      make_dataset("make_raven_dataset", "golden/datasets/raven-train-00000-of-00001.parquet", "");
+      make_dataset("make_raven_dataset", "data/golden/raven-train-00000-of-00001.parquet", "");
   // Of five rows two have no picture and one no text.
   ASSERT_EQ(dataset->size(), 2);
   EXPECT_EQ(whole(*dataset, 0),

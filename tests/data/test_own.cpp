@@ -15,8 +15,8 @@
 namespace trestle {
 namespace {
 
-const std::filesystem::path kFolder = "golden/datasets";
-const std::string kPicture = "golden/images/exact_28x56.png";
+const std::filesystem::path kFolder = "data/golden";
+const std::string kPicture = "image/golden/exact_28x56.png";
 
 std::string text_of(const Conversation& conversation) {
   std::string text;

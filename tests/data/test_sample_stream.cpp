@@ -25,7 +25,7 @@ class Letters : public Dataset {
     Message user = text_message(Role::kUser, "count");
     if (index % 3 == 0) {
       Part picture{.kind = Part::Kind::kImage};
-      picture.image.source = "golden/images/29x29.png";
+      picture.image.source = "image/golden/29x29.png";
       user.parts.insert(user.parts.begin(), picture);
     }
     return {

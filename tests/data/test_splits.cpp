@@ -124,7 +124,7 @@ TEST_F(Folder, WithoutSplitsIsTold) {
 }
 
 TEST(SplitMatters, InADirectoryOnly) {
-  const fs::path folder = "golden/datasets";
+  const fs::path folder = "data/golden";
   EXPECT_TRUE(split_matters("parquet", folder));
   EXPECT_TRUE(split_matters("make_cord_v2_dataset", folder));
   EXPECT_TRUE(split_matters("webdataset", folder));
@@ -136,7 +136,7 @@ TEST(SplitMatters, InADirectoryOnly) {
 }
 
 TEST(Files, AreThoseOfTheRowsInOrder) {
-  const fs::path folder = "golden/datasets";
+  const fs::path folder = "data/golden";
   using Paths = std::vector<fs::path>;
   EXPECT_EQ(make_dataset("parquet", folder, "vqa-train")->files(),
             Paths{folder / "own-vqa-train.parquet"});
@@ -151,8 +151,8 @@ TEST(Files, AreThoseOfTheRowsInOrder) {
   const fs::path receipts = "../assets/demo/data";
   EXPECT_EQ(make_dataset("make_cord_v2_dataset", receipts, "test")->files(),
             Paths{receipts / "test.parquet"});
-  EXPECT_EQ(make_dataset("jsonl", "golden/tokenizer/chats.jsonl", "")->files(),
-            Paths{"golden/tokenizer/chats.jsonl"});
+  EXPECT_EQ(make_dataset("jsonl", "tokenizer/golden/chats.jsonl", "")->files(),
+            Paths{"tokenizer/golden/chats.jsonl"});
   EXPECT_EQ(describe_files(*pattern, folder / "web-train-{000001,000000}.tar"),
             (folder / "web-train-{000001,000000}.tar").string() +
                 ": 2 files, web-train-000001.tar, web-train-000000.tar");

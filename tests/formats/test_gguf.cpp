@@ -13,7 +13,7 @@ namespace {
 
 using namespace trestle::testing;
 
-const fs::path kGolden = "golden/gguf";
+const fs::path kGolden = "formats/golden";
 
 std::vector<std::byte> encoded(const at::Tensor& values, GgmlType type) {
   const GgmlLayout& layout = ggml_layout(type);

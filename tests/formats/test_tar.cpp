@@ -15,7 +15,7 @@
 namespace trestle {
 namespace {
 
-const std::filesystem::path kFolder = "golden/datasets";
+const std::filesystem::path kFolder = "data/golden";
 constexpr size_t kBlock = 512;
 
 std::string long_name(size_t folders) {

@@ -10,7 +10,7 @@ namespace trestle {
 namespace {
 
 const Json& goldens() {
-  static const Json all = read_json("golden/scores.json");
+  static const Json all = read_json("generate/golden/scores.json");
   return all;
 }
 

@@ -134,7 +134,7 @@ class Fetch : public testing::Test {
     EXPECT_NE(message.find(what), message.npos) << message;
   }
 
-  const std::string path_ = "golden/images/exif6.png";
+  const std::string path_ = "image/golden/exif6.png";
   const std::string png_ = read_text(path_);
   const at::Tensor picture_ = load_image(path_);
 };
@@ -222,9 +222,9 @@ TEST_F(Fetch, NamesWhatCannotBeReached) {
   expect_refused(fmt::format("http://127.0.0.1:{}/a.png", port), "cannot be fetched");
   expect_refused("ftp://127.0.0.1/a.png", "only http:// and https://");
   expect_refused("file:///a.png", "only http:// and https://");
-  EXPECT_NE(refusal("golden/images/absent.png").find("golden/images/absent.png"),
+  EXPECT_NE(refusal("image/golden/absent.png").find("image/golden/absent.png"),
             std::string::npos);
-  EXPECT_NE(refusal("golden/images").find("not a regular file"), std::string::npos);
+  EXPECT_NE(refusal("image/golden").find("not a regular file"), std::string::npos);
 }
 
 TEST_F(Fetch, ReadsDataUris) {
@@ -232,7 +232,7 @@ TEST_F(Fetch, ReadsDataUris) {
   const std::string pixel =
       "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4kWIEAANWAV/"
       "W6lf+AAAAAElFTkSuQmCC";
-  const at::Tensor expected = load_image("golden/images/one_pixel.png");
+  const at::Tensor expected = load_image("image/golden/one_pixel.png");
   EXPECT_TRUE(load_image("data:image/png;base64," + pixel).equal(expected));
   std::string wrapped = pixel;
   wrapped.insert(40, "\r\n");

@@ -1,4 +1,4 @@
-// Pictures against Pillow and transformers' PixtralImageProcessor (golden/images, made by
+// Pictures against Pillow and transformers' PixtralImageProcessor (image/golden, made by
 // tools/make_image_goldens.py), and what is refused.
 #include <ATen/ATen.h>
 #include <c10/util/hash.h>
@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kImages = "golden/images";
+const fs::path kImages = "image/golden";
 
 std::string sha1(const at::Tensor& tensor) {
   EXPECT_TRUE(tensor.is_contiguous());

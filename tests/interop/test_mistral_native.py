@@ -196,7 +196,7 @@ def all_models():
 
 def check_generate(trestle, scratch):
     """The demo's model, a picture above its largest: sizes and vocabulary come from Mistral's files."""
-    demo, image = ROOT / "assets" / "demo" / "model", ROOT / "tests/golden/images/1x1700.png"
+    demo, image = ROOT / "assets" / "demo" / "model", ROOT / "tests/image/golden/1x1700.png"
     native, megatron = Path(scratch, "native"), Path(scratch, "run")
     run(trestle, "export", "--hf-model", demo, "--mistral-path", native)
     run(trestle, "import", "--hf-model", native, "--megatron-path", megatron)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trestle against peft, live, on tiny models of tests/golden/model.
+"""Trestle against peft, live, on tiny models of tests/golden.
 
   .venv/bin/python tests/interop/test_peft.py --trestle build/release/trestle
 
@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 import checks  # noqa: E402
 from goldens import models, record  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden" / "model"
+GOLDEN = ROOT / "tests" / "golden"
 FIXTURE = ROOT / "tests" / "fixtures" / "hf"
-PICTURE = ROOT / "tests" / "golden" / "images" / "29x29.png"
+PICTURE = ROOT / "tests" / "image" / "golden" / "29x29.png"
 LOGITS = 1e-4
 # Of the fixture, whose language model and vision tower have 3 and 2 layers.
 LANGUAGE_MODULES = 3 * 7

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trestle against transformers, live, on the tiny models of tests/golden/model and on the three official sizes' configs,
+"""Trestle against transformers, live, on the tiny models of tests/golden and on the three official sizes' configs,
 shrunk, each tied and untied.
 
   .venv/bin/python tests/interop/test_transformers.py --trestle build/release/trestle
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import checks  # noqa: E402
 from goldens import models  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden" / "model"
+GOLDEN = ROOT / "tests" / "golden"
 LOGITS, LOSS, COSINE = 1e-4, 1e-5, 0.999
 
 

@@ -23,8 +23,8 @@ using testing::same_bits;
 using testing::TempDir;
 using testing::write_safetensors;
 
-const fs::path kPeft = "golden/model/tied/lora";
-const fs::path kDora = "golden/model/tied/dora";
+const fs::path kPeft = "golden/tied/lora";
+const fs::path kDora = "golden/tied/dora";
 constexpr const char* kConfig = "adapter_config.json";
 constexpr const char* kWeights = "adapter_model.safetensors";
 

@@ -264,7 +264,7 @@ TEST(MegatronAdapter, RefusesWhatIsNoLora) {
   };
   expect_mentions(refused(kFixtures / "import"), {"holds a model's weights, not an adapter"});
   // Other sizes, one after the other.
-  expect_mentions(refused(kFixtures / "lora", "golden/model/tied"),
+  expect_mentions(refused(kFixtures / "lora", "golden/tied"),
                   {"linear_qkv.adapter.linear_out.weight", "[120, 4]", "[160, 4]"});
 }
 

@@ -56,7 +56,7 @@ TEST(Pickle, PlainValuesComeBack) {
 // [None, True])}).
 TEST(Pickle, EveryProtocolOfPython) {
   for (int protocol = 2; protocol <= 5; ++protocol) {
-    const MappedFile file(fmt::format("fixtures/pickle/protocol{}.pkl", protocol));
+    const MappedFile file(fmt::format("pytorch/pickles/protocol{}.pkl", protocol));
     const Pickle pickle = load(file.text());
     const auto parts = pickle.root().at("k").as_sequence();
     ASSERT_EQ(parts.size(), 7u) << protocol;

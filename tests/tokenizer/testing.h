@@ -17,7 +17,7 @@
 namespace trestle::testing {
 
 /// Relative to tests/, the working directory of the tests.
-inline const std::filesystem::path kTokenizerGolden = "golden/tokenizer";
+inline const std::filesystem::path kTokenizerGolden = "tokenizer/golden";
 /// A checkpoint whose tokenizer.json has the 256 bytes and 14 special tokens.
 inline const std::filesystem::path kBytesCheckpoint = "fixtures/hf";
 

@@ -26,7 +26,7 @@ class Features : public ::testing::Test {
           << fmt::format(
                  R"({{"messages": [{{"role": "user", "content": [{{"type": "image", "path": "{}"}}, )"
                  R"({{"type": "text", "text": "name it"}}]}}, {{"role": "assistant", "content": "{}"}}]}})",
-                 fs::absolute(fs::path("golden/images") / name).string(), name)
+                 fs::absolute(fs::path("image/golden") / name).string(), name)
           << "\n";
     }
     // A row without a picture among them.

@@ -161,7 +161,7 @@ INSTANTIATE_TEST_SUITE_P(Schemes, LoraPlus, ::testing::Values("lora_everywhere",
 
 TEST_P(LoraPlus, TenStepsArePefts) {
   const auto model = Golden("tied").model();
-  load_adapter(*model, std::string("golden/model/tied/") + GetParam());
+  load_adapter(*model, std::string("golden/tied/") + GetParam());
   const Golden golden("tied", "starts.safetensors");
   expect_losses(ten_losses(*model, 1e-2, 4),
                 golden[std::string("lora_plus.") + GetParam() + ".losses"]);

@@ -20,7 +20,7 @@ std::string rows_of_all_kinds() {
   std::string rows;
   const auto picture = [](const char* name) {
     return fmt::format(R"({{"type": "image", "path": "{}"}}, )",
-                       fs::absolute(fs::path("golden/images") / name).string());
+                       fs::absolute(fs::path("image/golden") / name).string());
   };
   const std::vector<std::string> pictures = {picture("rgb8.png") + picture("29x29.png"), "",
                                              picture("420.jpg"), ""};

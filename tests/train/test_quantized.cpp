@@ -47,7 +47,7 @@ class QuantizedBase : public ::testing::TestWithParam<QuantizedRun> {
   const Golden data_{"tied"};
   const Golden golden_{std::string("tied/") + GetParam().name};
   const std::shared_ptr<Ministral3> model_ =
-      load_model(OpenCheckpoint("golden/model/tied"), {at::kFloat, at::kCPU, GetParam().bits});
+      load_model(OpenCheckpoint("golden/tied"), {at::kFloat, at::kCPU, GetParam().bits});
 };
 
 INSTANTIATE_TEST_SUITE_P(Bits, QuantizedBase,
@@ -97,7 +97,7 @@ TEST_P(QuantizedBase, TenStepsArePefts) {
 
 // DoRA starts with the norms of the quantised weight, so that it changes nothing.
 TEST(QuantizedStart, DoraStartsAsTheQuantisedBase) {
-  const auto model = load_model(OpenCheckpoint("golden/model/tied"), {at::kFloat, at::kCPU, 4});
+  const auto model = load_model(OpenCheckpoint("golden/tied"), {at::kFloat, at::kCPU, 4});
   const at::NoGradGuard no_grad;
   const ModelInput input = Golden("tied").input();
   const at::Tensor before = model->logits(input);

@@ -125,7 +125,7 @@ TEST(PackedRun, FullFineTuningEqualsTransformersOnEachSampleAlone) {
 TEST(PackedRun, LoraEqualsPeftOnEachSampleAlone) {
   const Golden golden("tied", "packed_lora.safetensors");
   const auto model = Golden("tied").model();
-  load_adapter(*model, "golden/model/tied/lora");
+  load_adapter(*model, "golden/tied/lora");
   const Batch batch = packed_row(golden);
   EXPECT_GT(batch.input.packing.runs().size(), 1u);
   expect_ten_steps(*model, batch, kAdapters, 1e-2, golden["losses"], golden["grad_norms"]);

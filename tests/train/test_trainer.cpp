@@ -240,7 +240,7 @@ TEST_F(Run, FrozenPartsStay) {
   // Pictures, so that there is a gradient for what is not frozen.
   frozen.checkpoint.pretrained_checkpoint = "../assets/demo/model";
   frozen.dataset.maker_name = "make_raven_dataset";
-  frozen.dataset.path_or_dataset = "golden/datasets/raven-train-00000-of-00001.parquet";
+  frozen.dataset.path_or_dataset = "data/golden/raven-train-00000-of-00001.parquet";
   Trainer trainer(frozen);
   std::map<std::string, at::Tensor> before;
   for (const auto& entry : trainer.model().named_parameters()) {

@@ -1,12 +1,10 @@
-// The recipes: the whole config of each, and what its first steps do to a small model.
+// What the first steps of each recipe do to a small model.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <map>
 
-#include "base/file.h"
-#include "errors.h"
 #include "recipes/recipes.h"
 #include "train/trainer.h"
 
@@ -14,72 +12,6 @@ namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
-
-FinetuneArguments with_peft(const std::string& scheme) {
-  FinetuneArguments arguments;
-  arguments.peft = scheme;
-  return arguments;
-}
-
-TEST(Recipes, RatesFollowTheScheme) {
-  const TrainConfig dora = recipe("ministral3_8b_finetune_config", with_peft("dora"));
-  EXPECT_EQ(dora.peft.scheme, "dora");
-  EXPECT_EQ(dora.optimizer.lr, 1e-4);
-  EXPECT_EQ(dora.optimizer.min_lr, 1e-5);
-  const TrainConfig full = recipe("ministral3_8b_peft_config", with_peft("none"));
-  EXPECT_EQ(full.peft.scheme, "");
-  EXPECT_EQ(full.optimizer.lr, 5e-6);
-  EXPECT_EQ(full.optimizer.min_lr, 5e-7);
-}
-
-TEST(Recipes, ArgumentsAreTheBridges) {
-  FinetuneArguments arguments;
-  arguments.pretrained_checkpoint = "model";
-  arguments.dataset_type = "jsonl";
-  arguments.train_iters = 7;
-  arguments.global_batch_size = 3;
-  arguments.freeze_vision_model = true;
-  const TrainConfig config = ministral3_3b_finetune_config(arguments);
-  EXPECT_EQ(config.checkpoint.pretrained_checkpoint, "model");
-  EXPECT_EQ(config.dataset.maker_name, "jsonl");
-  EXPECT_EQ(config.train.train_iters, 7);
-  EXPECT_EQ(config.train.global_batch_size, 3);
-  EXPECT_TRUE(config.model.freeze_vision_model);
-  EXPECT_FALSE(config.model.freeze_language_model);
-}
-
-// users' pain point 14: recipes that fail.
-TEST(Recipes, ResolvedConfigsAreTheCommittedOnes) {
-  // To accept a change: trestle recipes NAME > tests/snapshots/recipes/NAME.yaml, and let the diff
-  // be reviewed.
-  for (const Recipe& each : recipes()) {
-    EXPECT_EQ(to_yaml(each.make({})), read_text("snapshots/recipes/" + each.name + ".yaml"))
-        << each.name;
-  }
-}
-
-TEST(Recipes, TensorParallelIsThatOfTheBridgesTable) {
-  const auto size = [](const std::string& name, const std::string& peft) {
-    return recipe(name, peft.empty() ? FinetuneArguments() : with_peft(peft))
-        .model.tensor_model_parallel_size;
-  };
-  EXPECT_EQ(size("ministral3_3b_sft_config", ""), 1);
-  EXPECT_EQ(size("ministral3_8b_sft_config", ""), 2);
-  EXPECT_EQ(size("ministral3_8b_peft_config", ""), 1);
-  EXPECT_EQ(size("ministral3_14b_sft_config", ""), 4);
-  EXPECT_EQ(size("ministral3_14b_peft_config", ""), 2);
-  EXPECT_EQ(size("ministral3_14b_finetune_config", "dora"), 2);
-  EXPECT_EQ(size("ministral3_14b_peft_config", "none"), 4);
-}
-
-TEST(Recipes, WhatIsNotHereIsRefused) {
-  for (const std::string key : {"pipeline_model_parallel_size", "context_parallel_size"}) {
-    TrainConfig config = recipe("ministral3_3b_sft_config");
-    apply_override(config, "model." + key + "=2");
-    EXPECT_NE(error_of([&] { config.validate(); }).find(key + "=2: is not here yet"),
-              std::string::npos);
-  }
-}
 
 // What a recipe is to train and how fast, by its name: written here and not read from it.
 struct Meaning {
@@ -105,7 +37,7 @@ class FirstSteps : public ::testing::TestWithParam<std::string> {
   // steps differ by the weights alone.
   void SetUp() override {
     fs::create_directories(directory_);
-    const std::string picture = fs::absolute("golden/images/29x29.png").string();
+    const std::string picture = fs::absolute("image/golden/29x29.png").string();
     std::ofstream data(directory_ / "data.jsonl");
     for (int i = 0; i < 16; ++i) {
       data << R"({"messages": [{"role": "user", "content": [{"type": "image", "path": ")" << picture
