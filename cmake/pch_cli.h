@@ -1,6 +1,6 @@
 // What nearly every command needs.
 #pragma once
 
-#include "pch_modules.h"
-
 #include <CLI/CLI.hpp>
+
+#include "pch_modules.h"

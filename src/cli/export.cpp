@@ -13,12 +13,12 @@
 #include "bridge/compare.h"
 #include "bridge/gguf.h"
 #include "bridge/streamed.h"
-#include "checkpoint/megatron.h"
 #include "cli/commands.h"
 #include "cli/convert.h"
 #include "cli/no_effect.h"
 #include "data/gguf_assets.h"
 #include "hub/hub.h"
+#include "megatron/checkpoint.h"
 #include "peft/merged.h"
 
 namespace trestle {

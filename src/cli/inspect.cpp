@@ -18,12 +18,12 @@
 #include "bridge/compare.h"
 #include "bridge/gguf_source.h"
 #include "checkpoint/hf_checkpoint.h"
-#include "checkpoint/megatron.h"
 #include "cli/commands.h"
 #include "cli/format_flag.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "hub/hub.h"
+#include "megatron/checkpoint.h"
 #include "peft/peft_folder.h"
 
 namespace trestle {

@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 #include "peft/megatron_adapter.h"
 #include "peft/peft_folder.h"
 #include "peft/pissa.h"

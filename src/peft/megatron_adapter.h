@@ -4,7 +4,7 @@
 #pragma once
 
 #include "base/json.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 #include "model/ministral3.h"
 #include "peft/lora.h"
 

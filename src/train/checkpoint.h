@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bridge/load.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 #include "recipes/config.h"
 #include "train/identity.h"
 #include "train/optimizer.h"

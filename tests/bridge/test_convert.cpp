@@ -8,7 +8,7 @@
 #include "bridge/recast.h"
 #include "bridge/testing.h"
 #include "checkpoint/hf_checkpoint.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace {

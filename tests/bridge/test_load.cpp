@@ -10,8 +10,8 @@
 #include "bridge/gguf_source.h"
 #include "bridge/load.h"
 #include "bridge/testing.h"
-#include "checkpoint/megatron.h"
 #include "formats/yaml.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace {

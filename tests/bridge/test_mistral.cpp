@@ -9,9 +9,9 @@
 #include "base/file.h"
 #include "bridge/convert.h"
 #include "bridge/testing.h"
-#include "checkpoint/megatron.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_names.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace {

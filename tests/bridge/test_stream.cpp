@@ -5,8 +5,8 @@
 #include "base/error.h"
 #include "bridge/convert.h"
 #include "bridge/testing.h"
-#include "checkpoint/megatron.h"
 #include "formats/safetensors.h"
+#include "megatron/checkpoint.h"
 #include "pytorch/torch_dist.h"
 
 namespace trestle {

@@ -27,8 +27,8 @@ std::string whole(const Dataset& dataset, int64_t row) {
 constexpr const char* kFolder = "data/golden";
 
 TEST(Datasets, MedpixIsPictureAndQuestionThenAnswer) {
-  const auto dataset = make_dataset("make_medpix_dataset",
-                                    "data/golden/medpix-train-00000-of-00001.parquet", "");
+  const auto dataset =
+      make_dataset("make_medpix_dataset", "data/golden/medpix-train-00000-of-00001.parquet", "");
   ASSERT_EQ(dataset->size(), 3);
   EXPECT_EQ(whole(*dataset, 0), "user: <image>What is shown?\nassistant: A chest.\n");
   EXPECT_EQ(whole(*dataset, 2), "user: <image>Where is it?\nassistant: On the left.\n");

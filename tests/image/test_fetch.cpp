@@ -222,8 +222,7 @@ TEST_F(Fetch, NamesWhatCannotBeReached) {
   expect_refused(fmt::format("http://127.0.0.1:{}/a.png", port), "cannot be fetched");
   expect_refused("ftp://127.0.0.1/a.png", "only http:// and https://");
   expect_refused("file:///a.png", "only http:// and https://");
-  EXPECT_NE(refusal("image/golden/absent.png").find("image/golden/absent.png"),
-            std::string::npos);
+  EXPECT_NE(refusal("image/golden/absent.png").find("image/golden/absent.png"), std::string::npos);
   EXPECT_NE(refusal("image/golden").find("not a regular file"), std::string::npos);
 }
 

@@ -10,9 +10,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "checkpoint/megatron.h"
 #include "errors.h"
 #include "golden.h"
+#include "megatron/checkpoint.h"
 #include "recipes/recipes.h"
 #include "train/testing.h"
 #include "train/trainer.h"
