@@ -7,7 +7,7 @@
 #include <string>
 
 #include "bridge/check.h"
-#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_layout.h"
 #include "model/ministral3.h"
 
 namespace trestle {
