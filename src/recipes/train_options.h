@@ -52,12 +52,15 @@ struct ValidationOptions {
   int64_t answers = 0;
   int64_t max_new_tokens = 384;
   std::string best_metric;
+
+  /// Megatron Bridge's two ways to turn it off.
+  bool is_on() const { return eval_interval > 0 && eval_iters > 0; }
   static constexpr auto fields() {
     return std::tuple(
         field("eval_interval", &ValidationOptions::eval_interval, OnResume::kFree,
               between(0, kMostSteps), "steps between validations; 0: none"),
-        field("eval_iters", &ValidationOptions::eval_iters, OnResume::kFree, between(1, kMostSteps),
-              "the loss is that of the first so many global batches of rows"),
+        field("eval_iters", &ValidationOptions::eval_iters, OnResume::kFree, between(0, kMostSteps),
+              "the loss is that of the first so many global batches of rows; 0: no validation"),
         field("path_or_dataset", &ValidationOptions::path_or_dataset, OnResume::kFree,
               "file or directory of the same maker; default: the training data's directory"),
         field("split", &ValidationOptions::split, OnResume::kFree, "for directories"),

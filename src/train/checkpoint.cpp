@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "megatron/writer.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
 

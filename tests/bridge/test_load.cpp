@@ -12,6 +12,7 @@
 #include "bridge/testing.h"
 #include "formats/yaml.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 namespace {

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <map>
 
+#include "model/ministral3.h"
 #include "recipes/recipes.h"
 #include "train/trainer.h"
 
