@@ -81,7 +81,7 @@ void settle(const Command& command, ExportFlags& flags) {
   if (flags.options.dtype == WeightDtype::kFp8 && flags.hf_output.empty()) {
     user_error("--dtype fp8 is written with --hf-path only");
   }
-  if (command.count("--max-shard-size") > 0) {
+  if (command.flag("--max-shard-size").is_given()) {
     hf.max_shard_bytes = parse_bytes("--max-shard-size", flags.max_shard_size);
   }
 }
