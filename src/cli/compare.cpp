@@ -24,6 +24,7 @@
 #include "generate/generator.h"
 #include "generate/stop.h"
 #include "hub/hub.h"
+#include "model/ministral3.h"
 #include "peft/merged.h"
 #include "peft/peft_folder.h"
 #include "recipes/config.h"

@@ -1,5 +1,6 @@
 // Conversions in blocks of rows: the bytes do not depend on the blocks, nor on the ranks whose
 // chunks a Megatron checkpoint is written in.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -7,6 +8,7 @@
 #include "bridge/testing.h"
 #include "formats/safetensors.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "pytorch/torch_dist.h"
 
 namespace trestle {

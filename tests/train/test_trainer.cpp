@@ -13,6 +13,8 @@
 #include "errors.h"
 #include "golden.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
+#include "peft/lora.h"
 #include "recipes/recipes.h"
 #include "train/testing.h"
 #include "train/trainer.h"
