@@ -53,21 +53,6 @@ TEST_P(FullFineTuning, TenLossesEqualTransformers) {
   }
 }
 
-TEST(Schedule, IsMegatrons) {
-  TrainConfig config;
-  config.optimizer.lr = 1;
-  config.optimizer.min_lr = 0.1;
-  config.train.train_iters = 20;
-  config.scheduler.lr_warmup_iters = 10;
-  EXPECT_EQ(learning_rate(config, 1), 0);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 6), 0.5);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 11), 1);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 16), 0.55);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 22), 0.1);
-  config.scheduler.lr_warmup_iters = 0;
-  EXPECT_DOUBLE_EQ(learning_rate(config, 1), 1);
-}
-
 class Run : public testing::RunTest {};
 
 // users' pain point 24: resuming.
