@@ -249,14 +249,13 @@ constexpr BridgeKeys kTable[] = {
      kNoEffect, kPython},
 
     // Adapters.
-    {"peft",
-     "target_modules exclude_modules dim alpha dropout dropout_position lora_A_init_method "
-     "lora_B_init_method",
-     kTaken},
+    {"peft", "target_modules dim alpha dropout lora_A_init_method lora_B_init_method", kTaken},
+    {"peft", "exclude_modules", kRefused, "peft.target_modules names what is adapted", "[]|null"},
+    {"peft", "dropout_position", kRefused, "dropout is on the adapters' input", "pre"},
     {"peft", "freeze_vision_model freeze_vision_projection freeze_language_model", kNoEffect,
      "adapters freeze the whole base; peft.target_modules says what is adapted"},
     {"peft", "lora_dtype", kNoEffect, "adapters are in model.params_dtype with float32 masters"},
-    {"peft", "canonical_mapping params_to_save", kNoEffect, "made from the target modules"},
+    {"peft", "canonical_mapping* params_to_save*", kNoEffect, "made from the target modules"},
     {"peft", "a2a_experimental sequence_parallel_input_regather", kNoEffect, kOneProcess},
     {"peft", "normalize_moe_lora share_expert_adapters experts_shared_outer_loras", kNoEffect,
      kOtherFamily},
@@ -314,7 +313,7 @@ constexpr BridgeKeys kTable[] = {
      "num_microbatches_with_partial_activation_checkpoints init_model_with_meta_device",
      kNoEffect, "memory is saved by model.recompute_granularity alone"},
     {"model",
-     "perform_initialization use_cpu_initialization init_method* output_layer_init_method "
+     "perform_initialization use_cpu_initialization init_method* output_layer_init_method* "
      "embedding_init_method* restore_modelopt_state",
      kNoEffect, kWeights},
     {"model", "attention_dropout hidden_dropout", kRefused,

@@ -257,7 +257,10 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
     }
   }
   TrainOptions& train = run.config.train;
-  if (train.train_samples) train.train_iters = *train.train_samples / train.global_batch_size;
+  // Fewer than fill one step are refused with the other values.
+  if (train.train_samples.value_or(0) >= train.global_batch_size) {
+    train.train_iters = *train.train_samples / train.global_batch_size;
+  }
   if (train.num_epochs) {
     add_notes({fmt::format("train.num_epochs={}: train.train_iters follows from the rows",
                            *train.num_epochs)});
