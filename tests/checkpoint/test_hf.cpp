@@ -134,7 +134,6 @@ void quantize(NamedTensors& tensors, const std::string& name, const at::Tensor& 
 
 TEST(HfCheckpoint, FoldsFp8ScalesOfEveryKind) {
   const TempDir dir;
-  at::manual_seed(3);
   const at::Tensor scalar = at::scalar_tensor(0.015f);
   const at::Tensor rows = at::rand({80}) * 0.1;
   const at::Tensor blocks = at::rand({2, 3}) * 0.1;  // of 32 x 32
