@@ -3,8 +3,8 @@
 
 #include "base/fields.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/run_config.h"
 #include "fuzz/fuzz.h"
+#include "megatron/run_config.h"
 
 using namespace trestle;
 

@@ -37,8 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).resolve().parent / "mutants_equivalent.txt"
 # Tests by ctest's names: the unit tests, the stage's own first, and the scripts that walk through it.
 UNITS = {
-    "formats": ["formats", "pytorch", "checkpoint", "bridge", "peft", "data", "generate", "train"],
-    "pytorch": ["pytorch", "checkpoint", "bridge", "peft", "train"],
+    "formats": ["formats", "pytorch", "megatron", "checkpoint", "bridge", "peft", "data", "generate", "train"],
+    "pytorch": ["pytorch", "megatron", "checkpoint", "bridge", "peft", "train"],
+    "megatron": ["megatron", "checkpoint", "bridge", "peft", "train"],
     "checkpoint": ["checkpoint", "bridge", "peft", "data", "generate", "train"],
     "hub": ["hub_unit"],
     "bridge": ["bridge", "peft", "generate", "train"],
@@ -52,6 +53,7 @@ RUNS = ["finetune", "keys", "adapters", "bad_input", "data_commands", "crash", "
 SCRIPTS = {
     "formats": FILES,
     "pytorch": FILES,
+    "megatron": FILES,
     "checkpoint": FILES,
     "hub": ["hub", "bad_input"],
     "bridge": ["compare", "check", "adapters", "bad_input", "finetune", "crash", "interop_transformers"],

@@ -11,10 +11,10 @@
 #include "bridge/table.h"
 #include "bridge/views.h"
 #include "checkpoint/hf_checkpoint.h"
-#include "checkpoint/megatron.h"
-#include "checkpoint/megatron_names.h"
 #include "formats/fp8.h"
 #include "formats/safetensors.h"
+#include "megatron/checkpoint.h"
+#include "megatron/names.h"
 #include "pytorch/torch_save.h"
 
 namespace trestle {

@@ -6,10 +6,10 @@
 #include "base/error.h"
 #include "base/paths.h"
 #include "bridge/copy.h"
-#include "checkpoint/megatron.h"
-#include "checkpoint/megatron_writer.h"
 #include "checkpoint/mistral_names.h"
 #include "checkpoint/mistral_params.h"
+#include "megatron/checkpoint.h"
+#include "megatron/writer.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -10,7 +10,7 @@
 #include "bridge/load.h"
 #include "bridge/recast.h"
 #include "bridge/stream.h"
-#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_writer.h"
 
 namespace trestle {
 

@@ -14,9 +14,9 @@
 #include "bridge/gguf_names.h"
 #include "bridge/table.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/megatron.h"
 #include "checkpoint/mistral_names.h"
 #include "formats/safetensors.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

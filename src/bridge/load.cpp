@@ -11,7 +11,8 @@
 #include "bridge/load_quantized.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 
 namespace trestle {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 #include "model/config.h"
 
 namespace trestle {

@@ -8,9 +8,9 @@
 
 #include "base/error.h"
 #include "base/paths.h"
-#include "checkpoint/megatron.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_params.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

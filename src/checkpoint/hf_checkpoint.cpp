@@ -1,12 +1,7 @@
 #include "checkpoint/hf_checkpoint.h"
 
-#include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
-
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <set>
 #include <utility>
 
 #include "base/error.h"
@@ -20,56 +15,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kParamsFile = "params.json";
-constexpr const char* kTekkenFile = "tekken.json";
 constexpr const char* kHead = "lm_head.weight";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr std::string_view kScaleSuffix = "_scale_inv";
-
-constexpr std::array kSideFiles = {
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tekken.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "SYSTEM_PROMPT.txt",
-    "CHAT_SYSTEM_PROMPT.txt",
-};
-
-// The files of a directory, by how they are spelled.
-struct FileNames {
-  const char* config;
-  const char* stem;
-  std::string single() const { return fmt::format("{}.safetensors", stem); }
-  std::string index() const { return fmt::format("{}.safetensors.index.json", stem); }
-};
-
-FileNames file_names(HfSpelling spelling) {
-  return spelling == HfSpelling::kMistral ? FileNames{kParamsFile, "consolidated"}
-                                          : FileNames{"config.json", "model"};
-}
-
-// Mistral's readers know tekken.json and the prompts; Hugging Face's all but params.json.
-bool belongs(const fs::path& file, HfSpelling spelling) {
-  const std::string name = file.filename().string();
-  if (spelling != HfSpelling::kMistral) return name != kParamsFile;
-  return name == kTekkenFile || name.ends_with("SYSTEM_PROMPT.txt");
-}
-
-// Replaces the prefix in place; false where it is another.
-bool swap_prefix(std::string& name, std::string_view from, std::string_view to) {
-  if (!name.starts_with(from)) return false;
-  name.replace(0, from.size(), to);
-  return true;
-}
 
 // Static quantization's scales of activations and of the cache, and rope tables that old files
 // carry: transformers drops them too.
@@ -98,62 +46,9 @@ bool equal_bytes(const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
-std::map<std::string, std::string> read_weight_map(const fs::path& path) {
-  const MappedFile file(path);
-  const nlohmann::json index = parse_tensor_json(file.text(), path.string());
-  const auto weight_map = index.find("weight_map");
-  if (weight_map == index.end() || !weight_map->is_object() || weight_map->empty()) {
-    user_error("{}: weight_map is missing or empty", path.string());
-  }
-  std::map<std::string, std::string> shard_of;
-  for (const auto& [name, shard] : weight_map->items()) {
-    if (!shard.is_string())
-      user_error("{}: tensor {}: its file is not a string", path.string(), name);
-    const auto shard_name = shard.get<std::string>();
-    if (shard_name != fs::path(shard_name).filename() || shard_name == ".." || shard_name == "." ||
-        shard_name.empty()) {
-      user_error("{}: tensor {}: file '{}' is not a plain name in the same directory",
-                 path.string(), name, shard_name);
-    }
-    shard_of.emplace(name, shard_name);
-  }
-  return shard_of;
-}
-
-std::string canonical_name(std::string_view name) {
-  std::string result(name);
-  swap_prefix(result, "language_model.model.", "model.") ||
-      swap_prefix(result, "language_model.lm_head.", "lm_head.") ||
-      swap_prefix(result, "model.language_model.", "model.") ||
-      swap_prefix(result, "model.vision_tower.", "vision_tower.") ||
-      swap_prefix(result, "model.multi_modal_projector.", "multi_modal_projector.");
-  return result;
-}
-
-std::string spelled_name(const std::string& canonical, HfSpelling spelling) {
-  std::string result = canonical;
-  switch (spelling) {
-    case HfSpelling::kLanguageModelFirst:
-      swap_prefix(result, "model.", "language_model.model.") ||
-          swap_prefix(result, "lm_head.", "language_model.lm_head.");
-      break;
-    case HfSpelling::kModelFirst:
-      swap_prefix(result, "model.", "model.language_model.") ||
-          swap_prefix(result, "vision_tower.", "model.vision_tower.") ||
-          swap_prefix(result, "multi_modal_projector.", "model.multi_modal_projector.");
-      break;
-    case HfSpelling::kTextOnly:
-      break;
-    case HfSpelling::kMistral:
-      if (const auto name = mistral_of_canonical(canonical)) return *name;
-      break;
-  }
-  return result;
-}
-
 HfCheckpoint::HfCheckpoint(const fs::path& directory) : directory_(directory) {
   require_directory(directory_, "Hugging Face model");
-  config_json_ = read_json(directory_ / file_names(spelling_).config);
+  config_json_ = read_json(directory_ / hf_file_names(spelling_).config);
   open();
 }
 
@@ -164,7 +59,7 @@ HfCheckpoint::HfCheckpoint(const fs::path& directory, HfSpelling spelling, Json 
 
 void HfCheckpoint::open() {
   side_files(directory_);  // what cannot be carried on is refused before the weights are
-  const std::string config_path = (directory_ / file_names(spelling_).config).string();
+  const std::string config_path = (directory_ / hf_file_names(spelling_).config).string();
   config_ = parse_hf_config(config_json_, config_path);
   fp8_block_ = stated_fp8_block(config_json_, config_path);
   open_shards();
@@ -173,7 +68,7 @@ void HfCheckpoint::open() {
 }
 
 void HfCheckpoint::open_shards() {
-  const FileNames names = file_names(spelling_);
+  const HfFileNames names = hf_file_names(spelling_);
   if (is_there(directory_ / names.single())) {
     files_.push_back(std::make_unique<SafetensorsFile>(directory_ / names.single()));
     return;
@@ -272,7 +167,7 @@ void HfCheckpoint::settle_tie() {
   const bool has_head = stored_.contains(kHead);
   const bool mistral = spelling_ == HfSpelling::kMistral;
   const std::string flag =
-      fmt::format("{}: {}", (directory_ / file_names(spelling_).config).string(),
+      fmt::format("{}: {}", (directory_ / hf_file_names(spelling_).config).string(),
                   mistral ? "tied_embeddings" : "tie_word_embeddings");
   if (stated == false && !has_head) {
     user_error("{}=false but {} holds no {}; set it to true or add the tensor", flag,
@@ -321,117 +216,6 @@ void HfCheckpoint::read_rows(const std::string& name, RowRange range, std::byte*
   const at::Tensor scale = read_all_rows(*entry.scale_file, entry.scale_name);
   dequantize_fp8_rows(codes.data(), range, entry.info.shape, scale, fp8_block_,
                       place(*entry.file, entry.name), reinterpret_cast<at::BFloat16*>(out));
-}
-
-bool is_side_file(std::string_view name) {
-  return std::ranges::find(kSideFiles, name) != kSideFiles.end();
-}
-
-std::vector<fs::path> side_files(const fs::path& directory) {
-  std::vector<fs::path> files;
-  for (const char* name : kSideFiles) {
-    if (has_file(directory / name)) files.push_back(directory / name);
-  }
-  const fs::path params = directory / kParamsFile;
-  if (has_file(params) && !has_file(directory / "config.json")) files.push_back(params);
-  return files;
-}
-
-HfWriter::HfWriter(const fs::path& directory, const TensorList& tensors, const Json& config,
-                   const std::vector<fs::path>& side_files, Options options)
-    : options_(options), output_(directory, options.replace) {
-  const bool mistral = options_.spelling == HfSpelling::kMistral;
-  if (mistral && std::ranges::none_of(side_files, [](const fs::path& file) {
-        return file.filename() == kTekkenFile;
-      })) {
-    user_error(
-        "{}: Mistral's form needs the vocabulary as tekken.json, and the source has none; give a "
-        "source that does",
-        directory.string());
-  }
-  write_json(output_.path() / file_names(options_.spelling).config, config);
-  for (const fs::path& source : side_files) {
-    if (!belongs(source, options_.spelling)) continue;
-    const MappedFile file(source);
-    write_text(output_.path() / source.filename(), file.text());
-  }
-  plan_shards(tensors);
-}
-
-void HfWriter::plan_shards(const TensorList& tensors) {
-  uint64_t shard_bytes = 0;
-  for (const auto& [canonical, info] : tensors) {
-    const auto bytes = byte_size(info);
-    TORCH_CHECK(bytes, canonical, ": ", describe(info), " has no size");
-    if (shards_.empty() || (shard_bytes > 0 && shard_bytes + *bytes > options_.max_shard_bytes)) {
-      shards_.emplace_back();
-      shard_bytes = 0;
-    }
-    const std::string name = spelled_name(canonical, options_.spelling);
-    TORCH_CHECK(shard_of_.emplace(name, shards_.size() - 1).second, name, " is listed twice");
-    shards_.back().tensors.emplace_back(name, info);
-    ++shards_.back().unwritten;
-    shard_bytes += *bytes;
-    total_bytes_ += *bytes;
-  }
-  const FileNames names = file_names(options_.spelling);
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    shards_[i].path =
-        output_.path() / (shards_.size() == 1 ? names.single()
-                                              : fmt::format("{}-{:05}-of-{:05}.safetensors",
-                                                            names.stem, i + 1, shards_.size()));
-  }
-}
-
-HfWriter::Shard& HfWriter::open_shard(const std::string& spelled) {
-  const auto found = shard_of_.find(spelled);
-  TORCH_CHECK(found != shard_of_.end(), spelled, " is not in the list");
-  Shard& shard = shards_[found->second];
-  TORCH_CHECK(shard.unwritten > 0, spelled, " was written before");
-  if (!shard.writer) shard.writer = std::make_unique<SafetensorsWriter>(shard.path, shard.tensors);
-  return shard;
-}
-
-void HfWriter::close_if_full(Shard& shard) {
-  if (--shard.unwritten > 0) return;
-  shard.writer->commit();
-  shard.writer.reset();
-}
-
-void HfWriter::write(const std::string& canonical, const at::Tensor& tensor) {
-  const std::string name = spelled_name(canonical, options_.spelling);
-  Shard& shard = open_shard(name);
-  shard.writer->write(name, tensor);
-  close_if_full(shard);
-}
-
-void HfWriter::write_rows(const std::string& canonical, std::span<const std::byte> rows) {
-  const std::string name = spelled_name(canonical, options_.spelling);
-  Shard& shard = open_shard(name);
-  if (shard.writer->write_rows(name, rows)) close_if_full(shard);
-}
-
-void HfWriter::write_index() const {
-  nlohmann::json index;
-  index["metadata"]["total_size"] = total_bytes_;
-  for (const auto& [name, shard] : shard_of_) {
-    index["weight_map"][name] = shards_[shard].path.filename().string();
-  }
-  write_text(output_.path() / file_names(options_.spelling).index(), index.dump(2) + "\n");
-}
-
-fs::path HfWriter::finish() {
-  for (const Shard& shard : shards_) {
-    TORCH_CHECK(shard.unwritten == 0, shard.unwritten, " tensors of ",
-                shard.path.filename().string(), " were not written");
-  }
-  if (shards_.size() > 1) write_index();
-  return output_.path();
-}
-
-void HfWriter::commit() {
-  finish();
-  output_.commit();
 }
 
 }  // namespace trestle

@@ -1,4 +1,4 @@
-// How Mistral's own files (consolidated.safetensors) name and order what hf_checkpoint.h names
+// How Mistral's own files (consolidated.safetensors) name and order what hf_layout.h names
 // canonically. Called by MistralCheckpoint on reading and by the bridge on writing.
 #pragma once
 

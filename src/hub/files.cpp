@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_layout.h"
 
 namespace trestle {
 

@@ -10,7 +10,8 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "peft/megatron_adapter.h"
 #include "peft/peft_folder.h"
 #include "peft/pissa.h"

@@ -5,8 +5,9 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/hf_config.h"
-#include "checkpoint/megatron.h"
 #include "hub/hub.h"
+#include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "peft/peft_folder.h"
 #include "peft/sites.h"
 

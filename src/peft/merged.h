@@ -15,6 +15,8 @@
 
 namespace trestle {
 
+class Adapter;
+
 /// Every tensor of `base`, projections with their adapter added as Adapter::merged does.
 class MergedTensors : public TensorSource {
  public:

@@ -7,7 +7,7 @@
 #include <map>
 
 #include "base/error.h"
-#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_layout.h"
 #include "peft/lora.h"
 
 namespace trestle {

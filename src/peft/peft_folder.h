@@ -7,10 +7,11 @@
 #include <string>
 
 #include "bridge/check.h"
-#include "checkpoint/hf_checkpoint.h"
-#include "model/ministral3.h"
+#include "checkpoint/hf_layout.h"
 
 namespace trestle {
+
+class Ministral3;
 
 /// Whether `path` has an adapter_config.json.
 bool is_peft_folder(const std::filesystem::path& path);

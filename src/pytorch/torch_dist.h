@@ -1,5 +1,5 @@
 // A torch.distributed.checkpoint directory: `.metadata` says which chunk of which tensor lies where
-// in the .distcp files. Called by megatron.h, which knows what the names mean, and by `inspect`.
+// in the .distcp files. Called by megatron/, which knows what the names mean, and by `inspect`.
 #pragma once
 
 #include <ATen/core/Tensor.h>

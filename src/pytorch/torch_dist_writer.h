@@ -1,5 +1,5 @@
 // Writes a torch.distributed.checkpoint directory: chunks into one .distcp file as they come, then
-// `.metadata`. Called by megatron_writer, which adds the files that make it a Megatron checkpoint.
+// `.metadata`. Called by megatron/writer, which adds the files that make it a Megatron checkpoint.
 #pragma once
 
 #include <ATen/core/Tensor.h>

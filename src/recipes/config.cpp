@@ -8,6 +8,7 @@
 #include "data/overlong.h"
 #include "generate/evaluate.h"
 #include "peft/pissa.h"
+#include "recipes/bridge_keys.h"
 
 namespace trestle {
 
@@ -15,17 +16,6 @@ namespace {
 
 void require(bool holds, std::string_view key, std::string_view value, std::string_view allowed) {
   if (!holds) user_error("{}={}: {}", key, value, allowed);
-}
-
-// A layer's shards make the same sums, so that one process may make them all; the other kinds of
-// parallelism would be silently another run.
-void check_parallelism(const ModelOptions& model) {
-  const auto require_one = [](std::string_view key, int64_t value) {
-    require(value == 1, key, std::to_string(value), "is not here yet; use 1");
-  };
-  require_one("model.pipeline_model_parallel_size", model.pipeline_model_parallel_size);
-  require_one("model.context_parallel_size", model.context_parallel_size);
-  require(!model.sequence_parallel, "model.sequence_parallel", "true", "is not here yet");
 }
 
 // As megatron-core's OptimizerParamScheduler asserts.
@@ -63,9 +53,9 @@ void check_validation(const ValidationOptions& options) {
 }  // namespace
 
 std::string_view TrainConfig::current_name(std::string_view key) {
-  if (key == "train.eval_interval") return "validation.eval_interval";
-  if (key == "train.eval_iters") return "validation.eval_iters";
-  return key;
+  const BridgeKeys* row = find_bridge_key(key);
+  const bool renamed = row != nullptr && row->how == BridgeHow::kRenamed && row->values.empty();
+  return renamed ? row->words : key;
 }
 
 void TrainConfig::validate_values() const {
@@ -74,7 +64,6 @@ void TrainConfig::validate_values() const {
     user_error("train.global_batch_size={} is not a multiple of train.micro_batch_size={}",
                train.global_batch_size, train.micro_batch_size);
   }
-  check_parallelism(model);
   check_schedule(*this);
   check_validation(validation);
   peft.validate();
@@ -113,6 +102,10 @@ Recompute TrainConfig::recompute() const {
                                                       : Recompute::Method::kUniform,
           .num_layers = model.recompute_num_layers};
 }
+
+template std::vector<FieldText> list_fields(const TrainConfig&);
+template void check_values(const TrainConfig&, const std::string&);
+template void set_field(TrainConfig&, const Assignment&, const TrainConfig&);
 
 double learning_rate(const TrainConfig& config, int64_t step) {
   const double n = static_cast<double>(step - 1);

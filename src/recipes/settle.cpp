@@ -8,6 +8,7 @@
 #include "data/datasets.h"
 #include "peft/pissa.h"
 #include "peft/targets.h"
+#include "recipes/bridge_keys.h"
 #include "recipes/recipes.h"
 
 namespace trestle {
@@ -15,16 +16,10 @@ namespace trestle {
 namespace {
 
 // `none` is the flag's word for no adapters.
-Assignment normalized(Assignment given) {
-  given.key = TrainConfig::current_name(given.key);
-  if (given.key == "peft.scheme" && given.value == "none") given.value = "";
-  return given;
-}
-
-std::vector<Assignment> normalized(const std::vector<Assignment>& list) {
-  std::vector<Assignment> out;
-  for (const Assignment& each : list) out.push_back(normalized(each));
-  return out;
+void name_no_scheme(std::vector<Assignment>& assignments) {
+  for (Assignment& each : assignments) {
+    if (each.key == "peft.scheme" && each.value == "none") each.value = "";
+  }
 }
 
 // Scripts append to what they were given: the last value of a key counts, but not in silence.
@@ -128,9 +123,9 @@ void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
 
 void add_of_validation(const TrainConfig& config, Dead& dead) {
   const ValidationOptions& validation = config.validation;
-  if (validation.eval_interval == 0) {
-    dead.add("validation.", "validation.eval_interval=0 turns validation off",
-             "validation.eval_interval");
+  for (const auto& [key, value] : {std::pair("validation.eval_interval", validation.eval_interval),
+                                   std::pair("validation.eval_iters", validation.eval_iters)}) {
+    if (value == 0) dead.add("validation.", fmt::format("{}=0 turns validation off", key), key);
   }
   if (validation.answers == 0) {
     dead.add("validation.max_new_tokens", "validation.answers=0, so nothing is answered");
@@ -152,9 +147,6 @@ void add_of_peft(const TrainConfig& config, Dead& dead) {
   const LoraConfig& peft = config.peft;
   if (!config.trains_adapters()) {
     dead.add("peft.", "peft.scheme is empty: the weights themselves train", "peft.scheme");
-  } else {
-    dead.add("model.freeze_",
-             "adapters freeze the whole base; peft.target_modules says what is adapted");
   }
   if (pissa_iterations(peft.lora_A_init_method)) {
     dead.add("peft.lora_B_init_method",
@@ -180,16 +172,49 @@ void add_of_logger(const TrainConfig& config, Dead& dead) {
   dead.add("logger.wandb_exp_name", why);
 }
 
+// Megatron Bridge's page gives freeze flags beside adapters, under which the base is frozen anyway:
+// a line for each, but for a part that adapters are to train.
+std::vector<std::string> told_of_freezing(const TrainConfig& config,
+                                          const std::set<std::string>& asked) {
+  std::vector<std::string> notes;
+  if (!config.trains_adapters()) return notes;
+  const auto look = [&](const std::string& key, bool frozen, std::string_view component) {
+    if (!asked.contains(key)) return;
+    if (frozen && config.peft.adapter_path.empty()) {
+      for (const auto& [place, parts] : chosen_parts(config.peft.target_modules)) {
+        if (!place.starts_with(component)) continue;
+        user_error("{}=true, but peft.target_modules has {}, which adapters train; leave one out",
+                   key, place);
+      }
+    }
+    notes.push_back(
+        fmt::format("{}={} changes nothing: adapters freeze the whole base", key, frozen));
+  };
+  // The language model's adapters are what a run without other targets is about.
+  look("model.freeze_language_model", config.model.freeze_language_model, "-");
+  look("model.freeze_vision_model", config.model.freeze_vision_model, "vision.");
+  look("model.freeze_vision_projection", config.model.freeze_vision_projection, "projector.");
+  return notes;
+}
+
 }  // namespace
 
 SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
                   const std::vector<Assignment>& command_line_given) {
-  const auto file = normalized(file_given), command_line = normalized(command_line_given);
+  auto [file, notes] = of_bridge_file(file_given, "--config");
+  auto [command_line, more_notes] = of_bridge(command_line_given);
+  name_no_scheme(file);
+  name_no_scheme(command_line);
   FinetuneArguments arguments;
   arguments.name = name;
   arguments.peft = scheme_of(file, command_line);
   const TrainConfig defaults = recipe(name, arguments);
-  SettledRun run{defaults, {}, told_of_two_values(command_line)};
+  SettledRun run{defaults, {}, std::move(notes)};
+  const auto add_notes = [&run](const std::vector<std::string>& lines) {
+    run.notes.insert(run.notes.end(), lines.begin(), lines.end());
+  };
+  add_notes(more_notes);
+  add_notes(told_of_two_values(command_line));
   for (const Assignment& each : file) set_field(run.config, each, defaults);
   // A file may be a whole resolved config: what it leaves as it was it does not ask for.
   const auto before = values_of(defaults), after = values_of(run.config);
@@ -207,6 +232,7 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
       run.asked.keys.erase(each.key);
     }
   }
+  add_notes(told_of_freezing(run.config, run.asked.keys));
   return run;
 }
 

@@ -7,7 +7,8 @@
 #include <optional>
 
 #include "base/error.h"
-#include "checkpoint/megatron_writer.h"
+#include "megatron/writer.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
 

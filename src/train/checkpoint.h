@@ -9,12 +9,14 @@
 #include <vector>
 
 #include "bridge/load.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 #include "recipes/config.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
 
 namespace trestle {
+
+class Ministral3;
 
 /// The step whose validation was best so far.
 struct BestStep {

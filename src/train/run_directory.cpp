@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -15,6 +15,8 @@
 #include "base/paths.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
+#include "model/ministral3.h"
+#include "peft/lora.h"
 #include "peft/pissa.h"
 #include "recipes/settle.h"
 #include "train/diagnose.h"
@@ -48,7 +50,7 @@ TrainConfig validated(TrainConfig config) {
 // Of validation.*: those that make no sense where there is nothing to validate on.
 void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
   for (const std::string& key : asked.keys) {
-    if (!key.starts_with("validation.") || config.validation.eval_interval == 0) continue;
+    if (!key.starts_with("validation.") || !config.validation.is_on()) continue;
     user_error(
         "{} has no effect: dataset.path_or_dataset={} has no validation split; name "
         "validation.path_or_dataset",

@@ -6,8 +6,8 @@
 #include "bridge/convert.h"
 #include "bridge/recast.h"
 #include "checkpoint/hf_checkpoint.h"
-#include "checkpoint/megatron.h"
 #include "hf_testing.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace {

@@ -1,6 +1,6 @@
 // The model against transformers in fp32: every stage, logits, loss and all gradients. The first
 // stage that departs is named. Goldens: tools/make_goldens.py.
-#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_layout.h"
 #include "golden.h"
 
 namespace trestle {

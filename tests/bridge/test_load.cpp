@@ -9,9 +9,10 @@
 #include "bridge/gguf.h"
 #include "bridge/gguf_source.h"
 #include "bridge/load.h"
-#include "checkpoint/megatron.h"
 #include "formats/yaml.h"
 #include "hf_testing.h"
+#include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 namespace {

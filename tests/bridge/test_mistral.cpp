@@ -6,10 +6,10 @@
 
 #include "base/file.h"
 #include "bridge/convert.h"
-#include "checkpoint/megatron.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_names.h"
 #include "hf_testing.h"
+#include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace {

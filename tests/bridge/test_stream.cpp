@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "bridge/convert.h"
-#include "checkpoint/megatron.h"
 #include "formats/safetensors.h"
 #include "hf_testing.h"
+#include "megatron/checkpoint.h"
 #include "pytorch/torch_dist.h"
 
 namespace trestle {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_writer.h"
 #include "hf_testing.h"
 
 namespace trestle {

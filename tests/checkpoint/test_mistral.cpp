@@ -1,6 +1,7 @@
 // Mistral's own form against the Hugging Face fixtures it was made from
 // (tools/make_mistral_fixtures.py), the choice between forms, and what is refused.
 #include "checkpoint/format.h"
+#include "checkpoint/hf_writer.h"
 #include "checkpoint/mistral_checkpoint.h"
 #include "checkpoint/mistral_names.h"
 #include "checkpoint/mistral_params.h"

@@ -76,9 +76,11 @@ def requests(done):
     return sum(done.began <= at <= done.ended for at in Keys.asked)
 
 
+FROZEN = Gains(err, "adapters freeze the whole base")
 # Without adapters there is nothing that peft.* could say.
 NO_ADAPTERS = Refused(NOTHING)
-NOT_HERE = [Trial(2, Refused("is not here yet"))]
+# One process computes the same as many, and says so.
+MANY = "this one process holds the whole model"
 
 
 def of_peft(*trials, value):
@@ -86,14 +88,14 @@ def of_peft(*trials, value):
 
 
 TABLE = {
-    "model.tensor_model_parallel_size": [Trial(2, Gains(err, "is for as many GPUs"))],
-    "model.pipeline_model_parallel_size": NOT_HERE,
-    "model.context_parallel_size": NOT_HERE,
-    "model.sequence_parallel": [Trial("true", Refused("is not here yet"))],
+    "model.tensor_model_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.pipeline_model_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.context_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.sequence_parallel": [Trial("true", Gains(err, MANY))],
     "model.seq_length": [Trial(150, Changed(TOKENS), {"dataset.overlong": "cut-text"})],
-    "model.freeze_language_model": [Trial("true", Changed(trained), FULL), Trial("true", Refused(NOTHING))],
-    "model.freeze_vision_model": [Trial("true", Changed(trained), FULL), Trial("true", Refused(NOTHING))],
-    "model.freeze_vision_projection": [Trial("true", Changed(trained), FULL), Trial("true", Refused(NOTHING))],
+    "model.freeze_language_model": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
+    "model.freeze_vision_model": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
+    "model.freeze_vision_projection": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
     "model.params_dtype": [Trial("bf16", Changed(LOSS))],
     "model.recompute_granularity": [Trial("selective", Less(memory, 0.96), LONG), Trial("full", Less(memory, 0.9), LONG)],
     "model.recompute_method": [Trial("block", More(memory, 1.02), FULL_RECOMPUTE), Trial("block", Refused(NOTHING))],

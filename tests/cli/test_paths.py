@@ -72,6 +72,8 @@ PATHS = {
     ("generate", "--image-path"): (FILE, [*GENERATE, "--hf-model-path", DEMO]),
     ("finetune", "--config"): (FILE, finetune(*BASE)),
     ("finetune", "--pretrained-checkpoint"): (DIRECTORY, finetune()),
+    ("finetune", "--save-dir"): (FOLDER, finetune(*BASE)),
+    ("finetune", "--load-dir"): (DIRECTORY, finetune(*BASE)),
     ("evaluate", "--hf-model-path"): (DIRECTORY, [*EVALUATE, "--data", DATA]),
     ("evaluate", "--megatron-model-path"): (DIRECTORY, [*EVALUATE, "--data", DATA]),
     ("evaluate", "--adapter-path"): (DIRECTORY, [*EVALUATE, "--data", DATA, *MODEL]),
@@ -114,6 +116,7 @@ WORDS = {
     ("finetune", "--allow-change"),
     ("import", "--max-memory"), ("export", "--max-memory"), ("export", "--max-shard-size"), ("generate", "--prompt"),
     ("generate", "--system-prompt"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
+    ("finetune", "--model"), ("finetune", "--virtual-pipeline-model-parallel-size"),
     ("evaluate", "--maker"), ("evaluate", "--split"), ("data check", "--maker"), ("data check", "--split"),
     ("data show", "--maker"), ("data show", "--split"), ("recipes", "name"), ("compare", "--prompt"),
     ("tokenize", "--system-prompt"),
@@ -179,6 +182,8 @@ class Walk(unittest.TestCase):
         command_name, option = name
         if not command_name:
             return [*[each for each in command if not str(each).startswith(option + "=")], f"{option}={path}"]
+        if option == "--save-dir":  # a key goes before its flag
+            command = [each for each in command if not str(each).startswith("checkpoint.save=")]
         if "HERE" in command:
             return [path if each == "HERE" else each for each in command]
         return [*command, path] if not option.startswith("-") else [*command, option, path]

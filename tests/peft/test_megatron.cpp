@@ -2,9 +2,9 @@
 #include <cmath>
 
 #include "checkpoint/hf_config.h"
-#include "checkpoint/megatron_writer.h"
 #include "golden.h"
 #include "hf_testing.h"
+#include "megatron/writer.h"
 #include "peft/lora.h"
 #include "peft/megatron_adapter.h"
 #include "peft/peft_folder.h"

@@ -56,7 +56,6 @@ TEST(Settle, WhatCanHaveNoEffectIsRefused) {
       {{{"validation.max_new_tokens", "3"}}, "nothing is answered"},
       {{{"dataset.feature_cache_mb", "3"}}, "no features can be kept"},
       {{{"logger.wandb_entity", "me"}}, "Weights & Biases is off"},
-      {{{"peft.scheme", "lora"}, {"model.freeze_vision_model", "true"}}, "freeze the whole base"},
       {{{"peft.scheme", "lora"},
         {"peft.lora_A_init_method", "pissa"},
         {"peft.lora_B_init_method", "normal"}},

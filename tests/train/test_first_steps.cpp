@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 
+#include "model/ministral3.h"
 #include "recipes/recipes.h"
 #include "temp_dir.h"
 #include "train/trainer.h"

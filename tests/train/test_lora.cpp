@@ -2,7 +2,7 @@
 // batch from one start.
 #include <gtest/gtest.h>
 
-#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_layout.h"
 #include "golden.h"
 #include "peft/lora.h"
 #include "peft/sites.h"

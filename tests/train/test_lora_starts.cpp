@@ -2,7 +2,7 @@
 // and back.
 #include <gtest/gtest.h>
 
-#include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/hf_layout.h"
 #include "golden.h"
 #include "peft/lora.h"
 #include "peft/peft_folder.h"

@@ -7,8 +7,8 @@
 
 #include "base/file.h"
 #include "bridge/check.h"
-#include "checkpoint/megatron.h"
 #include "errors.h"
+#include "megatron/checkpoint.h"
 #include "train/testing.h"
 
 namespace trestle {

@@ -8,9 +8,9 @@
 #include <set>
 
 #include "base/file.h"
-#include "checkpoint/megatron.h"
 #include "errors.h"
 #include "golden.h"
+#include "megatron/checkpoint.h"
 #include "train/steps.h"
 #include "train/testing.h"
 

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "errors.h"
+#include "model/ministral3.h"
 #include "recipes/recipes.h"
 #include "temp_dir.h"
 #include "train/trainer.h"

@@ -1,4 +1,4 @@
-#include "checkpoint/megatron_names.h"
+#include "megatron/names.h"
 
 #include <charconv>
 

@@ -2,11 +2,11 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
-#include "checkpoint/megatron.h"
-#include "checkpoint/megatron_names.h"
-#include "checkpoint/megatron_writer.h"
 #include "formats/safetensors.h"
 #include "hf_testing.h"
+#include "megatron/checkpoint.h"
+#include "megatron/names.h"
+#include "megatron/writer.h"
 
 namespace trestle {
 namespace {

@@ -1,4 +1,4 @@
-#include "checkpoint/megatron.h"
+#include "megatron/checkpoint.h"
 
 #include <ATen/Functions.h>
 
@@ -8,9 +8,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "checkpoint/megatron_names.h"
-#include "checkpoint/run_config.h"
 #include "formats/yaml.h"
+#include "megatron/names.h"
+#include "megatron/run_config.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -1,4 +1,4 @@
-#include "checkpoint/run_config.h"
+#include "megatron/run_config.h"
 
 #include <string>
 #include <string_view>

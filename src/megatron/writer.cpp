@@ -1,4 +1,4 @@
-#include "checkpoint/megatron_writer.h"
+#include "megatron/writer.h"
 
 #include <ATen/Functions.h>
 #include <fmt/ranges.h>
@@ -10,10 +10,10 @@
 
 #include "base/error.h"
 #include "base/paths.h"
-#include "checkpoint/megatron.h"
-#include "checkpoint/megatron_names.h"
-#include "checkpoint/run_config.h"
 #include "formats/yaml.h"
+#include "megatron/checkpoint.h"
+#include "megatron/names.h"
+#include "megatron/run_config.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

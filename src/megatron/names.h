@@ -1,6 +1,6 @@
 // The two spellings of decoder tensors in a Megatron checkpoint: stacked over layers
 // (`decoder.layers.mlp.linear_fc1.weight` [L, ...]) and one a layer
-// (`decoder.layers.3.mlp.linear_fc1.weight`). Called by megatron and megatron_writer.
+// (`decoder.layers.3.mlp.linear_fc1.weight`). Called by the checkpoint and its writer.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // run_config.yaml of Megatron Bridge: the model's Hugging Face config and the provider's arguments
-// in OmegaConf's spelling (`_target_: dotted.class`). Called by megatron (reading) and
-// megatron_writer.
+// in OmegaConf's spelling (`_target_: dotted.class`). Called by the checkpoint (reading)
+// and its writer.
 #pragma once
 
 #include <c10/core/ScalarType.h>

@@ -1,6 +1,0 @@
-// What nearly every command needs.
-#pragma once
-
-#include "pch_modules.h"
-
-#include <CLI/CLI.hpp>

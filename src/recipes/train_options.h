@@ -1,0 +1,124 @@
+// Keys `train.`, `validation.`, `optimizer.`, `scheduler.` and `rng.`: how a run learns and how
+// that is measured.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "base/fields.h"
+#include "recipes/bounds.h"
+
+namespace trestle {
+
+/// The validation loss where a metric is named: validation.best_metric, metrics.jsonl.
+constexpr const char* kValidLoss = "valid_loss";
+
+struct TrainOptions {
+  int64_t train_iters = 50;
+  int64_t global_batch_size = 32;
+  int64_t micro_batch_size = 1;
+  std::optional<int64_t> exit_interval;
+  std::string on_nan = "stop";
+  int64_t max_steps_on_nan = 10;
+  double loss_spike_factor = 0;
+  static constexpr auto fields() {
+    return std::tuple(
+        field("train_iters", &TrainOptions::train_iters, OnResume::kFree, between(1, kMostSteps),
+              "optimizer steps"),
+        field("global_batch_size", &TrainOptions::global_batch_size, OnResume::kSame,
+              between(1, kMostSamples), "samples a step"),
+        field("micro_batch_size", &TrainOptions::micro_batch_size, OnResume::kSame,
+              between(1, kMostSamples), "samples a forward"),
+        field("exit_interval", &TrainOptions::exit_interval, OnResume::kFree,
+              between(1, kMostSteps), "save and stop at the first step that this divides"),
+        field("on_nan", &TrainOptions::on_nan, OnResume::kFree, OneOf("stop", "skip"),
+              "stop, or skip: a step whose loss or gradient is not finite, or whose loss spikes, "
+              "changes nothing"),
+        field("max_steps_on_nan", &TrainOptions::max_steps_on_nan, OnResume::kFree,
+              between(1, kMostSteps), "so many skipped steps on end stop the run"),
+        field("loss_spike_factor", &TrainOptions::loss_spike_factor, OnResume::kFree,
+              or_zero(above(1, 1e6)),
+              "a loss over this times the mean of the 20 before counts as bad; 0: none does"));
+  }
+};
+
+struct ValidationOptions {
+  int64_t eval_interval = 5;
+  int64_t eval_iters = 10;
+  std::string path_or_dataset;
+  std::string split = "validation";
+  int64_t answers = 0;
+  int64_t max_new_tokens = 384;
+  std::string best_metric;
+
+  /// Megatron Bridge's two ways to turn it off.
+  bool is_on() const { return eval_interval > 0 && eval_iters > 0; }
+  static constexpr auto fields() {
+    return std::tuple(
+        field("eval_interval", &ValidationOptions::eval_interval, OnResume::kFree,
+              between(0, kMostSteps), "steps between validations; 0: none"),
+        field("eval_iters", &ValidationOptions::eval_iters, OnResume::kFree, between(0, kMostSteps),
+              "the loss is that of the first so many global batches of rows; 0: no validation"),
+        field("path_or_dataset", &ValidationOptions::path_or_dataset, OnResume::kFree,
+              "file or directory of the same maker; default: the training data's directory"),
+        field("split", &ValidationOptions::split, OnResume::kFree, "for directories"),
+        field("answers", &ValidationOptions::answers, OnResume::kFree, between(0, kMostSamples),
+              "so many of the first rows are answered greedily and scored; 0: the loss alone"),
+        field("max_new_tokens", &ValidationOptions::max_new_tokens, OnResume::kFree,
+              between(1, kMostTokens), "longest such answer"),
+        field("best_metric", &ValidationOptions::best_metric, OnResume::kFree,
+              "valid_loss or a score: the checkpoint that is best by it is kept, and best.json "
+              "names it"));
+  }
+};
+
+struct OptimizerOptions {
+  double lr = 5e-6;
+  double min_lr = 5e-7;
+  double weight_decay = 0.1;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.95;
+  double adam_eps = 1e-8;
+  double clip_grad = 1.0;
+  static constexpr auto fields() {
+    return std::tuple(
+        field("lr", &OptimizerOptions::lr, OnResume::kFree, above(0, 10), "peak learning rate"),
+        field("min_lr", &OptimizerOptions::min_lr, OnResume::kFree, between(0, 10),
+              "where the schedule ends"),
+        field("weight_decay", &OptimizerOptions::weight_decay, OnResume::kFree, between(0, 10),
+              "of weights with two dimensions"),
+        field("adam_beta1", &OptimizerOptions::adam_beta1, OnResume::kSame, below(0, 1)),
+        field("adam_beta2", &OptimizerOptions::adam_beta2, OnResume::kSame, below(0, 1)),
+        field("adam_eps", &OptimizerOptions::adam_eps, OnResume::kSame, above(0, 1)),
+        field("clip_grad", &OptimizerOptions::clip_grad, OnResume::kFree, between(0, 1e9),
+              "largest global gradient norm; 0: none"));
+  }
+};
+
+struct SchedulerOptions {
+  std::string lr_decay_style = "cosine";
+  int64_t lr_warmup_iters = 10;
+  double lr_warmup_init = 0;
+  std::optional<int64_t> lr_decay_iters;
+  static constexpr auto fields() {
+    return std::tuple(
+        field("lr_decay_style", &SchedulerOptions::lr_decay_style, OnResume::kFree,
+              OneOf("cosine", "linear", "constant"), "cosine, linear or constant"),
+        field("lr_warmup_iters", &SchedulerOptions::lr_warmup_iters, OnResume::kFree,
+              between(0, kMostSteps)),
+        field("lr_warmup_init", &SchedulerOptions::lr_warmup_init, OnResume::kFree, between(0, 10)),
+        field("lr_decay_iters", &SchedulerOptions::lr_decay_iters, OnResume::kFree,
+              between(1, kMostSteps), "default: train_iters"));
+  }
+};
+
+struct RngOptions {
+  int64_t seed = 1234;
+  static constexpr auto fields() {
+    return std::tuple(field("seed", &RngOptions::seed, OnResume::kSame, between(0, kMostSeed)));
+  }
+};
+
+}  // namespace trestle
