@@ -1,5 +1,7 @@
 // `trestle compare`: two checkpoints of any forms against each other, tensor by tensor and by what
 // they compute.
+#include "pages/compare.h"
+
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -16,7 +18,6 @@
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
 #include "cli/commands.h"
-#include "cli/compare_report.h"
 #include "cli/format_flag.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
@@ -24,6 +25,7 @@
 #include "generate/generator.h"
 #include "generate/stop.h"
 #include "hub/hub.h"
+#include "model/ministral3.h"
 #include "peft/merged.h"
 #include "peft/peft_folder.h"
 #include "recipes/config.h"

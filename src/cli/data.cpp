@@ -1,4 +1,6 @@
 // `trestle data check` and `trestle data show`: what a data set becomes before it is trained on.
+#include "pages/data.h"
+
 #include <fmt/format.h>
 
 #include <memory>
@@ -11,7 +13,6 @@
 #include "base/paths.h"
 #include "base/standard_streams.h"
 #include "cli/commands.h"
-#include "cli/data_page.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"

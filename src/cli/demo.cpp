@@ -1,5 +1,7 @@
 // `trestle demo`: the whole main job on the embedded model and data. No network, no GPU; every
 // number it prints is measured.
+#include "pages/demo.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -16,7 +18,6 @@
 #include "base/standard_streams.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
-#include "cli/demo_report.h"
 #include "cli/number_flag.h"
 #include "generate/stop.h"
 #include "model/ministral3.h"

@@ -7,6 +7,7 @@
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
+#include "model/ministral3.h"
 #include "recipes/config.h"
 
 namespace trestle {

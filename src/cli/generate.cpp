@@ -15,6 +15,7 @@
 #include "data/processor.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
+#include "model/ministral3.h"
 #include "recipes/config.h"
 #include "tokenizer/utf8.h"
 

@@ -16,6 +16,7 @@
 #include "cli/model_flags.h"
 #include "cli/tensor_output.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 

@@ -35,13 +35,8 @@ constexpr std::string_view kNotYet = "is not here yet";
 
 constexpr BridgeKeys kTable[] = {
     // What is still to come.
-    {"train", "train_samples num_epochs exit_duration_in_mins", kRefused, kNotYet, "null"},
-    {"validation", "start_eval_at_iter validation_set_names", kRefused, kNotYet, "null"},
+    {"validation", "validation_set_names", kRefused, kNotYet, "null"},
     {"validation", "multiple_validation_sets", kRefused, kNotYet, "false"},
-    {"scheduler", "lr_warmup_fraction lr_wsd_decay_iters start_weight_decay end_weight_decay",
-     kRefused, kNotYet, "null"},
-    {"scheduler", "lr_wsd_decay_style", kRefused, kNotYet, "exponential|null"},
-    {"scheduler", "weight_decay_incr_style", kRefused, kNotYet, "constant"},
     {"checkpoint", "save_retain_interval ckpt_step", kRefused, kNotYet, "null"},
     {"checkpoint", "most_recent_k", kRefused, kNotYet, "-1|null"},
     {"checkpoint", "save_optim save_rng load_optim load_rng", kRefused, kNotYet, "true"},
@@ -60,7 +55,10 @@ constexpr BridgeKeys kTable[] = {
     {"profiling", "*", kNoEffect, "no profiler is on"},
 
     // How long and in what portions.
-    {"train", "train_iters global_batch_size micro_batch_size exit_interval", kTaken},
+    {"train",
+     "train_iters train_samples num_epochs global_batch_size micro_batch_size exit_interval "
+     "exit_duration_in_mins",
+     kTaken},
     {"train", "eval_iters", kRenamed, "validation.eval_iters"},
     {"train", "eval_interval", kRenamed, "validation.eval_interval"},
     {"train", "rampup_batch_size step_batch_size_schedule", kRefused,
@@ -80,7 +78,7 @@ constexpr BridgeKeys kTable[] = {
      "check_weight_hash_across_dp_replicas_interval skip_sync_grad_norm_across_mp "
      "check_optimizer_step_success",
      kNoEffect, kOneProcess},
-    {"validation", "eval_iters eval_interval", kTaken},
+    {"validation", "eval_iters eval_interval start_eval_at_iter", kTaken},
     {"validation", "eval_global_batch_size eval_micro_batch_size", kRefused,
      "validation takes training's batches; leave it out", "null"},
     {"validation", "full_validation", kRefused,
@@ -120,14 +118,19 @@ constexpr BridgeKeys kTable[] = {
      kNoEffect, "the optimizer's state lies in main memory"},
     {"optimizer", "log_num_zeros_in_grad", kRefused, "metrics.jsonl has grad_norm", "false"},
     {"optimizer", "barrier_with_L1_time timers config_logger_dir", kNoEffect, kPython},
-    {"scheduler", "lr_decay_style lr_decay_iters lr_warmup_iters lr_warmup_init", kTaken},
+    {"scheduler",
+     "lr_decay_style lr_decay_iters lr_wsd_decay_style lr_wsd_decay_iters lr_warmup_iters "
+     "lr_warmup_fraction lr_warmup_init start_weight_decay end_weight_decay "
+     "weight_decay_incr_style",
+     kTaken},
     {"scheduler", "lr_decay_samples lr_wsd_decay_samples", kRefused, kSamples, "null"},
     {"scheduler", "lr_warmup_samples", kRefused, kSamples, "0|null"},
     {"scheduler", "override_opt_param_scheduler use_checkpoint_opt_param_scheduler", kRefused,
      "a resumed run takes the rates that it is given; give those of the checkpoint to keep them",
      "false"},
     {"scheduler", "no_weight_decay_cond_type", kRefused, kOtherFamily, "null"},
-    {"scheduler", "max_steps", kRenamed, "scheduler.lr_decay_iters"},
+    {"scheduler", "max_steps", kRefused,
+     "give the full train.train_iters, and train.exit_interval to stop before them", "null"},
     {"scheduler", "lr_decay_steps lr_warmup_steps wd_incr_steps wsd_decay_steps", kNoEffect,
      "made from the iterations while a run is set up"},
 

@@ -61,8 +61,4 @@ extern template std::vector<FieldText> list_fields(const TrainConfig&);
 extern template void check_values(const TrainConfig&, const std::string&);
 extern template void set_field(TrainConfig&, const Assignment&, const TrainConfig&);
 
-/// The rate of step `step`, counted from 1: Megatron's schedule at step - 1, so that the first step
-/// of a warm-up from 0 has rate 0 (megatron-core OptimizerParamScheduler.get_lr).
-double learning_rate(const TrainConfig& config, int64_t step);
-
 }  // namespace trestle

@@ -100,6 +100,32 @@ bool vision_is_frozen(const TrainConfig& config) {
   return true;
 }
 
+void add_of_schedule(const TrainConfig& config, Dead& dead) {
+  const SchedulerOptions& scheduler = config.scheduler;
+  if (scheduler.lr_warmup_fraction) {
+    // A file of Megatron Bridge's has a 0 beside it.
+    if (scheduler.lr_warmup_iters != 0) {
+      dead.add("scheduler.lr_warmup_iters", "scheduler.lr_warmup_fraction says it");
+    }
+  } else if (scheduler.lr_warmup_iters == 0) {
+    dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
+  }
+  if (scheduler.lr_decay_style != "WSD") {
+    const auto why = fmt::format("scheduler.lr_decay_style={}", scheduler.lr_decay_style);
+    dead.add("scheduler.lr_wsd_decay_style", why);
+    dead.add("scheduler.lr_wsd_decay_iters", why);
+  }
+  const auto& start = scheduler.start_weight_decay;
+  const auto& end = scheduler.end_weight_decay;
+  const double usual = config.optimizer.weight_decay;
+  if (start && end && *start != usual && *end != usual) {
+    dead.add("optimizer.weight_decay", "scheduler.start_weight_decay and end_weight_decay say it");
+  }
+  const TrainOptions& train = config.train;
+  if (train.train_samples) dead.add("train.train_iters", "train.train_samples says it");
+  if (train.num_epochs) dead.add("train.train_iters", "train.num_epochs says it");
+}
+
 void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
   if (config.model.recompute_granularity != "full") {
     const auto why = fmt::format("model.recompute_granularity={}, and only full recomputes layers",
@@ -114,9 +140,7 @@ void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
     dead.add("optimizer.min_lr", "scheduler.lr_decay_style=constant never falls to it");
     dead.add("scheduler.lr_decay_iters", "scheduler.lr_decay_style=constant does not decay");
   }
-  if (config.scheduler.lr_warmup_iters == 0) {
-    dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
-  }
+  add_of_schedule(config, dead);
   // An adapter says its dropout when it is opened.
   if (!config.draws() && config.peft.adapter_path.empty()) dead.add("rng.seed", kNothingDrawn);
 }
@@ -231,6 +255,12 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
     } else {
       run.asked.keys.erase(each.key);
     }
+  }
+  TrainOptions& train = run.config.train;
+  if (train.train_samples) train.train_iters = *train.train_samples / train.global_batch_size;
+  if (train.num_epochs) {
+    add_notes({fmt::format("train.num_epochs={}: train.train_iters follows from the rows",
+                           *train.num_epochs)});
   }
   add_notes(told_of_freezing(run.config, run.asked.keys));
   return run;

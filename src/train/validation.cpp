@@ -128,6 +128,7 @@ std::optional<BestStep> Validation::comparable(const std::optional<BestStep>& be
 }
 
 bool Validation::is_due(int64_t step) const {
+  if (step < config_.validation.start_eval_at_iter.value_or(0)) return false;
   return step % config_.validation.eval_interval == 0 || step == config_.train.train_iters;
 }
 

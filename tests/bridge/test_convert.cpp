@@ -1,4 +1,5 @@
 // HF -> Megatron -> HF on the fixtures that the real Megatron Bridge made, bit for bit.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "base/file.h"

@@ -1,5 +1,6 @@
 // Mistral's own form through the bridge: to Megatron and back, to Hugging Face and back, bit for
 // bit.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cstring>

@@ -1,11 +1,13 @@
 // Conversions in blocks of rows: the bytes do not depend on the blocks, nor on the ranks whose
 // chunks a Megatron checkpoint is written in.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "bridge/convert.h"
 #include "formats/safetensors.h"
 #include "hf_testing.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "pytorch/torch_dist.h"
 
 namespace trestle {

@@ -7,6 +7,7 @@
 #include "errors.h"
 #include "generate/evaluate.h"
 #include "generate/stop.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 namespace {

@@ -1,8 +1,11 @@
 // A model with its adapter merged, read in pieces.
+#include <ATen/ATen.h>
+
 #include <cstring>
 
 #include "errors.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 #include "peft/merged.h"
 #include "temp_dir.h"
 

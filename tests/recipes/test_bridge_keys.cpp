@@ -84,7 +84,6 @@ TEST(BridgeKeys, BothSpellingsAreOneKey) {
       {"dataset.dataloader_type", "single", "dataset.shuffle", "false"},
       {"mixed_precision", "fp32", "model.params_dtype", "float32"},
       {"model.params_dtype", "torch.float32", "model.params_dtype", "float32"},
-      {"scheduler.max_steps", "500", "scheduler.lr_decay_iters", "500"},
       {"+dataset.seq_length", "512", "model.seq_length", "512"},
       {"++train.train_iters", "7", "train.train_iters", "7"},
   };

@@ -9,6 +9,7 @@
 #include "bridge/check.h"
 #include "errors.h"
 #include "megatron/checkpoint.h"
+#include "peft/lora.h"
 #include "train/testing.h"
 
 namespace trestle {

@@ -11,6 +11,8 @@
 #include "errors.h"
 #include "golden.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
+#include "peft/lora.h"
 #include "train/steps.h"
 #include "train/testing.h"
 
@@ -33,21 +35,6 @@ TEST_P(FullFineTuning, TenLossesEqualTransformers) {
   const auto model = golden.model();
   model->train();
   expect_ten_steps(*model, batch_of(golden), {}, 1e-3, golden["losses"], golden["grad_norms"]);
-}
-
-TEST(Schedule, IsMegatrons) {
-  TrainConfig config;
-  config.optimizer.lr = 1;
-  config.optimizer.min_lr = 0.1;
-  config.train.train_iters = 20;
-  config.scheduler.lr_warmup_iters = 10;
-  EXPECT_EQ(learning_rate(config, 1), 0);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 6), 0.5);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 11), 1);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 16), 0.55);
-  EXPECT_DOUBLE_EQ(learning_rate(config, 22), 0.1);
-  config.scheduler.lr_warmup_iters = 0;
-  EXPECT_DOUBLE_EQ(learning_rate(config, 1), 1);
 }
 
 class Run : public testing::RunTest {};
