@@ -13,6 +13,7 @@ namespace trestle {
 namespace {
 
 using testing::error_of;
+using testing::expect_mentions;
 
 TrainConfig usual() {
   TrainConfig config;
