@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/paths.h"
+#include "base/text.h"
 #include "formats/parquet_json.h"
 
 namespace trestle {
@@ -62,6 +63,11 @@ parquet::ReaderProperties properties_for(int64_t file_size) {
   return properties;
 }
 
+// Some of Arrow's reasons end in a line break.
+[[noreturn]] void refuse(const std::string& path, std::string_view why) {
+  user_error("{}: cannot be read as Parquet: {}", path, trimmed(why));
+}
+
 }  // namespace
 
 struct ParquetFile::Reader {
@@ -80,7 +86,7 @@ struct ParquetFile::Reader {
   std::vector<Column> columns;
 
   void check(const arrow::Status& status) const {
-    if (!status.ok()) user_error("{}: cannot be read as Parquet: {}", path, status.message());
+    if (!status.ok()) refuse(path, status.message());
   }
 
   // Loads the row group that holds `row`; returns the row within it.
@@ -106,7 +112,7 @@ struct ParquetFile::Reader {
           }
         }
       } catch (const parquet::ParquetException& error) {
-        user_error("{}: cannot be read as Parquet: {}", path, error.what());
+        refuse(path, error.what());
       }
       loaded = group;
     }
@@ -190,7 +196,7 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
       if (!found) user_error("{} has no column {}", path.string(), name);
     }
   } catch (const parquet::ParquetException& error) {
-    user_error("{}: cannot be read as Parquet: {}", path.string(), error.what());
+    refuse(path.string(), error.what());
   }
 }
 
@@ -252,7 +258,7 @@ std::vector<std::string> parquet_columns(const std::filesystem::path& path) {
     const auto* root = file->metadata()->schema()->group_node();
     for (int i = 0; i < root->field_count(); ++i) names.push_back(root->field(i)->name());
   } catch (const parquet::ParquetException& error) {
-    user_error("{}: cannot be read as Parquet: {}", path.string(), error.what());
+    refuse(path.string(), error.what());
   }
   return names;
 }

@@ -12,6 +12,9 @@
 namespace trestle {
 namespace {
 
+using testing::error_of;
+using testing::expect_mentions;
+
 TrainConfig usual() {
   TrainConfig config;
   config.train.train_iters = 20;
@@ -69,7 +72,7 @@ TEST(Schedule, WhatDoesNotFitTogetherIsRefused) {
       {{{"train.train_samples", "640"}, {"train.train_iters", "7"}}, "train.train_samples says it"},
   };
   for (const auto& [keys, why] : cases) {
-    EXPECT_NE(said(keys).find(why), std::string::npos) << said(keys);
+    expect_mentions(said(keys), {why});
   }
 }
 
