@@ -199,7 +199,11 @@ OfBridge of_bridge(const std::vector<Assignment>& command_line) {
 
 OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view name) {
   Translation translation(true);
-  for (const Assignment& each : file) {
+  const bool is_written = std::ranges::any_of(
+      file, [](const Assignment& each) { return each.key.ends_with("_target_"); });
+  for (Assignment each : file) {
+    // To the Bridge no interval is no validation.
+    if (is_written && each.key == "validation.eval_interval" && !each.value) each.value = "0";
     const size_t dot = std::min(each.key.rfind('.'), each.key.size());
     const std::string parent = each.key.substr(0, dot);
     const std::string last = dot < each.key.size() ? each.key.substr(dot + 1) : each.key;
@@ -217,7 +221,9 @@ OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view na
       translation.add(each);
     }
   }
-  return std::move(translation).finish(name);
+  OfBridge result = std::move(translation).finish(name);
+  result.is_written = is_written;
+  return result;
 }
 
 std::string bridge_keys_table() {

@@ -46,6 +46,8 @@ struct OfBridge {
   std::vector<Assignment> assignments;
   /// A line each for whoever asked.
   std::vector<std::string> notes;
+  /// A file that Megatron Bridge wrote: it states every key, and asks for none by name.
+  bool is_written = false;
 };
 
 /// A command line's assignments in our words. Throws UserError `KEY=VALUE: why` for what cannot be

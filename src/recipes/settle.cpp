@@ -225,8 +225,8 @@ std::vector<std::string> told_of_freezing(const TrainConfig& config,
 
 SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
                   const std::vector<Assignment>& command_line_given) {
-  auto [file, notes] = of_bridge_file(file_given, "--config");
-  auto [command_line, more_notes] = of_bridge(command_line_given);
+  auto [file, notes, is_written] = of_bridge_file(file_given, "--config");
+  auto [command_line, more_notes, is_none] = of_bridge(command_line_given);
   name_no_scheme(file);
   name_no_scheme(command_line);
   FinetuneArguments arguments;
@@ -240,11 +240,12 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
   add_notes(more_notes);
   add_notes(told_of_two_values(command_line));
   for (const Assignment& each : file) set_field(run.config, each, defaults);
-  // A file may be a whole resolved config: what it leaves as it was it does not ask for.
+  // A file may be a whole resolved config: what it leaves as it was it does not ask for, and one
+  // that Megatron Bridge wrote asks for nothing by name.
   const auto before = values_of(defaults), after = values_of(run.config);
   for (const Assignment& each : file) {
     if (!before.contains(each.key)) continue;  // an empty group
-    if (before.at(each.key) != after.at(each.key)) run.asked.keys.insert(each.key);
+    if (!is_written && before.at(each.key) != after.at(each.key)) run.asked.keys.insert(each.key);
   }
   for (const Assignment& each : command_line) {
     // What came before it for the keys of a group would be lost.

@@ -142,6 +142,9 @@ TEST(BridgeKeys, ItsRunConfigIsTakenAsAFile) {
   EXPECT_EQ(sft.config.peft.scheme, "");
   EXPECT_EQ(sft.config.model.tensor_model_parallel_size, 2);
   EXPECT_EQ(sft.config.checkpoint.save, "sft");
+  EXPECT_EQ(sft.config.validation.eval_interval, 0);  // null there
+  EXPECT_TRUE(sft.asked.keys.empty());
+  refuse_without_effect(sft);
   ASSERT_EQ(sft.notes.size(), 1);
   EXPECT_NE(sft.notes[0].find("keys of Megatron Bridge have no effect here"), std::string::npos);
   const SettledRun lora = settled(file("lora/iter_0000002"), {{"peft.dim", "9"}});
