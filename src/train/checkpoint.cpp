@@ -1,4 +1,3 @@
-#include "recipes/schedule.h"
 #include "train/checkpoint.h"
 
 #include <ATen/ATen.h>
@@ -12,6 +11,7 @@
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
+#include "recipes/schedule.h"
 
 namespace trestle {
 
