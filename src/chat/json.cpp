@@ -127,11 +127,23 @@ class RowReader {
                : *tools;
     if (says_nothing(list)) list = nullptr;
     if (!list.is_array() && !list.is_null()) user_error("{}: \"tools\" must be a list", what_);
-    // LLaMA-Factory's list has the functions alone.
-    for (Json& tool : list) {
-      if (tool.is_object() && tool.contains("name") && !tool.contains("function")) {
-        tool = Json{{"type", "function"}, {"function", tool}};
-      }
+    for (Json& tool : list) make_plain_tool(tool);
+  }
+
+  // LLaMA-Factory's list has the functions alone; exports fill what a function has not.
+  void make_plain_tool(Json& tool) const {
+    if (tool.is_object() && tool.contains("name") && !tool.contains("function")) {
+      tool = Json{{"type", "function"}, {"function", tool}};
+    }
+    if (!tool.is_object() || !tool.contains("function") || !tool["function"].is_object()) return;
+    Json& function = tool["function"];
+    for (const char* key : {"description", "parameters"}) {
+      if (function.contains(key) && find(function, key) == nullptr) function.erase(key);
+    }
+    const Json* parameters = find(function, "parameters");
+    if (parameters != nullptr && parameters->is_string()) {
+      function["parameters"] = parse_json_of_single_keys(parameters->get<std::string>(),
+                                                         what_ + ": the parameters of a tool");
     }
   }
 

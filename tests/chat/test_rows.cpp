@@ -148,6 +148,13 @@ TEST(RowShapes, AnInstructionWithItsInputAndHistory) {
 // users' pain point 28: columns that are there and empty.
 TEST(EmptyColumns, CountAsAbsent) {
   const auto wanted = ids(row(""));
+  const auto with_tool = [](const std::string& keys) {
+    return ids(row(R"("tools": [{"type": "function", "function": {"name": "f")" + keys + "}}]"));
+  };
+  for (const char* value : {"null", "\"\"", "[]", "{}"}) {
+    EXPECT_EQ(with_tool(fmt::format(R"(, "description": {0}, "parameters": {0})", value)),
+              with_tool(""));
+  }
   for (const char* value : {"null", "\"\"", "[]", "{}", "\"[]\"", "\"null\"", "\" \"", "[null]",
                             R"([{"bytes": null, "path": null}])"}) {
     for (const char* key : {"system", "tools", "images", "image", "videos", "audios", "history",
