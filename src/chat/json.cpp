@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "chat/exchange.h"
 #include "chat/pictures.h"
+#include "chat/tools.h"
 
 namespace trestle {
 
@@ -41,7 +42,7 @@ class RowReader {
     }
     place_rest(conversation);
     read_system(conversation);
-    read_tools(conversation);
+    conversation.tools = read_tools(row_, what_);
     conversation.unread = std::move(unread_);
     return conversation;
   }
@@ -118,35 +119,6 @@ class RowReader {
     }
   }
 
-  void read_tools(Conversation& conversation) const {
-    const Json* tools = find(row_, "tools");
-    if (tools == nullptr) return;
-    Json& list = conversation.tools;
-    list = tools->is_string()
-               ? parse_json_of_single_keys(tools->get<std::string>(), what_ + ": tools")
-               : *tools;
-    if (says_nothing(list)) list = nullptr;
-    if (!list.is_array() && !list.is_null()) user_error("{}: \"tools\" must be a list", what_);
-    for (Json& tool : list) make_plain_tool(tool);
-  }
-
-  // LLaMA-Factory's list has the functions alone; exports fill what a function has not.
-  void make_plain_tool(Json& tool) const {
-    if (tool.is_object() && tool.contains("name") && !tool.contains("function")) {
-      tool = Json{{"type", "function"}, {"function", tool}};
-    }
-    if (!tool.is_object() || !tool.contains("function") || !tool["function"].is_object()) return;
-    Json& function = tool["function"];
-    for (const char* key : {"description", "parameters"}) {
-      if (function.contains(key) && find(function, key) == nullptr) function.erase(key);
-    }
-    const Json* parameters = find(function, "parameters");
-    if (parameters != nullptr && parameters->is_string()) {
-      function["parameters"] = parse_json_of_single_keys(parameters->get<std::string>(),
-                                                         what_ + ": the parameters of a tool");
-    }
-  }
-
   Message read_message(const Json& json) {
     if (!json.is_object()) refuse("a message must be a JSON object");
     Message message;
@@ -159,7 +131,7 @@ class RowReader {
     const auto found = json.find(json.contains("content") ? "content" : "value");
     const bool is_there = found != json.end() && !found->is_null();
     if (role == "function_call" && is_there) {
-      read_functions(*found, message);
+      message.tool_calls = read_function_call(*found, others_, place_);
     } else if (is_there && found->is_string()) {
       read_text(found->get<std::string>(), message);
     } else if (is_there && found->is_array()) {
@@ -217,7 +189,9 @@ class RowReader {
     }
     message.prefix = flag(json, "prefix", false);
     message.trained = is_trained(json);
-    if (const Json* calls = find(json, "tool_calls")) read_calls(*calls, message);
+    if (const Json* calls = find(json, "tool_calls")) {
+      message.tool_calls = read_calls(*calls, others_, place_);
+    }
   }
 
   // "weight" of OpenAI and Mistral, "train" and "training" of axolotl, "loss" of ms-swift.
@@ -235,41 +209,6 @@ class RowReader {
       trained = says;
     }
     return trained.value_or(true);
-  }
-
-  // A list of calls, or the JSON text of one.
-  void read_calls(const Json& json, Message& message) const {
-    const Json calls = json.is_string() ? parse_json_of_single_keys(json.get<std::string>(),
-                                                                    place_ + ": tool calls")
-                                        : json;
-    if (!calls.is_array()) refuse("\"tool_calls\" must be a list");
-    for (const Json& call : calls) message.tool_calls.push_back(read_call(call));
-  }
-
-  // LLaMA-Factory's: the JSON text of {"name", "arguments"}, or of a list of them.
-  void read_functions(const Json& json, Message& message) const {
-    if (!json.is_string()) refuse("a function_call must be JSON text");
-    Json calls = parse_json_of_single_keys(json.get<std::string>(), place_ + ": function_call");
-    if (!calls.is_array()) calls = Json::array({calls});
-    for (const Json& call : calls) message.tool_calls.push_back(read_call({{"function", call}}));
-  }
-
-  ToolCall read_call(const Json& json) const {
-    const Json* function = json.is_object() ? find(json, "function") : nullptr;
-    if (function == nullptr || !function->is_object()) {
-      refuse("a tool call must be {{\"id\", \"function\": {{\"name\", \"arguments\"}}}}");
-    }
-    check_call_keys(json, others_, place_);
-    ToolCall call;
-    if (find(json, "id") != nullptr) call.id = need_string(json, "id");
-    call.name = need_text(*function, "name");
-    const Json arguments = function->value("arguments", Json());
-    if (arguments.is_object()) {
-      call.arguments = arguments.dump();
-    } else if (!arguments.is_null() && arguments != Json::array()) {
-      call.arguments = need_text(*function, "arguments");
-    }
-    return call;
   }
 
   void read_part(const Json& json, Message& message) {
