@@ -122,13 +122,14 @@ class RowReader {
   Message read_message(const Json& json) {
     if (!json.is_object()) refuse("a message must be a JSON object");
     Message message;
-    const std::string role = need_string(json, json.contains("role") ? "role" : "from");
+    const std::string role = need_string(json, find(json, "role") != nullptr ? "role" : "from");
     message.role = role_of(role);
     for (const std::string& key : check_message_keys(json, message.role, others_, place_)) {
       const std::string name = "messages: " + key;
       if (std::ranges::find(unread_, name) == unread_.end()) unread_.push_back(name);
     }
-    const auto found = json.find(json.contains("content") ? "content" : "value");
+    const bool has_value = find(json, "value") != nullptr || !json.contains("content");
+    const auto found = json.find(has_value ? "value" : "content");
     const bool is_there = found != json.end() && !found->is_null();
     if (role == "function_call" && is_there) {
       message.tool_calls = read_function_call(*found, others_, place_);

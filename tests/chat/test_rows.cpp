@@ -165,6 +165,9 @@ TEST(EmptyColumns, CountAsAbsent) {
       EXPECT_NO_THROW(parse(turns(keys), OtherKeys::kRefused)) << keys;
     }
   }
+  EXPECT_EQ(ids(R"({"messages": [{"role": null, "content": null, "from": "human", "value": "What is the total?"},
+                    {"role": "assistant", "content": "13.75", "from": "", "value": null}]})"),
+            wanted);
   EXPECT_EQ(ids(turns(R"("messages": [])")), wanted);
   EXPECT_EQ(ids(turns(R"("messages": null)")), wanted);
   EXPECT_EQ(ids(row(R"("conversations": null)")), wanted);
