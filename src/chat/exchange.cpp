@@ -70,7 +70,8 @@ std::string make_messages(Json& row, const QuestionAnswer& names, const std::str
   if (const Json* history = find_said(row, "history")) append_history(messages, *history, what);
   const bool has_input = names.question == std::string_view("instruction");
   if (has_input && find_said(row, "input") != nullptr) {
-    question += "\n" + text_of(row, "input", false, what);
+    question += '\n';
+    question += text_of(row, "input", false, what);
     row.erase("input");
   }
   append_turn(messages, std::move(question), answer);

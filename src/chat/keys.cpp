@@ -55,7 +55,7 @@ bool any_text(const Json& value, const auto& passes) {
 bool names_picture(const Json& value) {
   constexpr size_t kLongest = 1024;
   constexpr std::array kEndings = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tiff"};
-  return any_text(value, [](const std::string& text) {
+  return any_text(value, [&](const std::string& text) {
     return text.size() < kLongest && text.find('\n') == text.npos &&
            text.find("://") == text.npos &&
            std::ranges::any_of(kEndings, [&](const char* end) { return text.ends_with(end); });

@@ -14,7 +14,8 @@ void make_plain_tool(Json& tool, const std::string& what) {
   if (!tool.is_object() || !tool.contains("function") || !tool["function"].is_object()) return;
   Json& function = tool["function"];
   for (const char* key : {"description", "parameters"}) {
-    if (function.contains(key) && find_said(function, key) == nullptr) function.erase(key);
+    const bool says_none = function.contains(key) && find_said(function, key) == nullptr;
+    if (says_none && function[key] != Json::object()) function.erase(key);
   }
   const Json* parameters = find_said(function, "parameters");
   if (parameters != nullptr && parameters->is_string()) {

@@ -81,6 +81,8 @@ parquet::ReaderProperties properties_for(int64_t file_size) {
 // Rows of which the leaf says something, at most: below a list or struct a null may be that of
 // another level, so that only a leaf of nothing but nulls counts as none.
 int64_t filled_rows(const parquet::FileMetaData& file, int leaf) {
+  const auto logical = file.schema()->Column(leaf)->logical_type();
+  if (logical && logical->is_null()) return 0;
   const bool is_flat = file.schema()->GetColumnRoot(leaf)->is_primitive();
   int64_t filled = 0;
   for (int group = 0; group < file.num_row_groups(); ++group) {

@@ -192,7 +192,7 @@ TEST(Chat, ErrorsNameTheMessage) {
       "messages[1] (assistant): nothing to answer", Ending::kPrompt);
   refused(R"({"messages": [{"role": "user", "content": "a"}]})",
           "messages[0] (user): nothing to learn", Ending::kSample);
-  refused(R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]})",
+  refused(R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"description": "f"}]})",
           "tools[0]");
   expect_user_error([&] { ChatEncoder(tokenizer, 15); }, "v15");
   // A vocabulary without the markers says which one it lacks.
@@ -279,7 +279,7 @@ TEST(ChatJson, MalformedRowsAreRefused) {
        "a tool call must be"},
       {R"({"messages": [{"role": "assistant", "content": "x", "reasoning": "a", "reasoning_content": "b"}]})",
        "differ"},
-      {R"({"messages": [], "tools": {}})", "\"tools\""},
+      {R"({"messages": [], "tools": {"a": 1}})", "\"tools\""},
       {R"({"messages": [], "tools": "[{"})", "row: tools: not valid JSON"},
   };
   for (const auto& [text, part] : cases) {
@@ -322,13 +322,14 @@ TEST(ChatJson, KeysThatNobodyReads) {
       {row_with("assistant", R"("train": true, "weight": 0)"), "\"train\" says the opposite"},
       {row_with("user", R"("loss": 1)"), "\"loss\" is for messages of the assistant"},
       {row_with("user", R"("weight": 1)"), "\"weight\" is for messages of the assistant"},
-      {row_with("user", R"("tool_calls": [{}])"), "this one is of the user"},
+      {row_with("user", R"("tool_calls": [{"id": "a"}])"), "this one is of the user"},
       {row_with("user", R"("reasoning": "a")"), "\"reasoning\" is for"},
       {row_with("assistant", R"("tool_call_id": "a")"),
        "\"tool_call_id\" is for messages of the tool"},
       {row_with("user", R"("value": "y")"), "\"content\" and \"value\" stand together"},
       {row_with("user", R"("from": "human")"), "\"role\" and \"from\""},
-      {R"({"messages": [{}], "conversations": [{}]})", "\"messages\" and \"conversations\""},
+      {R"({"messages": [{"role": "user"}], "conversations": [{"from": "human"}]})",
+       "\"messages\" and \"conversations\""},
       {R"({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
           {"role": "tool", "content": "x", "tool_call_id": "1", "name": "g"}]})",
        "\"name\" is \"g\", but the call 1 is of \"f\""},

@@ -165,9 +165,10 @@ TEST(EmptyColumns, CountAsAbsent) {
       EXPECT_NO_THROW(parse(turns(keys), OtherKeys::kRefused)) << keys;
     }
   }
-  EXPECT_EQ(ids(R"({"messages": [{"role": null, "content": null, "from": "human", "value": "What is the total?"},
+  EXPECT_EQ(
+      ids(R"({"messages": [{"role": null, "content": null, "from": "human", "value": "What is the total?"},
                     {"role": "assistant", "content": "13.75", "from": "", "value": null}]})"),
-            wanted);
+      wanted);
   EXPECT_EQ(ids(turns(R"("messages": [])")), wanted);
   EXPECT_EQ(ids(turns(R"("messages": null)")), wanted);
   EXPECT_EQ(ids(row(R"("conversations": null)")), wanted);

@@ -362,7 +362,8 @@ class Data(Refusals):
             return self.table({"messages": pyarrow.array([talk, talk], lists(message)),
                                "images": pyarrow.array([[picture, picture], []], pictures)})
         plain = self.page("parquet", table(pyarrow.string(), pyarrow.binary(), pyarrow.list_))
-        for text, binary in ((pyarrow.large_string(), pyarrow.large_binary()), (pyarrow.string_view(), pyarrow.binary_view()),
+        # pyarrow writes no views in lists; tests/data/polars has files of a writer that does.
+        for text, binary in ((pyarrow.large_string(), pyarrow.large_binary()),
                              (pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.binary())):
             for lists in (pyarrow.list_, pyarrow.large_list, pyarrow.list_view, pyarrow.large_list_view):
                 with self.subTest(text=text, lists=lists.__name__):

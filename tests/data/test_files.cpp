@@ -52,7 +52,7 @@ class JsonFiles : public ::testing::Test {
 // users' pain point 32: data.json is one array.
 TEST_F(JsonFiles, AnArrayIsReadAsItsItems) {
   const std::string brackets = R"(]}\"[{,\\)";
-  for (const std::string text : {"[" + row("a") + "," + row("b") + ", " + row(brackets) + "]",
+  for (const std::string& text : {"[" + row("a") + "," + row("b") + ", " + row(brackets) + "]",
                                  "\xEF\xBB\xBF\n [\r\n" + row("a") + "\n,\n" + row("b") + "\n,\t" +
                                      row(brackets) + "\n]\n\n"}) {
     const auto rows = dataset(text);
@@ -91,7 +91,7 @@ TEST_F(JsonFiles, TheMistakeIsNamed) {
   refused("[" + row("a") + "]\n[" + row("b") + "]", {"its array ends at byte", "more follows"});
   refused("[{\"messages\": 3}]", {"item 0", "\"messages\" must be a list"});
   refused("[{\"role\": \"user\", \"content\": \"a\"}]", {"item 0: it is a message alone"});
-  refused("[{\"messages\": [}]", {"item 0", "not valid JSON"});
+  refused("[{\"messages\": nope}]", {"item 0", "not valid JSON"});
   // One object over several lines.
   refused("{\n  \"messages\": [\n  ]\n}", {"line 1", "one conversation is one line"});
   refused("{\"data\": [" + row("a") + "]}", {"line 1", "the row has data"});
@@ -124,7 +124,7 @@ TEST_F(JsonFiles, PicturesByFileUrlAndWithAColon) {
         R"("}}, {"type": "text", "text": "?"}]}, {"role": "assistant", "content": "a"}]})");
     return processor.process(rows->row(0), Ending::kSample).images_CHW.size();
   };
-  for (const std::string source :
+  for (const std::string& source :
        {"a.png", "scan 2026-02-01T12:30:05.png", "file://a.png", "FILE://a.png",
         "file:///HERE/a.png", "file://localhost/HERE/a.png", "file:/HERE/a.png",
         "file:///HERE/scan 2026-02-01T12:30:05.png",

@@ -86,7 +86,8 @@ TEST_F(Layouts, OfLists) {
 
 // The fields of a list of structs, as the named data sets read them.
 TEST_F(Layouts, OfListsOfStructs) {
-  for (const Type& bytes : {arrow::binary(), arrow::large_binary(), arrow::binary_view()}) {
+  // Arrow 26 writes no views in lists; data/polars has files of a writer that does.
+  for (const Type& bytes : {arrow::binary(), arrow::large_binary()}) {
     const Type item =
         arrow::struct_({arrow::field("bytes", bytes), arrow::field("n", arrow::uint8())});
     for (const Type& type : {arrow::list(item), arrow::large_list(item), arrow::list_view(item),
