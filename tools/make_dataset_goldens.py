@@ -44,10 +44,10 @@ def own_tables():
     turns = [{"from": "human", "value": "<image>\nWhich?"}, {"from": "gpt", "value": "This."}]
     write("own-turns.parquet", {
         "conversations": pyarrow.array([turns, turns, [{"from": "human", "value": "None?"}, turns[1]]], pyarrow.list_(turn)),
-        "image": pyarrow.array([picture(90), {"bytes": None, "path": "../images/exact_28x56.png"}, None], PICTURE)})
+        "image": pyarrow.array([picture(90), {"bytes": None, "path": "../../image/golden/exact_28x56.png"}, None], PICTURE)})
     write("own-json.parquet", {
         "messages": [json.dumps([{"role": "user", "content": "Call it."}, {"role": "assistant", "content": "Done."}])] * 3,
-        "images": pyarrow.array([["../images/exact_28x56.png"], [], None], pyarrow.list_(pyarrow.string())),
+        "images": pyarrow.array([["../../image/golden/exact_28x56.png"], [], None], pyarrow.list_(pyarrow.string())),
         "tools": [json.dumps([{"type": "function", "function": {"name": "f", "parameters": {}}}]), None, None]})
     write("own-vqa-train.parquet", {
         "question": ["How many?", "Who?"], "answers": [["Two", "2"], ["Nobody"]],

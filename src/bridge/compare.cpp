@@ -21,6 +21,7 @@
 #include "bridge/stream.h"
 #include "bridge/streamed.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 

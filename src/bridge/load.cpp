@@ -12,6 +12,7 @@
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 
 namespace trestle {

@@ -11,9 +11,16 @@
 #include "bridge/views.h"
 #include "checkpoint/format.h"
 #include "formats/tensor_source.h"
-#include "model/ministral3.h"
+#include "model/config.h"
+
+namespace torch::nn {
+class Module;
+}
 
 namespace trestle {
+
+class Ministral3;
+struct Build;
 
 /// A model on disk, Hugging Face's, Mistral's or Megatron's, its tensors under Megatron's names.
 class OpenCheckpoint {

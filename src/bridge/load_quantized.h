@@ -1,13 +1,15 @@
 // Weights that a model holds quantised, on their way from a checkpoint. Called by load.
 #pragma once
 
-#include <torch/nn/module.h>
-
 #include <map>
 #include <string>
 
 #include "formats/tensor_source.h"
 #include "model/quantized.h"
+
+namespace torch::nn {
+class Module;
+}
 
 namespace trestle {
 

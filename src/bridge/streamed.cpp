@@ -14,6 +14,7 @@
 
 #include "bridge/load.h"
 #include "bridge/table.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 

@@ -7,7 +7,8 @@
 #include <cstdint>
 
 #include "formats/tensor_source.h"
-#include "model/ministral3.h"
+#include "model/config.h"
+#include "model/input.h"
 
 namespace trestle {
 

@@ -8,7 +8,7 @@
 #include "base/json.h"
 #include "base/paths.h"
 #include "checkpoint/mistral_names.h"
-#include "formats/tensor_source.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -2,24 +2,22 @@
 // main.
 #pragma once
 
-namespace CLI {
-class App;
-}
+#include "cli/command.h"
 
 namespace trestle {
 
-void add_compare(CLI::App& app);
-void add_data(CLI::App& app);
-void add_demo(CLI::App& app);
-void add_evaluate(CLI::App& app);
-void add_export(CLI::App& app);
-void add_finetune(CLI::App& app);
-void add_generate(CLI::App& app);
-void add_import(CLI::App& app);
-void add_inspect(CLI::App& app);
-void add_logits(CLI::App& app);
-void add_preprocess(CLI::App& app);
-void add_recipes(CLI::App& app);
-void add_tokenize(CLI::App& app);
+void add_compare(Command app);
+void add_data(Command app);
+void add_demo(Command app);
+void add_evaluate(Command app);
+void add_export(Command app);
+void add_finetune(Command app);
+void add_generate(Command app);
+void add_import(Command app);
+void add_inspect(Command app);
+void add_logits(Command app);
+void add_preprocess(Command app);
+void add_recipes(Command app);
+void add_tokenize(Command app);
 
 }  // namespace trestle

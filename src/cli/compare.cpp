@@ -1,9 +1,10 @@
 // `trestle compare`: two checkpoints of any forms against each other, tensor by tensor and by what
 // they compute.
+#include "pages/compare.h"
+
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -17,15 +18,14 @@
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
 #include "cli/commands.h"
-#include "cli/compare_report.h"
 #include "cli/format_flag.h"
-#include "cli/no_effect.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
 #include "formats/safetensors.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
 #include "hub/hub.h"
+#include "model/ministral3.h"
 #include "peft/merged.h"
 #include "peft/peft_folder.h"
 #include "recipes/config.h"
@@ -155,36 +155,36 @@ void compare_texts(const Opened& a, const Opened& b, at::ScalarType dtype,
 }
 
 // What the flags alone say.
-void refuse_unused(const CLI::App& command, const CompareFlags& flags) {
+void refuse_unused(const Command& command, const CompareFlags& flags) {
   if (!flags.forward) {
-    refuse_given(command, {"--prompt", "--max-new-tokens"}, "--no-forward asks neither of them");
+    command.refuse_given({"--prompt", "--max-new-tokens"}, "--no-forward asks neither of them");
   }
   if (flags.max_new_tokens == 0) {
-    refuse_given(command, {"--prompt"}, "--max-new-tokens 0 leaves no answer");
+    command.refuse_given({"--prompt"}, "--max-new-tokens 0 leaves no answer");
   }
-  if (flags.json) refuse_given(command, {"--all"}, "--json has equal tensors anyway");
+  if (flags.json) command.refuse_given({"--all"}, "--json has equal tensors anyway");
 }
 
 // What the two that are compared say.
-void refuse_unused(const CLI::App& command, const CompareFlags& flags, const Opened& a,
+void refuse_unused(const Command& command, const CompareFlags& flags, const Opened& a,
                    const Opened& b) {
   if (!a.takes_base() && !b.takes_base()) {
-    refuse_given(command, {"--hf-model"},
-                 "neither is an adapter or a Megatron run, the others have all they need");
+    command.refuse_given({"--hf-model"},
+                         "neither is an adapter or a Megatron run, the others have all they need");
   }
   if (a.is_gguf() && b.is_gguf()) flags.format.refuse("both are GGUF");
   if (!flags.forward) return;
   const std::string unlike = incomparable(a.config(), b.config());
   if (!unlike.empty()) {
-    refuse_given(command, {"--forward", "--prompt", "--max-new-tokens"},
-                 "what they compute is not compared: " + unlike);
+    command.refuse_given({"--forward", "--prompt", "--max-new-tokens"},
+                         "what they compute is not compared: " + unlike);
   }
   if (!a.assets() && !b.assets()) {
-    refuse_given(command, {"--prompt", "--max-new-tokens"}, "neither has a tokenizer");
+    command.refuse_given({"--prompt", "--max-new-tokens"}, "neither has a tokenizer");
   }
 }
 
-void compare(const CLI::App& command, const CompareFlags& flags) {
+void compare(const Command& command, const CompareFlags& flags) {
   if (std::isnan(flags.max_error))
     user_error("--max-error nan: no error is within it; give a number");
   refuse_unused(command, flags);
@@ -222,34 +222,33 @@ void compare(const CLI::App& command, const CompareFlags& flags) {
 
 }  // namespace
 
-void add_compare(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
+void add_compare(Command app) {
+  Command command = app.add_command(
       "compare", "two checkpoints of any forms: tensors, logits and text side by side");
   auto flags = std::make_shared<CompareFlags>();
   command
-      ->add_option(
-          "a", flags->a,
-          "Hugging Face, Mistral or Megatron directory, GGUF file or directory, PEFT folder, run "
-          "of adapters, or ORG/NAME[@REVISION]")
-      ->required();
-  command->add_option("b", flags->b, "the other one")->required();
-  command->add_option("--hf-model,--hf_model", flags->hf_model,
-                      "base model of an adapter, and config and tokenizer of a Megatron run "
-                      "without its own");
+      .add("a", flags->a,
+           "Hugging Face, Mistral or Megatron directory, GGUF file or directory, PEFT folder, run "
+           "of adapters, or ORG/NAME[@REVISION]")
+      .required();
+  command.add("b", flags->b, "the other one").required();
+  command.add("--hf-model,--hf_model", flags->hf_model,
+              "base model of an adapter, and config and tokenizer of a Megatron run "
+              "without its own");
   command
-      ->add_flag("--forward,!--no-forward", flags->forward,
-                 "compare logits and text too; default: on")
-      ->default_str("");
-  command->add_option("--prompt", flags->prompt, "what both are asked")->capture_default_str();
-  add_number(*command, "--max-new-tokens,--max_new_tokens", flags->max_new_tokens,
+      .add_switch("--forward,!--no-forward", flags->forward,
+                  "compare logits and text too; default: on")
+      .show_default("");
+  command.add("--prompt", flags->prompt, "what both are asked").show_default();
+  add_number(command, "--max-new-tokens,--max_new_tokens", flags->max_new_tokens,
              between(0, kMostTokens), "of the greedy answers; 0: none");
-  add_number(*command, "--max-error,--max_error", flags->max_error, at_least(0),
+  add_number(command, "--max-error,--max_error", flags->max_error, at_least(0),
              "exit 2 where a value differs by more, or a tensor has no counterpart");
-  command->add_flag("--all", flags->all, "list equal tensors too");
-  command->add_flag("--json", flags->json, "everything as JSON, hashes included");
-  command->add_option("--html", flags->html, "a page to write as well");
-  flags->format.add_to(*command);
-  command->callback([command, flags] { compare(*command, *flags); });
+  command.add_switch("--all", flags->all, "list equal tensors too");
+  command.add_switch("--json", flags->json, "everything as JSON, hashes included");
+  command.add("--html", flags->html, "a page to write as well");
+  flags->format.add_to(command);
+  command.on_run([command, flags] { compare(command, *flags); });
 }
 
 }  // namespace trestle

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 
 #include "base/bytes.h"
@@ -13,11 +12,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-void ConvertFlags::add_to(CLI::App& command) {
+void ConvertFlags::add_to(Command command) {
   command
-      .add_option("--max-memory,--max_memory", max_memory,
-                  "what the program may hold, such as 800MB; blocks are chosen to fit")
-      ->capture_default_str();
+      .add("--max-memory,--max_memory", max_memory,
+           "what the program may hold, such as 800MB; blocks are chosen to fit")
+      .show_default();
   format.add_to(command);
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bridge/convert.h"
+#include "cli/command.h"
 #include "cli/format_flag.h"
 
 namespace trestle {
@@ -19,7 +20,7 @@ struct ConvertFlags {
   /// What the conversion may hold besides its blocks, when these are gone.
   uint64_t later_bytes = 0;
 
-  void add_to(CLI::App& command);
+  void add_to(Command command);
   /// Runs `convert` between a line with its plan and a line with what it did.
   void report(const char* verb, const std::string& target,
               const std::function<Conversion()>& convert);

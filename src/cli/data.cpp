@@ -1,7 +1,8 @@
 // `trestle data check` and `trestle data show`: what a data set becomes before it is trained on.
+#include "pages/data.h"
+
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
 
@@ -13,7 +14,6 @@
 #include "base/standard_streams.h"
 #include "base/text.h"
 #include "cli/commands.h"
-#include "cli/data_page.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
@@ -32,12 +32,12 @@ struct DataFlags {
   ImageLimits images;
   bool json = false;
 
-  void add_to(CLI::App& command, int64_t usual_rows) {
+  void add_to(Command command, int64_t usual_rows) {
     rows = usual_rows;
     command
-        .add_option("--hf-model-path,--hf_model_path", model,
-                    "directory or ORG/NAME[@REVISION] with tokenizer and processor files")
-        ->required();
+        .add("--hf-model-path,--hf_model_path", model,
+             "directory or ORG/NAME[@REVISION] with tokenizer and processor files")
+        .required();
     data.add_to(command, "train");
     add_number(command, "--rows", rows, between(0, kMostSteps), "only the first rows; 0: all");
     add_number(command, "--seq-length,--seq_length", seq_length, between(1, kMostTokens),
@@ -170,21 +170,21 @@ void show(const DataFlags& flags) {
 
 }  // namespace
 
-void add_data(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("data", "look at a data set as training sees it");
-  command->require_subcommand(1);
-  CLI::App* check_command = command->add_subcommand(
+void add_data(Command app) {
+  Command command = app.add_command("data", "look at a data set as training sees it");
+  command.require_command();
+  Command check_command = command.add_command(
       "check", "count samples, lengths, images and targets; exit 2 where training would be wrong");
   auto check_flags = std::make_shared<DataFlags>();
-  check_flags->add_to(*check_command, 0);
-  check_command->add_flag("--json", check_flags->json, "the counts as JSON");
-  check_command->callback([check_flags] { check(*check_flags); });
-  CLI::App* show_command = command->add_subcommand(
+  check_flags->add_to(check_command, 0);
+  check_command.add_switch("--json", check_flags->json, "the counts as JSON");
+  check_command.on_run([check_flags] { check(*check_flags); });
+  Command show_command = command.add_command(
       "show", "a page of samples: pictures with their patches, tokens by whether they are learnt");
   auto show_flags = std::make_shared<DataFlags>();
-  show_flags->add_to(*show_command, 20);
-  show_command->add_option("--output", show_flags->output, "HTML file to write")->required();
-  show_command->callback([show_flags] { show(*show_flags); });
+  show_flags->add_to(show_command, 20);
+  show_command.add("--output", show_flags->output, "HTML file to write").required();
+  show_command.on_run([show_flags] { show(*show_flags); });
 }
 
 }  // namespace trestle

@@ -3,22 +3,19 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "cli/command.h"
 #include "data/datasets.h"
-
-namespace CLI {
-class App;
-class Option;
-}  // namespace CLI
 
 namespace trestle {
 
 struct DatasetFlags {
   std::string maker = "make_cord_v2_dataset", path, split;
-  const CLI::Option* split_flag = nullptr;
+  std::optional<Flag> split_flag = {};
 
-  void add_to(CLI::App& command, std::string default_split);
+  void add_to(Command command, std::string default_split);
   /// Says on stderr which files it reads. Throws UserError where --split is given and chooses
   /// nothing.
   std::unique_ptr<Dataset> open() const;

@@ -1,8 +1,9 @@
 // `trestle demo`: the whole main job on the embedded model and data. No network, no GPU; every
 // number it prints is measured.
+#include "pages/demo.h"
+
 #include <ATen/Parallel.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -17,9 +18,10 @@
 #include "base/standard_streams.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
-#include "cli/demo_report.h"
 #include "cli/number_flag.h"
 #include "generate/stop.h"
+#include "model/ministral3.h"
+#include "peft/lora.h"
 #include "recipes/recipes.h"
 #include "train/stop_signal.h"
 
@@ -241,27 +243,26 @@ class Demo {
 
 }  // namespace
 
-void add_demo(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("demo", "the whole main job on the embedded model and data");
+void add_demo(Command app) {
+  Command command = app.add_command("demo", "the whole main job on the embedded model and data");
   auto flags = std::make_shared<DemoFlags>();
-  command->add_option("--assets", flags->assets,
-                      "directory with model/ and data/; default: that of the source tree");
+  command.add("--assets", flags->assets,
+              "directory with model/ and data/; default: that of the source tree");
   command
-      ->add_option("--output", flags->output,
-                   "where checkpoints go: new, empty, or an earlier demo's, which is replaced")
-      ->capture_default_str();
-  command->add_option("--report", flags->report, "HTML page to write")->capture_default_str();
-  add_number(*command, "--steps", flags->steps, between(0, kMostSteps),
+      .add("--output", flags->output,
+           "where checkpoints go: new, empty, or an earlier demo's, which is replaced")
+      .show_default();
+  command.add("--report", flags->report, "HTML page to write").show_default();
+  add_number(command, "--steps", flags->steps, between(0, kMostSteps),
              "fine-tuning steps; 0: the recipe's");
   const Range share = between(0, 1);
-  add_number(*command, "--min-field,--min_field", flags->min_field, share,
+  add_number(command, "--min-field,--min_field", flags->min_field, share,
              "fail unless this share of fields is right after");
-  add_number(*command, "--min-whole,--min_whole", flags->min_whole, share,
+  add_number(command, "--min-whole,--min_whole", flags->min_whole, share,
              "fail unless this share of receipts is wholly right after");
-  add_number(*command, "--max-before,--max_before", flags->max_before, share,
+  add_number(command, "--max-before,--max_before", flags->max_before, share,
              "fail if more fields than this share are right before");
-  command->callback([flags] { Demo(*flags).run(); });
+  command.on_run([flags] { Demo(*flags).run(); });
 }
 
 }  // namespace trestle

@@ -1,13 +1,13 @@
 // `trestle evaluate`: a model's answers on a data set, scored.
 #include "generate/evaluate.h"
 
-#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "cli/commands.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
+#include "model/ministral3.h"
 #include "recipes/config.h"
 
 namespace trestle {
@@ -22,7 +22,7 @@ struct EvaluateFlags {
   bool json = false;
 };
 
-void run_evaluate(const CLI::App& command, const EvaluateFlags& flags) {
+void run_evaluate(const Command& command, const EvaluateFlags& flags) {
   const OpenCheckpoint checkpoint = flags.model.open();
   if (!checkpoint.config().vision) refuse_image_flags(command, "the model takes no pictures");
   const Processor processor(checkpoint.assets(), flags.images);
@@ -56,20 +56,20 @@ void run_evaluate(const CLI::App& command, const EvaluateFlags& flags) {
 
 }  // namespace
 
-void add_evaluate(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("evaluate", "score a model's answers on a data set");
+void add_evaluate(Command app) {
+  Command command = app.add_command("evaluate", "score a model's answers on a data set");
   auto flags = std::make_shared<EvaluateFlags>();
-  flags->model.add_to(*command);
-  flags->data.add_to(*command, "test");
-  add_number(*command, "--rows", flags->options.rows, between(0, kMostSteps),
+  flags->model.add_to(command);
+  flags->data.add_to(command, "test");
+  add_number(command, "--rows", flags->options.rows, between(0, kMostSteps),
              "only the first rows; 0: all");
-  add_number(*command, "--batch-size,--batch_size", flags->options.batch_size,
+  add_number(command, "--batch-size,--batch_size", flags->options.batch_size,
              between(1, kMostSamples), "answers at a time");
-  add_number(*command, "--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens,
+  add_number(command, "--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens,
              between(1, kMostTokens), "longest answer");
-  add_image_flags(*command, flags->images);
-  command->add_flag("--json", flags->json, "every answer as JSON");
-  command->callback([command, flags] { run_evaluate(*command, *flags); });
+  add_image_flags(command, flags->images);
+  command.add_switch("--json", flags->json, "every answer as JSON");
+  command.on_run([command, flags] { run_evaluate(command, *flags); });
 }
 
 }  // namespace trestle

@@ -2,7 +2,6 @@
 // Mistral's, or llama.cpp's.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <limits>
 #include <memory>
@@ -15,7 +14,6 @@
 #include "bridge/streamed.h"
 #include "cli/commands.h"
 #include "cli/convert.h"
-#include "cli/no_effect.h"
 #include "data/gguf_assets.h"
 #include "hub/hub.h"
 #include "megatron/checkpoint.h"
@@ -50,7 +48,7 @@ struct ExportFlags : ConvertFlags {
 };
 
 // What of the flags fits together, and how files are laid out.
-void settle(const CLI::App& command, ExportFlags& flags) {
+void settle(const Command& command, ExportFlags& flags) {
   const int outputs =
       !flags.hf_output.empty() + !flags.mistral_output.empty() + !flags.gguf_output.empty();
   if (outputs != 1) {
@@ -70,8 +68,8 @@ void settle(const CLI::App& command, ExportFlags& flags) {
     user_error("give --megatron-path, --adapter-path or --hf-model, the checkpoint to read");
   }
   if (flags.adapter_only) {
-    refuse_given(command, {"--max-memory", "--max-shard-size", "--layout", "--format", "--dtype"},
-                 "--adapter-only writes one small file as peft has it");
+    command.refuse_given({"--max-memory", "--max-shard-size", "--layout", "--format", "--dtype"},
+                         "--adapter-only writes one small file as peft has it");
   }
   HfWriter::Options& hf = flags.options.hf;
   hf.spelling = flags.layout == "tf5" ? HfSpelling::kModelFirst : HfSpelling::kLanguageModelFirst;
@@ -83,7 +81,7 @@ void settle(const CLI::App& command, ExportFlags& flags) {
   if (flags.options.dtype == WeightDtype::kFp8 && flags.hf_output.empty()) {
     user_error("--dtype fp8 is written with --hf-path only");
   }
-  if (command.count("--max-shard-size") > 0) {
+  if (command.flag("--max-shard-size").is_given()) {
     hf.max_shard_bytes = parse_bytes("--max-shard-size", flags.max_shard_size);
   }
 }
@@ -183,7 +181,7 @@ ModelNames names_of(const ExportFlags& flags) {
   return names;
 }
 
-Conversion run_export(const CLI::App& command, ExportFlags& flags) {
+Conversion run_export(const Command& command, ExportFlags& flags) {
   const ModelNames names = names_of(flags);
   if (flags.adapter_only) {
     const AdapterWritten done =
@@ -196,7 +194,7 @@ Conversion run_export(const CLI::App& command, ExportFlags& flags) {
   }
   const OpenModel model(names);
   if (!model.config().vision) {
-    refuse_given(command, {"--layout"}, "the model is of text only, whose names have one spelling");
+    command.refuse_given({"--layout"}, "the model is of text only, whose names have one spelling");
   }
   if (flags.verify) {
     flags.later_bytes = streamed_bytes(model.config(), model.checkpoint().dtype());
@@ -218,62 +216,58 @@ Conversion run_export(const CLI::App& command, ExportFlags& flags) {
 
 }  // namespace
 
-void add_export(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
+void add_export(Command app) {
+  Command command = app.add_command(
       "export",
       "Megatron, Hugging Face or Mistral checkpoint -> Hugging Face, Mistral or GGUF files");
   auto flags = std::make_shared<ExportFlags>();
-  command->add_option(
+  command.add(
       "--hf-model,--hf_model", flags->hf_model,
       "HF or Mistral directory, or ORG/NAME[@REVISION], with config, tokenizer and processor "
       "files; default: those in the run. Without --megatron-path the weights too. Of adapters: "
       "their base model; default: the one that the run was trained on");
-  command->add_option(
-      "--megatron-path,--megatron_path", flags->megatron,
-      "run directory to read: a model, or adapters, which are merged into their base");
-  command->add_option(
-      "--adapter-path,--adapter_path", flags->adapter,
-      "PEFT folder, ORG/NAME[@REVISION] or run of adapters to merge into the model");
-  command->add_flag("--adapter-only,--adapter_only", flags->adapter_only,
-                    "write the adapter alone, as a PEFT folder");
-  CLI::Option* hf =
-      command->add_option("--hf-path,--hf_path", flags->hf_output, "HF directory to write");
-  command->add_option("--mistral-path,--mistral_path", flags->mistral_output,
-                      "directory to write as consolidated.safetensors, params.json, tekken.json");
-  CLI::Option* gguf =
-      command->add_option("--gguf-path,--gguf_path", flags->gguf_output,
+  command.add("--megatron-path,--megatron_path", flags->megatron,
+              "run directory to read: a model, or adapters, which are merged into their base");
+  command.add("--adapter-path,--adapter_path", flags->adapter,
+              "PEFT folder, ORG/NAME[@REVISION] or run of adapters to merge into the model");
+  command.add_switch("--adapter-only,--adapter_only", flags->adapter_only,
+                     "write the adapter alone, as a PEFT folder");
+  Flag hf = command.add("--hf-path,--hf_path", flags->hf_output, "HF directory to write");
+  command.add("--mistral-path,--mistral_path", flags->mistral_output,
+              "directory to write as consolidated.safetensors, params.json, tekken.json");
+  Flag gguf = command.add("--gguf-path,--gguf_path", flags->gguf_output,
                           "directory for llama.cpp's NAME-TYPE.gguf and mmproj-NAME-TYPE.gguf");
-  command->add_option("--gguf-type,--gguf_type", flags->gguf_type, "type of the matrices there")
-      ->check(CLI::IsMember({"f16", "bf16", "q8_0"}))
-      ->needs(gguf)
-      ->capture_default_str();
+  command.add("--gguf-type,--gguf_type", flags->gguf_type, "type of the matrices there")
+      .one_of({"f16", "bf16", "q8_0"})
+      .needs(gguf)
+      .show_default();
   command
-      ->add_option("--dtype", flags->dtype,
-                   "round weights to f32, bf16, f16, or fp8 (e4m3 with one scale a matrix, as the "
-                   "official Instruct files); default: as the source has them")
-      ->check(CLI::IsMember({"f32", "bf16", "f16", "fp8"}))
-      ->excludes(gguf);
+      .add("--dtype", flags->dtype,
+           "round weights to f32, bf16, f16, or fp8 (e4m3 with one scale a matrix, as the "
+           "official Instruct files); default: as the source has them")
+      .one_of({"f32", "bf16", "f16", "fp8"})
+      .excludes(gguf);
   command
-      ->add_option("--max-shard-size,--max_shard_size", flags->max_shard_size,
-                   "a file is closed before it would pass this; default: 5GB for --hf-path, one "
-                   "file for --mistral-path")
-      ->excludes(gguf);
+      .add("--max-shard-size,--max_shard_size", flags->max_shard_size,
+           "a file is closed before it would pass this; default: 5GB for --hf-path, one "
+           "file for --mistral-path")
+      .excludes(gguf);
   command
-      ->add_option("--layout", flags->layout,
-                   "spelling of names: tf4 (language_model.model.*, the official files), tf5 "
-                   "(model.language_model.*); text-only models have one")
-      ->check(CLI::IsMember({"tf4", "tf5"}))
-      ->needs(hf)
-      ->capture_default_str();
+      .add("--layout", flags->layout,
+           "spelling of names: tf4 (language_model.model.*, the official files), tf5 "
+           "(model.language_model.*); text-only models have one")
+      .one_of({"tf4", "tf5"})
+      .needs(hf)
+      .show_default();
   command
-      ->add_flag("--verify,!--no-verify", flags->verify,
-                 "before the result gets its name, read it back, compare every tensor and run a "
-                 "short forward on source and result; default: on")
-      ->default_str("");
-  flags->add_to(*command);
-  command->callback([command, flags] {
-    settle(*command, *flags);
-    flags->report("exported", flags->output(), [&] { return run_export(*command, *flags); });
+      .add_switch("--verify,!--no-verify", flags->verify,
+                  "before the result gets its name, read it back, compare every tensor and run a "
+                  "short forward on source and result; default: on")
+      .show_default("");
+  flags->add_to(command);
+  command.on_run([command, flags] {
+    settle(command, *flags);
+    flags->report("exported", flags->output(), [&] { return run_export(command, *flags); });
   });
 }
 

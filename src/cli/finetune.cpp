@@ -1,6 +1,7 @@
 // `trestle finetune` and `trestle recipes`: a run's config from recipe, file and overrides, and the
 // run.
-#include <CLI/CLI.hpp>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -8,7 +9,10 @@
 #include "base/file.h"
 #include "cli/commands.h"
 #include "cli/number_flag.h"
+#include "cli/recipe_choice.h"
+#include "model/ministral3.h"
 #include "peft/report.h"
+#include "recipes/bridge_keys.h"
 #include "recipes/recipes.h"
 #include "recipes/settle.h"
 #include "train/identity.h"
@@ -20,7 +24,8 @@ namespace trestle {
 namespace {
 
 struct FinetuneFlags {
-  std::string recipe, config_file;
+  RecipeChoice choice;
+  std::string config_file;
   /// Of flags that stand for a key, in both spellings.
   std::map<std::string, std::string> values;
   /// Those that were given, on or (=false) off.
@@ -41,8 +46,12 @@ SettledRun settled(const FinetuneFlags& flags) {
     command_line.push_back({key, is_default ? std::nullopt : std::optional(value)});
   }
   for (const auto& [key, on] : flags.freeze) command_line.push_back({key, on ? "true" : "false"});
+  for (const Assignment& each : chosen_keys(flags.choice)) command_line.push_back(each);
   for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
-  SettledRun run = settle(flags.recipe, file, command_line);
+  SettledRun run = settle(chosen_recipe(flags.choice), file, command_line);
+  if (flags.choice.recipe.empty() && flags.choice.model.empty()) {
+    run.notes.push_back(fmt::format("no --recipe: {}", kUsualRecipe));
+  }
   run.asked.may_change = {flags.may_change.begin(), flags.may_change.end()};
   require_changeable(run.asked.may_change);
   if (!flags.may_change.empty() && run.config.checkpoint.load.empty()) {
@@ -53,6 +62,19 @@ SettledRun settled(const FinetuneFlags& flags) {
   return run;
 }
 
+// A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
+void tell_of_parallelism(const TrainConfig& config) {
+  for (const FieldText& each : list_fields(config.model)) {
+    const bool is_parallel = each.path.ends_with("_parallel_size") && each.value != "1";
+    if (!is_parallel && !(each.path == "sequence_parallel" && each.value == "true")) continue;
+    fmt::print(
+        stderr,
+        "model.{}={} is for several GPUs; this one process holds the whole model and computes "
+        "the same\n",
+        each.path, each.value);
+  }
+}
+
 void finetune(const FinetuneFlags& flags) {
   const SettledRun run = settled(flags);
   for (const std::string& note : run.notes) fmt::print(stderr, "{}\n", note);
@@ -61,14 +83,8 @@ void finetune(const FinetuneFlags& flags) {
     fmt::print("{}", to_yaml(config));
     return;
   }
-  if (const int64_t size = config.model.tensor_model_parallel_size; size > 1) {
-    fmt::print(
-        stderr,
-        "model.tensor_model_parallel_size={} is for as many GPUs; this one process holds the "
-        "whole model and computes the same\n",
-        size);
-  }
   Trainer trainer(config, run.asked);
+  tell_of_parallelism(config);
   fmt::print(stderr, "data {}\n",
              describe_files(trainer.dataset(), config.dataset.path_or_dataset));
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
@@ -105,38 +121,58 @@ std::string keys_table() {
 
 }  // namespace
 
-void add_finetune(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("finetune", "train: full fine-tuning, LoRA or DoRA");
+void add_finetune(Command app) {
+  Command command = app.add_command("finetune", "train: full fine-tuning, LoRA or DoRA");
   auto flags = std::make_shared<FinetuneFlags>();
-  command->add_option("--recipe", flags->recipe, "see trestle recipes")->required();
-  command->add_option("--config", flags->config_file, "YAML file over the recipe");
+  add_recipe_choice(command, flags->choice);
+  command.add("--config", flags->config_file, "YAML file over the recipe");
   // A flag is another name of a key.
   const std::vector<FieldText> fields = list_fields(TrainConfig{});
   const auto add = [&](const char* names, const char* key, const char* help) {
-    return command->add_option_function<std::string>(
+    return command.add(
         names, [flags, key](const std::string& value) { flags->values[key] = value; }, help);
   };
-  // Of a whole number, which is read with the other keys.
+  // Of a number, which is read with the other keys.
   const auto add_of_number = [&](const char* names, const char* key, const char* help) {
     const auto field = std::ranges::find(fields, key, &FieldText::path);
     add_checked(
-        *command, names, help, field->allowed, true,
+        command, names, help, field->allowed, !std::string_view(key).ends_with("lr"),
         [flags, key](const std::string&, const std::string& value) { flags->values[key] = value; });
   };
   add("--pretrained-checkpoint,--pretrained_checkpoint", "checkpoint.pretrained_checkpoint",
       "HF or Megatron directory or ORG/NAME[@REVISION] to start from");
   add("--dataset-type,--dataset_type", "dataset.maker_name",
       "hf (the recipe's maker), jsonl, parquet or webdataset")
-      ->check(CLI::IsMember({"hf", "jsonl", "parquet", "webdataset"}));
+      .one_of({"hf", "jsonl", "parquet", "webdataset"});
   add("--peft-scheme,--peft_scheme", "peft.scheme",
       "lora, dora or none; decides the recipe's learning rates too")
-      ->check(CLI::IsMember({"lora", "dora", "none"}));
+      .one_of({"lora", "dora", "none"});
   add("--on-nan,--on_nan", "train.on_nan",
       "stop at a step whose loss or gradient is no number, or skip it")
-      ->check(CLI::IsMember({"stop", "skip"}));
-  add_of_number("--train-iters,--train_iters", "train.train_iters", "optimizer steps");
+      .one_of({"stop", "skip"});
+  add_of_number("--train-iters,--train_iters,--max-steps,--max_steps", "train.train_iters",
+                "optimizer steps (-ms)");
   add_of_number("--global-batch-size,--global_batch_size", "train.global_batch_size",
-                "samples a step");
+                "samples a step (-gb)");
+  add_of_number("--micro-batch-size,--micro_batch_size", "train.micro_batch_size",
+                "samples a forward (-mb)");
+  add_of_number("--seq-length,--seq_length", "model.seq_length", "longest sample in tokens (-sl)");
+  add_of_number("--lr", "optimizer.lr", "peak learning rate");
+  add_of_number("--min-lr,--min_lr", "optimizer.min_lr", "where the schedule ends");
+  add_of_number("--warmup-iters,--warmup_iters", "scheduler.lr_warmup_iters",
+                "steps of linear warm-up");
+  add_of_number("--save-interval,--save_interval", "checkpoint.save_interval",
+                "steps between checkpoints");
+  add("--save-dir,--save_dir", "checkpoint.save", "run directory");
+  add("--load-dir,--load_dir", "checkpoint.load", "run directory to resume from, or auto");
+  add_of_number("--tensor-model-parallel-size,--tensor_model_parallel_size",
+                "model.tensor_model_parallel_size", "GPUs that share each layer (-tp)");
+  add_of_number("--pipeline-model-parallel-size,--pipeline_model_parallel_size",
+                "model.pipeline_model_parallel_size", "stages of layers (-pp)");
+  add_of_number("--context-parallel-size,--context_parallel_size", "model.context_parallel_size",
+                "GPUs that share a sequence (-cp)");
+  add("--virtual-pipeline-model-parallel-size,--virtual_pipeline_model_parallel_size",
+      "model.virtual_pipeline_model_parallel_size", "1 (-vp)");
   add("--overlong", "dataset.overlong",
       "samples over model.seq_length: error, drop, shrink-image or cut-text");
   add_of_number("--image-max-edge,--image_max_edge", "dataset.image_max_edge",
@@ -147,41 +183,53 @@ void add_finetune(CLI::App& app) {
     const std::string key = fmt::format("freeze_{}", part);
     std::string dashed = key;
     std::ranges::replace(dashed, '_', '-');
-    command->add_flag_function(fmt::format("--{},--{}", dashed, key), [flags, key](int64_t on) {
-      flags->freeze[fmt::format("model.{}", key)] = on > 0;
-    });
+    command.add_switch(
+        fmt::format("--{},--{}", dashed, key),
+        [flags, key](bool on) { flags->freeze[fmt::format("model.{}", key)] = on; },
+        "train nothing of it");
   }
   command
-      ->add_option("--allow-change,--allow_change", flags->may_change,
-                   "with checkpoint.load: a key that may differ from what the run was saved "
-                   "with (docs/keys.md says which must not); repeat for several")
-      ->allow_extra_args(false);  // what follows it is an override
-  command->add_flag("--print-config,--print_config", flags->print_config,
-                    "print the resolved config and stop");
-  command->add_option("overrides", flags->overrides, "key.sub=value, over everything else");
-  command->callback([flags] { finetune(*flags); });
+      .add("--allow-change,--allow_change", flags->may_change,
+           "with checkpoint.load: a key that may differ from what the run was saved "
+           "with (docs/keys.md says which must not); repeat for several")
+      .one_value_each();  // what follows it is an override
+  command.add_switch("--print-config,--print_config,--dry-run,--dry_run", flags->print_config,
+                     "print the resolved config and stop");
+  command.flag("--mode").excludes(command.flag("--peft-scheme"));
+  command.flag("--dataset").excludes(command.flag("--dataset-type"));
+  command.add("overrides", flags->overrides, "key.sub=value, over everything else");
+  command.on_run([flags] { finetune(*flags); });
 }
 
-void add_recipes(CLI::App& app) {
+void add_recipes(Command app) {
   struct Flags {
     std::string name;
-    bool keys = false;
+    bool keys = false, bridge_keys = false;
   };
-  CLI::App* command = app.add_subcommand("recipes", "list the recipes, or print one whole config");
+  Command command = app.add_command("recipes", "list the recipes, or print one whole config");
   auto flags = std::make_shared<Flags>();
-  CLI::Option* name = command->add_option("name", flags->name, "a recipe");
+  const Flag name = command.add("name", flags->name, "a recipe");
+  Flag keys = command.add_switch(
+      "--keys", flags->keys,
+      "every key as a Markdown table: default, what it may be, what a resumed run must "
+      "have, what it does");
+  keys.excludes(name);
   command
-      ->add_flag("--keys", flags->keys,
-                 "every key as a Markdown table: default, what it may be, what a resumed run must "
-                 "have, what it does")
-      ->excludes(name);
-  command->callback([flags] {
+      .add_switch("--bridge-keys,--bridge_keys", flags->bridge_keys,
+                  "every key of Megatron Bridge as a Markdown table: what it is here, or why not")
+      .excludes(name)
+      .excludes(keys);
+  command.on_run([flags] {
     if (flags->keys) {
       fmt::print("{}", keys_table());
+    } else if (flags->bridge_keys) {
+      fmt::print("{}", bridge_keys_table());
     } else if (!flags->name.empty()) {
       fmt::print("{}", to_yaml(recipe(flags->name)));
     } else {
       for (const Recipe& each : recipes()) fmt::print("{:<32} {}\n", each.name, each.help);
+      fmt::print("\nMegatron Bridge's longer names are known too: {}\n",
+                 fmt::join(other_recipe_names(), ", "));
     }
   });
 }

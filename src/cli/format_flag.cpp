@@ -1,18 +1,16 @@
 #include "cli/format_flag.h"
 
-#include <CLI/CLI.hpp>
-
 #include "base/error.h"
 #include "hub/hub.h"
 
 namespace trestle {
 
-void FormatFlag::add_to(CLI::App& command) {
+void FormatFlag::add_to(Command command) {
   command
-      .add_option("--format", name,
-                  "hf, mistral or megatron: which form to read of a directory that holds several; "
-                  "default: Megatron's, then Hugging Face's, then Mistral's")
-      ->check(CLI::IsMember({"hf", "mistral", "megatron"}));
+      .add("--format", name,
+           "hf, mistral or megatron: which form to read of a directory that holds several; "
+           "default: Megatron's, then Hugging Face's, then Mistral's")
+      .one_of({"hf", "mistral", "megatron"});
 }
 
 std::optional<CheckpointFormat> FormatFlag::asked() const {

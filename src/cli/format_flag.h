@@ -7,10 +7,7 @@
 #include <string_view>
 
 #include "checkpoint/format.h"
-
-namespace CLI {
-class App;
-}
+#include "cli/command.h"
 
 namespace trestle {
 
@@ -18,7 +15,7 @@ struct FormatFlag {
   /// hf, mistral, megatron; empty for the precedence of choose_format.
   std::string name;
 
-  void add_to(CLI::App& command);
+  void add_to(Command command);
   /// The form asked for, if one was.
   std::optional<CheckpointFormat> asked() const;
   /// The directory that `flag` names, perhaps on the Hub; the form asked for is downloaded.

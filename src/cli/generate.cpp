@@ -1,7 +1,6 @@
 // `trestle generate`: a prompt with pictures in, an answer out, streamed or as one line of JSON.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -12,11 +11,11 @@
 #include "base/standard_streams.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
-#include "cli/no_effect.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
 #include "generate/generator.h"
 #include "generate/stop.h"
+#include "model/ministral3.h"
 #include "recipes/config.h"
 #include "tokenizer/utf8.h"
 
@@ -56,11 +55,11 @@ std::string rate(int64_t tokens, double seconds) {
                      seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0);
 }
 
-void refuse_unused(const CLI::App& command, const GenerateFlags& flags) {
+void refuse_unused(const Command& command, const GenerateFlags& flags) {
   if (flags.images.empty()) refuse_image_flags(command, "there is no --image-path");
   if (flags.sampling.temperature == 0) {
-    refuse_given(command, {"--top-k", "--top-p", "--min-p", "--seed"},
-                 "--temperature 0 takes the likeliest token and draws none");
+    command.refuse_given({"--top-k", "--top-p", "--min-p", "--seed"},
+                         "--temperature 0 takes the likeliest token and draws none");
   }
 }
 
@@ -98,37 +97,36 @@ void generate(const GenerateFlags& flags) {
 
 }  // namespace
 
-void add_generate(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("generate", "answer a prompt about text and pictures");
+void add_generate(Command app) {
+  Command command = app.add_command("generate", "answer a prompt about text and pictures");
   auto flags = std::make_shared<GenerateFlags>();
-  flags->model.add_to(*command);
-  command->add_option(
-      "--image-path,--image_path", flags->images,
-      "path, http(s) URL or data: URI; repeat for several, they stand before the text");
-  add_image_flags(*command, flags->limits);
-  command->add_option("--prompt", flags->prompt, "text of the user's turn")->required();
+  flags->model.add_to(command);
+  command.add("--image-path,--image_path", flags->images,
+              "path, http(s) URL or data: URI; repeat for several, they stand before the text");
+  add_image_flags(command, flags->limits);
+  command.add("--prompt", flags->prompt, "text of the user's turn").required();
   command
-      ->add_option("--system-prompt,--system_prompt", flags->system_prompt,
-                   "none, default (the checkpoint's) or a text")
-      ->capture_default_str();
+      .add("--system-prompt,--system_prompt", flags->system_prompt,
+           "none, default (the checkpoint's) or a text")
+      .show_default();
   SamplingOptions& sampling = flags->sampling;
-  add_number(*command, "--max-new-tokens,--max_new_tokens", sampling.max_new_tokens,
+  add_number(command, "--max-new-tokens,--max_new_tokens", sampling.max_new_tokens,
              between(1, kMostTokens), "tokens to make at most");
-  add_number(*command, "--temperature", sampling.temperature, at_least(0),
+  add_number(command, "--temperature", sampling.temperature, at_least(0),
              "0 takes the likeliest token; above it the options below choose what is drawn");
-  add_number(*command, "--top-k,--top_k", sampling.top_k, between(0, kMostTokens),
+  add_number(command, "--top-k,--top_k", sampling.top_k, between(0, kMostTokens),
              "draw from the k likeliest tokens; 0: all");
-  add_number(*command, "--top-p,--top_p", sampling.top_p, above(0, 1),
+  add_number(command, "--top-p,--top_p", sampling.top_p, above(0, 1),
              "draw from the likeliest tokens that together have this probability");
-  add_number(*command, "--min-p,--min_p", sampling.min_p, between(0, 1),
+  add_number(command, "--min-p,--min_p", sampling.min_p, between(0, 1),
              "draw from tokens at least this share as probable as the likeliest");
-  add_number(*command, "--seed", sampling.seed, between(0, kMostSeed),
+  add_number(command, "--seed", sampling.seed, between(0, kMostSeed),
              "of the draws; the same seed draws the same text");
-  command->add_flag(
+  command.add_switch(
       "--json", flags->json,
       R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead)");
-  command->callback([command, flags] {
-    refuse_unused(*command, *flags);
+  command.on_run([command, flags] {
+    refuse_unused(command, *flags);
     generate(*flags);
   });
 }

@@ -2,7 +2,6 @@
 // hashes are asked for; with --check, whether it is whole.
 #include <fmt/ranges.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <functional>
@@ -220,23 +219,21 @@ struct InspectFlags {
 
 }  // namespace
 
-void add_inspect(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
+void add_inspect(Command app) {
+  Command command =
+      app.add_command("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
   auto flags = std::make_shared<InspectFlags>();
-  command
-      ->add_option("path", flags->path,
-                   "directory, safetensors or GGUF file, or ORG/NAME[@REVISION]")
-      ->required();
-  CLI::Option* check_flag = command->add_flag(
+  command.add("path", flags->path, "directory, safetensors or GGUF file, or ORG/NAME[@REVISION]")
+      .required();
+  Flag check_flag = command.add_switch(
       "--check", flags->check, "validate it instead: one line a problem and exit status 2, or ok");
-  command->add_flag("--json", flags->json, "the list, or the result of --check, as JSON");
+  command.add_switch("--json", flags->json, "the list, or the result of --check, as JSON");
   command
-      ->add_flag("--sha256", flags->hashes,
-                 "read the tensors too and give the hash of each one's values")
-      ->excludes(check_flag);
-  flags->format.add_to(*command);
-  command->callback([flags] {
+      .add_switch("--sha256", flags->hashes,
+                  "read the tensors too and give the hash of each one's values")
+      .excludes(check_flag);
+  flags->format.add_to(command);
+  command.on_run([flags] {
     const fs::path path = flags->format.resolve(flags->path, "path");
     require_checkpoint(path);
     if (flags->check) {

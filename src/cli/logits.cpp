@@ -4,7 +4,6 @@
 #include <c10/core/InferenceMode.h>
 #include <fmt/ranges.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
 #include <set>
@@ -17,6 +16,7 @@
 #include "cli/model_flags.h"
 #include "cli/tensor_output.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 
@@ -193,21 +193,20 @@ void logits(const LogitsFlags& flags) {
 
 }  // namespace
 
-void add_logits(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("logits", "one forward over given ids, for parity checks");
+void add_logits(Command app) {
+  Command command = app.add_command("logits", "one forward over given ids, for parity checks");
   auto flags = std::make_shared<LogitsFlags>();
-  flags->model.add_to(*command);
+  flags->model.add_to(command);
   command
-      ->add_option(
-          "--inputs", flags->inputs,
-          "safetensors file: input_ids [B, S]; pixel_values [N, 3, H, W], image_sizes [N, 2] "
-          "and unshifted labels [B, S] if there are any")
-      ->required();
+      .add("--inputs", flags->inputs,
+           "safetensors file: input_ids [B, S]; pixel_values [N, 3, H, W], image_sizes [N, 2] "
+           "and unshifted labels [B, S] if there are any")
+      .required();
   command
-      ->add_option("--output", flags->output,
-                   "safetensors file to write: logits [B, S, V] in fp32, and with labels the loss")
-      ->required();
-  command->callback([flags] { logits(*flags); });
+      .add("--output", flags->output,
+           "safetensors file to write: logits [B, S, V] in fp32, and with labels the loss")
+      .required();
+  command.on_run([flags] { logits(*flags); });
 }
 
 }  // namespace trestle

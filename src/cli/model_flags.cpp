@@ -1,44 +1,41 @@
 #include "cli/model_flags.h"
 
-#include <CLI/CLI.hpp>
-
 #include "base/error.h"
 #include "base/file.h"
-#include "cli/no_effect.h"
 #include "cli/number_flag.h"
 #include "hub/hub.h"
+#include "model/ministral3.h"
 #include "peft/lora.h"
 #include "recipes/config.h"
 
 namespace trestle {
 
-void ModelFlags::add_to(CLI::App& command) {
-  command.add_option("--hf-model-path,--hf_model_path", hf_model_path,
-                     "Hugging Face or Mistral directory, or ORG/NAME[@REVISION]: weights, config, "
-                     "tokenizer");
-  command.add_option("--megatron-model-path,--megatron_model_path", megatron_model_path,
-                     "Megatron checkpoint: weights, and what no HF directory gives");
-  command.add_option(
-      "--adapter-path,--adapter_path", adapter_path,
-      "LoRA or DoRA adapter for that model: a PEFT folder, ORG/NAME[@REVISION] or a run of "
-      "adapters");
-  command.add_option("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
-      ->check(CLI::IsMember({"float32", "bfloat16"}));
+void ModelFlags::add_to(Command command) {
+  command.add("--hf-model-path,--hf_model_path", hf_model_path,
+              "Hugging Face or Mistral directory, or ORG/NAME[@REVISION]: weights, config, "
+              "tokenizer");
+  command.add("--megatron-model-path,--megatron_model_path", megatron_model_path,
+              "Megatron checkpoint: weights, and what no HF directory gives");
+  command.add("--adapter-path,--adapter_path", adapter_path,
+              "LoRA or DoRA adapter for that model: a PEFT folder, ORG/NAME[@REVISION] or a run of "
+              "adapters");
+  command.add("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
+      .one_of({"float32", "bfloat16"});
   add_number(command, "--base-bits,--base_bits", base_bits, OneOfNumbers(4, 8, 16),
              "bits of the projections in memory: 16 (as --dtype), 8, or 4; peft.base_bits of a "
              "run gives what it was trained on");
   format.add_to(command);
 }
 
-void add_image_flags(CLI::App& command, ImageLimits& limits) {
+void add_image_flags(Command command, ImageLimits& limits) {
   add_number(command, "--image-max-edge,--image_max_edge", limits.max_edge, kMaxEdgeRange,
              "pixels of a picture's longest side at most; 0: the checkpoint's own limit");
   add_number(command, "--image-max-tokens,--image_max_tokens", limits.max_tokens, kMaxTokensRange,
              "tokens of a picture at most; 0: no limit of its own");
 }
 
-void refuse_image_flags(const CLI::App& command, std::string_view why) {
-  refuse_given(command, {"--image-max-edge", "--image-max-tokens"}, why);
+void refuse_image_flags(const Command& command, std::string_view why) {
+  command.refuse_given({"--image-max-edge", "--image-max-tokens"}, why);
 }
 
 OpenCheckpoint ModelFlags::open() const {

@@ -11,22 +11,20 @@
 #include <string_view>
 
 #include "bridge/load.h"
+#include "cli/command.h"
 #include "cli/format_flag.h"
 #include "data/processor.h"
-#include "model/ministral3.h"
-
-namespace CLI {
-class App;
-}
 
 namespace trestle {
+
+class Ministral3;
 
 struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
   int64_t base_bits = 16;
   FormatFlag format;
 
-  void add_to(CLI::App& command);
+  void add_to(Command command);
   /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF
   /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given, or
   /// both and the first is no Megatron checkpoint.
@@ -37,8 +35,8 @@ struct ModelFlags {
 };
 
 /// --image-max-edge and --image-max-tokens.
-void add_image_flags(CLI::App& command, ImageLimits& limits);
+void add_image_flags(Command command, ImageLimits& limits);
 /// Throws UserError where one of them is given although there are no pictures, for `why`.
-void refuse_image_flags(const CLI::App& command, std::string_view why);
+void refuse_image_flags(const Command& command, std::string_view why);
 
 }  // namespace trestle

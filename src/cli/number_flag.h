@@ -12,38 +12,32 @@
 #include "base/error.h"
 #include "base/fields.h"
 #include "base/number.h"
-
-namespace CLI {
-class App;
-class Option;
-}  // namespace CLI
+#include "cli/command.h"
 
 namespace trestle {
 
 /// `allowed` is what Range::text() or OneOfNumbers::text() says; `parse` is given flag and value.
-CLI::Option* add_checked(
-    CLI::App& command, const std::string& names, const std::string& help, std::string_view allowed,
-    bool whole, std::function<void(const std::string& flag, const std::string& value)> parse);
-/// Where the flag is not given.
-void show_default(CLI::Option& option, const std::string& value);
-
+Flag add_checked(Command command, const std::string& names, const std::string& help,
+                 std::string_view allowed, bool whole,
+                 std::function<void(const std::string& flag, const std::string& value)> parse);
 /// T: int64_t, uint64_t or double; `allowed` a Range, or OneOfNumbers of a whole number.
 template <class T, class Allowed>
-CLI::Option* add_number(CLI::App& command, const std::string& names, T& value, Allowed allowed,
-                        const std::string& help) {
+Flag add_number(Command command, const std::string& names, T& value, Allowed allowed,
+                const std::string& help) {
   using Parsed = std::conditional_t<std::integral<T>, int64_t, double>;
-  CLI::Option* option =
-      add_checked(command, names, help, allowed.text(), std::integral<T>,
-                  [&value, allowed](const std::string& flag, const std::string& text) {
-                    Parsed parsed = 0;
-                    const std::string problem = number_problem(text, parsed);
-                    if (!problem.empty()) user_error("{} {}; {}", flag, problem, allowed.text());
-                    if (!allowed.holds(parsed)) user_error("{} {}: {}", flag, text, allowed.text());
-                    value = static_cast<T>(parsed);
-                  });
+  Flag flag = add_checked(command, names, help, allowed.text(), std::integral<T>,
+                          [&value, allowed](const std::string& name, const std::string& text) {
+                            Parsed parsed = 0;
+                            const std::string problem = number_problem(text, parsed);
+                            if (!problem.empty())
+                              user_error("{} {}; {}", name, problem, allowed.text());
+                            if (!allowed.holds(parsed))
+                              user_error("{} {}: {}", name, text, allowed.text());
+                            value = static_cast<T>(parsed);
+                          });
   const auto usual = static_cast<Parsed>(value);
-  if (allowed.holds(usual)) show_default(*option, format_value(usual));
-  return option;
+  if (allowed.holds(usual)) flag.show_default(format_value(usual));
+  return flag;
 }
 
 }  // namespace trestle

@@ -1,7 +1,6 @@
 // `trestle preprocess`: one picture to the tensor that the vision tower sees, for parity checks.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 
@@ -46,18 +45,17 @@ void preprocess(const PreprocessFlags& flags) {
 
 }  // namespace
 
-void add_preprocess(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("preprocess", "turn a picture into pixel_values");
+void add_preprocess(Command app) {
+  Command command = app.add_command("preprocess", "turn a picture into pixel_values");
   auto flags = std::make_shared<PreprocessFlags>();
-  command->add_option("--image-path,--image_path", flags->image, "path, http(s) URL or data: URI")
-      ->required();
-  command
-      ->add_option("--output", flags->output, "safetensors file to write: pixel_values [3, H, W]")
-      ->required();
-  add_number(*command, "--longest-edge,--longest_edge", flags->config.longest_edge,
+  command.add("--image-path,--image_path", flags->image, "path, http(s) URL or data: URI")
+      .required();
+  command.add("--output", flags->output, "safetensors file to write: pixel_values [3, H, W]")
+      .required();
+  add_number(command, "--longest-edge,--longest_edge", flags->config.longest_edge,
              between(1, 1 << 16), "pixels of the longest side after the resize");
-  command->add_flag("--no-exif,--no_exif", flags->no_exif, "ignore the EXIF orientation");
-  command->callback([flags] { preprocess(*flags); });
+  command.add_switch("--no-exif,--no_exif", flags->no_exif, "ignore the EXIF orientation");
+  command.on_run([flags] { preprocess(*flags); });
 }
 
 }  // namespace trestle

@@ -1,5 +1,4 @@
 // `trestle tokenize`: JSON lines in, JSON lines out, for parity checks and scripts.
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -163,30 +162,28 @@ void tokenize(const TokenizeFlags& flags) {
 
 }  // namespace
 
-void add_tokenize(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("tokenize", "text and conversations to ids, ids to text; JSON lines");
+void add_tokenize(Command app) {
+  Command command =
+      app.add_command("tokenize", "text and conversations to ids, ids to text; JSON lines");
   auto flags = std::make_shared<TokenizeFlags>();
   command
-      ->add_option("--tokenizer", flags->tokenizer,
-                   "tekken.json, tokenizer.json or a checkpoint directory")
-      ->required();
-  CLI::Option* chat = command->add_flag(
+      .add("--tokenizer", flags->tokenizer, "tekken.json, tokenizer.json or a checkpoint directory")
+      .required();
+  Flag chat = command.add_switch(
       "--chat", flags->chat,
       R"({"messages", "tools"} -> {"ids", "mask"} instead of {"text"} -> {"ids"})");
   command
-      ->add_option(
-          "--system-prompt,--system_prompt", flags->system_prompt,
-          "with --chat: none, default (the checkpoint's) or a text, for conversations without one")
-      ->needs(chat)
-      ->capture_default_str();
-  CLI::Option* decode =
-      command->add_flag("--decode", flags->decode, R"({"ids"} -> {"text"})")->excludes(chat);
+      .add("--system-prompt,--system_prompt", flags->system_prompt,
+           "with --chat: none, default (the checkpoint's) or a text, for conversations without one")
+      .needs(chat)
+      .show_default();
+  Flag decode =
+      command.add_switch("--decode", flags->decode, R"({"ids"} -> {"text"})").excludes(chat);
   command
-      ->add_flag("--keep-special,--keep_special", flags->keep_special,
-                 "with --decode: write the names of special tokens")
-      ->needs(decode);
-  command->callback([flags] { tokenize(*flags); });
+      .add_switch("--keep-special,--keep_special", flags->keep_special,
+                  "with --decode: write the names of special tokens")
+      .needs(decode);
+  command.on_run([flags] { tokenize(*flags); });
 }
 
 }  // namespace trestle

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "data/processor.h"
-#include "model/ministral3.h"
+#include "model/input.h"
 
 namespace trestle {
 

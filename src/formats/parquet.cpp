@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/paths.h"
+#include "base/text.h"
 #include "formats/arrow_layouts.h"
 #include "formats/parquet_json.h"
 
@@ -78,6 +79,11 @@ parquet::ReaderProperties properties_for(int64_t file_size) {
   return properties;
 }
 
+// Some of Arrow's reasons end in a line break.
+[[noreturn]] void refuse(const std::string& path, std::string_view why) {
+  user_error("{}: cannot be read as Parquet: {}", path, trimmed(why));
+}
+
 // Rows of which the leaf says something, at most: below a list or struct a null may be that of
 // another level, so that only a leaf of nothing but nulls counts as none.
 int64_t filled_rows(const parquet::FileMetaData& file, int leaf) {
@@ -133,7 +139,7 @@ struct ParquetFile::Reader {
   std::vector<Column> columns;
 
   void check(const arrow::Status& status) const {
-    if (!status.ok()) user_error("{}: cannot be read as Parquet: {}", path, status.message());
+    if (!status.ok()) refuse(path, status.message());
   }
 
   // Loads the row group that holds `row`; returns the row within it.
@@ -159,7 +165,7 @@ struct ParquetFile::Reader {
           }
         }
       } catch (const parquet::ParquetException& error) {
-        user_error("{}: cannot be read as Parquet: {}", path, error.what());
+        refuse(path, error.what());
       }
       loaded = group;
     }
@@ -237,7 +243,7 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
       add_leaves(*field, reader_->leaves);
     }
   } catch (const parquet::ParquetException& error) {
-    user_error("{}: cannot be read as Parquet: {}", path.string(), error.what());
+    refuse(path.string(), error.what());
   }
 }
 
@@ -286,7 +292,7 @@ std::vector<ParquetColumn> ParquetFile::all_columns() const {
   try {
     return columns_in(*reader_->file->parquet_reader()->metadata());
   } catch (const parquet::ParquetException& error) {
-    user_error("{}: cannot be read as Parquet: {}", path(), error.what());
+    refuse(path(), error.what());
   }
 }
 
@@ -297,7 +303,7 @@ std::vector<ParquetColumn> parquet_columns(const std::filesystem::path& path) {
     const auto file = parquet::ParquetFileReader::Open(input, properties_for(size));
     return columns_in(*file->metadata());
   } catch (const parquet::ParquetException& error) {
-    user_error("{}: cannot be read as Parquet: {}", path.string(), error.what());
+    refuse(path.string(), error.what());
   }
 }
 

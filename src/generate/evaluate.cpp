@@ -8,6 +8,7 @@
 #include "data/cord.h"
 #include "generate/scores.h"
 #include "generate/stop.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 

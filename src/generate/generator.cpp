@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 

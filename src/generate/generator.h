@@ -9,9 +9,11 @@
 
 #include "data/processor.h"
 #include "generate/sampling.h"
-#include "model/ministral3.h"
+#include "model/config.h"
 
 namespace trestle {
+
+class Ministral3;
 
 struct Generation {
   /// What the model emitted, the stop token included.

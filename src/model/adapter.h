@@ -9,23 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "model/adapter_spec.h"
 #include "model/fused.h"
 
 namespace trestle {
-
-/// What an adapter is made of.
-struct AdapterSpec {
-  struct Pair {
-    /// The part of the fused projection that it adapts by itself (PEFT's form); empty for the whole
-    /// projection (Megatron's form), and then there is no second pair.
-    std::string part;
-    int64_t rank = 0;
-    double alpha = 0;
-  };
-  std::vector<Pair> pairs;
-  double dropout = 0;
-  bool dora = false;
-};
 
 /// One low-rank pair: x -> (alpha / rank) B A x. `linear_in.weight` A is [rank, in],
 /// `linear_out.weight` B is [out, rank], DoRA's `weight_magnitude` m is [out].

@@ -8,25 +8,10 @@
 #include <vector>
 
 #include "model/decoder.h"
+#include "model/input.h"
 #include "model/vision.h"
 
 namespace trestle {
-
-/// Packed sequences and the pictures whose features stand at their image tokens, in order of
-/// appearance.
-struct ModelInput {
-  at::Tensor ids_T;
-  /// Positions within each sequence, int64 [T].
-  at::Tensor positions_T;
-  Packing packing;
-  /// Normalised pixels [C, H, W], sides multiples of patch * merge.
-  std::vector<at::Tensor> images_CHW;
-  /// image_features(images_CHW) where they were made beforehand; undefined otherwise.
-  at::Tensor features = {};
-
-  static ModelInput make(at::Tensor ids_T, std::vector<int64_t> lengths,
-                         std::vector<at::Tensor> images_CHW = {});
-};
 
 class Ministral3 : public torch::nn::Module {
  public:

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "peft/megatron_adapter.h"
 #include "peft/peft_folder.h"
 #include "peft/pissa.h"

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "checkpoint/config_difference.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/pissa.h"
 #include "peft/sites.h"

@@ -5,10 +5,11 @@
 
 #include "base/json.h"
 #include "megatron/checkpoint.h"
-#include "model/ministral3.h"
 #include "peft/lora.h"
 
 namespace trestle {
+
+class Ministral3;
 
 /// Tensors bear the names of named_parameters(): MODULE.adapter.linear_in.weight [dim, in],
 /// .linear_out.weight [out, dim] and DoRA's .weight_magnitude [out], or MODULE.adapter.PART.* for

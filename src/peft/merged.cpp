@@ -7,6 +7,7 @@
 #include "checkpoint/hf_config.h"
 #include "hub/hub.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "peft/peft_folder.h"
 #include "peft/sites.h"
 

@@ -15,6 +15,8 @@
 
 namespace trestle {
 
+class Adapter;
+
 /// Every tensor of `base`, projections with their adapter added as Adapter::merged does.
 class MergedTensors : public TensorSource {
  public:
@@ -69,7 +71,7 @@ class OpenModel {
 
  private:
   std::unique_ptr<OpenCheckpoint> checkpoint_;
-  std::unique_ptr<Ministral3> adapters_;
+  std::shared_ptr<Ministral3> adapters_;
   std::unique_ptr<MergedTensors> merged_;
   std::optional<std::filesystem::path> adapter_;
 };

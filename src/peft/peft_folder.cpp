@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 #include "peft/peft_config.h"
 #include "peft/sites.h"
 

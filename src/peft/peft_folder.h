@@ -8,9 +8,10 @@
 
 #include "bridge/check.h"
 #include "checkpoint/hf_layout.h"
-#include "model/ministral3.h"
 
 namespace trestle {
+
+class Ministral3;
 
 /// Whether `path` has an adapter_config.json.
 bool is_peft_folder(const std::filesystem::path& path);

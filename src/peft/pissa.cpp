@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 

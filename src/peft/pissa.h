@@ -12,6 +12,8 @@
 
 namespace trestle {
 
+class LowRank;
+
 /// 0 for "pissa", the exact decomposition; N for "pissa_niter_N", a random one refined N times
 /// (Halko et al. 2011); nothing for another method.
 std::optional<int64_t> pissa_iterations(const std::string& method);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "model/ministral3.h"
 #include "peft/sites.h"
 #include "peft/targets.h"
 

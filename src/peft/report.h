@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "model/ministral3.h"
-
 namespace trestle {
+
+class Ministral3;
 
 /// The adapters of one kind of projection.
 struct AdapterRow {

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "bridge/table.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/pissa.h"
 

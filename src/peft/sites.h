@@ -9,9 +9,12 @@
 #include <vector>
 
 #include "formats/tensor_source.h"
-#include "model/ministral3.h"
+#include "model/adapter_spec.h"
 
 namespace trestle {
+
+class Ministral3;
+class Linear;
 
 struct AdapterSite {
   /// Megatron's module: language_model.decoder.layers.3.mlp.linear_fc1,

@@ -1,13 +1,13 @@
 #include "recipes/config.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 
 #include "base/error.h"
 #include "data/overlong.h"
 #include "generate/evaluate.h"
 #include "peft/pissa.h"
+#include "recipes/bridge_keys.h"
+#include "recipes/schedule.h"
 
 namespace trestle {
 
@@ -15,35 +15,6 @@ namespace {
 
 void require(bool holds, std::string_view key, std::string_view value, std::string_view allowed) {
   if (!holds) user_error("{}={}: {}", key, value, allowed);
-}
-
-// A layer's shards make the same sums, so that one process may make them all; the other kinds of
-// parallelism would be silently another run.
-void check_parallelism(const ModelOptions& model) {
-  const auto require_one = [](std::string_view key, int64_t value) {
-    require(value == 1, key, std::to_string(value), "is not here yet; use 1");
-  };
-  require_one("model.pipeline_model_parallel_size", model.pipeline_model_parallel_size);
-  require_one("model.context_parallel_size", model.context_parallel_size);
-  require(!model.sequence_parallel, "model.sequence_parallel", "true", "is not here yet");
-}
-
-// As megatron-core's OptimizerParamScheduler asserts.
-void check_schedule(const TrainConfig& config) {
-  const double lr = config.optimizer.lr, warmup_init = config.scheduler.lr_warmup_init;
-  if (config.optimizer.min_lr > lr) {
-    user_error("optimizer.min_lr={} is above optimizer.lr={}", config.optimizer.min_lr, lr);
-  }
-  if (warmup_init > lr) {
-    user_error("scheduler.lr_warmup_init={} is above optimizer.lr={}", warmup_init, lr);
-  }
-  const int64_t warmup = config.scheduler.lr_warmup_iters;
-  const int64_t decay = config.scheduler.lr_decay_iters.value_or(config.train.train_iters);
-  if (warmup > 0 && warmup >= decay) {
-    user_error(
-        "scheduler.lr_warmup_iters={} is not below {}={}; lower it, or make the run longer", warmup,
-        config.scheduler.lr_decay_iters ? "scheduler.lr_decay_iters" : "train.train_iters", decay);
-  }
 }
 
 void check_validation(const ValidationOptions& options) {
@@ -63,19 +34,26 @@ void check_validation(const ValidationOptions& options) {
 }  // namespace
 
 std::string_view TrainConfig::current_name(std::string_view key) {
-  if (key == "train.eval_interval") return "validation.eval_interval";
-  if (key == "train.eval_iters") return "validation.eval_iters";
-  return key;
+  const BridgeKeys* row = find_bridge_key(key);
+  const bool renamed = row != nullptr && row->how == BridgeHow::kRenamed && row->values.empty();
+  return renamed ? row->words : key;
 }
 
 void TrainConfig::validate_values() const {
   check_values(*this);
+  if (train.train_samples && train.num_epochs) {
+    user_error("train.train_samples={} and train.num_epochs={} both say how long; leave one out",
+               *train.train_samples, *train.num_epochs);
+  }
+  if (train.train_samples && *train.train_samples < train.global_batch_size) {
+    user_error("train.train_samples={} do not fill a step of train.global_batch_size={}",
+               *train.train_samples, train.global_batch_size);
+  }
   if (train.global_batch_size % train.micro_batch_size != 0) {
     user_error("train.global_batch_size={} is not a multiple of train.micro_batch_size={}",
                train.global_batch_size, train.micro_batch_size);
   }
-  check_parallelism(model);
-  check_schedule(*this);
+  check_schedule(*this, !train.num_epochs);
   check_validation(validation);
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
@@ -114,23 +92,8 @@ Recompute TrainConfig::recompute() const {
           .num_layers = model.recompute_num_layers};
 }
 
-double learning_rate(const TrainConfig& config, int64_t step) {
-  const double n = static_cast<double>(step - 1);
-  const auto warmup = static_cast<double>(config.scheduler.lr_warmup_iters);
-  const auto decay =
-      static_cast<double>(config.scheduler.lr_decay_iters.value_or(config.train.train_iters));
-  const double peak = config.optimizer.lr;
-  const double least = config.optimizer.min_lr;
-  if (warmup > 0 && n <= warmup) {
-    return config.scheduler.lr_warmup_init + (peak - config.scheduler.lr_warmup_init) * n / warmup;
-  }
-  if (config.scheduler.lr_decay_style == "constant") return peak;
-  if (n > decay) return least;
-  const double share = (n - warmup) / (decay - warmup);
-  const double weight = config.scheduler.lr_decay_style == "linear"
-                            ? 1 - share
-                            : (1 + std::cos(std::numbers::pi * share)) / 2;
-  return least + (peak - least) * weight;
-}
+template std::vector<FieldText> list_fields(const TrainConfig&);
+template void check_values(const TrainConfig&, const std::string&);
+template void set_field(TrainConfig&, const Assignment&, const TrainConfig&);
 
 }  // namespace trestle

@@ -8,7 +8,8 @@
 #include <tuple>
 
 #include "base/fields.h"
-#include "peft/lora.h"
+#include "model/recompute.h"
+#include "peft/lora_config.h"
 #include "recipes/dataset_options.h"
 #include "recipes/model_options.h"
 #include "recipes/output_options.h"
@@ -36,8 +37,8 @@ struct TrainConfig {
         field("logger", &TrainConfig::logger), field("rng", &TrainConfig::rng));
   }
 
-  /// Where a key of an older spelling of the Bridge's is now: train.eval_interval,
-  /// train.eval_iters.
+  /// Where a key that Megatron Bridge spells otherwise is here: train.eval_interval,
+  /// dataset.seq_length.
   static std::string_view current_name(std::string_view key);
   /// LoRA or DoRA: the base's weights stay as they are.
   bool trains_adapters() const { return !peft.scheme.empty(); }
@@ -55,8 +56,9 @@ struct TrainConfig {
   void validate() const;
 };
 
-/// The rate of step `step`, counted from 1: Megatron's schedule at step - 1, so that the first step
-/// of a warm-up from 0 has rate 0 (megatron-core OptimizerParamScheduler.get_lr).
-double learning_rate(const TrainConfig& config, int64_t step);
+// What the tables of fields make: once, in config.cpp.
+extern template std::vector<FieldText> list_fields(const TrainConfig&);
+extern template void check_values(const TrainConfig&, const std::string&);
+extern template void set_field(TrainConfig&, const Assignment&, const TrainConfig&);
 
 }  // namespace trestle

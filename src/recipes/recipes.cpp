@@ -1,7 +1,10 @@
 #include "recipes/recipes.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <utility>
 
 #include "base/error.h"
 
@@ -14,6 +17,15 @@ struct TensorParallel {
   int64_t sft, peft;
 };
 constexpr TensorParallel k3B{1, 1}, k8B{2, 1}, k14B{4, 2};
+
+// Of megatron-bridge 0.6, by the GPUs that it was tuned on.
+constexpr std::array<std::pair<const char*, const char*>, 6> kOtherNames = {
+    {{"ministral3_3b_sft_1gpu_h100_bf16_config", "ministral3_3b_sft_config"},
+     {"ministral3_3b_peft_1gpu_h100_bf16_config", "ministral3_3b_peft_config"},
+     {"ministral3_8b_sft_2gpu_h100_bf16_config", "ministral3_8b_sft_config"},
+     {"ministral3_8b_peft_1gpu_h100_bf16_config", "ministral3_8b_peft_config"},
+     {"ministral3_14b_sft_4gpu_h100_bf16_config", "ministral3_14b_sft_config"},
+     {"ministral3_14b_peft_2gpu_h100_bf16_config", "ministral3_14b_peft_config"}}};
 
 TrainConfig finetune_config(const FinetuneArguments& arguments, const std::string& usual_peft,
                             const TensorParallel& parallel) {
@@ -91,10 +103,19 @@ const std::vector<Recipe>& recipes() {
   return table;
 }
 
+std::vector<std::string> other_recipe_names() {
+  std::vector<std::string> names;
+  for (const auto& [other, name] : kOtherNames) names.emplace_back(other);
+  return names;
+}
+
 TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments) {
   std::vector<std::string> names;
+  const auto other =
+      std::ranges::find_if(kOtherNames, [&](const auto& each) { return each.first == name; });
+  const std::string known = other == kOtherNames.end() ? name : other->second;
   for (const Recipe& each : recipes()) {
-    if (each.name == name) return each.make(arguments);
+    if (each.name == known) return each.make(arguments);
     names.push_back(each.name);
   }
   user_error("unknown recipe {}; did you mean {}?", name, nearest(name, names));

@@ -33,7 +33,9 @@ struct Recipe {
 
 /// In the order of the listing.
 const std::vector<Recipe>& recipes();
-/// Throws UserError naming the nearest.
+/// Megatron Bridge's names of 2026 for the same: ministral3_3b_sft_1gpu_h100_bf16_config.
+std::vector<std::string> other_recipe_names();
+/// By any of its names. Throws UserError naming the nearest.
 TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments = {});
 
 /// Full fine-tuning unless `peft` says otherwise. Sizes differ in the tensor parallelism of

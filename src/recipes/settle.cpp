@@ -8,6 +8,7 @@
 #include "data/datasets.h"
 #include "peft/pissa.h"
 #include "peft/targets.h"
+#include "recipes/bridge_keys.h"
 #include "recipes/recipes.h"
 
 namespace trestle {
@@ -15,16 +16,10 @@ namespace trestle {
 namespace {
 
 // `none` is the flag's word for no adapters.
-Assignment normalized(Assignment given) {
-  given.key = TrainConfig::current_name(given.key);
-  if (given.key == "peft.scheme" && given.value == "none") given.value = "";
-  return given;
-}
-
-std::vector<Assignment> normalized(const std::vector<Assignment>& list) {
-  std::vector<Assignment> out;
-  for (const Assignment& each : list) out.push_back(normalized(each));
-  return out;
+void name_no_scheme(std::vector<Assignment>& assignments) {
+  for (Assignment& each : assignments) {
+    if (each.key == "peft.scheme" && each.value == "none") each.value = "";
+  }
 }
 
 // Scripts append to what they were given: the last value of a key counts, but not in silence.
@@ -105,6 +100,32 @@ bool vision_is_frozen(const TrainConfig& config) {
   return true;
 }
 
+void add_of_schedule(const TrainConfig& config, Dead& dead) {
+  const SchedulerOptions& scheduler = config.scheduler;
+  if (scheduler.lr_warmup_fraction) {
+    // A file of Megatron Bridge's has a 0 beside it.
+    if (scheduler.lr_warmup_iters != 0) {
+      dead.add("scheduler.lr_warmup_iters", "scheduler.lr_warmup_fraction says it");
+    }
+  } else if (scheduler.lr_warmup_iters == 0) {
+    dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
+  }
+  if (scheduler.lr_decay_style != "WSD") {
+    const auto why = fmt::format("scheduler.lr_decay_style={}", scheduler.lr_decay_style);
+    dead.add("scheduler.lr_wsd_decay_style", why);
+    dead.add("scheduler.lr_wsd_decay_iters", why);
+  }
+  const auto& start = scheduler.start_weight_decay;
+  const auto& end = scheduler.end_weight_decay;
+  const double usual = config.optimizer.weight_decay;
+  if (start && end && *start != usual && *end != usual) {
+    dead.add("optimizer.weight_decay", "scheduler.start_weight_decay and end_weight_decay say it");
+  }
+  const TrainOptions& train = config.train;
+  if (train.train_samples) dead.add("train.train_iters", "train.train_samples says it");
+  if (train.num_epochs) dead.add("train.train_iters", "train.num_epochs says it");
+}
+
 void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
   if (config.model.recompute_granularity != "full") {
     const auto why = fmt::format("model.recompute_granularity={}, and only full recomputes layers",
@@ -119,18 +140,16 @@ void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
     dead.add("optimizer.min_lr", "scheduler.lr_decay_style=constant never falls to it");
     dead.add("scheduler.lr_decay_iters", "scheduler.lr_decay_style=constant does not decay");
   }
-  if (config.scheduler.lr_warmup_iters == 0) {
-    dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
-  }
+  add_of_schedule(config, dead);
   // An adapter says its dropout when it is opened.
   if (!config.draws() && config.peft.adapter_path.empty()) dead.add("rng.seed", kNothingDrawn);
 }
 
 void add_of_validation(const TrainConfig& config, Dead& dead) {
   const ValidationOptions& validation = config.validation;
-  if (validation.eval_interval == 0) {
-    dead.add("validation.", "validation.eval_interval=0 turns validation off",
-             "validation.eval_interval");
+  for (const auto& [key, value] : {std::pair("validation.eval_interval", validation.eval_interval),
+                                   std::pair("validation.eval_iters", validation.eval_iters)}) {
+    if (value == 0) dead.add("validation.", fmt::format("{}=0 turns validation off", key), key);
   }
   if (validation.answers == 0) {
     dead.add("validation.max_new_tokens", "validation.answers=0, so nothing is answered");
@@ -152,9 +171,6 @@ void add_of_peft(const TrainConfig& config, Dead& dead) {
   const LoraConfig& peft = config.peft;
   if (!config.trains_adapters()) {
     dead.add("peft.", "peft.scheme is empty: the weights themselves train", "peft.scheme");
-  } else {
-    dead.add("model.freeze_",
-             "adapters freeze the whole base; peft.target_modules says what is adapted");
   }
   if (pissa_iterations(peft.lora_A_init_method)) {
     dead.add("peft.lora_B_init_method",
@@ -180,22 +196,56 @@ void add_of_logger(const TrainConfig& config, Dead& dead) {
   dead.add("logger.wandb_exp_name", why);
 }
 
+// Megatron Bridge's page gives freeze flags beside adapters, under which the base is frozen anyway:
+// a line for each, but for a part that adapters are to train.
+std::vector<std::string> told_of_freezing(const TrainConfig& config,
+                                          const std::set<std::string>& asked) {
+  std::vector<std::string> notes;
+  if (!config.trains_adapters()) return notes;
+  const auto look = [&](const std::string& key, bool frozen, std::string_view component) {
+    if (!asked.contains(key)) return;
+    if (frozen && config.peft.adapter_path.empty()) {
+      for (const auto& [place, parts] : chosen_parts(config.peft.target_modules)) {
+        if (!place.starts_with(component)) continue;
+        user_error("{}=true, but peft.target_modules has {}, which adapters train; leave one out",
+                   key, place);
+      }
+    }
+    notes.push_back(
+        fmt::format("{}={} changes nothing: adapters freeze the whole base", key, frozen));
+  };
+  // The language model's adapters are what a run without other targets is about.
+  look("model.freeze_language_model", config.model.freeze_language_model, "-");
+  look("model.freeze_vision_model", config.model.freeze_vision_model, "vision.");
+  look("model.freeze_vision_projection", config.model.freeze_vision_projection, "projector.");
+  return notes;
+}
+
 }  // namespace
 
 SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
                   const std::vector<Assignment>& command_line_given) {
-  const auto file = normalized(file_given), command_line = normalized(command_line_given);
+  auto [file, notes, is_written] = of_bridge_file(file_given, "--config");
+  auto [command_line, more_notes, is_none] = of_bridge(command_line_given);
+  name_no_scheme(file);
+  name_no_scheme(command_line);
   FinetuneArguments arguments;
   arguments.name = name;
   arguments.peft = scheme_of(file, command_line);
   const TrainConfig defaults = recipe(name, arguments);
-  SettledRun run{defaults, {}, told_of_two_values(command_line)};
+  SettledRun run{defaults, {}, std::move(notes)};
+  const auto add_notes = [&run](const std::vector<std::string>& lines) {
+    run.notes.insert(run.notes.end(), lines.begin(), lines.end());
+  };
+  add_notes(more_notes);
+  add_notes(told_of_two_values(command_line));
   for (const Assignment& each : file) set_field(run.config, each, defaults);
-  // A file may be a whole resolved config: what it leaves as it was it does not ask for.
+  // A file may be a whole resolved config: what it leaves as it was it does not ask for, and one
+  // that Megatron Bridge wrote asks for nothing by name.
   const auto before = values_of(defaults), after = values_of(run.config);
   for (const Assignment& each : file) {
     if (!before.contains(each.key)) continue;  // an empty group
-    if (before.at(each.key) != after.at(each.key)) run.asked.keys.insert(each.key);
+    if (!is_written && before.at(each.key) != after.at(each.key)) run.asked.keys.insert(each.key);
   }
   for (const Assignment& each : command_line) {
     // What came before it for the keys of a group would be lost.
@@ -207,6 +257,16 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
       run.asked.keys.erase(each.key);
     }
   }
+  TrainOptions& train = run.config.train;
+  // Fewer than fill one step are refused with the other values.
+  if (train.train_samples.value_or(0) >= train.global_batch_size) {
+    train.train_iters = *train.train_samples / train.global_batch_size;
+  }
+  if (train.num_epochs) {
+    add_notes({fmt::format("train.num_epochs={}: train.train_iters follows from the rows",
+                           *train.num_epochs)});
+  }
+  add_notes(told_of_freezing(run.config, run.asked.keys));
   return run;
 }
 

@@ -26,13 +26,15 @@ struct Asked {
 struct SettledRun {
   TrainConfig config;
   Asked asked;
-  /// A line each for whoever asked: a key that the command line gives two values.
+  /// A line each for whoever asked: a key that the command line gives two values, one of Megatron
+  /// Bridge's that changes nothing here.
   std::vector<std::string> notes = {};
 };
 
 /// The recipe, then the file's assignments, then the command line's. peft.scheme, wherever it
 /// stands, decides the recipe's rates; `null` is the recipe's value. The last value of a key
-/// counts. Throws UserError for keys and values that are none.
+/// counts. Keys may be Megatron Bridge's (bridge_keys.h). Throws UserError for keys and values that
+/// are none.
 SettledRun settle(const std::string& recipe, const std::vector<Assignment>& file,
                   const std::vector<Assignment>& command_line);
 

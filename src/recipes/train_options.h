@@ -17,9 +17,13 @@ constexpr const char* kValidLoss = "valid_loss";
 
 struct TrainOptions {
   int64_t train_iters = 50;
+  /// The length of a run in other words, at most one: train_iters follows.
+  std::optional<int64_t> train_samples;
+  std::optional<double> num_epochs;
   int64_t global_batch_size = 32;
   int64_t micro_batch_size = 1;
   std::optional<int64_t> exit_interval;
+  std::optional<double> exit_duration_in_mins;
   std::string on_nan = "stop";
   int64_t max_steps_on_nan = 10;
   double loss_spike_factor = 0;
@@ -27,12 +31,19 @@ struct TrainOptions {
     return std::tuple(
         field("train_iters", &TrainOptions::train_iters, OnResume::kFree, between(1, kMostSteps),
               "optimizer steps"),
+        field("train_samples", &TrainOptions::train_samples, OnResume::kFree,
+              between(1, kMostSteps * kMostSamples),
+              "train_iters in samples: as many steps as they fill"),
+        field("num_epochs", &TrainOptions::num_epochs, OnResume::kFree, above(0, 1e6),
+              "train_iters in passes over the data, each of as many steps as take every row once"),
         field("global_batch_size", &TrainOptions::global_batch_size, OnResume::kSame,
               between(1, kMostSamples), "samples a step"),
         field("micro_batch_size", &TrainOptions::micro_batch_size, OnResume::kSame,
               between(1, kMostSamples), "samples a forward"),
         field("exit_interval", &TrainOptions::exit_interval, OnResume::kFree,
               between(1, kMostSteps), "save and stop at the first step that this divides"),
+        field("exit_duration_in_mins", &TrainOptions::exit_duration_in_mins, OnResume::kFree,
+              above(0, 1e6), "save and stop behind the step at which so many minutes have passed"),
         field("on_nan", &TrainOptions::on_nan, OnResume::kFree, OneOf("stop", "skip"),
               "stop, or skip: a step whose loss or gradient is not finite, or whose loss spikes, "
               "changes nothing"),
@@ -47,17 +58,23 @@ struct TrainOptions {
 struct ValidationOptions {
   int64_t eval_interval = 5;
   int64_t eval_iters = 10;
+  std::optional<int64_t> start_eval_at_iter;
   std::string path_or_dataset;
   std::string split = "validation";
   int64_t answers = 0;
   int64_t max_new_tokens = 384;
   std::string best_metric;
+
+  /// Megatron Bridge's two ways to turn it off.
+  bool is_on() const { return eval_interval > 0 && eval_iters > 0; }
   static constexpr auto fields() {
     return std::tuple(
         field("eval_interval", &ValidationOptions::eval_interval, OnResume::kFree,
               between(0, kMostSteps), "steps between validations; 0: none"),
-        field("eval_iters", &ValidationOptions::eval_iters, OnResume::kFree, between(1, kMostSteps),
-              "the loss is that of the first so many global batches of rows"),
+        field("eval_iters", &ValidationOptions::eval_iters, OnResume::kFree, between(0, kMostSteps),
+              "the loss is that of the first so many global batches of rows; 0: no validation"),
+        field("start_eval_at_iter", &ValidationOptions::start_eval_at_iter, OnResume::kFree,
+              between(0, kMostSteps), "no validation before this step"),
         field("path_or_dataset", &ValidationOptions::path_or_dataset, OnResume::kFree,
               "file or directory of the same maker; default: the training data's directory"),
         field("split", &ValidationOptions::split, OnResume::kFree, "for directories"),
@@ -96,18 +113,38 @@ struct OptimizerOptions {
 
 struct SchedulerOptions {
   std::string lr_decay_style = "cosine";
+  std::string lr_wsd_decay_style = "exponential";
+  std::optional<int64_t> lr_wsd_decay_iters;
   int64_t lr_warmup_iters = 10;
+  std::optional<double> lr_warmup_fraction;
   double lr_warmup_init = 0;
   std::optional<int64_t> lr_decay_iters;
+  std::optional<double> start_weight_decay, end_weight_decay;
+  std::string weight_decay_incr_style = "constant";
   static constexpr auto fields() {
     return std::tuple(
         field("lr_decay_style", &SchedulerOptions::lr_decay_style, OnResume::kFree,
-              OneOf("cosine", "linear", "constant"), "cosine, linear or constant"),
+              OneOf("cosine", "linear", "constant", "inverse-square-root", "WSD"),
+              "cosine, linear, constant, inverse-square-root, or WSD: the peak until the last "
+              "lr_wsd_decay_iters"),
+        field("lr_wsd_decay_style", &SchedulerOptions::lr_wsd_decay_style, OnResume::kFree,
+              OneOf("exponential", "linear", "cosine", "minus_sqrt"), "how WSD ends"),
+        field("lr_wsd_decay_iters", &SchedulerOptions::lr_wsd_decay_iters, OnResume::kFree,
+              between(1, kMostSteps), "steps of that end"),
         field("lr_warmup_iters", &SchedulerOptions::lr_warmup_iters, OnResume::kFree,
               between(0, kMostSteps)),
+        field("lr_warmup_fraction", &SchedulerOptions::lr_warmup_fraction, OnResume::kFree,
+              below(0, 1), "lr_warmup_iters as a share of the steps over which the rate decays"),
         field("lr_warmup_init", &SchedulerOptions::lr_warmup_init, OnResume::kFree, between(0, 10)),
         field("lr_decay_iters", &SchedulerOptions::lr_decay_iters, OnResume::kFree,
-              between(1, kMostSteps), "default: train_iters"));
+              between(1, kMostSteps), "default: train_iters"),
+        field("start_weight_decay", &SchedulerOptions::start_weight_decay, OnResume::kFree,
+              between(0, 10), "default: optimizer.weight_decay"),
+        field("end_weight_decay", &SchedulerOptions::end_weight_decay, OnResume::kFree,
+              between(0, 10), "at train_iters; default: optimizer.weight_decay"),
+        field("weight_decay_incr_style", &SchedulerOptions::weight_decay_incr_style,
+              OnResume::kFree, OneOf("constant", "linear", "cosine"),
+              "how weight decay goes from one to the other"));
   }
 };
 

@@ -1,3 +1,4 @@
+#include "recipes/schedule.h"
 #include "train/checkpoint.h"
 
 #include <ATen/ATen.h>
@@ -8,6 +9,7 @@
 
 #include "base/error.h"
 #include "megatron/writer.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
 
@@ -21,14 +23,14 @@ constexpr const char* kProgress = "trestle.progress";
 Json schedule_state(const TrainConfig& config, const Progress& progress) {
   return {{"max_lr", config.optimizer.lr},
           {"min_lr", config.optimizer.min_lr},
-          {"lr_warmup_steps", config.scheduler.lr_warmup_iters * config.train.global_batch_size},
+          {"lr_warmup_steps", std::llround(warmup_steps(config) *
+                                           static_cast<double>(config.train.global_batch_size))},
           {"lr_decay_style", config.scheduler.lr_decay_style},
-          {"lr_decay_steps", config.scheduler.lr_decay_iters.value_or(config.train.train_iters) *
-                                 config.train.global_batch_size},
+          {"lr_decay_steps", decay_steps(config) * config.train.global_batch_size},
           {"num_steps", progress.consumed_samples},
-          {"start_wd", config.optimizer.weight_decay},
-          {"end_wd", config.optimizer.weight_decay},
-          {"wd_incr_style", "constant"},
+          {"start_wd", config.scheduler.start_weight_decay.value_or(config.optimizer.weight_decay)},
+          {"end_wd", config.scheduler.end_weight_decay.value_or(config.optimizer.weight_decay)},
+          {"wd_incr_style", config.scheduler.weight_decay_incr_style},
           {"wd_incr_steps", config.train.train_iters * config.train.global_batch_size}};
 }
 
@@ -48,7 +50,7 @@ Json optimizer_state(const TrainConfig& config, const Progress& progress) {
                       {"bias_correction", true},
                       {"betas", {config.optimizer.adam_beta1, config.optimizer.adam_beta2}},
                       {"eps", config.optimizer.adam_eps},
-                      {"weight_decay", config.optimizer.weight_decay * multiplier},
+                      {"weight_decay", weight_decay(config, progress.step + 1) * multiplier},
                       {"step", progress.step - progress.skipped}});
   };
   for (const double multiplier : {1.0, 0.0}) {

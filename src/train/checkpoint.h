@@ -16,6 +16,8 @@
 
 namespace trestle {
 
+class Ministral3;
+
 /// The step whose validation was best so far.
 struct BestStep {
   int64_t step = 0;

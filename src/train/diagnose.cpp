@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "model/ministral3.h"
+
 namespace trestle {
 
 namespace {

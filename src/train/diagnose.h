@@ -5,10 +5,11 @@
 #include <string>
 
 #include "data/batch.h"
-#include "model/ministral3.h"
 #include "train/optimizer.h"
 
 namespace trestle {
+
+class Ministral3;
 
 /// The first tensor that is not finite, in the order in which a forward of `batch` meets them:
 /// "parameter NAME", "pixels of image 2", "output of the vision tower", "output of decoder layer

@@ -12,6 +12,7 @@
 #include "base/paths.h"
 #include "bridge/load_quantized.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

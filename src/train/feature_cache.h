@@ -10,10 +10,12 @@
 #include <string>
 #include <unordered_map>
 
-#include "model/ministral3.h"
+#include "model/input.h"
 #include "recipes/config.h"
 
 namespace trestle {
+
+class Ministral3;
 
 /// A picture's features are found by the SHA-256 of its pixels as the tower takes them and of
 /// everything else that settles the bits: weights, dtype and config of tower and projector, torch's

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "checkpoint/config_difference.h"
 #include "formats/safetensors.h"
+#include "model/ministral3.h"
 #include "parallel/plan.h"
 
 namespace trestle {

@@ -12,10 +12,11 @@
 
 #include "base/json.h"
 #include "bridge/load.h"
-#include "model/ministral3.h"
 #include "recipes/config.h"
 
 namespace trestle {
+
+class Ministral3;
 
 struct RunIdentity {
   /// The keys that must stay (OnResume::kSame, kSameContent) and their values as text.

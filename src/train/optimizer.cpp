@@ -1,6 +1,7 @@
 #include "train/optimizer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 
@@ -30,17 +31,17 @@ AdamW::AdamW(NamedTensors parameters, const AdamWOptions& options)
   }
 }
 
-void AdamW::step(double learning_rate) {
+void AdamW::step(double learning_rate, double weight_decay) {
   const at::NoGradGuard no_grad;
   ++steps_;
   for (const bool decayed : {true, false}) {
-    step_group(learning_rate, decayed, /*lora_plus=*/false);
-    step_group(learning_rate * options_.lora_plus_ratio, decayed, /*lora_plus=*/true);
+    step_group(learning_rate, weight_decay, decayed, /*lora_plus=*/false);
+    step_group(learning_rate * options_.lora_plus_ratio, weight_decay, decayed, /*lora_plus=*/true);
   }
   refresh_parameters();
 }
 
-void AdamW::step_group(double learning_rate, bool decayed, bool lora_plus) {
+void AdamW::step_group(double learning_rate, double weight_decay, bool decayed, bool lora_plus) {
   std::vector<at::Tensor> masters, gradients, exp_avgs, exp_avg_sqs, steps;
   for (Slot& slot : slots_) {
     if (slot.decayed != decayed || slot.lora_plus != lora_plus) continue;
@@ -55,8 +56,8 @@ void AdamW::step_group(double learning_rate, bool decayed, bool lora_plus) {
   if (masters.empty()) return;
   // The kernel counts from a step that is already that of this update.
   at::_fused_adamw_(masters, gradients, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps,
-                    learning_rate, options_.beta1, options_.beta2,
-                    decayed ? options_.weight_decay : 0.0, options_.eps, /*amsgrad=*/false,
+                    learning_rate, options_.beta1, options_.beta2, decayed ? weight_decay : 0.0,
+                    options_.eps, /*amsgrad=*/false,
                     /*maximize=*/false);
 }
 

@@ -35,7 +35,9 @@ class AdamW {
   AdamW(NamedTensors parameters, const AdamWOptions& options);
 
   /// One update with the gradients the parameters hold; those without a gradient are left alone.
-  void step(double learning_rate);
+  void step(double learning_rate) { step(learning_rate, options_.weight_decay); }
+  /// Where weight decay follows a schedule too.
+  void step(double learning_rate, double weight_decay);
   void zero_grad();
 
   const NamedTensors& parameters() const { return parameters_; }
@@ -54,7 +56,7 @@ class AdamW {
     at::Tensor parameter, master, exp_avg, exp_avg_sq, step;
     bool decayed, lora_plus;
   };
-  void step_group(double learning_rate, bool decayed, bool lora_plus);
+  void step_group(double learning_rate, double weight_decay, bool decayed, bool lora_plus);
 
   AdamWOptions options_;
   NamedTensors parameters_;

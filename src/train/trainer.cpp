@@ -15,7 +15,10 @@
 #include "base/paths.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
+#include "model/ministral3.h"
+#include "peft/lora.h"
 #include "peft/pissa.h"
+#include "recipes/schedule.h"
 #include "recipes/settle.h"
 #include "train/diagnose.h"
 #include "train/metrics.h"
@@ -48,12 +51,21 @@ TrainConfig validated(TrainConfig config) {
 // Of validation.*: those that make no sense where there is nothing to validate on.
 void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
   for (const std::string& key : asked.keys) {
-    if (!key.starts_with("validation.") || config.validation.eval_interval == 0) continue;
+    if (!key.starts_with("validation.") || !config.validation.is_on()) continue;
     user_error(
         "{} has no effect: dataset.path_or_dataset={} has no validation split; name "
         "validation.path_or_dataset",
         key, config.dataset.path_or_dataset);
   }
+}
+
+// As Megatron Bridge counts epochs: the last step of each takes what is left of the rows.
+void settle_length(TrainConfig& config, const Dataset& dataset) {
+  if (!config.train.num_epochs) return;
+  const auto steps = static_cast<double>((dataset.size() + config.train.global_batch_size - 1) /
+                                         config.train.global_batch_size);
+  config.train.train_iters = static_cast<int64_t>(std::ceil(*config.train.num_epochs * steps));
+  check_schedule(config, true);
 }
 
 int64_t peak_memory_bytes() {
@@ -74,6 +86,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset,
                             config_.dataset.split)) {
+  settle_length(config_, *dataset_);
   std::optional<SavedRun> saved;
   if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);
   identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
@@ -102,7 +115,6 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
       std::move(trained), AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
                                        .beta2 = config_.optimizer.adam_beta2,
                                        .eps = config_.optimizer.adam_eps,
-                                       .weight_decay = config_.optimizer.weight_decay,
                                        .lora_plus_ratio = config_.peft.lora_plus_ratio});
   if (saved) progress_ = saved->load(*model_, *optimizer_);
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
@@ -257,7 +269,7 @@ StepMetrics Trainer::step() {
     if (!why.empty()) why += fmt::format("; rows {}", fmt::join(drawn.rows, ", "));
   }
   if (why.empty()) {
-    optimizer_->step(metrics.lr);
+    optimizer_->step(metrics.lr, weight_decay(config_, metrics.step));
     progress_.skipped_on_end = 0;
     progress_.recent_losses.push_back(metrics.loss);
     if (progress_.recent_losses.size() > kRecentLosses) {
@@ -318,6 +330,7 @@ int Trainer::run(const OnStep& on_step) {
   write_best();  // steps that a resumed run makes again do not count yet
   MetricsLog log(config_, progress_.step);
   const StopSignal signal;
+  const Clock::time_point began = Clock::now();
   while (progress_.step < config_.train.train_iters) {
     const StepMetrics metrics = step();
     log.write(metrics);
@@ -326,8 +339,10 @@ int Trainer::run(const OnStep& on_step) {
     }
     if (on_step) on_step(metrics);
     const int stopped = signal.received();
-    const bool exit =
-        config_.train.exit_interval && metrics.step % *config_.train.exit_interval == 0;
+    const TrainOptions& train = config_.train;
+    const double minutes = std::chrono::duration<double>(Clock::now() - began).count() / 60;
+    const bool exit = (train.exit_interval && metrics.step % *train.exit_interval == 0) ||
+                      (train.exit_duration_in_mins && minutes > *train.exit_duration_in_mins);
     const bool best = stopped == 0 && validate(log);
     if (best || metrics.step % config_.checkpoint.save_interval == 0 ||
         metrics.step == config_.train.train_iters || exit || stopped != 0) {

@@ -22,6 +22,8 @@
 
 namespace trestle {
 
+class Ministral3;
+
 /// What one step did; a line of metrics.jsonl.
 struct StepMetrics {
   int64_t step = 0;

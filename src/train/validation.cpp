@@ -1,6 +1,7 @@
 #include "train/validation.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "data/overlong.h"
+#include "model/ministral3.h"
 #include "train/identity.h"
 #include "train/micro_batches.h"
 
@@ -35,7 +37,7 @@ class EvaluationMode {
 std::unique_ptr<Validation> Validation::make(const TrainConfig& config,
                                              const Processor& processor) {
   const ValidationOptions& options = config.validation;
-  if (options.eval_interval == 0) return nullptr;
+  if (!options.is_on()) return nullptr;
   std::string path = options.path_or_dataset;
   if (path.empty()) {
     path = config.dataset.path_or_dataset;
@@ -126,6 +128,7 @@ std::optional<BestStep> Validation::comparable(const std::optional<BestStep>& be
 }
 
 bool Validation::is_due(int64_t step) const {
+  if (step < config_.validation.start_eval_at_iter.value_or(0)) return false;
   return step % config_.validation.eval_interval == 0 || step == config_.train.train_iters;
 }
 

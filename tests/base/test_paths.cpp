@@ -5,27 +5,25 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
-
-#include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
 #include "errors.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_of;
+using testing::expect_mentions;
 
 const OutputKind kKind = {.name = "thing", .mark = "<mark>"};
 
-class Paths : public testing::Test {
+class Paths : public testing::InDirectory<> {
  protected:
   void SetUp() override {
     home_ = fs::current_path();
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    fs::current_path(folder_);
+    fs::current_path(directory_);
     write_text("file", "text");
     fs::create_directory("empty");
     fs::create_directory("full");
@@ -39,10 +37,8 @@ class Paths : public testing::Test {
   void TearDown() override {
     ::close(socket_);
     fs::current_path(home_);
-    fs::remove_all(folder_);
   }
 
-  const fs::path folder_ = fs::path(testing::TempDir()) / "trestle-paths";
   fs::path home_;
   int socket_ = -1;
 };
@@ -62,20 +58,18 @@ TEST_F(Paths, ReadingTakesRegularFilesOnlyAndNeverWaits) {
   for (const auto& [path, kind] :
        {std::pair{"pipe", "a pipe"}, std::pair{"socket", "a socket"},
         std::pair{"device", "a device"}, std::pair{"full", "a directory"}}) {
-    const std::string error = error_of([&, path = path] { read_text(path); });
-    expect_says(error, {path, kind, "not a regular file"});
+    EXPECT_REFUSED(read_text(path), path, kind, "not a regular file");
   }
-  expect_says(error_of([] { read_text("absent"); }), {"absent", "No such file"});
-  expect_says(error_of([] { read_text("file/below"); }), {"file/below", "Not a directory"});
+  EXPECT_REFUSED(read_text("absent"), "absent", "No such file");
+  EXPECT_REFUSED(read_text("file/below"), "file/below", "Not a directory");
 }
 
 TEST_F(Paths, WritingReplacesRegularFilesOnly) {
   for (const char* path : {"pipe", "socket", "device", "empty", "full"}) {
     const std::string kind(kind_of(path));
-    expect_says(error_of([&] { write_text(path, "new"); }), {path, kind});
+    EXPECT_REFUSED(write_text(path, "new"), path, kind);
     EXPECT_EQ(kind_of(path), kind);
-    expect_says(error_of([&] { require_output_file(path, "--output", kKind); }),
-                {"--output", path, kind});
+    EXPECT_REFUSED(require_output_file(path, "--output", kKind), "--output", path, kind);
   }
   write_text("file", "new");
   EXPECT_EQ(read_text("file"), "new");
@@ -93,21 +87,18 @@ TEST_F(Paths, ALinkThatLeadsNowhereIsSaidToBeOne) {
   fs::create_symlink("loop", "loop");
   for (const std::string path : {"dangling", "loop"}) {
     const std::string said = path + " is a link to ";
-    expect_says(error_of([&] { require_output_file(path, "--output", kKind); }),
-                {"--output " + said});
+    EXPECT_REFUSED(require_output_file(path, "--output", kKind), "--output " + said);
     for (const std::string& spelt : {path, path + "/"}) {
-      expect_says(error_of([&] { require_new_directory(spelt, "--hf-path"); }),
-                  {"--hf-path " + said});
-      expect_says(error_of([&] { require_output_folder(spelt, "--gguf-path"); }),
-                  {"--gguf-path " + said});
+      EXPECT_REFUSED(require_new_directory(spelt, "--hf-path"), "--hf-path " + said);
+      EXPECT_REFUSED(require_output_folder(spelt, "--gguf-path"), "--gguf-path " + said);
     }
     for (const std::string& below : {path + "/out", path + "/a/b"}) {
-      expect_says(error_of([&] { require_output_file(below, "--output", kKind); }), {below, said});
-      expect_says(error_of([&] { require_new_directory(below, "--hf-path"); }), {below, said});
-      expect_says(error_of([&] { require_output_folder(below, "--gguf-path"); }), {below, said});
+      EXPECT_REFUSED(require_output_file(below, "--output", kKind), below, said);
+      EXPECT_REFUSED(require_new_directory(below, "--hf-path"), below, said);
+      EXPECT_REFUSED(require_output_folder(below, "--gguf-path"), below, said);
     }
-    expect_says(error_of([&] { write_text(path, "new"); }), {said});
-    expect_says(error_of([&] { OutputDirectory output(path); }), {said});
+    EXPECT_REFUSED(write_text(path, "new"), said);
+    EXPECT_REFUSED(OutputDirectory output(path), said);
     EXPECT_TRUE(fs::is_symlink(path));
   }
   EXPECT_FALSE(is_there("nowhere"));
@@ -120,27 +111,26 @@ TEST_F(Paths, AFileThatMayBeAbsentIsAFileOrNothing) {
   for (const char* path : {"file", "link", "full/file"}) EXPECT_TRUE(has_file(path)) << path;
   for (const char* path : {"absent", "empty/absent", "file/below"}) EXPECT_FALSE(has_file(path));
   for (const char* path : {"pipe", "socket", "device", "empty"}) {
-    expect_says(error_of([&] { has_file(path); }),
-                {path, std::string(kind_of(path)), "not a regular file", "remove it"});
+    EXPECT_REFUSED(has_file(path), path, std::string(kind_of(path)), "not a regular file",
+                   "remove it");
   }
   for (const char* path : {"dangling", "loop"}) {
-    expect_says(error_of([&] { has_file(path); }),
-                {path, "is a link to", "leads nowhere", "download it again or remove it"});
+    EXPECT_REFUSED(has_file(path), path, "is a link to", "leads nowhere",
+                   "download it again or remove it");
   }
 }
 
 TEST_F(Paths, ADirectoryReplacesAnEmptyOneThatIsOnlyADirectory) {
   for (const char* path : {"pipe", "socket", "device", "file"}) {
-    expect_says(error_of([&] { OutputDirectory output(path); }),
-                {path, std::string(kind_of(path)), "no directory"});
+    EXPECT_REFUSED(OutputDirectory output(path), path, std::string(kind_of(path)), "no directory");
   }
-  expect_says(error_of([] { OutputDirectory output("full"); }), {"full", "not empty"});
-  expect_says(error_of([] { OutputDirectory output("."); }), {"not empty"});
+  EXPECT_REFUSED(OutputDirectory output("full"), "full", "not empty");
+  EXPECT_REFUSED(OutputDirectory output("."), "not empty");
   fs::current_path("empty");
-  for (const fs::path& path : {fs::path("."), fs::path("./"), folder_ / "empty"}) {
-    expect_says(error_of([&] { OutputDirectory output(path); }), {"the current directory"});
+  for (const fs::path& path : {fs::path("."), fs::path("./"), directory_ / "empty"}) {
+    EXPECT_REFUSED(OutputDirectory output(path), "the current directory");
   }
-  fs::current_path(folder_);
+  fs::current_path(directory_);
   EXPECT_NO_THROW(OutputDirectory("empty/"));
 }
 
@@ -148,21 +138,21 @@ TEST_F(Paths, AnOutputIsNoInput) {
   fs::create_hard_link("file", "same");
   fs::create_symlink("file", "link");
   for (const char* path : {"file", "./empty/../file", "same", "link"}) {
-    expect_says(error_of([&] {
-                  require_output_file(path, "--output", kKind, {"", "org/name", "file"});
-                }),
-                {"--output", path, "file"});
+    EXPECT_REFUSED(require_output_file(path, "--output", kKind, {"", "org/name", "file"}),
+                   "--output", path, "file");
   }
-  expect_says(error_of([] { require_output_file("full/file", "--output", kKind, {"full"}); }),
-              {"--output", "full/file", "lies in full"});
+  EXPECT_REFUSED(require_output_file("full/file", "--output", kKind, {"full"}), "--output",
+                 "full/file", "lies in full");
   // Neither is there to be lost.
   EXPECT_NO_THROW(require_output_file("full/new", "--output", kKind, {"full"}));
   write_text("full/page.html", "<mark>");
   EXPECT_NO_THROW(require_output_file("full/page.html", "--html", kKind, {"full"}));
   write_text("own", "<mark>");
   EXPECT_NO_THROW(require_output_file("own", "--output", kKind, {"full", "absent"}));
-  for (const char* path : {"", "new/", ".", "full/.."}) {
-    EXPECT_THROW(require_output_file(path, "--output", kKind), UserError) << path;
+  EXPECT_REFUSED(require_output_file("", "--output", kKind), "--output is empty");
+  for (const std::string path : {"new/", ".", "full/.."}) {
+    EXPECT_REFUSED(require_output_file(path, "--output", kKind),
+                   "--output " + path + " names a directory");
   }
 }
 
@@ -183,18 +173,19 @@ TEST_F(Paths, AnOutputReplacesItsOwnKindOnly) {
 
 TEST_F(Paths, ANewDirectoryKeepsAwayFromItsSource) {
   for (const char* path : {"full", "full/", "full/out", "full/a/b", "empty/../full/out"}) {
-    expect_says(error_of([&] { require_new_directory(path, "--hf-path", {"full"}); }),
-                {"--hf-path", path, "lies in full"});
+    EXPECT_REFUSED(require_new_directory(path, "--hf-path", {"full"}), "--hf-path", path,
+                   "lies in full");
   }
-  expect_says(error_of([] { require_new_directory(".", "--hf-path", {"full"}); }),
-              {"--hf-path .", "holds full"});
+  EXPECT_REFUSED(require_new_directory(".", "--hf-path", {"full"}), "--hf-path .", "holds full");
   EXPECT_NO_THROW(require_new_directory("full-of-it", "--hf-path", {"full"}));
   EXPECT_NO_THROW(require_new_directory("empty", "--hf-path", {"full", "org/name", ""}));
-  EXPECT_THROW(require_new_directory("file/out", "--hf-path"), MachineError);
+  expect_mentions(error_of<MachineError>([] { require_new_directory("file/out", "--hf-path"); }),
+                  {"cannot write file/out"});
   EXPECT_NO_THROW(require_output_folder(".", "--gguf-path", {"full"}));
   EXPECT_NO_THROW(require_output_folder("full", "--gguf-path", {"file"}));
-  EXPECT_THROW(require_output_folder("full/out", "--gguf-path", {"full"}), UserError);
-  EXPECT_THROW(require_output_folder("pipe", "--gguf-path"), UserError);
+  EXPECT_REFUSED(require_output_folder("full/out", "--gguf-path", {"full"}),
+                 "--gguf-path full/out lies in full");
+  EXPECT_REFUSED(require_output_folder("pipe", "--gguf-path"), "--gguf-path pipe is a pipe");
 }
 
 }  // namespace

@@ -2,18 +2,20 @@
 // `trestle compare` are held to torch's by cli/test_compare.py.
 #include <cmath>
 
-#include "base/error.h"
 #include "bridge/compare.h"
 #include "bridge/convert.h"
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
-#include "bridge/testing.h"
+#include "errors.h"
 #include "golden.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_of;
+using testing::expect_mentions;
 
 // Tensors in memory.
 class Held : public TensorSource {
@@ -117,19 +119,14 @@ TEST(ProbeInput, ReachesBeyondTheOriginalContext) {
             checkpoint.config().text.max_position_embeddings);
 }
 
-class Verify : public InDirectory<::testing::Test> {
+class Verify : public testing::InDirectory<> {
  protected:
   Verified verified() const {
     return verify_checkpoint(source_.weights(), source_.config(), {.dtype = at::kFloat}, {},
                              directory_ / "hf");
   }
   std::string refusal() const {
-    try {
-      verified();
-    } catch (const MachineError& error) {
-      return error.what();
-    }
-    return "no error";
+    return error_of<MachineError>([&] { verified(); });
   }
   void write() const {
     write_hf(source_.weights(), source_.config(), source_.config_json(), source_.side_files(),
@@ -155,7 +152,7 @@ TEST_F(Verify, WithoutRoomForAForwardThereIsNone) {
   EXPECT_EQ(
       done.tensors,
       static_cast<int64_t>(SafetensorsFile(directory_ / "hf/model.safetensors").tensors().size()));
-  EXPECT_NE(done.no_logits.find("--max-memory allows"), std::string::npos) << done.no_logits;
+  expect_mentions(done.no_logits, {"--max-memory allows"});
 }
 
 TEST_F(Verify, FindsOneBit) {
@@ -164,7 +161,7 @@ TEST_F(Verify, FindsOneBit) {
   std::string bytes = read_text(file);
   bytes[bytes.size() - 2] ^= 1;
   write_text(file, bytes);
-  EXPECT_NE(refusal().find("reads back off by"), std::string::npos) << refusal();
+  expect_mentions(refusal(), {"reads back off by"});
 }
 
 TEST_F(Verify, FindsAnotherConfig) {
@@ -173,7 +170,7 @@ TEST_F(Verify, FindsAnotherConfig) {
   Json config = read_json(file);
   config["text_config"]["rope_parameters"]["factor"] = 3.0;
   write_text(file, config.dump());
-  EXPECT_NE(refusal().find("other logits"), std::string::npos) << refusal();
+  expect_mentions(refusal(), {"other logits"});
 }
 
 // users' pain point 3: what was trained cannot be exported.
@@ -183,9 +180,11 @@ TEST_F(Verify, NothingIsKeptOfWhatFails) {
     EXPECT_TRUE(fs::exists(written / "model.safetensors"));
     machine_error("no");
   };
-  EXPECT_THROW(write_hf(source_.weights(), source_.config(), source_.config_json(), {},
-                        directory_ / "hf", options),
-               MachineError);
+  EXPECT_EQ(error_of<MachineError>([&] {
+              write_hf(source_.weights(), source_.config(), source_.config_json(), {},
+                       directory_ / "hf", options);
+            }),
+            "no");
   EXPECT_TRUE(fs::is_empty(directory_));
 }
 
@@ -204,27 +203,23 @@ TEST_F(Verify, GgufAgainstItsTypes) {
     EXPECT_GT(done.logits.mean_kl, 0);
     EXPECT_LT(done.logits.mean_kl, type == GgmlType::kQ8_0 ? 0.1 : 0.02);
     // A bit of a weight, then a key.
-    const auto edited = [&](auto&& edit) -> std::string {
+    const auto edited = [&](auto&& edit) {
       std::string bytes = read_text(files.language);
       edit(bytes);
       write_text(directory_ / "m-edited.gguf", bytes);
       GgufFiles changed = files;
       changed.language = directory_ / "m-edited.gguf";
-      try {
+      return error_of<MachineError>([&] {
         verify_gguf(source.weights(), source.config(), {.dtype = at::kFloat}, type, changed);
-      } catch (const MachineError& error) {
-        return error.what();
-      }
-      return "no error";
+      });
     };
-    EXPECT_NE(
-        edited([](std::string& bytes) { bytes[bytes.size() - 40] ^= 1; }).find("reads back off by"),
-        std::string::npos);
-    EXPECT_NE(edited([](std::string& bytes) {
-                const std::string key = "mistral3.rope.scaling.factor";
-                bytes[bytes.find(key) + key.size() + sizeof(uint32_t) + 2] ^= 0x20;
-              }).find("the rotary embedding differs"),
-              std::string::npos);
+    expect_mentions(edited([](std::string& bytes) { bytes[bytes.size() - 40] ^= 1; }),
+                    {"reads back off by"});
+    expect_mentions(edited([](std::string& bytes) {
+                      const std::string key = "mistral3.rope.scaling.factor";
+                      bytes[bytes.find(key) + key.size() + sizeof(uint32_t) + 2] ^= 0x20;
+                    }),
+                    {"the rotary embedding differs"});
   }
 }
 

@@ -1,21 +1,22 @@
 // HF -> Megatron -> HF on the fixtures that the real Megatron Bridge made, bit for bit.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "bridge/convert.h"
 #include "bridge/recast.h"
-#include "bridge/testing.h"
 #include "checkpoint/hf_checkpoint.h"
+#include "hf_testing.h"
 #include "megatron/checkpoint.h"
 
 namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::expect_equal;
 
-using Convert = InDirectory<::testing::Test>;
+using Convert = testing::InDirectory<>;
 
 // Every value that we write stands in the real bridge's run_config.yaml. One differs: transformers
 // rounds YaRN's range (truncate), which the bridge did not read.
@@ -114,21 +115,17 @@ TEST_F(Convert, EveryModelFixtureComesBack) {
 
 TEST_F(Convert, ErrorsAreOneLineAndLeaveNothing) {
   const fs::path run = directory_ / "run";
-  EXPECT_NE(error_of([&] { import_checkpoint(directory_ / "absent", run); }).find("does not exist"),
-            std::string::npos);
+  EXPECT_REFUSED(import_checkpoint(directory_ / "absent", run), "does not exist");
   fs::create_directories(directory_ / "bad");
   fs::copy("fixtures/hf", directory_ / "bad", fs::copy_options::recursive);
   Json config = read_json("fixtures/hf/config.json");
   config["text_config"]["intermediate_size"] = 81;
   fs::remove(directory_ / "bad/config.json");
   write_json(directory_ / "bad/config.json", config);
-  const std::string error = error_of([&] { import_checkpoint(directory_ / "bad", run); });
-  EXPECT_NE(error.find("[80, 48]"), std::string::npos) << error;
-  EXPECT_NE(error.find("[81, 48]"), std::string::npos) << error;
+  EXPECT_REFUSED(import_checkpoint(directory_ / "bad", run), "[80, 48]", "[81, 48]");
   EXPECT_FALSE(fs::exists(run));
   import_checkpoint("fixtures/hf", run);
-  EXPECT_NE(error_of([&] { import_checkpoint("fixtures/hf", run); }).find("exist"),
-            std::string::npos);
+  EXPECT_REFUSED(import_checkpoint("fixtures/hf", run), "exist");
 }
 
 }  // namespace

@@ -9,14 +9,17 @@
 #include "bridge/gguf.h"
 #include "bridge/gguf_source.h"
 #include "bridge/load.h"
-#include "bridge/testing.h"
 #include "formats/yaml.h"
+#include "hf_testing.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_of;
+using testing::expect_mentions;
 
 const fs::path kRun = "fixtures/megatron/import";
 constexpr const char* kHead = "language_model.output_layer.weight";
@@ -43,7 +46,7 @@ class Padded : public TensorSource {
   std::string name_;
 };
 
-class Load : public InDirectory<::testing::Test> {
+class Load : public testing::InDirectory<> {
  protected:
   /// The fixture's config.json with one key changed, `pointer` as "/text_config/head_dim".
   fs::path config(const std::map<std::string, Json>& changes) const {
@@ -74,9 +77,9 @@ TEST_F(Load, AConfigThatContradictsTheRunsOwnIsRefusedByKey) {
                           const std::string& theirs) {
     std::string key = pointer.substr(1);
     std::ranges::replace(key, '/', '.');
-    expect_says(refusal(kRun, {{pointer, value}}),
-                {(directory_ / "config" / "config.json").string(), key + "=" + ours,
-                 "run_config.yaml says " + theirs});
+    expect_mentions(refusal(kRun, {{pointer, value}}),
+                    {(directory_ / "config" / "config.json").string(), key + "=" + ours,
+                     "run_config.yaml says " + theirs});
   };
   expect("/text_config/num_hidden_layers", 2, "2", "3");
   expect("/text_config/num_key_value_heads", 3, "3", "2");
@@ -105,17 +108,16 @@ TEST_F(Load, AConfigThatContradictsTheRunsOwnIsRefusedByKey) {
   expect("/vision_feature_layer", 1, "[1]", "[-1]");
   expect("/image_token_index", 11, "11", "10");
   // The same shapes, every one of them.
-  expect_says(refusal(kRun, {{"/text_config/num_attention_heads", 12},
-                             {"/text_config/num_key_value_heads", 4},
-                             {"/text_config/head_dim", 6}}),
-              {"num_attention_heads=12", "says 6"});
-  expect_says(
+  expect_mentions(refusal(kRun, {{"/text_config/num_attention_heads", 12},
+                                 {"/text_config/num_key_value_heads", 4},
+                                 {"/text_config/head_dim", 6}}),
+                  {"num_attention_heads=12", "says 6"});
+  expect_mentions(
       refusal(kRun, {{"/vision_config/num_attention_heads", 1}, {"/vision_config/head_dim", 24}}),
       {"vision_config.num_attention_heads=1", "says 2"});
   const Json text = read_json("fixtures/hf/config.json")["text_config"];
   write_json(directory_ / "text" / "config.json", text);
-  expect_says(error_of([&] { OpenCheckpoint(kRun, directory_ / "text"); }),
-              {"vision_config=(absent)", "(there)"});
+  EXPECT_REFUSED(OpenCheckpoint(kRun, directory_ / "text"), "vision_config=(absent)", "(there)");
 }
 
 TEST_F(Load, WhatOnlyDescribesMayDiffer) {
@@ -129,41 +131,41 @@ TEST_F(Load, WhatOnlyDescribesMayDiffer) {
 
 TEST_F(Load, WithoutAConfigOfItsOwnTheProvidersArgumentsCount) {
   EXPECT_NO_THROW(OpenCheckpoint(run(true), fs::path("fixtures/hf")));
-  expect_says(refusal(run(true), {{"/text_config/num_attention_heads", 12},
-                                  {"/text_config/num_key_value_heads", 4},
-                                  {"/text_config/head_dim", 6}}),
-              {"text_config.num_attention_heads=12", "says 6 (num_attention_heads)"});
-  expect_says(refusal(run(true), {{"/text_config/rope_parameters/rope_theta", 5000.0}}),
-              {"rope_theta=5000", "1000000.0 (rotary_base)"});
-  expect_says(refusal(run(true), {{"/text_config/num_hidden_layers", 2}}),
-              {"num_hidden_layers=2", "says 3 (num_layers)"});
+  expect_mentions(refusal(run(true), {{"/text_config/num_attention_heads", 12},
+                                      {"/text_config/num_key_value_heads", 4},
+                                      {"/text_config/head_dim", 6}}),
+                  {"text_config.num_attention_heads=12", "says 6 (num_attention_heads)"});
+  expect_mentions(refusal(run(true), {{"/text_config/rope_parameters/rope_theta", 5000.0}}),
+                  {"rope_theta=5000", "1000000.0 (rotary_base)"});
+  expect_mentions(refusal(run(true), {{"/text_config/num_hidden_layers", 2}}),
+                  {"num_hidden_layers=2", "says 3 (num_layers)"});
 }
 
 TEST_F(Load, WithoutEitherTheTensorsAreHeldToTheConfig) {
   EXPECT_NO_THROW(OpenCheckpoint(run(false), fs::path("fixtures/hf")));
   const std::string place = run(false).string();
-  expect_says(refusal(run(false), {{"/text_config/num_hidden_layers", 2}}),
-              {place, "language_model.decoder.layers.2.", "no place"});
-  expect_says(refusal(run(false), {{"/text_config/num_hidden_layers", 4}}),
-              {place, "language_model.decoder.layers.3.", "missing"});
+  expect_mentions(refusal(run(false), {{"/text_config/num_hidden_layers", 2}}),
+                  {place, "language_model.decoder.layers.2.", "no place"});
+  expect_mentions(refusal(run(false), {{"/text_config/num_hidden_layers", 4}}),
+                  {place, "language_model.decoder.layers.3.", "missing"});
   // Fewer rows than the checkpoint has, in a tensor that no vocabulary pads.
-  expect_says(refusal(run(false), {{"/text_config/num_key_value_heads", 1}}),
-              {"linear_qkv.weight", "[120, 48]", "[96, 48]"});
-  expect_says(refusal(run(false), {{"/text_config/num_key_value_heads", 3}}),
-              {"linear_qkv.weight", "[120, 48]", "[144, 48]"});
-  expect_says(refusal(run(false), {{"/text_config/intermediate_size", 79}}),
-              {"[160, 48]", "[158, 48]"});
-  expect_says(refusal(run(false), {{"/vision_config/num_hidden_layers", 1}}),
-              {"vision_tower.transformer.layers.1.", "no place"});
+  expect_mentions(refusal(run(false), {{"/text_config/num_key_value_heads", 1}}),
+                  {"linear_qkv.weight", "[120, 48]", "[96, 48]"});
+  expect_mentions(refusal(run(false), {{"/text_config/num_key_value_heads", 3}}),
+                  {"linear_qkv.weight", "[120, 48]", "[144, 48]"});
+  expect_mentions(refusal(run(false), {{"/text_config/intermediate_size", 79}}),
+                  {"[160, 48]", "[158, 48]"});
+  expect_mentions(refusal(run(false), {{"/vision_config/num_hidden_layers", 1}}),
+                  {"vision_tower.transformer.layers.1.", "no place"});
   // Embedding and head may have more rows than the vocabulary, and no fewer.
   EXPECT_NO_THROW(OpenCheckpoint(run(false), config({{"/text_config/vocab_size", 280}})));
-  expect_says(refusal(run(false), {{"/text_config/vocab_size", 289}}), {"[288, 48]", "[289, 48]"});
+  expect_mentions(refusal(run(false), {{"/text_config/vocab_size", 289}}),
+                  {"[288, 48]", "[289, 48]"});
 }
 
 TEST_F(Load, AHeadThatTheConfigAsksForIsNotTakenFromTheEmbedding) {
-  expect_says(
-      error_of([&] { OpenCheckpoint("fixtures/megatron/import_tied", fs::path("fixtures/hf")); }),
-      {kHead, "missing"});
+  EXPECT_REFUSED(OpenCheckpoint("fixtures/megatron/import_tied", fs::path("fixtures/hf")), kHead,
+                 "missing");
   EXPECT_TRUE(OpenCheckpoint("fixtures/megatron/import_tied", fs::path("fixtures/hf_tied"))
                   .config()
                   .text.tie_word_embeddings);
@@ -183,9 +185,9 @@ TEST_F(Load, OnlyAVocabularyIsCut) {
       EXPECT_NO_THROW(whole());
       continue;
     }
-    expect_says(error_of(load),
-                {name, fmt::format("[{}", info.shape[0] + 2), fmt::format("[{}", info.shape[0])});
-    expect_says(error_of(whole), {"here", name});
+    expect_mentions(error_of(load), {name, fmt::format("[{}", info.shape[0] + 2),
+                                     fmt::format("[{}", info.shape[0])});
+    expect_mentions(error_of(whole), {"here", name});
   }
 }
 
@@ -202,8 +204,8 @@ TEST_F(Load, AGgufFileHasNoMoreTensorsThanItsKeysSay) {
   ASSERT_EQ(layers, source.config().text.num_layers);
   --layers;
   write_text(files.language, bytes);
-  expect_says(error_of([&] { GgufSource::open(files.language); }),
-              {"tiny-BF16.gguf", fmt::format("blk.{}.", static_cast<int>(layers)), "no place"});
+  EXPECT_REFUSED(GgufSource::open(files.language), "tiny-BF16.gguf",
+                 fmt::format("blk.{}.", static_cast<int>(layers)), "no place");
 }
 
 }  // namespace

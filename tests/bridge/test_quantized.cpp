@@ -5,14 +5,12 @@
 #include <cstring>
 #include <limits>
 
-#include "base/error.h"
 #include "bridge/load_quantized.h"
+#include "errors.h"
 #include "golden.h"
 
 namespace trestle {
 namespace {
-
-using testing::Golden;
 
 // What AVX-512's conversion to bf16, which torch and the compiler may take or not, makes zero.
 at::Tensor flushed(const at::Tensor& bf16) {
@@ -116,14 +114,10 @@ TEST(Quantize, AWeightThatIsNotFiniteIsRefusedByName) {
   at::Tensor matrix = at::randn({4, 64});
   matrix[3][5] = std::numeric_limits<float>::quiet_NaN();
   QuantizedWeight weight(4, 64, 8);
-  try {
-    quantize(RowsOnly(matrix, 1 << 20), "w", at::kFloat, weight);
-    FAIL() << "not refused";
-  } catch (const UserError& error) {
-    EXPECT_STREQ(error.what(),
-                 "tensor w holds a value that is no finite number, which 8 bits cannot say; mend "
-                 "the checkpoint, or hold its base in 16 bits");
-  }
+  EXPECT_EQ(
+      testing::error_of([&] { quantize(RowsOnly(matrix, 1 << 20), "w", at::kFloat, weight); }),
+      "tensor w holds a value that is no finite number, which 8 bits cannot say; mend the "
+      "checkpoint, or hold its base in 16 bits");
 }
 
 }  // namespace

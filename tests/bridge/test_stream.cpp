@@ -1,20 +1,24 @@
 // Conversions in blocks of rows: the bytes do not depend on the blocks, nor on the ranks whose
 // chunks a Megatron checkpoint is written in.
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "base/error.h"
 #include "bridge/convert.h"
-#include "bridge/testing.h"
 #include "formats/safetensors.h"
+#include "hf_testing.h"
 #include "megatron/checkpoint.h"
+#include "model/ministral3.h"
 #include "pytorch/torch_dist.h"
 
 namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_of;
+using testing::expect_equal;
+using testing::expect_mentions;
 
-using Stream = InDirectory<::testing::Test>;
+using Stream = testing::InDirectory<>;
 
 // A model that eight ranks divide: the real config of a fixture with other sizes.
 fs::path wide_model(const fs::path& directory) {
@@ -127,20 +131,16 @@ TEST_F(Stream, EveryNumberOfRanksHoldsTheSameModel) {
 
 TEST_F(Stream, RanksThatDoNotDivideAreRefused) {
   const fs::path run = directory_ / "run";
-  const auto refusal = [&](int64_t tp, int64_t pp) -> std::string {
-    try {
+  const auto refusal = [&](int64_t tp, int64_t pp) {
+    return error_of([&] {
       import_checkpoint("fixtures/hf", run, {.tensor_parallel = tp, .pipeline_parallel = pp});
-    } catch (const UserError& error) {
-      return error.what();
-    }
-    return "";
+    });
   };
-  EXPECT_NE(refusal(4, 1).find("tensor_model_parallel_size=4 does not divide 2 query groups"),
-            std::string::npos);
-  EXPECT_NE(refusal(1, 2).find("pipeline_model_parallel_size=2 does not divide 3 layers; use one "
-                               "of 1, 3"),
-            std::string::npos);
-  EXPECT_NE(refusal(0, 1), "");
+  expect_mentions(refusal(4, 1), {"tensor_model_parallel_size=4 does not divide 2 query groups"});
+  expect_mentions(refusal(1, 2),
+                  {"pipeline_model_parallel_size=2 does not divide 3 layers; use one "
+                   "of 1, 3"});
+  expect_mentions(refusal(0, 1), {"tensor_model_parallel_size=0"});
   EXPECT_FALSE(fs::exists(run));
 }
 
@@ -155,25 +155,28 @@ TEST_F(Stream, AFailureOfEitherSideEndsBoth) {
   };
   const Broken broken;
   const TensorList list(broken.tensors().begin(), broken.tensors().end());
-  EXPECT_THROW(stream_rows(broken, list, 40, [](const auto&, auto) {}), UserError);
+  EXPECT_REFUSED(stream_rows(broken, list, 40, [](const auto&, auto) {}), "no such data");
 
   const HfCheckpoint whole("fixtures/hf");
   const TensorList all(whole.tensors().begin(), whole.tensors().end());
   int blocks = 0;
-  EXPECT_THROW(stream_rows(whole, all, 64,
-                           [&](const auto&, auto) {
-                             if (++blocks == 5) machine_error("disk full");
-                           }),
-               MachineError);
+  EXPECT_EQ(error_of<MachineError>([&] {
+              stream_rows(whole, all, 64, [&](const auto&, auto) {
+                if (++blocks == 5) machine_error("disk full");
+              });
+            }),
+            "disk full");
   EXPECT_EQ(blocks, 5);
 }
 
 // users' pain point 2: memory of conversion.
 TEST_F(Stream, LimitsAreKeptBeforeAnythingIsWritten) {
   const fs::path run = directory_ / "run";
-  EXPECT_THROW(import_checkpoint("fixtures/hf", run, {.max_memory = 1 << 20}), UserError);
+  EXPECT_REFUSED(import_checkpoint("fixtures/hf", run, {.max_memory = 1 << 20}), "--max-memory ",
+                 "is too little");
   const TensorList huge = {{"t", {at::kFloat, {1 << 30, 1 << 20}}}};
-  EXPECT_THROW(plan_stream(huge, 4'000'000'000, run), MachineError);
+  expect_mentions(error_of<MachineError>([&] { plan_stream(huge, 4'000'000'000, run); }),
+                  {run.string() + " needs 4503599.63 GB"});
   EXPECT_FALSE(fs::exists(run));
   StreamPlan seen;
   import_checkpoint("fixtures/hf", run, {.on_plan = [&](const StreamPlan& plan) { seen = plan; }});

@@ -4,6 +4,8 @@
 #include "chat/canonical.h"
 #include "chat/chat.h"
 #include "chat/json.h"
+#include "errors.h"
+#include "temp_dir.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/testing.h"
 
@@ -33,8 +35,9 @@ Tokenizer small_tokenizer(bool thinking = true) {
   Json json = read_json(kTokenizerGolden / "tekken.json");
   for (const size_t id : {34, 35})
     json["special_tokens"][id]["token_str"] = fmt::format("<SPECIAL_{}>", id);
-  const ScratchDirectory directory;
-  return Tokenizer::open(directory.write("tekken.json", json.dump()));
+  const TempDir directory;
+  write_json(directory / "tekken.json", json);
+  return Tokenizer::open(directory / "tekken.json");
 }
 
 std::string bits(const std::vector<uint8_t>& mask) {
@@ -89,20 +92,17 @@ TEST(Chat, IdsAndMasksAreMistralCommons) {
         return encoder.encode(conversation, ending);
       };
       if (row.contains("error")) {
-        expect_user_error(encode, "");
+        EXPECT_NE(error_of(encode), "");
         ++refused;
         continue;
       }
-      try {
-        const EncodedChat chat = encode();
-        EXPECT_EQ(chat.ids, golden_ids(row["ids"])) << render(with, chat);
-        if (row.contains("mask")) {
-          EXPECT_EQ(bits(chat.mask), row["mask"].get<std::string>());
-        }
-        ++encoded;
-      } catch (const UserError& error) {
-        ADD_FAILURE() << error.what();
+      EncodedChat chat;
+      EXPECT_NO_THROW(chat = encode());
+      EXPECT_EQ(chat.ids, golden_ids(row["ids"])) << render(with, chat);
+      if (row.contains("mask")) {
+        EXPECT_EQ(bits(chat.mask), row["mask"].get<std::string>());
       }
+      ++encoded;
     }
   }
   EXPECT_GT(encoded, 250);
@@ -171,7 +171,7 @@ TEST(Chat, ErrorsNameTheMessage) {
   const ChatEncoder encoder(tokenizer);
   const auto refused = [&](const std::string& text, const std::string& part,
                            Ending ending = Ending::kAny) {
-    expect_user_error([&] { encoder.encode(conversation_of(text), ending); }, part);
+    EXPECT_REFUSED(encoder.encode(conversation_of(text), ending), part);
   };
   refused(R"({"messages": []})", "at least one");
   refused(R"({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]})",
@@ -194,15 +194,13 @@ TEST(Chat, ErrorsNameTheMessage) {
           "messages[0] (user): nothing to learn", Ending::kSample);
   refused(R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"description": "f"}]})",
           "tools[0]");
-  expect_user_error([&] { ChatEncoder(tokenizer, 15); }, "v15");
+  EXPECT_REFUSED(ChatEncoder(tokenizer, 15), "v15");
   // A vocabulary without the markers says which one it lacks.
   const Tokenizer bytes = Tokenizer::open(kBytesCheckpoint);
   EXPECT_EQ(bytes.version(), 13);
-  expect_user_error(
-      [&] {
-        ChatEncoder(bytes).encode(conversation_of(
-            R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]})"));
-      },
+  EXPECT_REFUSED(
+      ChatEncoder(bytes).encode(conversation_of(
+          R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]})")),
       "no special token [SYSTEM_PROMPT]");
 }
 
@@ -242,15 +240,11 @@ TEST(ChatJson, ImagesOfTheRow) {
                 {"type": "text", "text": "x"}, {"type": "image"}]}]})")
                       .messages[0]),
             "'x'[a]");
-  expect_user_error(
-      [] {
-        parse(R"({"images": ["a", "b"], "messages": [{"role": "user", "content": "<image>"}]})");
-      },
+  EXPECT_REFUSED(
+      parse(R"({"images": ["a", "b"], "messages": [{"role": "user", "content": "<image>"}]})"),
       "2 images, but the messages have a place for 1");
-  expect_user_error(
-      [] {
-        parse(R"({"images": ["a"], "messages": [{"role": "user", "content": "<image><image>"}]})");
-      },
+  EXPECT_REFUSED(
+      parse(R"({"images": ["a"], "messages": [{"role": "user", "content": "<image><image>"}]})"),
       "messages[0]: an image that names nothing");
 }
 
@@ -284,7 +278,7 @@ TEST(ChatJson, MalformedRowsAreRefused) {
   };
   for (const auto& [text, part] : cases) {
     SCOPED_TRACE(text);
-    expect_user_error([text = text] { parse(text); }, part);
+    EXPECT_REFUSED(parse(text), part);
   }
 }
 
@@ -312,9 +306,8 @@ TEST(ChatJson, KeysThatNobodyReads) {
   for (const std::string& text : harmless) {
     SCOPED_TRACE(text);
     EXPECT_NO_THROW(parse(text));
-    expect_user_error(
-        [&] { parse_conversation(parse_json(text, "row"), "row", OtherKeys::kRefused); },
-        "nobody reads");
+    EXPECT_REFUSED(parse_conversation(parse_json(text, "row"), "row", OtherKeys::kRefused),
+                   "nobody reads");
   }
   // Refused everywhere: what they say would be lost.
   const std::pair<std::string, const char*> lost[] = {
@@ -359,7 +352,7 @@ TEST(ChatJson, KeysThatNobodyReads) {
   };
   for (const auto& [text, part] : lost) {
     SCOPED_TRACE(text);
-    expect_user_error([&] { parse(text); }, part);
+    EXPECT_REFUSED(parse(text), part);
   }
   // Where its pictures came from.
   EXPECT_NO_THROW(parse(
@@ -385,15 +378,15 @@ TEST(ChatJson, AKeyThatStandsTwice) {
   };
   for (const auto& [text, key] : cases) {
     SCOPED_TRACE(text);
-    expect_user_error([&] { parse_json_of_single_keys(text, "a line"); },
-                      fmt::format("a line: {} stands twice", key));
+    EXPECT_REFUSED(parse_json_of_single_keys(text, "a line"),
+                   fmt::format("a line: {} stands twice", key));
   }
   const char* once = R"({"a": [{"b": 1, "a": "a"}, {"b": 1}], "b": {"a": {"a": 2}, "b": 3.5}})";
   EXPECT_EQ(parse_json_of_single_keys(once, "a line"), parse_json(once, "a line"));
-  expect_user_error([] { parse_json_of_single_keys("{", "a line"); }, "a line: not valid JSON");
+  EXPECT_REFUSED(parse_json_of_single_keys("{", "a line"), "a line: not valid JSON");
   // Of a row's tools, where they are a text of JSON.
-  expect_user_error([] { parse(R"({"messages": [], "tools": "[{\"a\": 1, \"a\": 2}]"})"); },
-                    "tools: \"a\" stands twice");
+  EXPECT_REFUSED(parse(R"({"messages": [], "tools": "[{\"a\": 1, \"a\": 2}]"})"),
+                 "tools: \"a\" stands twice");
 }
 
 // Outputs of json.dumps(json.loads(text), ensure_ascii=False).
@@ -413,7 +406,7 @@ TEST(ChatJson, PythonsSpelling) {
         "nul", "1 2", "[", "{\"a\"", "\"", "\"\\u12g4\"", "'a'"}) {
     EXPECT_EQ(python_json(text), std::nullopt) << text;
   }
-  expect_user_error([] { python_json(std::string(100'000, '[')); }, "deeper");
+  EXPECT_REFUSED(python_json(std::string(100'000, '[')), "deeper");
 }
 
 constexpr const char* kTemplate2512 =
@@ -423,28 +416,28 @@ constexpr const char* kTemplate2512 =
 constexpr const char* kPrompt2512 = "You are it.\nToday is {today}.\n\nIt's \"so\" \\ é.";
 
 TEST(ChatTemplate, PromptAndVersion) {
-  const ScratchDirectory directory;
+  const TempDir directory;
   EXPECT_EQ(default_system_prompt(directory.path()), std::nullopt);
-  directory.write("SYSTEM_PROMPT.txt", "from the file");
+  write_text(directory / "SYSTEM_PROMPT.txt", "from the file");
   EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
-  directory.write("tokenizer_config.json", Json{{"chat_template", kTemplate2512}}.dump());
+  write_text(directory / "tokenizer_config.json", Json{{"chat_template", kTemplate2512}}.dump());
   EXPECT_EQ(default_system_prompt(directory.path()), kPrompt2512);
-  directory.write(
-      "tokenizer_config.json",
+  write_text(
+      directory / "tokenizer_config.json",
       Json{{"chat_template",
             {{{"name", "x"}, {"template", ""}}, {{"name", "default"}, {"template", "[INST]"}}}}}
           .dump());
   EXPECT_EQ(read_chat_template(directory.path()), "[INST]");
   EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
-  directory.write("chat_template.jinja", "{%- set default_system_message = '' %}");
+  write_text(directory / "chat_template.jinja", "{%- set default_system_message = '' %}");
   EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
-  directory.write("chat_template.jinja", "{%- set default_system_message = \"a'b\" %}");
+  write_text(directory / "chat_template.jinja", "{%- set default_system_message = \"a'b\" %}");
   EXPECT_EQ(default_system_prompt(directory.path()), "a'b");
-  directory.write("chat_template.jinja", "{%- set default_system_message = 'never ends");
+  write_text(directory / "chat_template.jinja", "{%- set default_system_message = 'never ends");
   EXPECT_EQ(default_system_prompt(directory.path()), "from the file");
-  directory.write("tokenizer_config.json", "{\"chat_template\": 5}");
-  std::filesystem::remove(directory.path() / "chat_template.jinja");
-  expect_user_error([&] { read_chat_template(directory.path()); }, "\"chat_template\"");
+  write_text(directory / "tokenizer_config.json", "{\"chat_template\": 5}");
+  std::filesystem::remove(directory / "chat_template.jinja");
+  EXPECT_REFUSED(read_chat_template(directory.path()), "\"chat_template\"");
 
   EXPECT_EQ(template_version(kTemplate2512), 13);
   EXPECT_EQ(template_version("[INST] [SYSTEM_PROMPT] [CALL_ID] [ARGS]"), 11);
@@ -454,8 +447,8 @@ TEST(ChatTemplate, PromptAndVersion) {
 }
 
 TEST(ChatTemplate, DefaultPromptOnRequest) {
-  const ScratchDirectory directory;
-  directory.write("tekken.json", read_text(kTokenizerGolden / "tekken.json"));
+  const TempDir directory;
+  write_text(directory / "tekken.json", read_text(kTokenizerGolden / "tekken.json"));
   const Tokenizer tokenizer = Tokenizer::open(directory.path());
   const auto rendered = [&](std::string_view choice, const char* text) {
     Conversation conversation = conversation_of(text);
@@ -465,8 +458,8 @@ TEST(ChatTemplate, DefaultPromptOnRequest) {
   const char* user = R"({"messages": [{"role": "user", "content": "a"}]})";
   const char* system =
       R"({"messages": [{"role": "system", "content": "own"}, {"role": "user", "content": "a"}]})";
-  expect_user_error([&] { rendered("default", user); }, "no default system prompt");
-  directory.write("chat_template.jinja", kTemplate2512);
+  EXPECT_REFUSED(rendered("default", user), "no default system prompt");
+  write_text(directory / "chat_template.jinja", kTemplate2512);
   EXPECT_EQ(rendered("none", user), "<s>[INST]a[/INST]");
   EXPECT_EQ(rendered("default", user),
             std::string("<s>[SYSTEM_PROMPT]") + kPrompt2512 + "[/SYSTEM_PROMPT][INST]a[/INST]");
@@ -484,10 +477,10 @@ TEST(ChatTemplate, DefaultPromptOnRequest) {
 // A checkpoint with tokenizer.json only: its template decides.
 // users' pain point 13: another chat template.
 TEST(ChatTemplate, ChoosesTheLayout) {
-  const ScratchDirectory directory;
-  directory.write("tokenizer.json", read_text(kTokenizerGolden / "converted.json"));
+  const TempDir directory;
+  write_text(directory / "tokenizer.json", read_text(kTokenizerGolden / "converted.json"));
   EXPECT_EQ(Tokenizer::open(directory.path()).version(), 13);
-  directory.write("chat_template.jinja", "[INST] [SYSTEM_PROMPT] [TOOL_CONTENT]");
+  write_text(directory / "chat_template.jinja", "[INST] [SYSTEM_PROMPT] [TOOL_CONTENT]");
   EXPECT_EQ(Tokenizer::open(directory.path()).version(), 7);
 }
 

@@ -7,6 +7,7 @@
 #include "chat/json.h"
 #include "chat/keys.h"
 #include "chat/known_keys.h"
+#include "errors.h"
 #include "tokenizer/testing.h"
 
 namespace trestle {
@@ -70,10 +71,10 @@ TEST(RowShapes, ASystemPromptInAColumnOfItsOwn) {
     return text.replace(text.find('%'), 1, system);
   };
   EXPECT_EQ(ids(with("One word.")), wanted);
-  expect_user_error([&] { parse(with("Two words.")); }, "and another among them");
-  expect_user_error([&] { parse(row(R"("system": "a", "system_prompt": "b")")); },
-                    "\"system_prompt\" is another system prompt");
-  expect_user_error([&] { parse(row(R"("system": ["a"])")); }, "\"system\" must be a text");
+  EXPECT_REFUSED(parse(with("Two words.")), "and another among them");
+  EXPECT_REFUSED(parse(row(R"("system": "a", "system_prompt": "b")")),
+                 "\"system_prompt\" is another system prompt");
+  EXPECT_REFUSED(parse(row(R"("system": ["a"])")), "\"system\" must be a text");
 }
 
 // users' pain point 27: several texts about one picture.
@@ -83,13 +84,12 @@ TEST(RowShapes, SeveralTextsAboutOnePicture) {
                 {"user": "And the tax?", "assistant": "1.25"}]})")),
             "user: [a.png]What is it?\nassistant: A receipt.\nuser: And the tax?\nassistant: "
             "1.25\n");
-  expect_user_error([] { parse(R"({"texts": [{"user": "a"}]})"); },
-                    "texts[0]: it has no assistant");
-  expect_user_error([] { parse(R"({"texts": ["a"]})"); }, "texts[0]: it has no user");
-  expect_user_error([] { parse(R"({"texts": [{"user": "a", "assistant": "b", "system": "c"}]})"); },
-                    "nobody reads \"system\"");
-  expect_user_error([] { parse(row(R"("texts": [{"user": "a", "assistant": "b"}])")); },
-                    "\"messages\" and \"texts\" stand together");
+  EXPECT_REFUSED(parse(R"({"texts": [{"user": "a"}]})"), "texts[0]: it has no assistant");
+  EXPECT_REFUSED(parse(R"({"texts": ["a"]})"), "texts[0]: it has no user");
+  EXPECT_REFUSED(parse(R"({"texts": [{"user": "a", "assistant": "b", "system": "c"}]})"),
+                 "nobody reads \"system\"");
+  EXPECT_REFUSED(parse(row(R"("texts": [{"user": "a", "assistant": "b"}])")),
+                 "\"messages\" and \"texts\" stand together");
 }
 
 TEST(RowShapes, AFunctionCallAndItsObservation) {
@@ -125,24 +125,17 @@ TEST(RowShapes, AnInstructionWithItsInputAndHistory) {
   EXPECT_EQ(messages_of(Json::parse(
                 R"({"query": "q", "response": "r", "history": [["a", "b"]], "system": null})")),
             "user: a\nassistant: b\nuser: q\nassistant: r\n");
-  expect_user_error(
-      [] {
-        messages_of({{"query", "q"}, {"response", "r"}, {"history", "a"}});
-      },
-      "\"history\" must be a list of");
-  expect_user_error(
-      [] { messages_of(Json::parse(R"({"question": ["q", "p"], "answer": ["r", "s"]})")); },
-      "\"question\" holds 2 texts, and one is read");
+  EXPECT_REFUSED(messages_of({{"query", "q"}, {"response", "r"}, {"history", "a"}}),
+                 "\"history\" must be a list of");
+  EXPECT_REFUSED(messages_of(Json::parse(R"({"question": ["q", "p"], "answer": ["r", "s"]})")),
+                 "\"question\" holds 2 texts, and one is read");
   for (const char* beside : {"context", "choices", "hint", "input", "rejected", "kto_tag"}) {
     Json lost = {{"question", "q"}, {"answer", "r"}};
     lost[beside] = "more";
-    expect_user_error([&] { messages_of(lost); }, fmt::format("nobody reads \"{}\"", beside));
+    EXPECT_REFUSED(messages_of(lost), fmt::format("nobody reads \"{}\"", beside));
   }
-  expect_user_error(
-      [] {
-        messages_of({{"prompt", "q"}, {"completion", "r"}, {"label", false}});
-      },
-      "nobody reads \"label\"");
+  EXPECT_REFUSED(messages_of({{"prompt", "q"}, {"completion", "r"}, {"label", false}}),
+                 "nobody reads \"label\"");
 }
 
 // users' pain point 28: columns that are there and empty.
@@ -229,8 +222,8 @@ TEST(ToolCallIds, AreFilledWhereTheLayoutWritesNone) {
       R"({{"messages": [{{"role": "user", "content": "t"}}, {0}, {0}, {{"role": "assistant",
           "tool_calls": [{{"function": {{"name": "f"}}}}]}}]}})",
       once)));
-  expect_user_error([&] { ids(talk("", R"("name": "f",)", R"("name": "f",)")); },
-                    "no call of f before it is without a result");
+  EXPECT_REFUSED(ids(talk("", R"("name": "f",)", R"("name": "f",)")),
+                 "no call of f before it is without a result");
 }
 
 // users' pain point 29: tool calls without ids.
@@ -239,8 +232,8 @@ TEST(ToolCallIds, AreAskedForWhereTheLayoutWritesThem) {
       {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]},
       {"role": "tool", "content": "r"}, {"role": "assistant", "content": "x"}]})";
   for (const int version : {3, 7, 11}) {
-    expect_user_error([&] { ids(talk, version); },
-                      fmt::format("the call of f has no id; layout v{} writes it", version));
+    EXPECT_REFUSED(ids(talk, version),
+                   fmt::format("the call of f has no id; layout v{} writes it", version));
   }
 }
 
@@ -263,8 +256,8 @@ TEST(Keys, ThatMeanSomethingElsewhere) {
                           "SYSTEM_PROMPT",   "sys_prompt",
                           "imagePath",       "image_1",
                           "image2_url",      "screenshot"}) {
-    expect_user_error([&] { parse(row(fmt::format(R"("{}": "more")", key))); },
-                      fmt::format("row: nobody reads \"{}\": ", key));
+    EXPECT_REFUSED(parse(row(fmt::format(R"("{}": "more")", key))),
+                   fmt::format("row: nobody reads \"{}\": ", key));
     EXPECT_FALSE(is_harmless(key)) << key;
   }
   // What is so anyway.
@@ -277,7 +270,7 @@ TEST(Keys, ThatMeanSomethingElsewhere) {
     const std::string text = fmt::format(
         R"({{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b", "{}": "c"}}]}})",
         key);
-    expect_user_error([&] { parse(text); }, fmt::format("messages[1]: nobody reads \"{}\": ", key));
+    EXPECT_REFUSED(parse(text), fmt::format("messages[1]: nobody reads \"{}\": ", key));
   }
 }
 
@@ -298,11 +291,11 @@ TEST(Keys, WithPicturesUnderAnotherName) {
   for (const char* keys :
        {R"("scan": "a.png")", R"("page": ["a.JPG.jpg"])", R"("file_name": "a.webp")",
         R"("figure": "data:image/png;base64,AAAA")", R"("page": {"path": "a.png"})"}) {
-    expect_user_error([&] { parse(row(keys)); }, "pictures stand under \"images\"");
+    EXPECT_REFUSED(parse(row(keys)), "pictures stand under \"images\"");
   }
   Json of_bytes = parse_json(row(""), "row");
   of_bytes["image_id"] = {{"bytes", Json::binary({0x89, 'P', 'N', 'G', 13})}, {"path", nullptr}};
-  expect_user_error([&] { parse_conversation(of_bytes, "row"); }, "nobody reads \"image_id\"");
+  EXPECT_REFUSED(parse_conversation(of_bytes, "row"), "nobody reads \"image_id\"");
   EXPECT_NO_THROW(parse(row(R"("images": ["a.png"], "scan": "a.png")")));
   EXPECT_NO_THROW(parse(row(R"("id": "a.png", "url": "https://example.org/a.png")")));
 }
@@ -319,8 +312,7 @@ TEST(Keys, ThatAreHarmlessAndThatNobodyKnows) {
       R"({"messages": [{"role": "user", "content": "a", "mood": "b", "timestamp": "2026-02-01"},
           {"role": "assistant", "content": "b", "mood": "c", "token_count": 4}]})");
   EXPECT_EQ(conversation.unread, std::vector<std::string>{"messages: mood"});
-  expect_user_error([&] { parse(row(R"("hue": "red")"), OtherKeys::kRefused); },
-                    "nobody reads \"hue\"");
+  EXPECT_REFUSED(parse(row(R"("hue": "red")"), OtherKeys::kRefused), "nobody reads \"hue\"");
 }
 
 // users' pain point 31: a place for a picture, and no picture.
@@ -331,8 +323,7 @@ TEST(Places, WithoutAPicture) {
       const std::string text = fmt::format(
           R"({{"messages": [{{"role": "user", "content": {}}}, {{"role": "assistant", "content": "b"}}]{}}})",
           content, images);
-      expect_user_error([&] { parse(text); },
-                        "messages[0]: the text says \"<image>\", but the row");
+      EXPECT_REFUSED(parse(text), "messages[0]: the text says \"<image>\", but the row");
       // A user's own words.
       EXPECT_NO_THROW(parse(text, OtherKeys::kRefused));
     }

@@ -135,7 +135,6 @@ void quantize(NamedTensors& tensors, const std::string& name, const at::Tensor& 
 
 TEST(HfCheckpoint, FoldsFp8ScalesOfEveryKind) {
   const TempDir dir;
-  at::manual_seed(3);
   const at::Tensor scalar = at::scalar_tensor(0.015f);
   const at::Tensor rows = at::rand({80}) * 0.1;
   const at::Tensor blocks = at::rand({2, 3}) * 0.1;  // of 32 x 32
@@ -241,27 +240,24 @@ TEST(HfCheckpointBadInput, TieContradictions) {
   write_variant(kUntied, dir / "a", [](auto&, Json& config) {
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = true;
   });
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir / "a"); }),
-                  {"config.json", "tie_word_embeddings=true", "language_model.lm_head.weight",
-                   "embed_tokens.weight"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir / "a"), "config.json", "tie_word_embeddings=true",
+                 "language_model.lm_head.weight", "embed_tokens.weight");
   write_variant(kTied, dir / "b", [](auto&, Json& config) {
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = false;
   });
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir / "b"); }),
-                  {"config.json", "tie_word_embeddings=false", "no lm_head.weight"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir / "b"), "config.json", "tie_word_embeddings=false",
+                 "no lm_head.weight");
 }
 
 // --- directories and shards ---
 
 TEST(HfCheckpointBadInput, DirectoriesWithoutAModel) {
   const TempDir dir;
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir / "none"); }),
-                  {"none", "does not exist"});
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(kUntied / "config.json"); }),
-                  {"not a directory"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir / "none"), "none", "does not exist");
+  EXPECT_REFUSED(HfCheckpoint checkpoint(kUntied / "config.json"), "not a directory");
   fs::copy(kUntied / "config.json", dir / "config.json");
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir.path()); }),
-                  {dir.path().string(), "model.safetensors", "model.safetensors.index.json"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir.path()), dir.path().string(), "model.safetensors",
+                 "model.safetensors.index.json");
 }
 
 TEST(HfCheckpointBadInput, TwoTensorsUnderOneCanonicalName) {
@@ -269,8 +265,8 @@ TEST(HfCheckpointBadInput, TwoTensorsUnderOneCanonicalName) {
   write_variant(kUntied, dir / "m", [](auto& tensors, Json&) {
     tensors.emplace_back("model.language_model.norm.weight", at::ones({48}));
   });
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir / "m"); }),
-                  {"model.language_model.norm.weight", "language_model.model.norm.weight"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir / "m"), "model.language_model.norm.weight",
+                 "language_model.model.norm.weight");
 }
 
 class Sharded : public ::testing::Test {
@@ -314,8 +310,7 @@ TEST_F(Sharded, RefusesAnAbsentShard) {
 TEST_F(Sharded, RefusesATruncatedShard) {
   const fs::path shard = dir_ / "m/model-00002-of-00004.safetensors";
   fs::resize_file(shard, fs::file_size(shard) - 1);
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir_ / "m"); }),
-                  {shard.string(), "truncated"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir_ / "m"), shard.string(), "truncated");
 }
 
 TEST_F(Sharded, RefusesATensorThatIsNotInItsShard) {
@@ -345,14 +340,11 @@ TEST_F(Sharded, RefusesANameTooLongForAnyFile) {
 
 TEST_F(Sharded, RefusesAnIndexThatIsNone) {
   write_text(index(), "{\"weight_map\": {}}");
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir_ / "m"); }),
-                  {"weight_map is missing or empty"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir_ / "m"), "weight_map is missing or empty");
   write_text(index(), "{\"weight_map\": {\"a\": 1}}");
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir_ / "m"); }),
-                  {"tensor a", "not a string"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir_ / "m"), "tensor a", "not a string");
   write_text(index(), "not json");
-  expect_mentions(error_of([&] { HfCheckpoint checkpoint(dir_ / "m"); }),
-                  {"index.json", "not valid JSON"});
+  EXPECT_REFUSED(HfCheckpoint checkpoint(dir_ / "m"), "index.json", "not valid JSON");
 }
 
 // --- writing ---
@@ -408,7 +400,7 @@ TEST(HfWriter, KeepsAnExistingModelUnlessToldToReplaceIt) {
   const TempDir dir;
   const HfCheckpoint source(kUntied);
   write_all(source, dir / "out", {});
-  expect_mentions(error_of([&] { write_all(source, dir / "out", {}); }), {"out", "not empty"});
+  EXPECT_REFUSED(write_all(source, dir / "out", {}), "out", "not empty");
   expect_equals_fixture(HfCheckpoint(dir / "out"), kUntied);
   const TensorList list = {{"model.a", {at::kFloat, {1}}}};
   HfWriter writer(dir / "out", list, Json::object(), {}, {.replace = true});

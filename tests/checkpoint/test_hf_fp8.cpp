@@ -53,13 +53,8 @@ void expect_dequantized(const at::Tensor& codes, const at::Tensor& scale,
   EXPECT_EQ(wrong, 0) << "of " << codes.numel();
 }
 
-class Fp8 : public ::testing::Test {
- protected:
-  void SetUp() override { at::manual_seed(7); }
-};
-
 // users' pain point 1: FP8 checkpoints that do not load.
-TEST_F(Fp8, EveryCodeTimesAScalar) {
+TEST(Fp8, EveryCodeTimesAScalar) {
   const at::Tensor codes = at::arange(256, at::kInt).to(at::kByte).view({16, 16});
   for (const at::Tensor& scale : {at::scalar_tensor(0.0137f), at::full({1}, 0.0137f)}) {
     const at::Tensor result = dequantize_fp8(codes.view(at::kFloat8_e4m3fn), scale, {}, "here");
@@ -77,7 +72,7 @@ TEST_F(Fp8, EveryCodeTimesAScalar) {
 }
 
 // users' pain point 1: FP8 checkpoints that do not load.
-TEST_F(Fp8, AScalePerRow) {
+TEST(Fp8, AScalePerRow) {
   const at::Tensor codes = random_codes(50, 30);
   const at::Tensor scale = at::rand({50}) + 0.01;
   const auto scale_at = [&](int64_t r, int64_t) { return scale.const_data_ptr<float>()[r]; };
@@ -87,7 +82,7 @@ TEST_F(Fp8, AScalePerRow) {
   expect_dequantized(codes, scale.view({50, 1}), Fp8Block{128, 128}, scale_at);
 }
 
-TEST_F(Fp8, AScalePerBlockWithRaggedEdges) {
+TEST(Fp8, AScalePerBlockWithRaggedEdges) {
   const at::Tensor codes = random_codes(300, 200);
   const at::Tensor scale = at::rand({3, 2}) + 0.01;
   const auto scale_at = [&](int64_t r, int64_t c) {
@@ -107,7 +102,7 @@ TEST_F(Fp8, AScalePerBlockWithRaggedEdges) {
   });
 }
 
-TEST_F(Fp8, ScalesOfOtherTypesAndManyStrips) {
+TEST(Fp8, ScalesOfOtherTypesAndManyStrips) {
   // 3000 x 2000 spans two strips of the loop.
   const at::Tensor codes = random_codes(3000, 2000);
   const at::Tensor scale = (at::rand({3000}) + 0.01).to(at::kBFloat16);
@@ -116,7 +111,7 @@ TEST_F(Fp8, ScalesOfOtherTypesAndManyStrips) {
                      [&](int64_t r, int64_t) { return as_float.const_data_ptr<float>()[r]; });
 }
 
-TEST_F(Fp8, TrailingSizesOfAConvolutionCountAsColumns) {
+TEST(Fp8, TrailingSizesOfAConvolutionCountAsColumns) {
   const at::Tensor codes = random_codes(4, 3 * 2 * 2);
   const at::Tensor scale = at::rand({4}) + 0.01;
   const at::Tensor flat = dequantize_fp8(codes.view(at::kFloat8_e4m3fn), scale, {}, "here");
@@ -126,7 +121,7 @@ TEST_F(Fp8, TrailingSizesOfAConvolutionCountAsColumns) {
   EXPECT_TRUE(same_bits(conv.view({4, 12}), flat));
 }
 
-TEST_F(Fp8, RefusesScalesThatFitNothing) {
+TEST(Fp8, RefusesScalesThatFitNothing) {
   const at::Tensor weight = random_codes(300, 200).view(at::kFloat8_e4m3fn);
   const auto refuse = [&](const at::Tensor& scale, std::optional<Fp8Block> stated) {
     return error_of([&] { dequantize_fp8(weight, scale, stated, "F: tensor W"); });
@@ -139,10 +134,7 @@ TEST_F(Fp8, RefusesScalesThatFitNothing) {
   expect_mentions(refuse(at::ones({6, 4}), Fp8Block{128, 128}), {"[6, 4]", "128 x 128"});
   expect_mentions(refuse(at::ones({1}, at::kInt), {}), {"I32 [1]"});
   expect_mentions(refuse(at::full({1}, INFINITY), {}), {"not finite"});
-  expect_mentions(error_of([&] {
-                    dequantize_fp8(at::ones({2, 2}), at::ones({1}), {}, "F: tensor W");
-                  }),
-                  {"F32 [2, 2]"});
+  EXPECT_REFUSED(dequantize_fp8(at::ones({2, 2}), at::ones({1}), {}, "F: tensor W"), "F32 [2, 2]");
 }
 
 }  // namespace

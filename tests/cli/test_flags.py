@@ -33,6 +33,8 @@ DATASETS = TESTS / "data" / "golden"
 TALK = json.dumps({"messages": [{"role": "user", "content": "ab"}]})
 LOGITS = file("out.safetensors")
 NOTHING = "has no effect"
+FROZEN = Gains(err, "adapters freeze the whole base")
+MANY = Gains(err, "this one process holds the whole model")
 
 
 class At(str):
@@ -41,8 +43,8 @@ class At(str):
 
 NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF = map(At, (
     "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf"))
-INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, TEXT_ONLY = map(At, (
-    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "text"))
+INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, CONFIG_SAVE, TEXT_ONLY = map(At, (
+    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "save.yaml", "text"))
 
 # Of finetune: a key's value may be a path too.
 KEYS = ["train.micro_batch_size=2", "scheduler.lr_warmup_iters=0", "checkpoint.save=run"]
@@ -189,7 +191,8 @@ TABLE = {
     "data show": of_data(file("page.html")) | {
         "--output": [Trial("other.html", Gains(files, "other.html")), Trial("page.html", Needed("--output is required"))]},
     "recipes": {"name": [Trial("demo_config", Gains(out, "peft:"))],
-                "--keys": [Trial(True, Gains(out, "| `peft.dim` |")), Trial(True, Refused("name"), {"name": "demo_config"})]},
+                "--keys": [Trial(True, Gains(out, "| `peft.dim` |")), Trial(True, Refused("name"), {"name": "demo_config"})],
+                "--bridge-keys": [Trial(True, Gains(out, "| `ddp.*` |")), Trial(True, Refused("--keys"), {"--keys": True})]},
     "inspect": {
         "path": [Trial(TIED, Changed(out)), Trial(HF, Needed("path is required"))],
         "--check": [Trial(True, Gains(out, "ok: "))],
@@ -249,7 +252,7 @@ TABLE = {
         "--max-before": [Trial(0, Fails("fields right before", 1), {"--assets": FEWER}), Trial(1.5, Refused("--max-before"))],
     },
     "finetune": {
-        "--recipe": [Trial("ministral3_3b_peft_config", Changed(metric("lr"))), Trial("demo_config", Needed("--recipe is required"))],
+        "--recipe": [Trial("ministral3_3b_peft_config", Changed(metric("lr"))), Trial("demo_config", Loses(err, "no --recipe"))],
         "--config": [Trial(CONFIG, Changed(metric("lr")))],
         "--pretrained-checkpoint": [Trial(NOISY, Changed(LOSS)), Trial(DEMO, Needed("--pretrained-checkpoint"))],
         "--dataset-type": [Trial("jsonl", Needed("talk.jsonl"), keys(data=("dataset.path_or_dataset", LINES)))],
@@ -257,12 +260,30 @@ TABLE = {
         "--on-nan": [Trial("skip", Needed("step 1: the loss is", lines=False), {"--pretrained-checkpoint": NAN})],
         "--train-iters": [Trial(1, Changed(LOSS))],
         "--global-batch-size": [Trial(4, Changed(LOSS))],
+        "--micro-batch-size": [Trial(1, Changed(metric("forwards")), {"overrides": [*KEYS[1:], DATA]})],
+        "--seq-length": [Trial(150, Changed(metric("tokens")), {"--overlong": "cut-text"})],
+        "--lr": [Trial(1e-3, Changed(metric("lr")))],
+        "--min-lr": [Trial(1e-3, Changed(metric("lr")))],
+        "--warmup-iters": [Trial(1, Changed(metric("lr")), {"overrides": [KEYS[0], KEYS[2], DATA, "scheduler.lr_warmup_init=1e-3"],
+                                                            "--train-iters": 12})],
+        "--save-interval": [Trial(1, Gains(files, "run/iter_0000001/metadata.json"))],
+        "--save-dir": [Trial("other", Gains(files, "other/metrics.jsonl"), {"overrides": [*KEYS[:2], DATA], "--config": CONFIG_SAVE})],
+        "--load-dir": [Trial(ADAPTER, Changed(metric("step")), {"--train-iters": 3, "--lr": 0.02})],
+        "--tensor-model-parallel-size": [Trial(2, MANY)],
+        "--pipeline-model-parallel-size": [Trial(2, MANY)],
+        "--context-parallel-size": [Trial(2, MANY)],
+        "--virtual-pipeline-model-parallel-size": [Trial(2, Refused("one process has no stages"))],
+        "--model": [Trial("ministral3_3b", Refused("--recipe"))],
+        "--mode": [Trial("dora", Changed(LOSS)), Trial("sft", Changed(trained)),
+                   Trial("lora", Refused("contradicts"), {"--recipe": "ministral3_3b_sft_config"})],
+        "--dataset": [Trial("local-jsonl", Needed("talk.jsonl"), keys(data=("dataset.path_or_dataset", LINES)))],
+        "--step-func": [Trial("gpt_step", Refused("vlm_step"))],
         "--overlong": [Trial("cut-text", Needed("dataset.overlong", lines=False), keys("model.seq_length=150"))],
         "--image-max-edge": [Trial(56, Changed(metric("tokens")))],
         "--image-max-tokens": [Trial(6, Changed(metric("tokens")))],
-        "--freeze-language-model": [Trial(True, Changed(trained), FULL), Trial(True, Refused(NOTHING))],
-        "--freeze-vision-model": [Trial(True, Changed(trained), FULL), Trial(True, Refused(NOTHING))],
-        "--freeze-vision-projection": [Trial(True, Changed(trained), FULL), Trial(True, Refused(NOTHING))],
+        "--freeze-language-model": [Trial(True, Changed(trained), FULL), Trial(True, FROZEN)],
+        "--freeze-vision-model": [Trial(True, Changed(trained), FULL), Trial(True, FROZEN)],
+        "--freeze-vision-projection": [Trial(True, Changed(trained), FULL), Trial(True, FROZEN)],
         "--allow-change": [
             Trial("rng.seed", Needed("rng.seed", lines=False), keys("rng.seed=7", ("checkpoint.load", ADAPTER)) | {"--train-iters": 3}),
             Trial("rng.seed", Refused(NOTHING))],
@@ -342,6 +363,7 @@ class Flags(Walk):
         exif[0x0112] = 6
         picture.save(folder / TURNED, exif=exif)
         (folder / CONFIG).write_text("optimizer:\n  lr: 0.001\n")
+        (folder / CONFIG_SAVE).write_text("checkpoint:\n  save: run\n")
         (folder / LINES).write_text(json.dumps({"messages": [{"role": "user", "content": "a"},
                                                                        {"role": "assistant", "content": "b"}]}))
         cls.made(*cls.line("finetune", USUAL["finetune"] | {"overrides": [

@@ -9,6 +9,7 @@ program downloaded, and the program what the library downloaded.
 
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -37,9 +38,10 @@ def files_of(folder):
 
 
 def safetensors(name, size):
-    """One tensor of `size` bytes that no compression or sparse file could fake."""
+    """One tensor of `size` bytes that no compression or sparse file could fake: random ones, the same for the same name
+    and size."""
     header = json.dumps({name: {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-    return struct.pack("<Q", len(header)) + header + os.urandom(size)
+    return struct.pack("<Q", len(header)) + header + random.Random(f"{name} {size}").randbytes(size)
 
 
 def sharded(size):

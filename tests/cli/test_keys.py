@@ -45,6 +45,9 @@ ONE = {"train.train_iters": 1}
 LONG = {"dataset.maker_name": "jsonl", "dataset.path_or_dataset": PAGES, "train.global_batch_size": 4,
         "train.micro_batch_size": 4} | ONE
 FULL_RECOMPUTE = LONG | {"model.recompute_granularity": "full"}
+# The recipe's length, of which two steps are made.
+UNTIL_2 = {"train.train_iters": "null", "train.exit_interval": 2}
+WSD = {"scheduler.lr_decay_style": "WSD", "scheduler.lr_wsd_decay_iters": 2}
 CONSTANT = {"scheduler.lr_decay_style": "constant"}
 WANDB = {"logger.wandb_project": "walk"}
 
@@ -76,9 +79,11 @@ def requests(done):
     return sum(done.began <= at <= done.ended for at in Keys.asked)
 
 
+FROZEN = Gains(err, "adapters freeze the whole base")
 # Without adapters there is nothing that peft.* could say.
 NO_ADAPTERS = Refused(NOTHING)
-NOT_HERE = [Trial(2, Refused("is not here yet"))]
+# One process computes the same as many, and says so.
+MANY = "this one process holds the whole model"
 
 
 def of_peft(*trials, value):
@@ -86,22 +91,25 @@ def of_peft(*trials, value):
 
 
 TABLE = {
-    "model.tensor_model_parallel_size": [Trial(2, Gains(err, "is for as many GPUs"))],
-    "model.pipeline_model_parallel_size": NOT_HERE,
-    "model.context_parallel_size": NOT_HERE,
-    "model.sequence_parallel": [Trial("true", Refused("is not here yet"))],
+    "model.tensor_model_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.pipeline_model_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.context_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.sequence_parallel": [Trial("true", Gains(err, MANY))],
     "model.seq_length": [Trial(150, Changed(TOKENS), {"dataset.overlong": "cut-text"})],
-    "model.freeze_language_model": [Trial("true", Changed(trained), FULL), Trial("true", Refused(NOTHING))],
-    "model.freeze_vision_model": [Trial("true", Changed(trained), FULL), Trial("true", Refused(NOTHING))],
-    "model.freeze_vision_projection": [Trial("true", Changed(trained), FULL), Trial("true", Refused(NOTHING))],
+    "model.freeze_language_model": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
+    "model.freeze_vision_model": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
+    "model.freeze_vision_projection": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
     "model.params_dtype": [Trial("bf16", Changed(LOSS))],
     "model.recompute_granularity": [Trial("selective", Less(memory, 0.96), LONG), Trial("full", Less(memory, 0.9), LONG)],
     "model.recompute_method": [Trial("block", More(memory, 1.02), FULL_RECOMPUTE), Trial("block", Refused(NOTHING))],
     "model.recompute_num_layers": [Trial(4, More(memory, 1.2), FULL_RECOMPUTE), Trial(4, Refused(NOTHING))],
     "train.train_iters": [Trial(1, Changed(LOSS))],
+    "train.train_samples": [Trial(6, Changed(RATE), UNTIL_2), Trial(6, Refused(NOTHING))],
+    "train.num_epochs": [Trial(0.5, Changed(RATE), UNTIL_2), Trial(0.5, Refused(NOTHING))],
     "train.global_batch_size": [Trial(4, Changed(LOSS))],
     "train.micro_batch_size": [Trial(1, Changed(metric("forwards")))],
     "train.exit_interval": [Trial(1, Changed(LOSS))],
+    "train.exit_duration_in_mins": [Trial(1e-6, Changed(LOSS))],
     "train.on_nan": [Trial("skip", Needed("step 1: the loss is", lines=False),
                            {"checkpoint.pretrained_checkpoint": NAN})],
     "train.max_steps_on_nan": [
@@ -112,6 +120,7 @@ TABLE = {
         "train.global_batch_size": 1, "train.micro_batch_size": 1, "optimizer.lr": 1e-9, "optimizer.min_lr": 0})],
     "validation.eval_interval": [Trial(2, Changed(VALID_LOSS), VALID)],
     "validation.eval_iters": [Trial(2, Changed(VALID_LOSS), VALID), Trial(2, Refused(NOTHING))],
+    "validation.start_eval_at_iter": [Trial(2, Changed(VALID_LOSS), VALID), Trial(2, Refused(NOTHING))],
     "validation.path_or_dataset": [Trial(TRAIN, Changed(VALID_LOSS), VALID), Trial(TRAIN, Refused(NOTHING))],
     "validation.split": [
         Trial("test", Changed(VALID_LOSS), VALID | {"validation.path_or_dataset": BOTH}), Trial("test", Refused(NOTHING)),
@@ -128,7 +137,15 @@ TABLE = {
     "optimizer.adam_eps": [Trial(0.1, Changed(LOSS))],
     "optimizer.clip_grad": [Trial(0.1, Changed(weights))],
     "scheduler.lr_decay_style": [Trial("linear", Changed(RATE), {"scheduler.lr_decay_iters": 3})],
+    "scheduler.lr_wsd_decay_style": [Trial("linear", Changed(RATE), WSD), Trial("linear", Refused(NOTHING))],
+    "scheduler.lr_wsd_decay_iters": [Trial(1, Changed(RATE), WSD), Trial(1, Refused(NOTHING))],
     "scheduler.lr_warmup_iters": [Trial(1, Changed(RATE))],
+    "scheduler.lr_warmup_fraction": [Trial(0.5, Changed(RATE)), Trial(0.5, Refused(NOTHING), {"scheduler.lr_warmup_iters": 1})],
+    "scheduler.start_weight_decay": [
+        Trial(0.4, Changed(weights), {"scheduler.weight_decay_incr_style": "linear", "scheduler.end_weight_decay": 0.5})],
+    "scheduler.end_weight_decay": [Trial(0.5, Changed(weights), {"scheduler.weight_decay_incr_style": "linear"})],
+    "scheduler.weight_decay_incr_style": [
+        Trial("cosine", Needed("scheduler.weight_decay_incr_style=constant"), {"scheduler.end_weight_decay": 0.5})],
     "scheduler.lr_warmup_init": [Trial(1e-3, Changed(RATE), {"scheduler.lr_warmup_iters": 1}), Trial(1e-3, Refused(NOTHING))],
     "scheduler.lr_decay_iters": [Trial(3, Changed(RATE)), Trial(3, Refused(NOTHING), CONSTANT)],
     "dataset.maker_name": [Trial("jsonl", Needed("lines.jsonl"), {"dataset.path_or_dataset": LINES})],

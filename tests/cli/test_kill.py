@@ -27,7 +27,7 @@ from test_crash import contents, leftovers, run
 ASSETS = test_crash.TESTS.parent / "assets" / "demo"
 MODEL, RECEIPTS = ASSETS / "model", ASSETS / "data"
 KILLS = 20  # of all commands together
-SEED = random.SystemRandom().randrange(1 << 32)
+SEED = random.SystemRandom().randrange(1 << 32)  # other moments in each run are the point; a failure names it
 TIMES = ("seconds", "valid_seconds", "peak_memory_bytes")  # of a line of metrics.jsonl: no two runs have the same
 
 

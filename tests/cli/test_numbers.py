@@ -42,7 +42,14 @@ NUMBERS = {
     "logits": {"--base-bits": BITS},
     "preprocess": {"--longest-edge": whole(1, 2**16)},
     "demo": {"--steps": ROWS, "--min-field": share(), "--min-whole": share(), "--max-before": share()},
-    "finetune": IMAGES | {"--train-iters": whole(1, MILLIARD), "--global-batch-size": whole(1, 10**6)},
+    "finetune": IMAGES | {
+        "--train-iters": whole(1, MILLIARD), "--global-batch-size": whole(1, 10**6), "--seq-length": whole(1, TOKENS),
+        "--micro-batch-size": ([1, 16], [0, 10**6 + 1], f"must be at least 1 and at most {10**6}"),
+        "--lr": ([1e-3, 10], [0, 10.1, "nan", "inf"], "must be above 0 and at most 10"),
+        "--min-lr": ([0, 1e-3], [-1e-9, 10.1, "nan"], "must be at least 0 and at most 10"),
+        "--warmup-iters": ([0, 119], [-1, MILLIARD + 1], f"must be at least 0 and at most {MILLIARD}"),
+        "--save-interval": whole(1, MILLIARD)} | {
+        f"--{kind}-parallel-size": whole(1, 2**20) for kind in ("tensor-model", "pipeline-model", "context")},
 }
 # A line that goes as far as "nowhere", which is not there.
 LINES = {
@@ -58,6 +65,8 @@ LINES = {
     "finetune": ["--recipe", "demo_config", "--pretrained-checkpoint", "nowhere", "dataset.path_or_dataset=nowhere",
                  "checkpoint.save=run", "scheduler.lr_warmup_iters=0", "train.micro_batch_size=1"],
 }
+# What a line says of the same key goes before the flag.
+INSTEAD = {"--micro-batch-size": "train.micro_batch_size=1", "--warmup-iters": "scheduler.lr_warmup_iters=0"}
 NEEDS = {flag: ["--temperature", "1"] for flag in ("--top-k", "--top-p", "--min-p", "--seed")}
 # Ways to write 8 and larger numbers that some programs read as another one, or not at all.
 ODD = ["010", "0x10", "-010", "0b1", "+8", " 8", "8 ", "1_0", "1'0", "1,0", "8k", "", "eight"]
@@ -70,7 +79,8 @@ SIZES = {("import", "--max-memory"): LINES["import"], ("export", "--max-memory")
 
 class Numbers(Refusals):
     def line(self, command, flag, value, line=()):
-        return [*command.split(), *(line or LINES[command]), *NEEDS.get(flag, ()), flag, value]
+        given = [each for each in line or LINES[command] if each != INSTEAD.get(flag)]
+        return [*command.split(), *given, *NEEDS.get(flag, ()), flag, value]
 
     def accepted(self, *line):
         """The next thing that is wrong is told."""

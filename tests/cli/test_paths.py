@@ -72,6 +72,8 @@ PATHS = {
     ("generate", "--image-path"): (FILE, [*GENERATE, "--hf-model-path", DEMO]),
     ("finetune", "--config"): (FILE, finetune(*BASE)),
     ("finetune", "--pretrained-checkpoint"): (DIRECTORY, finetune()),
+    ("finetune", "--save-dir"): (FOLDER, finetune(*BASE)),
+    ("finetune", "--load-dir"): (DIRECTORY, finetune(*BASE)),
     ("evaluate", "--hf-model-path"): (DIRECTORY, [*EVALUATE, "--data", DATA]),
     ("evaluate", "--megatron-model-path"): (DIRECTORY, [*EVALUATE, "--data", DATA]),
     ("evaluate", "--adapter-path"): (DIRECTORY, [*EVALUATE, "--data", DATA, *MODEL]),
@@ -114,13 +116,14 @@ WORDS = {
     ("finetune", "--allow-change"),
     ("import", "--max-memory"), ("export", "--max-memory"), ("export", "--max-shard-size"), ("generate", "--prompt"),
     ("generate", "--system-prompt"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
+    ("finetune", "--model"), ("finetune", "--virtual-pipeline-model-parallel-size"),
     ("evaluate", "--maker"), ("evaluate", "--split"), ("data check", "--maker"), ("data check", "--split"),
     ("data show", "--maker"), ("data show", "--split"), ("recipes", "name"), ("compare", "--prompt"),
     ("tokenize", "--system-prompt"),
 }
 KEY_WORDS = {
     "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "validation.split",
-    "validation.best_metric", "scheduler.lr_decay_style", "dataset.maker_name", "dataset.split", "dataset.overlong",
+    "validation.best_metric", "scheduler.lr_decay_style", "scheduler.lr_wsd_decay_style", "scheduler.weight_decay_incr_style", "dataset.maker_name", "dataset.split", "dataset.overlong",
     "peft.scheme", "peft.target_modules", "peft.lora_A_init_method", "peft.lora_B_init_method", "logger.wandb_project",
     "logger.wandb_entity", "logger.wandb_exp_name",
 }
@@ -179,6 +182,8 @@ class Walk(unittest.TestCase):
         command_name, option = name
         if not command_name:
             return [*[each for each in command if not str(each).startswith(option + "=")], f"{option}={path}"]
+        if option == "--save-dir":  # a key goes before its flag
+            command = [each for each in command if not str(each).startswith("checkpoint.save=")]
         if "HERE" in command:
             return [path if each == "HERE" else each for each in command]
         return [*command, path] if not option.startswith("-") else [*command, option, path]

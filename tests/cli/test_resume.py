@@ -432,7 +432,6 @@ class Starts(Runs):
                                (("train.max_steps_on_nan=3",), "train.on_nan=stop"),
                                (("dataset.split=test",), "read whole"), (("validation.split=test",), "turns validation off"),
                                (("logger.wandb_entity=me",), "Weights & Biases is off"),
-                               (("model.freeze_vision_model=true",), "freeze the whole base"),
                                (("model.recompute_num_layers=2",), "recompute_granularity")):
             with self.subTest(overrides=overrides):
                 self.refuses(*overrides, names=["has no effect", why])

@@ -8,7 +8,8 @@
 #include "base/file.h"
 #include "data/datasets.h"
 #include "data/processor.h"
-#include "hf_testing.h"
+#include "errors.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
@@ -53,8 +54,8 @@ class JsonFiles : public ::testing::Test {
 TEST_F(JsonFiles, AnArrayIsReadAsItsItems) {
   const std::string brackets = R"(]}\"[{,\\)";
   for (const std::string& text : {"[" + row("a") + "," + row("b") + ", " + row(brackets) + "]",
-                                 "\xEF\xBB\xBF\n [\r\n" + row("a") + "\n,\n" + row("b") + "\n,\t" +
-                                     row(brackets) + "\n]\n\n"}) {
+                                  "\xEF\xBB\xBF\n [\r\n" + row("a") + "\n,\n" + row("b") + "\n,\t" +
+                                      row(brackets) + "\n]\n\n"}) {
     const auto rows = dataset(text);
     ASSERT_EQ(rows->size(), 3);
     EXPECT_EQ(text_of(rows->row(0)), talk("a"));

@@ -1,7 +1,6 @@
 // People's own data: JSON lines, Parquet and WebDataset (tools/make_dataset_goldens.py), and the
 // spellings of pictures.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <thread>
@@ -10,25 +9,18 @@
 #include "base/file.h"
 #include "data/datasets.h"
 #include "data/processor.h"
+#include "data/testing.h"
 #include "errors.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
 
+using testing::TempDir;
+using testing::text_of;
+
 const std::filesystem::path kFolder = "data/golden";
 const std::string kPicture = "image/golden/exact_28x56.png";
-
-std::string text_of(const Conversation& conversation) {
-  std::string text;
-  for (const Message& message : conversation.messages) {
-    text += std::string(role_name(message.role)) + ": ";
-    for (const Part& part : message.parts) {
-      text += part.kind == Part::Kind::kImage ? "<image>" : part.text;
-    }
-    text += "\n";
-  }
-  return text;
-}
 
 std::vector<ImageRef> pictures_of(const Conversation& conversation) {
   std::vector<ImageRef> pictures;
@@ -40,20 +32,11 @@ std::vector<ImageRef> pictures_of(const Conversation& conversation) {
   return pictures;
 }
 
-void expect_words(const std::string& message, const std::vector<std::string>& words) {
-  for (const std::string& word : words) {
-    EXPECT_NE(message.find(word), std::string::npos) << message << "\nlacks " << word;
-  }
-}
-
-class Lines : public ::testing::Test {
+class Lines : public testing::InDirectory<> {
  protected:
-  void SetUp() override { std::filesystem::create_directory(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   std::unique_ptr<Dataset> dataset(const std::string& text) {
-    std::ofstream(folder_ / "rows.jsonl", std::ios::binary) << text;
-    return make_dataset("jsonl", folder_ / "rows.jsonl", "train");
+    std::ofstream(directory_ / "rows.jsonl", std::ios::binary) << text;
+    return make_dataset("jsonl", directory_ / "rows.jsonl", "train");
   }
   static std::string row(const std::string& content) {
     return fmt::format(
@@ -61,9 +44,6 @@ class Lines : public ::testing::Test {
         "\n",
         content);
   }
-
-  const std::filesystem::path folder_ =
-      std::filesystem::temp_directory_path() / fmt::format("trestle-own-{}", ::getpid());
 };
 
 TEST_F(Lines, EmptyOnesAreLeftOutAndCounted) {
@@ -72,10 +52,9 @@ TEST_F(Lines, EmptyOnesAreLeftOutAndCounted) {
   ASSERT_EQ(rows->size(), 3);
   EXPECT_EQ(text_of(rows->row(1)), "user: b\nassistant: b\n");
   EXPECT_EQ(text_of(rows->row(0)), "user: a\nassistant: b\n");
-  expect_words(error_of([&] { rows->row(2); }),
-               {"rows.jsonl line 6", "\"messages\" must be a list"});
-  expect_words(error_of([&] { dataset("\n \n"); }), {"holds no conversation"});
-  expect_words(error_of([&] { dataset(""); }), {"holds no conversation"});
+  EXPECT_REFUSED(rows->row(2), "rows.jsonl line 6", "\"messages\" must be a list");
+  EXPECT_REFUSED(dataset("\n \n"), "holds no conversation");
+  EXPECT_REFUSED(dataset(""), "holds no conversation");
 }
 
 // Lines that begin, end or lie whole over the borders of the pieces in which the file is read.
@@ -100,9 +79,9 @@ TEST_F(Lines, OverTheBordersOfPieces) {
 }
 
 TEST_F(Lines, EverySpellingOfAPicture) {
-  std::filesystem::copy(kPicture, folder_ / "p.png");
+  std::filesystem::copy(kPicture, directory_ / "p.png");
   const std::string bare = base64(read_text(kPicture)), uri = "data:image/png;base64," + bare;
-  const std::string path = (folder_ / "p.png").string();
+  const std::string path = (directory_ / "p.png").string();
   std::string text = row("\"only words\"");
   std::vector<std::string> parts = {
       R"({"type": "image", "path": "p.png"})",
@@ -130,7 +109,7 @@ TEST_F(Lines, EverySpellingOfAPicture) {
   for (const std::string bad :
        {R"({"type": "image", "image": 3})", R"({"type": "image", "image": {"file": "a"}})"}) {
     const auto one = dataset(row("[" + bad + "]"));
-    expect_words(error_of([&] { one->row(0); }), {"line 1", "a picture"});
+    EXPECT_REFUSED(one->row(0), "line 1", "a picture");
   }
 }
 
@@ -176,8 +155,8 @@ TEST(OwnParquet, QuestionAndAnswerFromADirectory) {
 }
 
 TEST(OwnParquet, OtherColumnsAreNamed) {
-  expect_words(error_of([] { make_dataset("parquet", "data/polars/cord.pyarrow.parquet", ""); }),
-               {"cord.pyarrow", "neither messages", "image, ground_truth"});
+  EXPECT_REFUSED(make_dataset("parquet", "data/polars/cord.pyarrow.parquet", ""), "cord.pyarrow",
+                 "neither messages", "image, ground_truth");
 }
 
 void expect_equal_from_many_threads(const Dataset& rows) {
@@ -202,17 +181,15 @@ TEST(OwnData, IsReadFromManyThreads) {
   // Row groups hold two rows, so that threads disagree on which is to be in memory.
   expect_equal_from_many_threads(*make_dataset("parquet", kFolder / "own-turns.parquet", ""));
   expect_equal_from_many_threads(*make_dataset("webdataset", kFolder, "web-train"));
-  const std::filesystem::path lines =
-      std::filesystem::temp_directory_path() / fmt::format("trestle-lines-{}.jsonl", ::getpid());
-  std::ofstream file(lines);
+  const TempDir directory;
+  std::ofstream file(directory / "lines.jsonl");
   for (int i = 0; i < 30; ++i) {
     file
         << R"({"messages": [{"role": "user", "content": "count"}, {"role": "assistant", "content": ")"
         << std::string(static_cast<size_t>(1 + i * i), 'a') << "\"}]}\n";
   }
   file.close();
-  expect_equal_from_many_threads(*make_dataset("jsonl", lines, ""));
-  std::filesystem::remove(lines);
+  expect_equal_from_many_threads(*make_dataset("jsonl", directory / "lines.jsonl", ""));
 }
 
 TEST(WebDatasets, SamplesOfADirectoryAndOfAPattern) {
@@ -236,15 +213,14 @@ TEST(WebDatasets, SamplesOfADirectoryAndOfAPattern) {
 }
 
 TEST(WebDatasets, WhatIsNoSampleIsNamed) {
-  expect_words(error_of([] { make_dataset("webdataset", kFolder, "validation"); }),
-               {"no .tar file of split 'validation'", "it has those of train"});
-  expect_words(
-      error_of([] { make_dataset("webdataset", kFolder / "web-train-{000001..000002}.tar", ""); }),
-      {"cannot open", "web-train-000002.tar"});
+  EXPECT_REFUSED(make_dataset("webdataset", kFolder, "validation"),
+                 "no .tar file of split 'validation'", "it has those of train");
+  EXPECT_REFUSED(make_dataset("webdataset", kFolder / "web-train-{000001..000002}.tar", ""),
+                 "cannot open", "web-train-000002.tar");
   // Members of one key that have neither text nor conversation.
   const auto rows = make_dataset("webdataset", kFolder / "gnu.tar", "");
-  expect_words(error_of([&] { rows->row(2); }), {"sample block", "neither .json nor .txt"});
-  expect_words(error_of([&] { rows->row(0); }), {"sample folder/a", "no picture"});
+  EXPECT_REFUSED(rows->row(2), "sample block", "neither .json nor .txt");
+  EXPECT_REFUSED(rows->row(0), "sample folder/a", "no picture");
 }
 
 }  // namespace

@@ -1,13 +1,13 @@
 // Which files a split means: cases of Hugging Face's data_files.py and of names that only look like
 // it.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 
 #include "data/datasets.h"
 #include "data/splits.h"
 #include "errors.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
@@ -48,22 +48,23 @@ TEST(Splits, ADirectoryCountsMoreThanTheName) {
   EXPECT_TRUE(is_of_split("test/anything.parquet", ""));
 }
 
-class Folder : public ::testing::Test {
+class Folder : public testing::InDirectory<> {
  protected:
-  void SetUp() override { fs::create_directories(folder_); }
-  void TearDown() override { fs::remove_all(folder_); }
   void add(const std::string& name) {
-    fs::create_directories((folder_ / name).parent_path());
-    std::ofstream(folder_ / name) << "x";
+    fs::create_directories((directory_ / name).parent_path());
+    std::ofstream(directory_ / name) << "x";
   }
   std::vector<std::string> of(const std::string& split) {
     std::vector<std::string> names;
-    for (const fs::path& file : files_of_split(folder_, split, ".tar")) {
-      names.push_back(file.lexically_relative(folder_).string());
+    for (const fs::path& file : files_of_split(directory_, split, ".tar")) {
+      names.push_back(file.lexically_relative(directory_).string());
     }
     return names;
   }
-  const fs::path folder_ = fs::temp_directory_path() / fmt::format("trestle-splits-{}", ::getpid());
+  void clear() const {
+    fs::remove_all(directory_);
+    fs::create_directories(directory_);
+  }
 };
 
 TEST_F(Folder, IsSearchedInOrder) {
@@ -71,21 +72,19 @@ TEST_F(Folder, IsSearchedInOrder) {
                            "train-0.parquet", ".train-2.tar", ".cache/train-3.tar"}) {
     add(name);
   }
-  fs::create_directory_symlink(folder_ / "b", folder_ / "linked");
+  fs::create_directory_symlink(directory_ / "b", directory_ / "linked");
   using Names = std::vector<std::string>;
   EXPECT_EQ(of("train"),
             (Names{"b/train/0.tar", "linked/train/0.tar", "train-0.tar", "train-1.tar"}));
   EXPECT_EQ(of("test"), Names{"test-constrained.tar"});
   EXPECT_EQ(of("").size(), 5u);
-  const std::string missing = error_of([&] { of("validation"); });
-  EXPECT_NE(missing.find("no .tar file of split 'validation'; it has those of train, test"),
-            std::string::npos)
-      << missing;
-  EXPECT_TRUE(has_split("webdataset", folder_, "train"));
-  EXPECT_FALSE(has_split("webdataset", folder_, "validation"));
-  EXPECT_TRUE(has_split("parquet", folder_, "train"));
+  EXPECT_REFUSED(of("validation"),
+                 "no .tar file of split 'validation'; it has those of train, test");
+  EXPECT_TRUE(has_split("webdataset", directory_, "train"));
+  EXPECT_FALSE(has_split("webdataset", directory_, "validation"));
+  EXPECT_TRUE(has_split("parquet", directory_, "train"));
   // What the other maker reads is none of its own.
-  EXPECT_FALSE(has_split("parquet", folder_, "test"));
+  EXPECT_FALSE(has_split("parquet", directory_, "test"));
 }
 
 // As `datasets` 5.2.0 has them, which takes the first three for both splits.
@@ -96,18 +95,18 @@ TEST_F(Folder, AFileOfTrainingAndOfAnotherSplitIsRefused) {
     add(name);
     const std::string word = std::string(name).starts_with("training") ? "training" : "train";
     for (const std::string& split : {word, std::string(other)}) {
-      expect_says(error_of([&] { of(split); }),
-                  {(folder_ / name).string() + " is of split '" + word + "' and of '" + other + "'",
-                   "rename it"});
+      EXPECT_REFUSED(
+          of(split),
+          (directory_ / name).string() + " is of split '" + word + "' and of '" + other + "'",
+          "rename it");
     }
     EXPECT_EQ(of(""), std::vector<std::string>{name});
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
+    clear();
   }
   using Names = std::vector<std::string>;
   add("train-vs-validation.tar");
   EXPECT_EQ(of("train-vs-validation"), Names{"train-vs-validation.tar"});  // it is meant
-  fs::remove_all(folder_);
+  clear();
   for (const char* name : {"train/test.tar", "test/train.tar", "b/test-validation.tar"}) add(name);
   EXPECT_EQ(of("train"), Names{"train/test.tar"});
   EXPECT_EQ(of("test"), (Names{"b/test-validation.tar", "test/train.tar"}));
@@ -116,11 +115,8 @@ TEST_F(Folder, AFileOfTrainingAndOfAnotherSplitIsRefused) {
 
 TEST_F(Folder, WithoutSplitsIsTold) {
   for (const char* name : {"a.tar", "b.tar", "c.tar", "d.tar"}) add(name);
-  const std::string missing = error_of([&] { of("train"); });
-  EXPECT_NE(missing.find("a.tar, b.tar, c.tar, ...;"), std::string::npos) << missing;
-  EXPECT_NE(
-      error_of([&] { files_of_split(folder_, "train", ".parquet"); }).find("no .parquet file"),
-      std::string::npos);
+  EXPECT_REFUSED(of("train"), "a.tar, b.tar, c.tar, ...;");
+  EXPECT_REFUSED(files_of_split(directory_, "train", ".parquet"), "no .parquet file");
 }
 
 TEST(SplitMatters, InADirectoryOnly) {
@@ -131,8 +127,7 @@ TEST(SplitMatters, InADirectoryOnly) {
   EXPECT_FALSE(split_matters("jsonl", folder));
   EXPECT_FALSE(split_matters("parquet", folder / "own-json.parquet"));
   EXPECT_FALSE(split_matters("webdataset", folder / "web-train-{000000..000001}.tar"));
-  EXPECT_NE(error_of([&] { split_matters("parquett", folder); }).find("did you mean parquet?"),
-            std::string::npos);
+  EXPECT_REFUSED(split_matters("parquett", folder), "did you mean parquet?");
 }
 
 TEST(Files, AreThoseOfTheRowsInOrder) {

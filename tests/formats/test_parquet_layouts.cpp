@@ -6,8 +6,9 @@
 #include <gtest/gtest.h>
 #include <parquet/arrow/writer.h>
 
+#include "errors.h"
 #include "formats/parquet.h"
-#include "hf_testing.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {

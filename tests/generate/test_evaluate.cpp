@@ -7,6 +7,7 @@
 #include "errors.h"
 #include "generate/evaluate.h"
 #include "generate/stop.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 namespace {
@@ -93,8 +94,9 @@ TEST_F(Evaluate, ARowWithoutAnAnswerIsRefused) {
   for (const auto& messages :
        {std::vector<Message>{}, std::vector<Message>{text_message(Role::kUser, "One?")}}) {
     const Questions questions({ask("One?", "1"), {messages, {}}});
-    EXPECT_EQ(error_of([&] { evaluate(*model_, processor_, questions, {.max_new_tokens = 1}); }),
-              "row 1 does not end with an answer to compare with");
+    EXPECT_EQ(
+        testing::error_of([&] { evaluate(*model_, processor_, questions, {.max_new_tokens = 1}); }),
+        "row 1 does not end with an answer to compare with");
   }
 }
 

@@ -1,9 +1,10 @@
 // Which tokens end an answer, from the files of a checkpoint.
 #include <gtest/gtest.h>
 
-#include "base/error.h"
 #include "base/file.h"
+#include "errors.h"
 #include "generate/stop.h"
+#include "temp_dir.h"
 #include "tokenizer/testing.h"
 
 namespace trestle {
@@ -11,20 +12,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class StopIds : public ::testing::Test {
+class StopIds : public testing::InDirectory<> {
  protected:
   void SetUp() override {
-    fs::copy(testing::kBytesCheckpoint / "tokenizer.json", scratch_.path() / "tokenizer.json");
+    fs::copy(testing::kBytesCheckpoint / "tokenizer.json", directory_ / "tokenizer.json");
   }
   std::vector<int64_t> with(std::string_view generation_config) {
-    write_text(scratch_.path() / "generation_config.json", generation_config);
-    return stop_ids(Tokenizer::open(scratch_.path()));
+    write_text(directory_ / "generation_config.json", generation_config);
+    return stop_ids(Tokenizer::open(directory_));
   }
-  testing::ScratchDirectory scratch_;
 };
 
 TEST_F(StopIds, EndOfSequenceAlways) {
-  EXPECT_EQ(stop_ids(Tokenizer::open(scratch_.path())), std::vector<int64_t>{2});
+  EXPECT_EQ(stop_ids(Tokenizer::open(directory_)), std::vector<int64_t>{2});
   EXPECT_EQ(with("{}"), std::vector<int64_t>{2});
   EXPECT_EQ(with(R"({"eos_token_id": null})"), std::vector<int64_t>{2});
   EXPECT_EQ(with(R"({"eos_token_id": 2})"), std::vector<int64_t>{2});
@@ -38,9 +38,10 @@ TEST_F(StopIds, AndThoseOfTheGenerationConfig) {
 TEST_F(StopIds, RefusesWhatIsNoId) {
   for (const char* bad :
        {R"("</s>")", "-1", "2.5", "1000000", "[2, null]", "[[2]]", "{}", "true"}) {
-    EXPECT_THROW(with(fmt::format(R"({{"eos_token_id": {}}})", bad)), UserError) << bad;
+    EXPECT_REFUSED(with(fmt::format(R"({{"eos_token_id": {}}})", bad)),
+                   "generation_config.json: eos_token_id holds ");
   }
-  EXPECT_THROW(with("{"), UserError);
+  EXPECT_REFUSED(with("{"), "generation_config.json", "not valid JSON");
 }
 
 }  // namespace

@@ -6,16 +6,18 @@
 
 #include <fstream>
 
-#include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "errors.h"
 #include "image/image.h"
 #include "image/pixels.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::expect_mentions;
 
 const fs::path kImages = "image/golden";
 
@@ -31,18 +33,11 @@ at::Tensor decode(const std::string& text, const ImageOptions& options = {}) {
   return decode_image(std::as_bytes(std::span(text)), "picture", options);
 }
 
-/// The message of the UserError, which must be one line that names the picture; "" when the picture
-/// is accepted.
-std::string refusal(const std::string& text, const ImageOptions& options = {}) {
-  try {
-    decode(text, options);
-  } catch (const UserError& error) {
-    const std::string message = error.what();
-    EXPECT_TRUE(message.starts_with("picture: ")) << message;
-    EXPECT_EQ(message.find('\n'), message.npos) << message;
-    return message;
-  }
-  return "";
+/// The message of the UserError, which must name the picture; nothing when the picture is accepted.
+std::optional<std::string> refusal(const std::string& text, const ImageOptions& options = {}) {
+  const auto message = testing::refusal_of([&] { decode(text, options); });
+  EXPECT_TRUE(!message || message->starts_with("picture: ")) << *message;
+  return message;
 }
 
 ImageProcessorConfig with_edge(int64_t longest_edge) {
@@ -97,7 +92,7 @@ TEST(Image, GridsThatOthersGotWrong) {
   // A side that shrinks to nothing keeps one pixel.
   EXPECT_EQ(image_grid(1, 1700, {}), (ImageGrid{28, 1540, 1, 55, 56}));
   EXPECT_EQ(image_grid(100000, 1, {}), (ImageGrid{1540, 28, 55, 1, 110}));
-  EXPECT_THROW(image_grid(0, 5, {}), UserError);
+  EXPECT_REFUSED(image_grid(0, 5, {}), "both sides must be positive");
   ImageProcessorConfig other;
   other.patch_size = 16;
   other.spatial_merge_size = 1;
@@ -109,14 +104,14 @@ TEST(Image, EveryTruncationIsRefused) {
                            "rgb8.png", "lossy.webp", "lossless_alpha.webp"}) {
     SCOPED_TRACE(name);
     const std::string whole = file_text(name);
-    ASSERT_EQ(refusal(whole), "");
+    ASSERT_EQ(refusal(whole), std::nullopt);
     // PNG pixels can be complete before the file ends: the check sum and IEND (and the end of the
     // zlib stream) follow.
     const size_t end = whole.starts_with("\x89PNG") ? whole.size() - 24 : whole.size();
     for (size_t size = 0; size < end; size += 1 + end / 97) {
-      EXPECT_NE(refusal(whole.substr(0, size)), "") << size << " of " << whole.size();
+      EXPECT_NE(refusal(whole.substr(0, size)), std::nullopt) << size << " of " << whole.size();
     }
-    EXPECT_NE(refusal(whole.substr(0, end - 1)), "");
+    EXPECT_NE(refusal(whole.substr(0, end - 1)), std::nullopt);
   }
 }
 
@@ -140,12 +135,12 @@ TEST(Image, DamageNeverCrashes) {
 
 TEST(Image, RefusalsSayWhatAndWhy) {
   EXPECT_EQ(refusal(""), "picture: the image is empty (0 bytes)");
-  EXPECT_NE(refusal("hello, I am text").find("not a JPEG, PNG or WebP"), std::string::npos);
-  EXPECT_NE(refusal(file_text("picture.gif")).find("GIF"), std::string::npos);
-  EXPECT_NE(refusal("<!DOCTYPE html>").find("HTML"), std::string::npos);
-  EXPECT_NE(refusal(file_text("animated.webp")).find("animated"), std::string::npos);
-  EXPECT_NE(refusal(file_text("420.jpg").substr(0, 900)).find("truncated"), std::string::npos);
-  EXPECT_NE(refusal(file_text("rgb8.png").substr(0, 900)).find("truncated"), std::string::npos);
+  expect_mentions(refusal("hello, I am text"), {"not a JPEG, PNG or WebP"});
+  expect_mentions(refusal(file_text("picture.gif")), {"GIF"});
+  expect_mentions(refusal("<!DOCTYPE html>"), {"HTML"});
+  expect_mentions(refusal(file_text("animated.webp")), {"animated"});
+  expect_mentions(refusal(file_text("420.jpg").substr(0, 900)), {"truncated"});
+  expect_mentions(refusal(file_text("rgb8.png").substr(0, 900)), {"truncated"});
 }
 
 TEST(Image, EndlessScansAreRefused) {
@@ -155,7 +150,7 @@ TEST(Image, EndlessScansAreRefused) {
   std::string scans;
   for (int i = 0; i < 600; ++i) scans += whole.substr(last_scan, end - last_scan);
   const std::string many = whole.substr(0, end) + scans + whole.substr(end);
-  EXPECT_NE(refusal(many).find("more than 500 scans"), std::string::npos);
+  expect_mentions(refusal(many), {"more than 500 scans"});
 }
 
 std::string big_endian(uint32_t value) {
@@ -178,20 +173,15 @@ TEST(Image, TooManyPixelsAreRefusedBeforeDecoding) {
     const std::string text = file_text(name);
     const at::Tensor rgb_CHW = decode(text);
     const int64_t pixels = rgb_CHW.size(1) * rgb_CHW.size(2);
-    EXPECT_EQ(refusal(text, {.max_pixels = pixels}), "");
-    EXPECT_NE(refusal(text, {.max_pixels = pixels - 1}).find("over the limit"), std::string::npos);
+    EXPECT_EQ(refusal(text, {.max_pixels = pixels}), std::nullopt);
+    expect_mentions(refusal(text, {.max_pixels = pixels - 1}), {"over the limit"});
   }
 }
 
-class ImageConfig : public testing::Test {
+class ImageConfig : public testing::InDirectory<> {
  protected:
-  void SetUp() override { fs::create_directories(directory_); }
-  void TearDown() override { fs::remove_all(directory_); }
   void put(const char* file, std::string_view text) { write_text(directory_ / file, text); }
   ImageProcessorConfig read() { return read_image_processor_config(directory_); }
-
-  const fs::path directory_ =
-      fs::temp_directory_path() / fmt::format("trestle-image-config-{}", ::getpid());
 };
 
 TEST_F(ImageConfig, DefaultsWithoutFiles) {
@@ -231,7 +221,7 @@ TEST_F(ImageConfig, ReadsMistralsParams) {
   put("params.json", R"({"dim": 48})");
   EXPECT_EQ(read().longest_edge, 1540);
   put("params.json", R"({"vision_encoder": []})");
-  EXPECT_THROW(read(), UserError);
+  EXPECT_REFUSED(read(), "params.json: \"vision_encoder\" is []");
 }
 
 TEST_F(ImageConfig, IsComparedWithTheModels) {
@@ -240,30 +230,34 @@ TEST_F(ImageConfig, IsComparedWithTheModels) {
   put("config.json", R"({"vision_config": {"patch_size": 14}, "spatial_merge_size": 2})");
   EXPECT_EQ(mismatch(), "");
   put("config.json", R"({"vision_config": {}})");  // transformers' 16
-  EXPECT_NE(mismatch().find("patch_size 16, but the image processor has 14 from the default"),
-            std::string::npos)
-      << mismatch();
+  expect_mentions(mismatch(), {"patch_size 16, but the image processor has 14 from the default"});
   put("preprocessor_config.json", R"({"patch_size": 16})");
   EXPECT_EQ(mismatch(), "");
   put("config.json", R"({"vision_config": {}, "spatial_merge_size": 3})");
-  EXPECT_NE(mismatch().find("config.json has spatial_merge_size 3, but the image processor has 2"),
-            std::string::npos)
-      << mismatch();
+  expect_mentions(mismatch(),
+                  {"config.json has spatial_merge_size 3, but the image processor has 2"});
   put("config.json", R"({"text_config": {}})");  // no vision, no pictures
   EXPECT_EQ(mismatch(), "");
 }
 
 TEST_F(ImageConfig, RefusesWhatItCannotDo) {
-  for (const char* text :
-       {R"([])", R"({"image_processor": 3})", R"({"image_processor": {"resample": 2}})",
-        R"({"image_processor": {"do_resize": false}})",
-        R"({"image_processor": {"size": {"longest_edge": 0}}})",
-        R"({"image_processor": {"size": {"height": 10, "width": 20}}})", R"({"patch_size": 1e9})",
-        R"({"spatial_merge_size": -1})", R"({"image_processor": {"image_std": [0.5, 0, 0.5]}})",
-        R"({"image_processor": {"image_mean": [0.5, 0.5]}})",
-        R"({"image_processor": {"rescale_factor": 0}})"}) {
-    put("processor_config.json", text);
-    EXPECT_THROW(read(), UserError) << text;
+  const std::string file = "processor_config.json";
+  put(file.c_str(), "[]");
+  EXPECT_REFUSED(read(), file + ": must hold a JSON object");
+  for (const auto& [key, value] :
+       {std::pair{"image_processor", "3"}, {"patch_size", "1e9"}, {"spatial_merge_size", "-1"}}) {
+    put(file.c_str(), fmt::format(R"({{"{}": {}}})", key, value));
+    EXPECT_REFUSED(read(), fmt::format("{}: \"{}\" is ", file, key));
+  }
+  for (const auto& [key, value] : {std::pair{"resample", "2"},
+                                   {"do_resize", "false"},
+                                   {"size", R"({"longest_edge": 0})"},
+                                   {"size", R"({"height": 10, "width": 20})"},
+                                   {"image_std", "[0.5, 0, 0.5]"},
+                                   {"image_mean", "[0.5, 0.5]"},
+                                   {"rescale_factor", "0"}}) {
+    put(file.c_str(), fmt::format(R"({{"image_processor": {{"{}": {}}}}})", key, value));
+    EXPECT_REFUSED(read(), fmt::format("{}, image_processor: \"{}\" is ", file, key));
   }
 }
 

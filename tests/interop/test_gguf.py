@@ -13,10 +13,7 @@ failed".
 import ctypes
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import gguf
 import numpy as np
@@ -29,13 +26,11 @@ try:
 except ImportError:
     llama_cpp = None
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+import checks
+from checks import at_most, require, run
+from goldens import models
 
-import checks  # noqa: E402
-from goldens import models  # noqa: E402
-
-DEMO = ROOT / "assets" / "demo" / "model"
+DEMO = checks.ROOT / "assets" / "demo" / "model"
 ASSETS = ("tekken.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja")
 TYPES = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in ("f16", "bf16", "q8_0")}
 VOCAB, LENGTH = 608, 96
@@ -71,17 +66,6 @@ def all_models():
             models.Model("mistral", mistral, models.NESTED, 43, []),
             models.Model("text", text, models.FLAT, 44, [], embed_std=0.15),
             models.Model("narrow", narrow, models.NESTED, 45, [], embed_std=0.15)]  # no whole Q8_0 blocks
-
-
-def require(condition, message):
-    if not condition:
-        raise AssertionError(message)
-
-
-def run(trestle, *arguments, stdin=None):
-    done = subprocess.run([trestle, *map(str, arguments)], capture_output=True, text=True, input=stdin)
-    require(done.returncode == 0, f"trestle {arguments[0]} exits {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
 
 
 def interleave_halves(weight, heads):
@@ -201,25 +185,17 @@ class Checks:
     def check_megatron(self):
         """Through a Megatron checkpoint the files are the same to the byte."""
         megatron, again = self.out / "megatron" / self.model.name, self.out / "again"
-        run(self.trestle, "import", "--hf-model", self.source, "--megatron-path", megatron)
-        run(self.trestle, "export", "--megatron-path", megatron, "--hf-model", self.source, "--gguf-path", again,
-            "--gguf-type", "q8_0")
+        checks.through_megatron(self.trestle, self.source, megatron, "--hf-model", self.source, "--gguf-path", again,
+                                "--gguf-type", "q8_0")
         for file in self.export("q8_0"):
             if file.exists():
                 require(file.read_bytes() == (again / file.name).read_bytes(), f"{file.name} differs")
 
     def check_inspect(self):
         language, _ = self.export("q8_0")
-        listed = run(self.trestle, "inspect", language)
+        listed = run(self.trestle, "inspect", language).stdout
         for word in ("GGUF file", "mistral3.block_count", "token_embd.weight", "608 strings"):
             require(word in listed, f"inspect does not say {word}")
-
-    def trestle_logits(self, ids):
-        inputs, outputs = self.out / "in.safetensors", self.out / "out.safetensors"
-        save_file({"input_ids": torch.tensor([ids])}, inputs)
-        run(self.trestle, "logits", "--hf-model-path", self.source, "--inputs", inputs, "--output", outputs,
-            "--dtype", "float32")
-        return load_file(outputs)["logits"][0].numpy()
 
     def llama(self, kind):
         # Negative leaves these to the file; by default the Python binding sets 32 and 1 over it.
@@ -229,20 +205,21 @@ class Checks:
 
     def llama_check_logits(self):
         ids = np.random.default_rng(7).integers(14, VOCAB, LENGTH).tolist()
-        ours = self.trestle_logits(ids)
+        written, _ = checks.logits(self.trestle, self.source, {"input_ids": torch.tensor([ids])})
+        ours = written["logits"][0].numpy()
         for kind, allowed in CLOSE.items():
             llama = self.llama(kind)
             llama.eval(ids)
             theirs = np.array(llama.scores[:LENGTH])
             error = np.abs(ours - theirs).max() / np.abs(ours).max()
             print(f"        {self.model.name} {kind}: logits off by {error:.2e} of the largest")
-            require(error <= allowed, f"{kind}: logits differ by {error:.3g} of the largest, allowed {allowed:g}")
+            at_most(f"{kind}: the logits' difference, of the largest,", error, allowed)
 
     def llama_check_tokens(self):
         llama = self.llama("f16")
         lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
         ours = [json.loads(line)["ids"] for line in
-                run(self.trestle, "tokenize", "--tokenizer", self.source, stdin=lines).splitlines()]
+                run(self.trestle, "tokenize", "--tokenizer", self.source, stdin=lines).stdout.splitlines()]
         for text, ids in zip(TEXTS, ours, strict=True):
             theirs = llama.tokenize(text.encode(), add_bos=True, special=False)
             require(theirs == [models.BOS, *ids], f"{text!r}: {theirs}, ours {ids}")
@@ -269,7 +246,7 @@ class Checks:
             require(theirs.shape == wanted.shape, f"{kind}: {theirs.shape} features, transformers {wanted.shape}")
             error = np.abs(theirs - wanted).max() / np.abs(wanted).max()
             print(f"        {self.model.name} {kind}: image features off by {error:.2e} of the largest")
-            require(error <= allowed, f"{kind}: features differ by {error:.3g} of the largest, allowed {allowed:g}")
+            at_most(f"{kind}: the features' difference, of the largest,", error, allowed)
 
     def llama_features(self, kind, picture):
         llama = self.llama(kind)
@@ -304,9 +281,8 @@ def main():
     checks.quiet_transformers()
     counted = checks.Counted(args.only)
     for model in all_models():
-        with tempfile.TemporaryDirectory() as scratch:
-            counted.run_methods(Checks(str(args.trestle), model, Path(scratch)), model.name,
-                                ("check_", "llama_check_") if llama_cpp else ("check_",))
+        counted.run_methods(lambda scratch: Checks(args.trestle, model, scratch), model.name,
+                            ("check_", "llama_check_") if llama_cpp else ("check_",))
     if not llama_cpp:
         print("llama_cpp is not installed: only gguf-py was asked")
     return counted.status()

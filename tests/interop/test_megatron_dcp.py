@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -32,12 +31,9 @@ from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlan
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+from checks import ROOT, require, run, same_tensors
 
-
-def require(condition, what):
-    if not condition:
-        raise AssertionError(what)
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def iteration(path):
@@ -62,13 +58,6 @@ def read(directory):
     return state
 
 
-def same(ours, theirs, what):
-    require(ours.keys() == theirs.keys(), f"{what}: keys differ: {ours.keys() ^ theirs.keys()}")
-    for name, tensor in theirs.items():
-        require(ours[name].dtype == tensor.dtype, f"{what}: {name} is {ours[name].dtype}")
-        require(torch.equal(ours[name], tensor), f"{what}: {name} differs")
-
-
 def check_items(directory):
     """torch.load takes each item and its checksums are right; extra states hold an empty tensor."""
     metadata = dcp.FileSystemReader(directory).read_metadata()
@@ -88,12 +77,12 @@ def check(directory, reference):
     directory = iteration(directory)
     reference = Path(reference)
     theirs = read(iteration(reference)) if reference.is_dir() else load_file(reference)
-    same(read(directory), theirs, "dcp.load")
+    same_tensors("dcp.load", read(directory), theirs)
     keyless = {}
     _load_state_dict(keyless, storage_reader=dcp.FileSystemReader(directory),
                      planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     tensors = {name: value for name, value in keyless.items() if torch.is_tensor(value)}
-    same(tensors, theirs, "planner without keys")
+    same_tensors("planner without keys", tensors, theirs)
     items = check_items(directory)
 
     common = torch.load(directory / "common.pt", weights_only=True)
@@ -116,8 +105,7 @@ def check_hashes(trestle):
     for name in ("import", "import_tied", "tp2", "sft", "lora", "dora"):
         folder = FIXTURES / "megatron" / name
         stored = read(next(folder.glob("iter_*")))
-        listed = json.loads(subprocess.run([trestle, "inspect", folder, "--sha256", "--json"], check=True,
-                                           capture_output=True, text=True).stdout)
+        listed = json.loads(run(trestle, "inspect", folder, "--sha256", "--json").stdout)
         seen = set()
         for section in ("tensors", "training_state"):
             for key, entry in listed.get(section, {}).items():
@@ -139,10 +127,9 @@ def check_hashes(trestle):
 
 def check_import(trestle):
     with tempfile.TemporaryDirectory() as scratch:
-        run = Path(scratch, "run")
-        subprocess.run([trestle, "import", "--hf-model", FIXTURES / "hf", "--megatron-path", run],
-                       check=True)
-        check(run, FIXTURES / "megatron" / "megatron_reference.safetensors")
+        target = Path(scratch, "run")
+        run(trestle, "import", "--hf-model", FIXTURES / "hf", "--megatron-path", target)
+        check(target, FIXTURES / "megatron" / "megatron_reference.safetensors")
 
 
 def main():

@@ -16,9 +16,7 @@ import importlib.util
 import inspect
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -29,62 +27,13 @@ from safetensors.torch import load_file, save_file
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import PermuteForRope
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import checks  # noqa: E402
-import make_mistral_fixtures as fixtures  # noqa: E402
-from goldens import models  # noqa: E402
+import checks
+import make_mistral_fixtures as fixtures
+from checks import ROOT, close, inner_names, require, run, same_tensors, weights_of
+from goldens import models
 
 LOGITS = 1e-4
 TEXT = "model.language_model."
-
-
-def run(trestle, *arguments):
-    done = subprocess.run([trestle, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise AssertionError(
-            f"trestle {arguments[0]} exits {done.returncode}: {done.stderr.strip()}")
-    return done.stderr
-
-
-def at_most(what, measured, limit):
-    if not measured <= limit:  # so that a NaN fails too
-        raise AssertionError(f"{what} is {measured:.3g}, allowed {limit:g}")
-
-
-def same_tensors(ours, theirs, what):
-    if ours.keys() != theirs.keys():
-        raise AssertionError(f"{what}: names differ: {sorted(ours.keys() ^ theirs.keys())[:4]}")
-    for name, value in theirs.items():
-        other = ours[name]
-        if other.dtype != value.dtype or other.shape != value.shape:
-            raise AssertionError(f"{what}: {name}: {other.dtype} {tuple(other.shape)}, "
-                                 f"not {value.dtype} {tuple(value.shape)}")
-        if not torch.equal(other.view(torch.uint8), value.view(torch.uint8)):
-            raise AssertionError(f"{what}: {name}: bits differ")
-
-
-def weights_of(folder, stem):
-    """Every tensor of every file, each in one file only."""
-    tensors = {}
-    for file in sorted(Path(folder).glob(f"{stem}*.safetensors")):
-        part = load_file(file)
-        assert not tensors.keys() & part.keys(), file
-        tensors |= part
-    return tensors
-
-
-def inner_names(tensors, spelling):
-    """Under the names of transformers' modules, whatever the file's spelling."""
-    result = {}
-    for name, value in tensors.items():
-        for inner, outer in spelling:
-            if name.startswith(outer):
-                name = inner + name[len(outer):]
-                break
-        result[name] = value
-    return result
 
 
 class TransformersRules:
@@ -197,27 +146,23 @@ def all_models():
 def check_generate(trestle, scratch):
     """The demo's model, a picture above its largest: sizes and vocabulary come from Mistral's files."""
     demo, image = ROOT / "assets" / "demo" / "model", ROOT / "tests/image/golden/1x1700.png"
-    native, megatron = Path(scratch, "native"), Path(scratch, "run")
+    native, megatron = scratch / "native", scratch / "run"
     run(trestle, "export", "--hf-model", demo, "--mistral-path", native)
     run(trestle, "import", "--hf-model", native, "--megatron-path", megatron)
     answers = []
     for option, folder in (("--hf-model-path", demo), ("--hf-model-path", native),
                            ("--megatron-model-path", megatron)):
-        done = subprocess.run(
-            [trestle, "generate", option, folder, "--image-path", image, "--prompt",
-             "Read the receipt as text", "--max-new-tokens", "8", "--json"],
-            capture_output=True, text=True, check=True)
+        done = run(trestle, "generate", option, folder, "--image-path", image, "--prompt", "Read the receipt as text",
+                   "--max-new-tokens", "8", "--json")
         answers.append(json.loads(done.stdout))
-    if answers[0] != answers[1] or answers[0] != answers[2]:
-        raise AssertionError(f"answers differ: {answers}")
+    require(answers[0] == answers[1] == answers[2], f"answers differ: {answers}")
 
 
 class Checks:
     """Everything that is checked of one model, each method one line of the result."""
 
     def __init__(self, trestle, model, scratch, converter):
-        self.trestle, self.model, self.scratch = trestle, model, Path(scratch)
-        self.converter = converter
+        self.trestle, self.model, self.scratch, self.converter = trestle, model, scratch, converter
         self.rules = TransformersRules()
         self.hf, self.native = self.scratch / "hf", self.scratch / "native"
         models.write_model(model, self.hf)
@@ -231,65 +176,53 @@ class Checks:
     def forward(self, folder):
         return models.load_model(self.model, folder)(**self.batch, use_cache=False).logits
 
-    def logits(self, folder, *more, option="--hf-model-path"):
-        inputs, output = self.scratch / "in.safetensors", self.scratch / "out.safetensors"
-        save_file({name: value.contiguous() for name, value in self.batch.items()}, inputs)
-        run(self.trestle, "logits", option, folder, "--inputs", inputs, "--output", output,
-            "--dtype", "float32", *more)
-        return load_file(output)["logits"]
+    def logits(self, folder, *more, **options):
+        return checks.logits(self.trestle, folder, self.batch, *more, **options)[0]["logits"]
 
     def check_files(self):
         names = sorted(path.name for path in self.native.iterdir())
-        if names != ["consolidated.safetensors", "params.json", "tekken.json"]:
-            raise AssertionError(f"the export holds {names}")
+        require(names == ["consolidated.safetensors", "params.json", "tekken.json"], f"the export holds {names}")
         made = fixtures.write_native(self.hf, self.scratch / "made")
-        same_tensors(load_file(self.native / "consolidated.safetensors"),
-                     load_file(made / "consolidated.safetensors"), "the tool's inverse")
+        same_tensors("the tool's inverse", load_file(self.native / "consolidated.safetensors"),
+                     load_file(made / "consolidated.safetensors"))
         ours = json.loads((self.native / "params.json").read_text())
         tools = json.loads((made / "params.json").read_text())
-        if ours != {key: value for key, value in tools.items() if value is not None}:
-            raise AssertionError(f"params.json is {ours}, the tool has {tools}")
+        require(ours == {key: value for key, value in tools.items() if value is not None},
+                f"params.json is {ours}, the tool has {tools}")
 
     def check_transformers_rules(self):
         converted = self.rules.convert(weights_of(self.native, "consolidated"), self.model.config)
-        same_tensors(converted, self.source, "transformers' names and rows")
+        same_tensors("transformers' names and rows", converted, self.source)
 
     def check_to_hugging_face(self):
         run(self.trestle, "export", "--hf-model", self.native, "--hf-path", self.scratch / "back")
         back = weights_of(self.scratch / "back", "model")
         spelling = models.FLAT if self.model.is_text else models.NESTED
-        same_tensors(inner_names(back, spelling), self.source, "the export's tensors")
-        if not torch.equal(self.forward(self.scratch / "back"), self.reference):
-            raise AssertionError("transformers has other logits from the export than the source")
+        same_tensors("the export's tensors", inner_names(back, spelling), self.source)
+        require(torch.equal(self.forward(self.scratch / "back"), self.reference),
+                "transformers has other logits from the export than the source")
 
     def check_logits(self):
         ours = self.logits(self.native)
-        at_most("logits", (ours - self.reference).abs().max().item(), LOGITS)
-        if not torch.equal(ours, self.logits(self.hf)):
-            raise AssertionError("the two forms give different logits")
+        close("logits", ours, self.reference, LOGITS)
+        require(torch.equal(ours, self.logits(self.hf)), "the two forms give different logits")
 
     def check_shards_and_megatron(self):
-        run(self.trestle, "import", "--hf-model", self.native, "--megatron-path",
-            self.scratch / "run")
-        run(self.trestle, "export", "--megatron-path", self.scratch / "run", "--mistral-path",
-            self.scratch / "shards", "--max-shard-size", "100KB")
-        shards = sorted(self.scratch.glob("shards/consolidated-*.safetensors"))
-        if len(shards) < 2 or (self.scratch / "shards" / "consolidated.safetensors").exists():
-            raise AssertionError(f"shards of 100 KB: {[shard.name for shard in shards]}")
-        index = json.loads(
-            (self.scratch / "shards" / "consolidated.safetensors.index.json").read_text())
+        shards, megatron = self.scratch / "shards", self.scratch / "run"
+        checks.through_megatron(self.trestle, self.native, megatron, "--mistral-path", shards,
+                                "--max-shard-size", "100KB")
+        names = sorted(path.name for path in shards.glob("consolidated-*.safetensors"))
+        require(len(names) >= 2 and not (shards / "consolidated.safetensors").exists(), f"shards of 100 KB: {names}")
+        index = json.loads((shards / "consolidated.safetensors.index.json").read_text())
         for name, file in index["weight_map"].items():
-            if name not in load_file(self.scratch / "shards" / file):
-                raise AssertionError(f"the index places {name} in {file}, where it is not")
-        same_tensors(weights_of(self.scratch / "shards", "consolidated"),
-                     weights_of(self.native, "consolidated"), "through Megatron")
+            require(name in load_file(shards / file), f"the index places {name} in {file}, where it is not")
+        same_tensors("through Megatron", weights_of(shards, "consolidated"), weights_of(self.native, "consolidated"))
         for name in ("params.json", "tekken.json"):
-            if (self.scratch / "shards" / name).read_text() != (self.native / name).read_text():
-                raise AssertionError(f"{name} changed on its way through Megatron")
-        for option, folder in (("--hf-model-path", "shards"), ("--megatron-model-path", "run")):
-            if not torch.equal(self.logits(self.scratch / folder, option=option),
-                               self.logits(self.native)):
-                raise AssertionError(f"{folder}: other logits")
+            require((shards / name).read_text() == (self.native / name).read_text(),
+                    f"{name} changed on its way through Megatron")
+        for option, folder in (("--hf-model-path", shards), ("--megatron-model-path", megatron)):
+            require(torch.equal(self.logits(folder, option=option), self.logits(self.native)),
+                    f"{folder.name}: other logits")
 
     def check_both_forms(self):
         both = Path(shutil.copytree(self.hf, self.scratch / "both"))
@@ -298,12 +231,10 @@ class Checks:
         tensors["norm.weight"] = tensors["norm.weight"] * 2
         save_file(tensors, both / "consolidated.safetensors")
         plain, doubled = self.logits(both), self.logits(both, "--format", "mistral")
-        at_most("doubled logits", (doubled - 2 * plain).abs().max().item(), LOGITS)
-        if not torch.equal(plain, self.logits(both, "--format", "hf")):
-            raise AssertionError("Hugging Face's form does not come first")
-        said = run(self.trestle, "inspect", both).splitlines()
-        if len(said) != 1 or "--format mistral" not in said[0] or "MB" not in said[0]:
-            raise AssertionError(f"stderr says {said}")
+        close("doubled logits", doubled, 2 * plain, LOGITS)
+        require(torch.equal(plain, self.logits(both, "--format", "hf")), "Hugging Face's form does not come first")
+        said = run(self.trestle, "inspect", both).stderr.splitlines()
+        require(len(said) == 1 and "--format mistral" in said[0] and "MB" in said[0], f"stderr says {said}")
 
     def check_fp8(self):
         if self.model.is_text:
@@ -327,15 +258,14 @@ class Checks:
         run(self.trestle, "export", "--hf-model", folder, "--hf-path", self.scratch / "fp8_hf")
         ours = inner_names(weights_of(self.scratch / "fp8_hf", "model"), models.NESTED)
         theirs = self.rules.convert(expected, self.model.config)
-        same_tensors({name: ours[name] for name in theirs}, theirs, "scaled FP8")
+        same_tensors("scaled FP8", {name: ours[name] for name in theirs}, theirs)
 
     def check_tekken(self):
-        if (self.native / "tekken.json").read_bytes() != (self.hf / "tekken.json").read_bytes():
-            raise AssertionError("tekken.json is not the source's")
+        require((self.native / "tekken.json").read_bytes() == (self.hf / "tekken.json").read_bytes(),
+                "tekken.json is not the source's")
         tokenizer = Tekkenizer.from_file(self.native / "tekken.json")
         ids = tokenizer.encode("Grüße", bos=True, eos=True)
-        if tokenizer.decode(ids) != "Grüße" or ids[0] != models.BOS:
-            raise AssertionError(f"mistral-common reads {ids}")
+        require(tokenizer.decode(ids) == "Grüße" and ids[0] == models.BOS, f"mistral-common reads {ids}")
 
     @torch.no_grad()
     def check_mistral_inference(self):
@@ -349,10 +279,8 @@ class Checks:
                             text["head_dim"])
         cache.reset()
         theirs = model.forward(ids, [len(ids)], cache, images=[self.batch["pixel_values"][0]])
-        at_most("logits of mistral-inference", (theirs - self.reference[0]).abs().max().item(),
-                LOGITS)
-        at_most("our logits against mistral-inference",
-                (theirs - self.logits(self.native)[0]).abs().max().item(), LOGITS)
+        close("logits of mistral-inference", theirs, self.reference[0], LOGITS)
+        close("our logits against mistral-inference", self.logits(self.native)[0], theirs, LOGITS)
 
     @torch.no_grad()
     def check_converter(self):
@@ -367,7 +295,7 @@ class Checks:
             arguments.append(not self.model.is_text)
         config = module.convert_config(*arguments)
         converted = module.convert_state_dict(weights_of(self.native, "consolidated"), config)
-        same_tensors(converted, self.source, "transformers' converter")
+        same_tensors("transformers' converter", converted, self.source)
         model = models.model_class(self.model)._from_config(
             config, dtype=torch.float32, attn_implementation="eager")
         text = config if self.model.is_text else config.text_config
@@ -375,7 +303,7 @@ class Checks:
             converted["lm_head.weight"] = converted[TEXT + "embed_tokens.weight"]
         model.load_state_dict(converted, strict=True)
         logits = model.eval()(**self.batch, use_cache=False).logits
-        at_most("logits of the converter's model", (logits - self.reference).abs().max().item(), 0)
+        close("logits of the converter's model", logits, self.reference, 0)
 
 
 def main():
@@ -383,12 +311,10 @@ def main():
     parser.add_argument("--converter", type=Path, help="transformers' converter script")
     args = parser.parse_args()
     checks.quiet_transformers()
-    trestle = str(args.trestle)
     counted = checks.Counted(args.only)
-    counted.run_in_scratch("check_generate", lambda scratch: check_generate(trestle, scratch))
+    counted.run_in_scratch("check_generate", lambda scratch: check_generate(args.trestle, scratch))
     for model in all_models():
-        with tempfile.TemporaryDirectory() as scratch:
-            counted.run_methods(Checks(trestle, model, scratch, args.converter), model.name)
+        counted.run_methods(lambda scratch: Checks(args.trestle, model, scratch, args.converter), model.name)
     return counted.status()
 
 

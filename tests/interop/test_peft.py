@@ -11,7 +11,6 @@ model, and all of them have the same logits here and there. Ends with "N passed,
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,13 +19,11 @@ from pathlib import Path
 
 import peft
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import checks  # noqa: E402
-from goldens import models, record  # noqa: E402
+import checks
+from checks import ROOT, close, require, run, same_tensors
+from goldens import models, record
 
 GOLDEN = ROOT / "tests" / "golden"
 FIXTURE = ROOT / "tests" / "fixtures" / "hf"
@@ -39,11 +36,6 @@ MODELS = {model.name: model for model in models.all_models() if model.name in ("
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 EVERYWHERE = NAMES + ["linear_1", "linear_2", "merging_layer"]
 LANGUAGE = r".*language_model\..*\."  # the vision tower's linears bear the same names
-
-
-def require(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def load_base(name):
@@ -69,9 +61,8 @@ def exact_logits(model, name):
 
 
 def same_logits(ours, theirs, base):
-    error = (ours - theirs).abs().max().item()
+    close("logits", ours, theirs, LOGITS)
     moved = (theirs - base).abs().max().item()
-    require(error <= LOGITS, f"logits differ by {error:.3g}, allowed {LOGITS:g}")
     require(moved > 1e-2, f"the adapter moves the logits by {moved:.3g} only")
 
 
@@ -90,37 +81,9 @@ def check_ours_in_peft(name, folder):
     stored = load_file(folder / "adapter_model.safetensors")
     wanted = {key.split(".lora_A.")[0] for key in stored if ".lora_A." in key}
     require(adapted_modules(adapted) == wanted, "peft adapts other modules than the file holds")
-    held = peft.get_peft_model_state_dict(adapted)
-    require(held.keys() == stored.keys(), "peft has other tensors than the file")
-    require(all(torch.equal(held[key], stored[key]) for key in stored), "values differ")
+    same_tensors("peft's tensors and the file's", peft.get_peft_model_state_dict(adapted), stored)
     ours = load_file(folder / "logits.safetensors")["logits"]
     same_logits(ours.view_as(plain), exact_logits(adapted, name), plain)
-
-
-def call(trestle, *arguments):
-    return subprocess.run([trestle, *map(str, arguments)], capture_output=True, text=True)
-
-
-def run(trestle, *arguments):
-    """The run's stderr; it must succeed."""
-    done = call(trestle, *arguments)
-    require(done.returncode == 0,
-            f"trestle {arguments[0]} exits {done.returncode}: {done.stderr.strip()}")
-    return done.stderr
-
-
-def logits_flags(model, batch, scratch, adapter=None):
-    inputs, output = scratch / "in.safetensors", scratch / "out.safetensors"
-    save_file({key: value.contiguous() for key, value in batch.items()}, inputs)
-    more = ["--adapter-path", adapter] if adapter else []
-    return output, ["logits", "--hf-model-path", model, "--inputs", inputs, "--output", output,
-                    "--dtype", "float32", *more]
-
-
-def trestle_logits(trestle, name, adapter, scratch):
-    output, flags = logits_flags(GOLDEN / name, golden_batch(name), scratch, adapter)
-    done = call(trestle, *flags)
-    return done, load_file(output)["logits"] if done.returncode == 0 else None
 
 
 def peft_adapter(name, folder, **options):
@@ -141,28 +104,25 @@ def peft_adapter(name, folder, **options):
 
 
 def check_theirs_in_trestle(trestle, name, scratch, **options):
-    plain, theirs = peft_adapter(name, scratch / "adapter", **options)
-    done, ours = trestle_logits(trestle, name, scratch / "adapter", scratch)
-    require(done.returncode == 0, f"exit {done.returncode}: {done.stderr.strip()}")
-    same_logits(ours.view_as(plain), theirs, plain)
+    adapter = scratch / "adapter"
+    plain, theirs = peft_adapter(name, adapter, **options)
+    written, _ = checks.logits(trestle, GOLDEN / name, golden_batch(name), "--adapter-path", adapter)
+    same_logits(written["logits"].view_as(plain), theirs, plain)
 
 
 def check_refused(trestle, name, scratch, says, **options):
-    peft_adapter(name, scratch / "adapter", **options)
-    done, _ = trestle_logits(trestle, name, scratch / "adapter", scratch)
-    require(done.returncode == 2, f"exit {done.returncode}, not 2")
-    require(says in done.stderr, f"'{says}' is not in: {done.stderr.strip()}")
+    adapter = scratch / "adapter"
+    peft_adapter(name, adapter, **options)
+    _, said = checks.logits(trestle, GOLDEN / name, golden_batch(name), "--adapter-path", adapter, status=2)
+    require(says in said, f"'{says}' is not in: {said.strip()}")
 
 
 def fp32_base(folder):
     """The fixture's model, tokenizer and all, in fp32: bf16 would hide what a merge does."""
-    shutil.copytree(FIXTURE, folder)
-    tensors = load_file(folder / "model.safetensors")
-    save_file({name: value.float() for name, value in tensors.items()},
-              folder / "model.safetensors", {"format": "pt"})
+    checks.write_as(FIXTURE, folder, torch.float32)
     config = json.loads((folder / "config.json").read_text())
-    for level in (config, config["text_config"], config["vision_config"]):
-        level["dtype"] = "float32"
+    for part in ("text_config", "vision_config"):
+        config[part]["dtype"] = "float32"
     (folder / "config.json").write_text(json.dumps(config))
     patch = config["vision_config"]["patch_size"]
     (folder / "processor_config.json").write_text(json.dumps(
@@ -190,12 +150,12 @@ def train(trestle, base, scheme, scratch, *overrides):
                           {"role": "assistant", "content": "it is " + "a" * n}]}
             for n in range(1, 6)]
     (scratch / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = run(trestle, "finetune", "--recipe", "ministral3_3b_peft_config", "--peft-scheme", scheme,
-        "--dataset-type", "jsonl", "--pretrained-checkpoint", base,
-        f"dataset.path_or_dataset={scratch / 'data.jsonl'}", f"checkpoint.save={scratch / 'run'}",
-        "model.params_dtype=float32", "train.train_iters=8", "train.global_batch_size=4",
-        "optimizer.lr=3e-2", "scheduler.lr_warmup_iters=0", "peft.dim=4", *overrides)
-    check_table(said, any("vision.*" in each for each in overrides))
+    done = run(trestle, "finetune", "--recipe", "ministral3_3b_peft_config", "--peft-scheme", scheme,
+               "--dataset-type", "jsonl", "--pretrained-checkpoint", base,
+               f"dataset.path_or_dataset={scratch / 'data.jsonl'}", f"checkpoint.save={scratch / 'run'}",
+               "model.params_dtype=float32", "train.train_iters=8", "train.global_batch_size=4",
+               "optimizer.lr=3e-2", "scheduler.lr_warmup_iters=0", "peft.dim=4", *overrides)
+    check_table(done.stderr, any("vision.*" in each for each in overrides))
     return scratch / "run"
 
 
@@ -207,9 +167,8 @@ def check_commands(trestle, base, trained, folder, merged):
             "--max-error", "1e-6")
 
     def answer(model, *adapter):
-        done = call(trestle, "generate", "--hf-model-path", model, *adapter, "--prompt", "what is 2",
-                    "--image-path", PICTURE, "--max-new-tokens", "12", "--dtype", "float32", "--json")
-        require(done.returncode == 0, f"generate exits {done.returncode}: {done.stderr.strip()}")
+        done = run(trestle, "generate", "--hf-model-path", model, *adapter, "--prompt", "what is 2",
+                   "--image-path", PICTURE, "--max-new-tokens", "12", "--dtype", "float32", "--json")
         return json.loads(done.stdout)["ids"]
 
     wanted = answer(merged)
@@ -228,18 +187,11 @@ def check_trained_run(trestle, scheme, modules, overrides, scratch):
     folder, merged, megatron, exported = (
         scratch / name for name in ("folder", "merged", "megatron", "exported"))
     run(trestle, "export", "--megatron-path", trained, "--adapter-only", "--hf-path", folder)
-    said = run(trestle, "export", "--megatron-path", trained, "--hf-path", merged)
+    said = run(trestle, "export", "--megatron-path", trained, "--hf-path", merged).stderr
     require("changes nothing" not in said, said)
-    run(trestle, "import", "--hf-model", base, "--megatron-path", megatron)
-    run(trestle, "export", "--megatron-path", megatron, "--hf-path", exported)
+    checks.through_megatron(trestle, base, megatron, "--hf-path", exported)
 
     batch = {"input_ids": torch.randint(20, 280, (2, 24), generator=torch.Generator().manual_seed(1))}
-
-    def ours(model, adapter=None):
-        output, flags = logits_flags(model, batch, scratch, adapter)
-        require("changes nothing" not in run(trestle, *flags), "the adapter is said to do nothing")
-        return load_file(output)["logits"]
-
     reference = models.load_model(MODELS["tied"], exported)
     plain = reference(**batch).logits
     adapted = peft.PeftModel.from_pretrained(reference, folder)
@@ -249,7 +201,9 @@ def check_trained_run(trestle, scheme, modules, overrides, scratch):
         require(not [name for name in names if "vision" in name], "peft adapts the vision tower")
     theirs = adapted(**batch).logits
     for model, adapter in ((base, trained), (base, folder), (exported, folder), (merged, None)):
-        same_logits(ours(model, adapter), theirs, plain)
+        ours, said = checks.logits(trestle, model, batch, *(["--adapter-path", adapter] if adapter else []))
+        require("changes nothing" not in said, "the adapter is said to do nothing")
+        same_logits(ours["logits"], theirs, plain)
     in_transformers = models.load_model(MODELS["tied"], merged)
     same_logits(in_transformers(**batch).logits, theirs, plain)
 
@@ -257,7 +211,7 @@ def check_trained_run(trestle, scheme, modules, overrides, scratch):
 
     weights = adapted.merge_and_unload().state_dict()
     for name, value in in_transformers.state_dict().items():
-        require((value - weights[name]).abs().max() <= 1e-6, f"{name} is merged otherwise by peft")
+        close(f"{name} as peft merges it", value, weights[name], 1e-6)
 
 
 def cases(trestle, ours):

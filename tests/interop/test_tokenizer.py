@@ -7,19 +7,17 @@ import argparse
 import json
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import make_tokenizer_goldens as goldens  # noqa: E402
-from mistral_common.integrations.chat_templates.chat_templates import generate_chat_template  # noqa: E402
-from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion  # noqa: E402
-from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # noqa: E402
+import checks
+import make_tokenizer_goldens as goldens  # before mistral_common: it keeps that off the net
+from mistral_common.integrations.chat_templates.chat_templates import generate_chat_template
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--trestle", default=str(ROOT / "build/release/trestle"))
+parser.add_argument("--trestle", default=checks.ROOT / "build/release/trestle")
 TRESTLE = parser.parse_args().trestle
 SEED = 20
 counts = {"passed": 0, "failed": 0}
@@ -27,10 +25,7 @@ counts = {"passed": 0, "failed": 0}
 
 def tokenize(path, rows, *flags):
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    command = [TRESTLE, "tokenize", "--tokenizer", str(path), *flags]
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode != 0:
-        sys.exit(f"{command} exited with {done.returncode}: {done.stderr}")
+    done = checks.run(TRESTLE, "tokenize", "--tokenizer", path, *flags, stdin=lines)
     answers = [json.loads(line) for line in done.stdout.split("\n")[:-1]]
     assert len(answers) == len(rows), (len(answers), len(rows))
     return answers

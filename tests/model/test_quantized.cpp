@@ -89,7 +89,6 @@ TEST(Quantized, ForwardAndGradientsAreTheDenseOnes) {
 }
 
 TEST(Quantized, ManyTilesAreOneMatrix) {
-  at::manual_seed(8);
   constexpr int64_t kRows = 3000, kColumns = 1600;  // 19.2 MB in fp32: over a tile either way
   QuantizedWeight weight(kRows, kColumns, 4);
   for (int64_t row = 0; row < kRows; row += 700) {

@@ -35,12 +35,7 @@ fs::path variant(const TempDir& scratch, const std::function<void(NamedTensors&,
                  const fs::path& source = kPeft) {
   static int count = 0;
   const fs::path directory = scratch / fmt::format("variant{}", ++count);
-  NamedTensors tensors = read_safetensors(source / kWeights);
-  Json config = read_json(source / kConfig);
-  edit(tensors, config);
-  fs::create_directories(directory);
-  write_json(directory / kConfig, config);
-  write_safetensors(directory / kWeights, tensors);
+  testing::write_variant(source, directory, edit, kWeights, kConfig);
   return directory;
 }
 
@@ -87,8 +82,8 @@ TEST(PeftFolder, EverySpellingLoadsToTheSame) {
     }
   }
   const fs::path gpt = with_prefix(scratch, "base_model.model.gpt.", kPeft);
-  expect_mentions(error_of([&] { logits_with(gpt); }),
-                  {"none of its 42 tensors", "base_model.model.gpt.layers.0.mlp.down_proj"});
+  EXPECT_REFUSED(logits_with(gpt), "none of its 42 tensors",
+                 "base_model.model.gpt.layers.0.mlp.down_proj");
 }
 
 // users' pain point 21: what DoRA costs.
@@ -193,7 +188,7 @@ TEST(PeftFolder, RanksAndAlphasByModule) {
     save_peft_folder(*model, again);
     EXPECT_EQ(read_json(again / kConfig)["alpha_pattern"].size(), 4u);  // 3 layers' q and one up
     EXPECT_TRUE(at::equal(logits_with(again), logits_with(patterns)));
-    expect_mentions(error_of([&] { lora_config_of(*model); }), {"rank 2", "rank 4"});
+    EXPECT_REFUSED(lora_config_of(*model), "rank 2", "rank 4");
   }
 }
 
@@ -257,7 +252,7 @@ TEST(PeftFolder, RefusesOptionsByName) {
     const fs::path folder =
         variant(scratch, [&](NamedTensors&, Json& config) { config[key] = value; });
     const std::string message = error_of([&] { logits_with(folder); });
-    EXPECT_NE(message.find(kConfig), std::string::npos) << message;
+    expect_mentions(message, {kConfig});
     return message;
   };
   expect_mentions(refused("peft_type", "LOHA"), {"peft_type", "LOHA", "LORA"});
@@ -293,7 +288,7 @@ TEST(PeftFolder, RefusesOptionsByName) {
   }
   expect_mentions(refused("rank_pattern", {{"q_proj", "4"}}), {"rank_pattern.q_proj is \"4\""});
   const fs::path list = variant(scratch, [](NamedTensors&, Json& config) { config = {1}; });
-  expect_mentions(error_of([&] { logits_with(list); }), {kConfig});
+  EXPECT_REFUSED(logits_with(list), kConfig);
 }
 
 TEST(PeftFolder, RefusesHalfADora) {
@@ -407,25 +402,25 @@ TEST(PeftFolder, ARefusedAdapterLeavesTheModelAlone) {
     tensors.back().second = at::zeros({1, 1});
   });
   const auto model = Golden("tied").model();
-  error_of([&] { load_adapter(*model, folder); });
+  EXPECT_REFUSED(load_adapter(*model, folder), "[1, 1]");
   EXPECT_EQ(merge_adapters(*model), 0);
   EXPECT_TRUE(model->parameters()[0].requires_grad());
 }
 
 TEST(PeftFolder, RefusesFilesThatAreNotThere) {
   const TempDir scratch;
-  expect_mentions(error_of([&] { logits_with(scratch / "absent"); }), {"absent", "does not exist"});
+  EXPECT_REFUSED(logits_with(scratch / "absent"), "absent", "does not exist");
   fs::create_directories(scratch / "empty");
-  expect_mentions(error_of([&] { logits_with(scratch / "empty"); }), {"holds no adapter", kConfig});
+  EXPECT_REFUSED(logits_with(scratch / "empty"), "holds no adapter", kConfig);
   const fs::path folder = variant(scratch, [](NamedTensors&, Json&) {});
   fs::resize_file(folder / kWeights, fs::file_size(folder / kWeights) - 1);
-  expect_mentions(error_of([&] { logits_with(folder); }), {kWeights});
+  EXPECT_REFUSED(logits_with(folder), kWeights);
   fs::remove(folder / kWeights);
   const std::string absent = error_of([&] { logits_with(folder); });
   expect_mentions(absent, {kWeights});
   EXPECT_EQ(absent.find("pickle"), std::string::npos) << absent;
   write_text(folder / "adapter_model.bin", "x");
-  expect_mentions(error_of([&] { logits_with(folder); }), {"adapter_model.bin", "pickle"});
+  EXPECT_REFUSED(logits_with(folder), "adapter_model.bin", "pickle");
 }
 
 TEST(PeftFolder, WritesWholeOrNothing) {
@@ -433,10 +428,12 @@ TEST(PeftFolder, WritesWholeOrNothing) {
   const auto model = Golden("tied").model();
   load_adapter(*model, kPeft);
   write_text(scratch / "full" / "notes.txt", "mine");
-  expect_mentions(error_of([&] { save_peft_folder(*model, scratch / "full"); }), {"not empty"});
+  EXPECT_REFUSED(save_peft_folder(*model, scratch / "full"), "not empty");
   EXPECT_EQ(read_text(scratch / "full" / "notes.txt"), "mine");
   write_text(scratch / "file", "x");
-  error_of<MachineError>([&] { save_peft_folder(*model, scratch / "file" / "adapter"); });
+  expect_mentions(
+      error_of<MachineError>([&] { save_peft_folder(*model, scratch / "file" / "adapter"); }),
+      {"cannot write " + (scratch / "file" / "adapter").string()});
   save_peft_folder(*model, scratch / "full", {.replace = true});
   EXPECT_FALSE(fs::exists(scratch / "full" / "notes.txt"));
   std::set<std::string> entries;
@@ -455,7 +452,6 @@ TEST(PeftFolder, ForPeftItself) {
       {"parts", {"q_proj", "v_proj", "down_proj"}},
       {"everywhere", {"lm.*", "vision.*", "projector.*"}},
       {"vision", {"vision.linear_qkv", "projector.linear_2"}}};
-  at::manual_seed(17);  // else other magnitudes each time
   for (const char* name : {"tied", "text"}) {
     for (const char* scheme : {"lora", "dora"}) {
       for (const auto& [form, targets] : forms) {

@@ -3,17 +3,20 @@
 #include <fstream>
 #include <random>
 
-#include "base/error.h"
 #include "base/file.h"
 #include "errors.h"
 #include "pytorch/pickle.h"
 #include "pytorch/pickle_writer.h"
 #include "pytorch/torch_dist_metadata.h"
 #include "pytorch/zip.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
 
+using testing::error_of;
+using testing::expect_mentions;
+using testing::refusal_of;
 using Kind = PickleValue::Kind;
 using namespace std::string_literals;
 
@@ -27,21 +30,9 @@ Pickle load(std::string_view bytes, PickleLimits limits = {}) {
 
 // The one line of the UserError that reading gives.
 std::string refusal(std::string_view bytes, PickleLimits limits = {}) {
-  try {
-    load(bytes, limits);
-  } catch (const UserError& error) {
-    const std::string message = error.what();
-    EXPECT_TRUE(message.starts_with("test.pkl: ")) << message;
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-    return message;
-  }
-  ADD_FAILURE() << "accepted";
-  return "";
-}
-
-testing::AssertionResult says(const std::string& message, std::string_view part) {
-  if (message.find(part) != std::string::npos) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << '"' << message << "\" lacks \"" << part << '"';
+  const std::string message = error_of([&] { load(bytes, limits); });
+  EXPECT_TRUE(message.starts_with("test.pkl: ")) << message;
+  return message;
 }
 
 TEST(Pickle, PlainValuesComeBack) {
@@ -77,10 +68,10 @@ TEST(Pickle, EveryOneMayNameElementTypes) {
   EXPECT_EQ(load(PickleWriter().global("torch", "bfloat16").finish()).root().text,
             "torch.bfloat16");
   for (const char* other : {"load", "float31", "bfloat16Storage", ""}) {
-    EXPECT_TRUE(says(refusal(PickleWriter().global("torch", other).finish()),
-                     fmt::format("names torch.{}", other)));
+    expect_mentions(refusal(PickleWriter().global("torch", other).finish()),
+                    {fmt::format("names torch.{}", other)});
   }
-  EXPECT_TRUE(says(refusal(PickleWriter().global("os", "bfloat16").finish()), "os.bfloat16"));
+  expect_mentions(refusal(PickleWriter().global("os", "bfloat16").finish()), {"os.bfloat16"});
 }
 
 TEST(Pickle, ObjectsAreDescribedAndNotMade) {
@@ -91,7 +82,7 @@ TEST(Pickle, ObjectsAreDescribedAndNotMade) {
   const Pickle pickle = load(out.finish());
   EXPECT_TRUE(pickle.root().is_object("module.Class"));
   EXPECT_EQ(pickle.root().at("sizes").as_ints(), (std::vector<int64_t>{2, 3}));
-  EXPECT_THROW(pickle.root().at("absent"), UserError);
+  EXPECT_REFUSED(pickle.root().at("absent"), "lacks the entry absent");
 }
 
 TEST(Pickle, ForeignCallablesAreRefused) {
@@ -106,48 +97,48 @@ TEST(Pickle, ForeignCallablesAreRefused) {
     // GLOBAL and a call, as protocol 2 has it.
     PickleWriter call;
     call.global(module, name).mark().string("touch /tmp/trestle-was-here").tuple().reduce();
-    EXPECT_TRUE(says(refusal(call.finish()), full));
+    expect_mentions(refusal(call.finish()), {full});
     // STACK_GLOBAL, protocol 4, from the memo.
     const std::string stacked = "\x80\x04\x8c"s + static_cast<char>(std::strlen(module)) + module +
                                 "\x94\x8c"s + static_cast<char>(std::strlen(name)) + name +
                                 "\x94h\0h\1\x93."s;
-    EXPECT_TRUE(says(refusal(stacked), full));
+    expect_mentions(refusal(stacked), {full});
     // Only named, never called.
-    EXPECT_TRUE(says(refusal(PickleWriter().global(module, name).finish()), full));
+    expect_mentions(refusal(PickleWriter().global(module, name).finish()), {full});
   }
   EXPECT_FALSE(std::filesystem::exists("/tmp/trestle-was-here"));
 }
 
 TEST(Pickle, ForeignOperationsAreRefused) {
-  EXPECT_TRUE(
-      says(refusal("\x80\x02(S'ls'\nios\nsystem\n."s), "0x53"));        // protocol 0: STRING, INST
-  EXPECT_TRUE(says(refusal("\x80\x02\x82\x01."s), "0x82"));             // EXT1
-  EXPECT_TRUE(says(refusal("\x80\x05\x97."s), "0x97"));                 // NEXT_BUFFER
-  EXPECT_TRUE(says(refusal("cos\nsystem\n(S'ls'\ntR."s), "protocol"));  // no PROTO
-  EXPECT_TRUE(says(refusal("\x80\x06N."s), "protocol 6"));
-  EXPECT_TRUE(says(refusal("\x80\x02}}R."s), "is called"));  // a dict as callable
-  EXPECT_TRUE(says(refusal("\x80\x02K\x01}b."s), "state"));  // BUILD of an int
+  expect_mentions(refusal("\x80\x02(S'ls'\nios\nsystem\n."s),
+                  {"0x53"});                                            // protocol 0: STRING, INST
+  expect_mentions(refusal("\x80\x02\x82\x01."s), {"0x82"});             // EXT1
+  expect_mentions(refusal("\x80\x05\x97."s), {"0x97"});                 // NEXT_BUFFER
+  expect_mentions(refusal("cos\nsystem\n(S'ls'\ntR."s), {"protocol"});  // no PROTO
+  expect_mentions(refusal("\x80\x06N."s), {"protocol 6"});
+  expect_mentions(refusal("\x80\x02}}R."s), {"is called"});  // a dict as callable
+  expect_mentions(refusal("\x80\x02K\x01}b."s), {"state"});  // BUILD of an int
 }
 
 TEST(Pickle, LyingLengthsAreRefused) {
-  EXPECT_TRUE(says(refusal("\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xff."s), "announced"));
-  EXPECT_TRUE(says(refusal("\x80\x02X\xff\xff\xff\x7f."s), "announced"));
-  EXPECT_TRUE(says(refusal("\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN."s), "frame"));
-  EXPECT_TRUE(says(refusal("\x80\x02\x8b\xff\xff\xff\xff."s), "announced"));
-  EXPECT_TRUE(says(refusal("\x80\x02Nr\xff\xff\xff\xff."s), "memo entry 4294967295"));
-  EXPECT_TRUE(says(refusal("\x80\x02j\x07\x00\x00\x00."s), "no memo entry 7"));
-  EXPECT_TRUE(says(refusal("\x80\x02X\x02\x00\x00\x00\xc3\x28."s), "UTF-8"));
-  EXPECT_TRUE(says(refusal("\x80\x02."s), "stack"));
-  EXPECT_TRUE(says(refusal("\x80\x02NN."s), "stack"));
-  EXPECT_TRUE(says(refusal("\x80\x02t."s), "mark"));
-  EXPECT_TRUE(says(refusal("\x80\x02}(Nu."s), "key"));
-  EXPECT_TRUE(says(refusal("\x80\x02(\x30."s), "empty stack"));  // POP must not cross the mark
+  expect_mentions(refusal("\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xff."s), {"announced"});
+  expect_mentions(refusal("\x80\x02X\xff\xff\xff\x7f."s), {"announced"});
+  expect_mentions(refusal("\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN."s), {"frame"});
+  expect_mentions(refusal("\x80\x02\x8b\xff\xff\xff\xff."s), {"announced"});
+  expect_mentions(refusal("\x80\x02Nr\xff\xff\xff\xff."s), {"memo entry 4294967295"});
+  expect_mentions(refusal("\x80\x02j\x07\x00\x00\x00."s), {"no memo entry 7"});
+  expect_mentions(refusal("\x80\x02X\x02\x00\x00\x00\xc3\x28."s), {"UTF-8"});
+  expect_mentions(refusal("\x80\x02."s), {"stack"});
+  expect_mentions(refusal("\x80\x02NN."s), {"stack"});
+  expect_mentions(refusal("\x80\x02t."s), {"mark"});
+  expect_mentions(refusal("\x80\x02}(Nu."s), {"key"});
+  expect_mentions(refusal("\x80\x02(\x30."s), {"empty stack"});  // POP must not cross the mark
 }
 
 TEST(Pickle, NestingAndMemoryAreBounded) {
   const std::string lists(1'000'000, ']'), appends(999'999, 'a');
-  EXPECT_TRUE(says(refusal("\x80\x02" + lists + appends + "."), "nested deeper than 200"));
-  EXPECT_TRUE(says(refusal("\x80\x02" + lists, {.memory = 1 << 20}), "memory"));
+  expect_mentions(refusal("\x80\x02" + lists + appends + "."), {"nested deeper than 200"});
+  expect_mentions(refusal("\x80\x02" + lists, {.memory = 1 << 20}), {"memory"});
   // Ten lists of ten references each, nested: 10^10 values in 200 bytes.
   std::string laughs = "\x80\x02N";
   for (int level = 0; level < 10; ++level) {
@@ -156,17 +147,16 @@ TEST(Pickle, NestingAndMemoryAreBounded) {
     laughs += "e";
   }
   const Pickle shared = load(laughs + ".");
-  EXPECT_THROW(to_json(shared.root()), UserError);
+  EXPECT_REFUSED(to_json(shared.root()), "too large to be shown");
   const Pickle cycle = load("\x80\x02]q\0h\0a."s);  // a list that holds itself
-  EXPECT_THROW(to_json(cycle.root()), UserError);
+  EXPECT_REFUSED(to_json(cycle.root()), "nested deeper than");
 }
 
 TEST(Zip, WithoutItsEndRecordIsCutShort) {
   const std::string zeros(100, '\0');
   for (const size_t size : {size_t{0}, size_t{21}, size_t{22}, zeros.size()}) {
     const auto bytes = std::as_bytes(std::span(zeros.data(), size));
-    const std::string message = error_of([&] { ZipReader(bytes, "a.pt"); });
-    EXPECT_TRUE(says(message, size < 22 ? "ends too early" : "it is cut short")) << size;
+    EXPECT_REFUSED(ZipReader(bytes, "a.pt"), size < 22 ? "ends too early" : "it is cut short");
   }
 }
 
@@ -174,15 +164,14 @@ TEST(Zip, WithoutItsEndRecordIsCutShort) {
 // memory.
 TEST(Pickle, DamagedMetadata) {
   const std::string whole = read_text("fixtures/megatron/import/iter_0000000/.metadata");
-  const auto directory = std::filesystem::path(testing::TempDir()) / "damaged";
-  std::filesystem::create_directories(directory);
+  const testing::TempDir directory;
   const auto path = directory / ".metadata";
   const auto write = [&](std::string_view bytes) {
     std::ofstream(path, std::ios::binary) << bytes;
   };
   for (size_t size = 0; size < whole.size(); size += 997) {
     write(std::string_view(whole).substr(0, size));
-    EXPECT_THROW(read_torch_dist_metadata(path), UserError) << size;
+    EXPECT_REFUSED(read_torch_dist_metadata(path), path.string());
   }
   std::mt19937 random(1);
   int refused = 0;
@@ -190,11 +179,7 @@ TEST(Pickle, DamagedMetadata) {
     std::string damaged = whole;
     for (int i = 0; i < 3; ++i) damaged[random() % damaged.size()] = static_cast<char>(random());
     write(damaged);
-    try {
-      read_torch_dist_metadata(path);
-    } catch (const UserError&) {
-      ++refused;
-    }
+    refused += refusal_of([&] { read_torch_dist_metadata(path); }).has_value();
   }
   EXPECT_GT(refused, 100);
 }

@@ -1,39 +1,31 @@
-#include <ATen/Functions.h>
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 
-#include "base/error.h"
 #include "base/file.h"
-#include "hf_testing.h"
+#include "errors.h"
 #include "pytorch/torch_dist.h"
 #include "pytorch/torch_dist_writer.h"
 #include "pytorch/torch_save.h"
 #include "pytorch/zip.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
 
 namespace fs = std::filesystem;
 
-// An empty directory of the test's own.
-fs::path fresh(const std::string& name) {
-  const fs::path path = fs::path(::testing::TempDir()) / ("trestle-" + name);
-  fs::remove_all(path);
-  fs::create_directories(path);
-  return path;
-}
-
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text));
 }
 
 std::string written(const std::function<void(OutputFile&)>& write) {
-  const fs::path path = fresh("written") / "file";
-  OutputFile file(path);
+  const testing::TempDir directory;
+  OutputFile file(directory / "file");
   write(file);
   file.commit();
-  return read_text(path);
+  return read_text(directory / "file");
 }
 
 using Records = std::vector<std::pair<std::string, std::span<const std::byte>>>;
@@ -80,18 +72,18 @@ TEST(Zip, DamageIsRefused) {
     write_zip(file, Records{{"a/data.pkl", bytes_of("12345")}});
   });
   for (size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_THROW(ZipReader(bytes_of(whole).first(size), "zip"), UserError) << size;
+    EXPECT_REFUSED(ZipReader(bytes_of(whole).first(size), "zip"),
+                   "zip: not an archive of torch.save");
   }
+  int refused = 0;
   for (size_t i = 0; i < whole.size(); ++i) {
     for (const char value : {'\0', '\x7f', '\xff'}) {
       std::string damaged = whole;
       damaged[i] = value;
-      try {
-        ZipReader(bytes_of(damaged), "zip");
-      } catch (const UserError&) {
-      }
+      refused += testing::refusal_of([&] { ZipReader(bytes_of(damaged), "zip"); }).has_value();
     }
   }
+  EXPECT_GT(refused, 100);
   // The size in the central directory: 46 bytes of header and the name before the end record.
   std::string lies = whole;
   const size_t central = whole.size() - 22 - 46 - std::string_view("a/data.pkl").size();
@@ -208,15 +200,27 @@ struct Chunk {
   at::Tensor tensor;
 };
 
-fs::path directory_with(const TensorInfo& whole, const std::vector<Chunk>& chunks) {
-  const fs::path path = fresh("dist");
-  TorchDistWriter writer(path);
-  for (const Chunk& chunk : chunks) write_chunk(writer, "t", whole, chunk.offsets, chunk.tensor);
-  writer.commit();
-  return path;
-}
+class TorchDist : public testing::InDirectory<> {
+ protected:
+  // An empty directory, another one each time.
+  fs::path fresh() {
+    const fs::path path = directory_ / std::to_string(count_++);
+    fs::create_directory(path);
+    return path;
+  }
+  fs::path directory_with(const TensorInfo& whole, const std::vector<Chunk>& chunks) {
+    const fs::path path = fresh();
+    TorchDistWriter writer(path);
+    for (const Chunk& chunk : chunks) write_chunk(writer, "t", whole, chunk.offsets, chunk.tensor);
+    writer.commit();
+    return path;
+  }
 
-TEST(TorchDist, AssemblesChunksInAnyOrder) {
+ private:
+  int count_ = 0;
+};
+
+TEST_F(TorchDist, AssemblesChunksInAnyOrder) {
   const at::Tensor whole = at::arange(4 * 6 * 5, at::kFloat).view({4, 6, 5});
   const TensorInfo info{at::kFloat, {4, 6, 5}};
   const auto cut = [&](int64_t a0, int64_t a1, int64_t b0, int64_t b1, int64_t c0, int64_t c1) {
@@ -232,8 +236,8 @@ TEST(TorchDist, AssemblesChunksInAnyOrder) {
   EXPECT_REFUSED(reader.read("u"), "no tensor u");
 }
 
-TEST(TorchDist, ScalarsAndEmptyTensors) {
-  const fs::path path = fresh("dist");
+TEST_F(TorchDist, ScalarsAndEmptyTensors) {
+  const fs::path path = fresh();
   TorchDistWriter writer(path);
   write_chunk(writer, "scalar", {at::kLong, {}}, {}, at::full({}, 7, at::kLong));
   write_chunk(writer, "empty", {at::kFloat, {3, 0}}, {0, 0}, at::empty({3, 0}));
@@ -243,7 +247,7 @@ TEST(TorchDist, ScalarsAndEmptyTensors) {
   EXPECT_EQ(reader.read("empty").numel(), 0);
 }
 
-TEST(TorchDist, CheckedWithoutBeingRead) {
+TEST_F(TorchDist, CheckedWithoutBeingRead) {
   using Holes = TorchDistReader::Holes;
   const TensorInfo info{at::kFloat, {3, 2}};
   const at::Tensor row = at::ones({1, 2});
@@ -257,7 +261,7 @@ TEST(TorchDist, CheckedWithoutBeingRead) {
   EXPECT_REFUSED(reader.check("u", Holes::kNone), "no tensor u");
 }
 
-TEST(TorchDist, HolesAndOverlapsAreRefused) {
+TEST_F(TorchDist, HolesAndOverlapsAreRefused) {
   const TensorInfo info{at::kFloat, {2, 4}};
   const at::Tensor ones = at::ones({2, 2});
   const TorchDistReader hole(directory_with(info, {{{0, 2}, ones}}));
@@ -282,7 +286,7 @@ TEST(TorchDist, HolesAndOverlapsAreRefused) {
       "impossible size");
 }
 
-TEST(TorchDist, DamagedFilesAreRefused) {
+TEST_F(TorchDist, DamagedFilesAreRefused) {
   const fs::path path = directory_with({at::kFloat, {3}}, {{{0}, at::ones({3})}});
   const fs::path data = path / "__0_0.distcp";
   const auto size = fs::file_size(data);
@@ -301,7 +305,7 @@ TEST(TorchDist, DamagedFilesAreRefused) {
   EXPECT_REFUSED(TorchDistReader{path}, ".metadata");
 }
 
-TEST(TorchDist, DataFilesStayInTheDirectory) {
+TEST_F(TorchDist, DataFilesStayInTheDirectory) {
   const fs::path path = directory_with({at::kFloat, {3}}, {{{0}, at::ones({3})}});
   std::string metadata = read_text(path / ".metadata");
   const size_t at = metadata.find("__0_0.distcp");
@@ -311,8 +315,8 @@ TEST(TorchDist, DataFilesStayInTheDirectory) {
   EXPECT_REFUSED(TorchDistReader{path}, "not a plain file name");
 }
 
-TEST(TorchDist, HostileMetadataIsRefused) {
-  const fs::path path = fresh("dist");
+TEST_F(TorchDist, HostileMetadataIsRefused) {
+  const fs::path path = fresh();
   PickleWriter out;
   out.new_object("torch.distributed.checkpoint.metadata", "Metadata");
   out.global("builtins", "exec")
@@ -321,9 +325,7 @@ TEST(TorchDist, HostileMetadataIsRefused) {
       .tuple()
       .reduce();
   write_text(path / ".metadata", out.build().finish());
-  const std::string message = testing::error_of([&] { TorchDistReader{path}; });
-  EXPECT_NE(message.find(".metadata: the pickle names builtins.exec"), std::string::npos)
-      << message;
+  EXPECT_REFUSED(TorchDistReader{path}, ".metadata: the pickle names builtins.exec");
   EXPECT_FALSE(fs::exists("/tmp/trestle-was-here"));
 }
 

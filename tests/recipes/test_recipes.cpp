@@ -65,13 +65,20 @@ TEST(Recipes, TensorParallelIsThatOfTheBridgesTable) {
   EXPECT_EQ(size("ministral3_14b_peft_config", "none"), 4);
 }
 
-TEST(Recipes, WhatIsNotHereIsRefused) {
-  for (const std::string key : {"pipeline_model_parallel_size", "context_parallel_size"}) {
-    TrainConfig config = recipe("ministral3_3b_sft_config");
-    apply_override(config, "model." + key + "=2");
-    EXPECT_NE(error_of([&] { config.validate(); }).find(key + "=2: is not here yet"),
-              std::string::npos);
+TEST(Recipes, AnswerToAllNamesOfTheBridge) {
+  for (const std::string& other : other_recipe_names()) {
+    std::string name = other;
+    name.replace(name.find("_config"), std::string::npos, "");
+    // ministral3_3b_sft_1gpu_h100_bf16 -> ministral3_3b_sft
+    const size_t gpus = name.find("gpu_");
+    ASSERT_NE(gpus, std::string::npos) << other;
+    name = name.substr(0, name.rfind('_', gpus)) + "_config";
+    EXPECT_EQ(to_yaml(recipe(other)), to_yaml(recipe(name))) << other;
+    // As many GPUs as it was tuned on: what shares a layer there, of one each else.
+    const std::string tuned_on = other.substr(other.rfind('_', gpus - 1) + 1, 1);
+    EXPECT_EQ(std::to_string(recipe(other).model.tensor_model_parallel_size), tuned_on) << other;
   }
+  EXPECT_EQ(other_recipe_names().size(), 6);
 }
 
 }  // namespace

@@ -12,7 +12,9 @@
 namespace trestle {
 namespace {
 
-constexpr const char* kNone = "no error";  // error_of
+using testing::error_of;
+using testing::expect_mentions;
+using testing::refusal_of;
 
 TEST(Settle, TheSchemeDecidesTheRatesHoweverItIsSpelt) {
   const std::string name = "ministral3_3b_sft_config";
@@ -37,7 +39,7 @@ TEST(Settle, TheSchemeDecidesTheRatesHoweverItIsSpelt) {
 TEST(Settle, WhatCanHaveNoEffectIsRefused) {
   using Keys = std::vector<Assignment>;
   const auto said = [](const Keys& keys) {
-    return error_of([&] {
+    return refusal_of([&] {
       const SettledRun run = settle("ministral3_3b_sft_config", {}, keys);
       run.config.validate_values();
       refuse_without_effect(run);
@@ -54,7 +56,6 @@ TEST(Settle, WhatCanHaveNoEffectIsRefused) {
       {{{"validation.max_new_tokens", "3"}}, "nothing is answered"},
       {{{"dataset.feature_cache_mb", "3"}}, "no features can be kept"},
       {{{"logger.wandb_entity", "me"}}, "Weights & Biases is off"},
-      {{{"peft.scheme", "lora"}, {"model.freeze_vision_model", "true"}}, "freeze the whole base"},
       {{{"peft.scheme", "lora"},
         {"peft.lora_A_init_method", "pissa"},
         {"peft.lora_B_init_method", "normal"}},
@@ -66,8 +67,7 @@ TEST(Settle, WhatCanHaveNoEffectIsRefused) {
         {"rng.seed", "3"}},
        "nothing is drawn"}};
   for (const auto& [keys, why] : dead) {
-    EXPECT_NE(said(keys).find(" has no effect: "), std::string::npos) << said(keys);
-    EXPECT_NE(said(keys).find(why), std::string::npos) << said(keys);
+    expect_mentions(said(keys), {" has no effect: ", why});
   }
   for (const Keys& keys :
        std::vector<Keys>{{{"peft.scheme", "lora"}, {"peft.dim", "8"}},
@@ -76,17 +76,14 @@ TEST(Settle, WhatCanHaveNoEffectIsRefused) {
                          {{"peft.scheme", "lora"}, {"dataset.feature_cache_mb", "3"}},
                          {{"dataset.shuffle", "false"}, {"peft.scheme", "lora"}, {"rng.seed", "3"}},
                          {{"peft.dim", std::nullopt}}}) {
-    EXPECT_EQ(said(keys), kNone);
+    EXPECT_EQ(said(keys), std::nullopt);
   }
   // A file may be a whole resolved config.
   const auto file =
       flatten_yaml(load_yaml(to_yaml(recipe("ministral3_3b_sft_config")), "file"), "");
-  EXPECT_EQ(error_of([&] { refuse_without_effect(settle("ministral3_3b_sft_config", file, {})); }),
-            kNone);
-  EXPECT_NE(error_of([&] {
-              refuse_without_effect(settle("ministral3_3b_sft_config", {{"peft.dim", "8"}}, {}));
-            }).find("peft.dim=8 has no effect"),
-            std::string::npos);
+  EXPECT_NO_THROW(refuse_without_effect(settle("ministral3_3b_sft_config", file, {})));
+  EXPECT_REFUSED(refuse_without_effect(settle("ministral3_3b_sft_config", {{"peft.dim", "8"}}, {})),
+                 "peft.dim=8 has no effect");
 }
 
 TEST(Settle, TheLastValueOnACommandLineCountsAndIsTold) {
@@ -157,24 +154,24 @@ void for_each_range(const T& config, const std::string& prefix, const auto& visi
 TEST(Settle, EveryNumberHasItsRange) {
   int64_t numbers = 0;
   const auto said = [](const std::string& path, const std::string& value) {
-    return error_of([&] { settle("demo_config", {}, {{path, value}}); });
+    return refusal_of([&] { settle("demo_config", {}, {{path, value}}); });
   };
   for_each_range(TrainConfig{}, "",
                  [&](const std::string& path, const Edges& edges, const std::string& allowed) {
                    ++numbers;
                    for (const std::string& value : edges.inside) {
-                     EXPECT_EQ(said(path, value), kNone) << path << "=" << value;
+                     EXPECT_EQ(said(path, value), std::nullopt) << path << "=" << value;
                    }
                    for (const std::string& value : edges.outside) {
                      EXPECT_EQ(said(path, value), path + "=" + value + ": " + allowed);
                    }
                    for (const char* value : {"nan", "inf", "-inf", "1e17", "99999999999999999"}) {
-                     const std::string error = said(path, value);
+                     const std::string error = said(path, value).value_or("");
                      EXPECT_TRUE(error.starts_with(path + "=") && error.ends_with(allowed))
                          << error;
                    }
                  });
-  EXPECT_EQ(numbers, 37);
+  EXPECT_EQ(numbers, 45);
   // The ones that trained on once, each with what it may be.
   for (const auto& [given, allowed] : std::map<std::string, std::string>{
            {"optimizer.adam_beta1=2", "must be at least 0 and below 1"},
@@ -194,13 +191,14 @@ TEST(Settle, EveryNumberHasItsRange) {
 
 TEST(Settle, RunsThatCannotBeAreRefused) {
   const auto said = [](const std::vector<Assignment>& keys) {
-    return error_of([&] { settle("ministral3_3b_sft_config", {}, keys).config.validate_values(); });
+    return refusal_of(
+        [&] { settle("ministral3_3b_sft_config", {}, keys).config.validate_values(); });
   };
   EXPECT_EQ(said({{"train.train_iters", "10"}}),
             "scheduler.lr_warmup_iters=10 is not below train.train_iters=10; lower it, or make the "
             "run longer");
-  EXPECT_EQ(said({{"train.train_iters", "11"}}), kNone);
-  EXPECT_EQ(said({{"train.train_iters", "10"}, {"scheduler.lr_decay_iters", "11"}}), kNone);
+  EXPECT_EQ(said({{"train.train_iters", "11"}}), std::nullopt);
+  EXPECT_EQ(said({{"train.train_iters", "10"}, {"scheduler.lr_decay_iters", "11"}}), std::nullopt);
   EXPECT_EQ(said({{"scheduler.lr_warmup_init", "1e-5"}}),
             "scheduler.lr_warmup_init=1e-05 is above optimizer.lr=5e-06");
   EXPECT_EQ(said({{"optimizer.min_lr", "1e-5"}}),

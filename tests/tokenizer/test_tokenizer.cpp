@@ -3,6 +3,8 @@
 
 #include <chrono>
 
+#include "errors.h"
+#include "temp_dir.h"
 #include "tokenizer/testing.h"
 #include "tokenizer/tokenizer.h"
 
@@ -152,9 +154,9 @@ TEST(Tokenizer, StreamingGivesWholeCharacters) {
 
 TEST(Tokenizer, IdsOutsideTheVocabularyAreRefused) {
   for (const int64_t id : {-1l, 131072l, INT64_MAX, INT64_MIN}) {
-    expect_user_error([&] { real().decode(std::vector<int64_t>{id}); }, "0 to 131071");
+    EXPECT_REFUSED(real().decode(std::vector<int64_t>{id}), "0 to 131071");
   }
-  expect_user_error([] { real().special("[NOPE]"); }, "[NOPE]");
+  EXPECT_REFUSED(real().special("[NOPE]"), "[NOPE]");
 }
 
 // The two formats of one vocabulary give the same ids; a trained BPE with one merge a token follows
@@ -184,28 +186,28 @@ TEST(Tokenizer, SmallVocabularies) {
 }
 
 TEST(Tokenizer, DirectoriesAreSearched) {
-  ScratchDirectory directory;
-  expect_user_error([&] { Tokenizer::open(directory.path()); },
-                    "neither tekken.json nor tokenizer.json");
-  expect_user_error([&] { Tokenizer::open(directory.path() / "none"); }, "does not exist");
-  std::filesystem::create_directory(directory.path() / "tokenizer");
-  directory.write("tokenizer/tokenizer.json", read_text(kBytesCheckpoint / "tokenizer.json"));
+  const TempDir directory;
+  EXPECT_REFUSED(Tokenizer::open(directory.path()), "neither tekken.json nor tokenizer.json");
+  EXPECT_REFUSED(Tokenizer::open(directory / "none"), "does not exist");
+  write_text(directory / "tokenizer/tokenizer.json",
+             read_text(kBytesCheckpoint / "tokenizer.json"));
   EXPECT_EQ(Tokenizer::open(directory.path()).vocab_size(), 270);
-  directory.write("tokenizer.json", read_text(kTokenizerGolden / "trained.json"));
+  write_text(directory / "tokenizer.json", read_text(kTokenizerGolden / "trained.json"));
   EXPECT_EQ(Tokenizer::open(directory.path()).vocab_size(), 500);
-  directory.write("tekken.json", read_text(kTokenizerGolden / "tekken.json"));
+  write_text(directory / "tekken.json", read_text(kTokenizerGolden / "tekken.json"));
   EXPECT_EQ(Tokenizer::open(directory.path()).vocab_size(), 808);
 }
 
 // Each change to a good file must be refused with a line that names the place.
 TEST(Tokenizer, MalformedFilesAreRefused) {
   using Change = std::function<void(Json&)>;
-  const ScratchDirectory directory;
+  const TempDir directory;
+  const auto path = directory / "changed.json";
   const auto refuse = [&](const char* name, const Change& change, const std::string& part) {
     Json json = read_json(kTokenizerGolden / name);
     change(json);
-    const auto path = directory.write("changed.json", json.dump());
-    expect_user_error([&] { Tokenizer::open(path); }, part);
+    write_json(path, json);
+    EXPECT_REFUSED(Tokenizer::open(path), part);
   };
   const auto tekken = [&](const Change& change, const std::string& part) {
     refuse("tekken.json", change, part);
@@ -256,8 +258,8 @@ TEST(Tokenizer, MalformedFilesAreRefused) {
   hf([](Json& j) { j["model"]["merges"][0] = 5; }, "merges[0]");
 
   const auto text = [&](const std::string& content, const std::string& part) {
-    const auto path = directory.write("changed.json", content);
-    expect_user_error([&] { Tokenizer::open(path); }, part);
+    write_text(path, content);
+    EXPECT_REFUSED(Tokenizer::open(path), part);
   };
   text("", "not valid JSON");
   text("{\"config\": {}, \"vocab\": [", "not valid JSON");
@@ -268,8 +270,8 @@ TEST(Tokenizer, MalformedFilesAreRefused) {
 
 TEST(Pretokenizer, RunawayPatternsAreStopped) {
   const Pretokenizer pretokenizer("(a+)+(b|c)", "test");
-  expect_user_error([&] { pretokenizer.split(std::string(5000, 'a'), [](std::string_view) {}); },
-                    "the pattern fails");
+  EXPECT_REFUSED(pretokenizer.split(std::string(5000, 'a'), [](std::string_view) {}),
+                 "the pattern fails");
   std::vector<std::string> pieces;
   Pretokenizer("b+", "test").split("aabba", [&](std::string_view piece) {
     pieces.emplace_back(piece);

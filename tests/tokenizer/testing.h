@@ -1,8 +1,7 @@
-// What the tokenizer and chat tests share: golden files, the real vocabulary, scratch directories.
+// What the tokenizer and chat tests share: golden files, the real vocabulary.
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -10,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
 
@@ -48,42 +46,6 @@ inline std::filesystem::path real_vocabulary() {
     if (fs::exists(file)) return file;
   }
   throw std::runtime_error("no tekken_240911.json under " + lib.string() + "; run tools/setup.sh");
-}
-
-/// A directory that goes when the test ends.
-class ScratchDirectory {
- public:
-  ScratchDirectory() {
-    static int count = 0;
-    path_ = std::filesystem::temp_directory_path() /
-            fmt::format("trestle-test-{}-{}", ::getpid(), count++);
-    std::filesystem::create_directories(path_);
-  }
-  ~ScratchDirectory() { std::filesystem::remove_all(path_); }
-  ScratchDirectory(const ScratchDirectory&) = delete;
-  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
-
-  std::filesystem::path write(const char* name, const std::string& text) const {
-    write_text(path_ / name, text);
-    return path_ / name;
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-/// Expects a UserError of one line that holds `part`.
-template <class Function>
-void expect_user_error(Function&& function, const std::string& part) {
-  try {
-    function();
-    ADD_FAILURE() << "no error; expected one with: " << part;
-  } catch (const UserError& error) {
-    const std::string message = error.what();
-    EXPECT_NE(message.find(part), std::string::npos) << message;
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-  }
 }
 
 }  // namespace trestle::testing

@@ -1,13 +1,14 @@
 // Features of a frozen tower and projector: the same losses to the bit from nowhere, from memory
 // and from disk, and nothing kept where they may change.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 
 #include "base/file.h"
 #include "errors.h"
+#include "model/ministral3.h"
 #include "recipes/recipes.h"
+#include "temp_dir.h"
 #include "train/trainer.h"
 
 namespace trestle {
@@ -15,11 +16,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Features : public ::testing::Test {
+class Features : public testing::InDirectory<> {
  protected:
   void SetUp() override {
-    directory_ = fs::temp_directory_path() / fmt::format("trestle-features-{}", ::getpid());
-    fs::create_directories(directory_);
     std::ofstream data(directory_ / "data.jsonl");
     for (const char* name : {"rgb8.png", "29x29.png", "420.jpg"}) {
       data
@@ -34,7 +33,6 @@ class Features : public ::testing::Test {
         << R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})"
         << "\n";
   }
-  void TearDown() override { fs::remove_all(directory_); }
 
   TrainConfig config() const {
     TrainConfig config = recipe("ministral3_3b_peft_config");
@@ -81,8 +79,6 @@ class Features : public ::testing::Test {
       files.push_back(each.path());
     return files;
   }
-
-  fs::path directory_;
 };
 
 TEST_F(Features, FromMemoryAreTheSameBits) {
@@ -147,8 +143,7 @@ TEST_F(Features, AreNotKeptWhereTheyMayChange) {
 
 TEST_F(Features, AFileInTheirPlaceIsRefused) {
   write_text(directory_ / "cache", "no directory");
-  EXPECT_NE(error_of([&] { Trainer trainer(with_disk()); }).find("dataset.feature_cache"),
-            std::string::npos);
+  EXPECT_REFUSED(Trainer trainer(with_disk()), "dataset.feature_cache");
 }
 
 }  // namespace

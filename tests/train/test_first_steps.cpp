@@ -1,11 +1,12 @@
 // What the first steps of each recipe do to a small model.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <map>
 
+#include "model/ministral3.h"
 #include "recipes/recipes.h"
+#include "temp_dir.h"
 #include "train/trainer.h"
 
 namespace trestle {
@@ -31,12 +32,11 @@ bool is_to_train(const std::string& parameter, const Meaning& meaning) {
          (parameter.ends_with(".linear_in.weight") || parameter.ends_with(".linear_out.weight"));
 }
 
-class FirstSteps : public ::testing::TestWithParam<std::string> {
+class FirstSteps : public testing::InDirectory<::testing::TestWithParam<std::string>> {
  protected:
   // Sixteen rows, each with a picture: every global batch holds each of them once or twice, so that
   // steps differ by the weights alone.
   void SetUp() override {
-    fs::create_directories(directory_);
     const std::string picture = fs::absolute("image/golden/29x29.png").string();
     std::ofstream data(directory_ / "data.jsonl");
     for (int i = 0; i < 16; ++i) {
@@ -46,10 +46,6 @@ class FirstSteps : public ::testing::TestWithParam<std::string> {
            << "\"}]}\n";
     }
   }
-  void TearDown() override { fs::remove_all(directory_); }
-
-  const fs::path directory_ =
-      fs::temp_directory_path() / fmt::format("trestle-recipes-{}", ::getpid());
 };
 
 std::vector<std::string> names_of_recipes() {

@@ -6,50 +6,17 @@
 #include "golden.h"
 #include "peft/lora.h"
 #include "peft/sites.h"
-#include "train/optimizer.h"
+#include "train/steps.h"
 
 namespace trestle {
 namespace {
 
+using testing::batch_of;
+using testing::expect_adapter_run;
 using testing::expect_near;
 using testing::Golden;
-
-// As the goldens were made: tools/goldens/README.md.
-constexpr double kLearningRate = 1e-2;
-constexpr AdamWOptions kOptions{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0};
-constexpr double kClip = 1.0;
-
-AdamW::NamedTensors trainable(const Ministral3& model) {
-  AdamW::NamedTensors parameters;
-  for (const auto& entry : model.named_parameters()) {
-    if (entry.value().requires_grad()) parameters.emplace_back(entry.key(), entry.value());
-  }
-  return parameters;
-}
-
-// Losses, norms and logits of ten steps from the adapter that `model` has.
-void expect_ten_steps(Ministral3& model, const Golden& golden) {
-  const Golden data("tied");
-  const ModelInput input = data.input();
-  const at::Tensor labels = data.shifted_labels();
-  AdamW optimizer(trainable(model), kOptions);
-  const auto loss = [&] {
-    const auto [sum, targets] = model.loss_sum(input, labels);
-    return sum / targets;
-  };
-  for (int64_t step = 0; step < 10; ++step) {
-    optimizer.zero_grad();
-    const at::Tensor value = loss();
-    expect_near(value.detach(), golden["losses"][step], 1e-4, fmt::format("loss {}", step));
-    value.backward();
-    const double norm = clip_grad_norm(optimizer.parameters(), kClip);
-    EXPECT_NEAR(norm, golden["grad_norms"][step].item<double>(), 1e-4 * norm) << step;
-    optimizer.step(kLearningRate);
-  }
-  const at::NoGradGuard no_grad;
-  expect_near(loss(), golden["loss_after"], 1e-4, "loss after");
-  expect_near(model.logits(input), golden["final.logits"], 1e-3, "final logits");
-}
+using testing::mean_loss;
+using testing::trainable;
 
 // Our name of peft's tensor:
 // base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.weight is
@@ -89,13 +56,12 @@ TEST_P(PeftsForm, TenStepsArePefts) {
     const at::NoGradGuard no_grad;
     expect_near(model->logits(data.input()), golden["logits"], 1e-4, "logits");
   }
-  const auto [sum, targets] = model->loss_sum(data.input(), data.shifted_labels());
-  (sum / targets).backward();
+  mean_loss(*model, batch_of(data)).backward();
   for (const auto& [name, parameter] : trainable(*model)) {
     EXPECT_LE(testing::relative_error(parameter.grad(), golden["grad." + names.at(name)]), 1e-4)
         << name;
   }
-  expect_ten_steps(*model, golden);
+  expect_adapter_run(*model, golden);
   for (const auto& [name, parameter] : trainable(*model)) {
     expect_near(parameter.detach(), golden["final." + names.at(name)], 1e-3, name);
   }
@@ -114,13 +80,12 @@ TEST(TrainLora, MegatronsFormWithItsSharedA) {
     expect_near(model->logits(Golden("tied").input()), golden["logits"], 1e-4, "logits");
   }
   const Golden data("tied");
-  const auto [sum, targets] = model->loss_sum(data.input(), data.shifted_labels());
-  (sum / targets).backward();
+  mean_loss(*model, batch_of(data)).backward();
   ASSERT_EQ(trainable(*model).size(), 24u);
   for (const auto& [name, parameter] : trainable(*model)) {
     EXPECT_LE(testing::relative_error(parameter.grad(), golden["grad." + name]), 1e-4) << name;
   }
-  expect_ten_steps(*model, golden);
+  expect_adapter_run(*model, golden);
   for (const auto& [name, parameter] : trainable(*model)) {
     expect_near(parameter.detach(), golden["final." + name], 1e-3, name);
   }

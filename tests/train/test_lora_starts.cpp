@@ -8,49 +8,26 @@
 #include "peft/peft_folder.h"
 #include "peft/pissa.h"
 #include "peft/sites.h"
-#include "train/optimizer.h"
+#include "temp_dir.h"
+#include "train/steps.h"
 
 namespace trestle {
 namespace {
 
+using testing::batch_of;
 using testing::expect_near;
+using testing::expect_ten_steps;
 using testing::Golden;
 
 const std::vector<std::string> kEverywhere = {"q_proj",    "k_proj",    "v_proj",
                                               "o_proj",    "gate_proj", "up_proj",
                                               "down_proj", "vision.*",  "projector.*"};
 
-AdamW::NamedTensors trainable(const Ministral3& model) {
-  AdamW::NamedTensors parameters;
-  for (const auto& entry : model.named_parameters()) {
-    if (entry.value().requires_grad()) parameters.emplace_back(entry.key(), entry.value());
-  }
-  return parameters;
-}
-
-// Ten steps as tools/goldens/record.py makes them.
-std::vector<double> ten_losses(Ministral3& model, double learning_rate, double ratio = 1) {
-  const Golden data("tied");
-  const ModelInput input = data.input();
-  const at::Tensor labels = data.shifted_labels();
-  AdamW optimizer(trainable(model), {.weight_decay = 0, .lora_plus_ratio = ratio});
-  std::vector<double> losses;
-  for (int step = 0; step < 10; ++step) {
-    optimizer.zero_grad();
-    const auto [sum, targets] = model.loss_sum(input, labels);
-    const at::Tensor loss = sum / targets;
-    losses.push_back(loss.item<double>());
-    loss.backward();
-    clip_grad_norm(optimizer.parameters(), 1.0);
-    optimizer.step(learning_rate);
-  }
-  return losses;
-}
-
-void expect_losses(const std::vector<double>& losses, const at::Tensor& wanted) {
-  for (size_t i = 0; i < losses.size(); ++i) {
-    EXPECT_NEAR(losses[i], wanted[static_cast<int64_t>(i)].item<double>(), 1e-4) << i;
-  }
+// Ten steps of LoRA+, whose ratio of 1 is LoRA's.
+void expect_losses(const Ministral3& model, double learning_rate, const at::Tensor& losses,
+                   double ratio = 1) {
+  expect_ten_steps(model, batch_of(Golden("tied")), {.weight_decay = 0, .lora_plus_ratio = ratio},
+                   learning_rate, losses);
 }
 
 LoraConfig pissa_config() {
@@ -111,26 +88,25 @@ TEST(Pissa, LeavesTheModelAsItWas) {
 TEST(Pissa, TenStepsArePeftsAndThePeftFolderIsOfTheOriginalBase) {
   const Golden golden("tied", "starts.safetensors"), data("tied");
   const auto model = pissa_model(pissa_config());
-  expect_losses(ten_losses(*model, 1e-3), golden["pissa.losses"]);
+  expect_ten_steps(*model, batch_of(data), {.weight_decay = 0}, 1e-3, golden["pissa.losses"],
+                   golden["pissa.grad_norms"]);
   const at::NoGradGuard no_grad;
   expect_near(model->logits(data.input()), golden["pissa.final.logits"], 1e-3, "final logits");
 
-  const std::filesystem::path folder = ::testing::TempDir() + "/trestle_pissa_folder";
-  std::filesystem::remove_all(folder);
-  save_peft_folder(*model, folder);
+  const testing::TempDir scratch;
+  save_peft_folder(*model, scratch / "folder");
   const auto again = data.model();
-  load_adapter(*again, folder);
+  load_adapter(*again, scratch / "folder");
   expect_near(again->logits(data.input()), model->logits(data.input()), 1e-4, "from the folder");
   for (const AdapterSite& site : adapter_sites(*again)) {
     for (const auto& pair : site.linear->adapter()->pairs()) EXPECT_EQ(pair->rank(), 8);
   }
-  std::filesystem::remove_all(folder);
 }
 
 TEST(Pissa, RankStabilised) {
   LoraConfig config = pissa_config();
   config.use_rslora = true;
-  expect_losses(ten_losses(*pissa_model(config), 1e-3),
+  expect_losses(*pissa_model(config), 1e-3,
                 Golden("tied", "starts.safetensors")["pissa_rslora.losses"]);
 }
 
@@ -163,8 +139,7 @@ TEST_P(LoraPlus, TenStepsArePefts) {
   const auto model = Golden("tied").model();
   load_adapter(*model, std::string("golden/tied/") + GetParam());
   const Golden golden("tied", "starts.safetensors");
-  expect_losses(ten_losses(*model, 1e-2, 4),
-                golden[std::string("lora_plus.") + GetParam() + ".losses"]);
+  expect_losses(*model, 1e-2, golden[std::string("lora_plus.") + GetParam() + ".losses"], 4);
 }
 
 }  // namespace

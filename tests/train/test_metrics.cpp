@@ -1,7 +1,6 @@
 // The files a run tells by: TFRecord and W&B framing, TensorBoard's steps, report.html. Real
 // readers are in interop/test_trackers.py.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +9,8 @@
 #include "base/crc.h"
 #include "base/file.h"
 #include "base/protobuf.h"
+#include "errors.h"
+#include "temp_dir.h"
 #include "train/metrics.h"
 #include "train/run_report.h"
 #include "train/trainer.h"
@@ -21,16 +22,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Metrics : public ::testing::Test {
+class Metrics : public testing::InDirectory<> {
  protected:
   void SetUp() override {
     for (const char* name : {"WANDB_PROJECT", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR"}) {
       unsetenv(name);
     }
-    directory_ = fs::temp_directory_path() / fmt::format("trestle-metrics-{}", ::getpid());
-    fs::create_directories(directory_);
   }
-  void TearDown() override { fs::remove_all(directory_); }
 
   TrainConfig config() const {
     TrainConfig config;
@@ -39,8 +37,6 @@ class Metrics : public ::testing::Test {
     return config;
   }
   std::string report() const { return read_text(directory_ / "report.html"); }
-
-  fs::path directory_;
 };
 
 uint64_t number(std::string_view bytes) {
@@ -122,10 +118,10 @@ TEST_F(Metrics, WandbIsOffUnlessAskedFor) {
   setenv("WANDB_MODE", "disabled", 1);
   EXPECT_EQ(WandbRun::start(asked, 0), nullptr);
   setenv("WANDB_MODE", "sometimes", 1);
-  EXPECT_THROW(WandbRun::start(asked, 0), UserError);
+  EXPECT_REFUSED(WandbRun::start(asked, 0), "WANDB_MODE=sometimes");
   setenv("WANDB_MODE", "offline", 1);
   setenv("WANDB_RUN_ID", "../up", 1);
-  EXPECT_THROW(WandbRun::start(asked, 0), UserError);
+  EXPECT_REFUSED(WandbRun::start(asked, 0), "'../up' is no run id");
   EXPECT_FALSE(fs::exists(directory_ / "wandb"));
 }
 

@@ -42,8 +42,8 @@ class Packed : public testing::RunTest {
     std::ofstream(directory_ / "data.jsonl") << rows_of_all_kinds();
   }
 
-  TrainConfig config(const std::string& name) const {
-    TrainConfig config = RunTest::config(name);
+  TrainConfig config(const std::string& name, const std::string& scheme = "") const {
+    TrainConfig config = RunTest::config(name, scheme);
     config.model.params_dtype = "float32";
     config.model.seq_length = 256;
     config.checkpoint.pretrained_checkpoint = kModel;
@@ -114,11 +114,9 @@ TEST_F(Packed, RunsDifferInTheNumberOfForwardsAlone) {
 
 // users' pain point 24: resuming.
 TEST_F(Packed, ResumesToTheBit) {
-  TrainConfig lora = config("lora");
+  TrainConfig lora = config("lora", "lora");
   lora.dataset.pack_sequences_in_batch = true;
   lora.model.params_dtype = "bf16";
-  lora.peft.scheme = "lora";
-  lora.peft.dim = 4;
   lora.peft.dropout = 0.1;
   const std::vector<double> whole = losses(lora);
   lora.checkpoint.save += "-resumed";

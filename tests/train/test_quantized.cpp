@@ -2,22 +2,18 @@
 // (tools/make_quantized_goldens.py): logits, gradients and ten steps.
 #include <gtest/gtest.h>
 
-#include "base/error.h"
+#include "errors.h"
 #include "golden.h"
 #include "peft/lora.h"
 #include "peft/sites.h"
 #include "recipes/recipes.h"
-#include "train/optimizer.h"
+#include "train/steps.h"
 
 namespace trestle {
 namespace {
 
 using testing::expect_near;
 using testing::Golden;
-
-// As the goldens were made: tools/goldens/README.md.
-constexpr double kLearningRate = 1e-2;
-constexpr AdamWOptions kOptions{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0};
 
 struct QuantizedRun {
   const char* name;
@@ -26,11 +22,6 @@ struct QuantizedRun {
 
 class QuantizedBase : public ::testing::TestWithParam<QuantizedRun> {
  protected:
-  at::Tensor loss() const {
-    const auto [sum, targets] = model_->loss_sum(data_.input(), data_.shifted_labels());
-    return sum / targets;
-  }
-
   // The gradients of a pair, or a failure, under peft's names.
   void expect_gradients(const LowRank& pair, const std::string& hf) const {
     // canonical "model.layers..." -> "model.language_model.layers..."
@@ -63,7 +54,7 @@ TEST_P(QuantizedBase, TenStepsArePefts) {
     const at::NoGradGuard no_grad;
     expect_near(model_->logits(data_.input()), golden_["logits"], 1e-4, "logits");
   }
-  loss().backward();
+  testing::mean_loss(*model_, testing::batch_of(data_)).backward();
   size_t compared = 0;
   for (const AdapterSite& site : adapter_sites(*model_)) {
     const auto& adapter = site.linear->adapter();
@@ -76,23 +67,7 @@ TEST_P(QuantizedBase, TenStepsArePefts) {
   }
   EXPECT_EQ(compared, 21u);
 
-  AdamW::NamedTensors trained;
-  for (const auto& entry : model_->named_parameters()) {
-    if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
-  }
-  AdamW optimizer(trained, kOptions);
-  for (int64_t step = 0; step < 10; ++step) {
-    optimizer.zero_grad();
-    const at::Tensor value = loss();
-    expect_near(value.detach(), golden_["losses"][step], 1e-4, fmt::format("loss {}", step));
-    value.backward();
-    const double norm = clip_grad_norm(optimizer.parameters(), 1.0);
-    EXPECT_NEAR(norm, golden_["grad_norms"][step].item<double>(), 1e-4 * norm) << step;
-    optimizer.step(kLearningRate);
-  }
-  const at::NoGradGuard no_grad;
-  expect_near(loss(), golden_["loss_after"], 1e-4, "loss after");
-  expect_near(model_->logits(data_.input()), golden_["final.logits"], 1e-3, "final logits");
+  testing::expect_adapter_run(*model_, golden_);
 }
 
 // DoRA starts with the norms of the quantised weight, so that it changes nothing.
@@ -109,19 +84,14 @@ TEST(QuantizedStart, DoraStartsAsTheQuantisedBase) {
 }
 
 TEST(QuantizedConfig, WhatCannotBeIsRefused) {
-  const auto refusal = [](const char* scheme, int64_t bits) -> std::string {
+  const auto refusal = [](const char* scheme, int64_t bits) {
     LoraConfig config;
     config.scheme = scheme;
     config.base_bits = bits;
-    try {
-      config.validate();
-    } catch (const UserError& error) {
-      return error.what();
-    }
-    return "";
+    return testing::refusal_of([&] { config.validate(); });
   };
-  for (const int64_t bits : {4, 8, 16}) EXPECT_EQ(refusal("lora", bits), "");
-  EXPECT_EQ(refusal("", 16), "");
+  for (const int64_t bits : {4, 8, 16}) EXPECT_EQ(refusal("lora", bits), std::nullopt);
+  EXPECT_EQ(refusal("", 16), std::nullopt);
   EXPECT_EQ(refusal("lora", 5), "peft.base_bits=5: must be one of 4, 8, 16");
   EXPECT_EQ(refusal("", 4),
             "peft.base_bits=4 holds the weights in a form that cannot train; set peft.scheme to "

@@ -2,43 +2,19 @@
 // packed samples whose reference is each sample in a forward of its own.
 #include <gtest/gtest.h>
 
-#include "data/batch.h"
-#include "golden.h"
 #include "peft/lora.h"
-#include "train/optimizer.h"
+#include "train/steps.h"
 
 namespace trestle {
 namespace {
 
-using testing::expect_near;
+using testing::batch_of;
+using testing::expect_ten_steps;
 using testing::Golden;
-
-AdamW::NamedTensors trainable(const Ministral3& model) {
-  AdamW::NamedTensors parameters;
-  for (const auto& entry : model.named_parameters()) {
-    if (entry.value().requires_grad()) parameters.emplace_back(entry.key(), entry.value());
-  }
-  return parameters;
-}
 
 // As the goldens were made: tools/goldens/README.md.
 constexpr AdamWOptions kFull{};
 constexpr AdamWOptions kAdapters{.weight_decay = 0};
-
-void expect_ten_steps(const Ministral3& model, const Batch& batch, const AdamWOptions& options,
-                      double lr, const at::Tensor& losses, const at::Tensor& norms) {
-  AdamW optimizer(trainable(model), options);
-  for (int64_t step = 0; step < 10; ++step) {
-    optimizer.zero_grad();
-    const auto [sum, targets] = model.loss_sum(batch.input, batch.labels_T);
-    const at::Tensor loss = sum / targets;
-    loss.backward();
-    expect_near(loss.detach(), losses[step], 1e-4, fmt::format("loss {}", step));
-    const double norm = clip_grad_norm(optimizer.parameters(), 1.0);
-    EXPECT_NEAR(norm, norms[step].item<double>(), 1e-3 * norm) << step;
-    optimizer.step(lr);
-  }
-}
 
 class FrozenParts : public ::testing::TestWithParam<const char*> {};
 
@@ -60,8 +36,8 @@ TEST_P(FrozenParts, TenLossesEqualTransformers) {
                                  !is_frozen("vision", "vision_tower.") &&
                                  !is_frozen("projection", "multi_modal_projector."));
   }
-  expect_ten_steps(*model, {data.input(), data.shifted_labels()}, kFull, 1e-3,
-                   golden[parts + ".losses"], golden[parts + ".grad_norms"]);
+  expect_ten_steps(*model, batch_of(data), kFull, 1e-3, golden[parts + ".losses"],
+                   golden[parts + ".grad_norms"]);
 }
 
 // The rows of a packed golden as samples.
@@ -103,8 +79,7 @@ TEST(PackedRun, FullFineTuningEqualsTransformersOnEachSampleAlone) {
   const auto model = Golden("untied").model();
   const Batch batch = packed_row(golden);
   EXPECT_GT(batch.input.packing.runs().size(), 1u);
-  const auto [sum, targets] = model->loss_sum(batch.input, batch.labels_T);
-  (sum / targets).backward();
+  testing::mean_loss(*model, batch).backward();
   int64_t compared = 0;
   for (const auto& [theirs, ours] : std::map<std::string, std::string>{
            {"grad.model.vision_tower.ln_pre.weight", "vision_tower.ln_pre.weight"},

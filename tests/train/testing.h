@@ -2,7 +2,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -11,6 +10,7 @@
 
 #include "base/json.h"
 #include "recipes/recipes.h"
+#include "temp_dir.h"
 #include "train/trainer.h"
 
 namespace trestle::testing {
@@ -18,11 +18,9 @@ namespace trestle::testing {
 namespace fs = std::filesystem;
 
 /// A directory with seven rows of own text data, and runs on the fixture model.
-class RunTest : public ::testing::Test {
+class RunTest : public InDirectory<> {
  protected:
   void SetUp() override {
-    directory_ = fs::temp_directory_path() / fmt::format("trestle-run-{}", ::getpid());
-    fs::create_directories(directory_);
     std::ofstream data(directory_ / "data.jsonl");
     for (int i = 0; i < 7; ++i) {
       data << R"({"messages": [{"role": "user", "content": "count )" << i
@@ -30,9 +28,9 @@ class RunTest : public ::testing::Test {
            << std::string(static_cast<size_t>(3 + i), 'a') << "\"}]}\n";
     }
   }
-  void TearDown() override { fs::remove_all(directory_); }
 
-  TrainConfig config(const std::string& name) const {
+  // Of the weights, or of adapters of a scheme.
+  TrainConfig config(const std::string& name, const std::string& scheme = "") const {
     TrainConfig config = recipe("ministral3_3b_sft_config");
     config.checkpoint.pretrained_checkpoint = "fixtures/hf";
     config.checkpoint.save = (directory_ / name).string();
@@ -44,6 +42,8 @@ class RunTest : public ::testing::Test {
     config.train.micro_batch_size = 2;
     config.optimizer.lr = 1e-3;
     config.scheduler.lr_warmup_iters = 2;
+    config.peft.scheme = scheme;
+    if (!scheme.empty()) config.peft.dim = 4;
     return config;
   }
 
@@ -75,8 +75,6 @@ class RunTest : public ::testing::Test {
     for (std::string line; std::getline(log, line);) EXPECT_EQ(Json::parse(line)["step"], ++lines);
     EXPECT_EQ(lines, 6);
   }
-
-  fs::path directory_;
 };
 
 }  // namespace trestle::testing

@@ -1,4 +1,4 @@
-#include "cli/compare_report.h"
+#include "pages/compare.h"
 
 #include <fmt/format.h>
 

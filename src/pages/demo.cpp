@@ -1,4 +1,4 @@
-#include "cli/demo_report.h"
+#include "pages/demo.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "cli/data_page.h"
+#include "pages/data.h"
 
 #include <fmt/format.h>
 

@@ -1,6 +1,0 @@
-// What nearly every command needs.
-#pragma once
-
-#include <CLI/CLI.hpp>
-
-#include "pch_modules.h"

@@ -1,0 +1,270 @@
+#include "recipes/bridge_keys.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace trestle {
+
+namespace {
+
+// Calls visit(part) for each part of a text; true where one of them says so, which ends it.
+template <class Visit>
+bool any_part(std::string_view text, char separator, Visit&& visit) {
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(separator), text.size());
+    if (end > 0 && visit(text.substr(0, end))) return true;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return false;
+}
+
+bool is_beginning(std::string_view name) { return name.ends_with('*'); }
+
+// How much of a key a row's best name says: all of it (npos), the length of its beginning, or
+// nothing.
+std::optional<size_t> match(const BridgeKeys& row, std::string_view section,
+                            std::string_view rest) {
+  if (row.section != section) return std::nullopt;
+  if (row.names == rest) return std::string_view::npos;
+  std::optional<size_t> best;
+  any_part(row.names, ' ', [&](std::string_view name) {
+    if (name == rest) {
+      best = std::string_view::npos;
+      return true;
+    }
+    if (!is_beginning(name)) return false;
+    name.remove_suffix(1);
+    if (rest.starts_with(name) && (!best || *best < name.size())) best = name.size();
+    return false;
+  });
+  return best;
+}
+
+// A value as YAML has it, where Python spells it otherwise.
+std::string_view plain(std::string_view value) {
+  value = trimmed(value);
+  if (value == "True") return "true";
+  if (value == "False") return "false";
+  if (value == "None") return "null";
+  return value;
+}
+
+// The value that stands for one of the Bridge's, if the row has it.
+std::optional<std::string_view> mapped(const BridgeKeys& row,
+                                       const std::optional<std::string>& given) {
+  const std::string_view value = given ? plain(*given) : std::string_view("null");
+  std::optional<std::string_view> found;
+  any_part(row.values, '|', [&](std::string_view each) {
+    const size_t arrow = std::min(each.find('>'), each.size());
+    if (each.substr(0, arrow) != value) return false;
+    found = arrow < each.size() ? each.substr(arrow + 1) : each;
+    return true;
+  });
+  return found;
+}
+
+// Theirs of a row whose values are renamed: "cord_v2, medpix or raven".
+std::string values_text(const BridgeKeys& row) {
+  std::vector<std::string> names;
+  any_part(row.values, '|', [&](std::string_view each) {
+    names.emplace_back(each.substr(0, each.find('>')));
+    return false;
+  });
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::string text_of(const Assignment& given) {
+  return fmt::format("{}={}", given.key, given.value.value_or("null"));
+}
+
+class Translation {
+ public:
+  explicit Translation(bool is_file) : is_file_(is_file) {}
+
+  void add(Assignment given) {
+    const BridgeKeys* row = find_bridge_key(given.key);
+    if (row == nullptr) {
+      out_.assignments.push_back(std::move(given));
+      return;
+    }
+    switch (row->how) {
+      case BridgeHow::kTaken:
+      case BridgeHow::kRenamed:
+        return take(*row, std::move(given));
+      case BridgeHow::kNoEffect:
+        return leave_out(given, row->words);
+      case BridgeHow::kOfCheckpoint:
+        if (is_file_) return leave_out(given, row->words);
+        user_error("{}: {}; leave it out", text_of(given), row->words);
+      case BridgeHow::kRefused:
+        // Off, as it is here.
+        if (!mapped(*row, given.value)) user_error("{}: {}", text_of(given), row->words);
+    }
+  }
+
+  OfBridge finish(std::string_view file) && {
+    if (left_out_ > 0) {
+      out_.notes.push_back(
+          fmt::format("{}: {} keys of Megatron Bridge have no effect here (trestle recipes "
+                      "--bridge-keys says of each why)",
+                      file, left_out_));
+    }
+    return std::move(out_);
+  }
+
+ private:
+  void take(const BridgeKeys& row, Assignment given) {
+    const auto value = mapped(row, given.value);
+    if (row.how == BridgeHow::kRenamed) {
+      // What a renamed key is not asked for leaves the key here as it is.
+      if (!given.value) return;
+      if (!value && !row.values.empty()) {
+        user_error("{}: must be one of {}", text_of(given), values_text(row));
+      }
+    }
+    if (value) given.value = std::string(*value);
+    if (row.how == BridgeHow::kRenamed) given.key = row.words;
+    out_.assignments.push_back(std::move(given));
+  }
+
+  void leave_out(const Assignment& given, std::string_view why) {
+    if (is_file_) {
+      ++left_out_;
+    } else {
+      out_.notes.push_back(fmt::format("{} has no effect here: {}", text_of(given), why));
+    }
+  }
+
+  bool is_file_;
+  OfBridge out_;
+  size_t left_out_ = 0;
+};
+
+// What megatron-bridge's YAML says of a class: torch.bfloat16, megatron.bridge.peft.lora.LoRA.
+std::optional<std::string> scheme_of_class(std::string_view name) {
+  const std::string_view last = name.substr(name.rfind('.') + 1);
+  if (last == "LoRA" || last == "VLMLoRA") return "lora";
+  if (last == "DoRA") return "dora";
+  return std::nullopt;
+}
+
+// A group of the Bridge's that has no key here.
+bool is_foreign_group(std::string_view name) {
+  bool is_group = false;
+  for (const BridgeKeys& row : bridge_keys()) {
+    if (row.section != name) continue;
+    if (row.how == BridgeHow::kTaken) return false;
+    is_group = true;
+  }
+  return is_group;
+}
+
+}  // namespace
+
+const BridgeKeys* find_bridge_key(std::string_view key) {
+  const size_t dot = std::min(key.find('.'), key.size());
+  const std::string_view section = key.substr(0, dot);
+  const std::string_view rest = dot < key.size() ? key.substr(dot + 1) : std::string_view();
+  const BridgeKeys* found = nullptr;
+  size_t length = 0;
+  for (const BridgeKeys& row : bridge_keys()) {
+    const std::optional<size_t> said = match(row, section, rest);
+    if (said && (found == nullptr || *said > length)) {
+      found = &row;
+      length = *said;
+    }
+  }
+  return found;
+}
+
+OfBridge of_bridge(const std::vector<Assignment>& command_line) {
+  Translation translation(false);
+  for (Assignment each : command_line) {
+    if (each.key.starts_with('~')) {
+      user_error("{}: removes a key in Hydra's words; KEY=null gives a key the recipe's value",
+                 each.key);
+    }
+    // Hydra's words for a key that the recipe does not have yet.
+    each.key.erase(0, std::min<size_t>(each.key.find_first_not_of('+'), 2));
+    translation.add(std::move(each));
+  }
+  return std::move(translation).finish({});
+}
+
+OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view name) {
+  Translation translation(true);
+  const bool is_written = std::ranges::any_of(
+      file, [](const Assignment& each) { return each.key.ends_with("_target_"); });
+  for (Assignment each : file) {
+    // To the Bridge no interval is no validation.
+    if (is_written && each.key == "validation.eval_interval" && !each.value) each.value = "0";
+    const size_t dot = std::min(each.key.rfind('.'), each.key.size());
+    const std::string parent = each.key.substr(0, dot);
+    const std::string last = dot < each.key.size() ? each.key.substr(dot + 1) : each.key;
+    const std::string value = each.value.value_or("");
+    if (last == "_call_" || last == "_args_" || last == "_partial_" || last == "_name_") continue;
+    if (last == "_target_") {
+      if (parent == "peft") {
+        const auto scheme = scheme_of_class(value);
+        if (!scheme) user_error("{}: {}: LoRA and DoRA are here", name, text_of(each));
+        translation.add({"peft.scheme", scheme});
+      } else if (value.starts_with("torch.")) {  // an element type
+        translation.add({parent, value});
+      }
+    } else if (each.value || !is_foreign_group(each.key)) {
+      translation.add(each);
+    }
+  }
+  OfBridge result = std::move(translation).finish(name);
+  result.is_written = is_written;
+  return result;
+}
+
+std::string bridge_keys_table() {
+  std::string out = "| key of Megatron Bridge | here | |\n|---|---|---|\n";
+  for (const BridgeKeys& row : bridge_keys()) {
+    std::vector<std::string> names;
+    any_part(row.names, ' ', [&](std::string_view name) {
+      names.push_back(fmt::format("`{}.{}`", row.section, name));
+      return false;
+    });
+    if (names.empty()) names.push_back(fmt::format("`{}`", row.section));
+    std::string how, words(row.words), values;
+    any_part(row.values, '|', [&](std::string_view each) {
+      const size_t arrow = std::min(each.find('>'), each.size());
+      values += values.empty() ? "" : ", ";
+      values += fmt::format("`{}`", each.substr(0, arrow));
+      if (arrow < each.size()) values += fmt::format(" is `{}`", each.substr(arrow + 1));
+      return false;
+    });
+    switch (row.how) {
+      case BridgeHow::kTaken:
+        how = "the same key";
+        words = values;
+        break;
+      case BridgeHow::kRenamed:
+        how = fmt::format("`{}`", row.words);
+        words = values;
+        break;
+      case BridgeHow::kNoEffect:
+        how = "no effect";
+        break;
+      case BridgeHow::kOfCheckpoint:
+        how = "the checkpoint's";
+        break;
+      case BridgeHow::kRefused:
+        how = fmt::format("refused, but for {}", values);
+        break;
+    }
+    out += fmt::format("| {} | {} | {} |\n", fmt::join(names, " "), how, words);
+  }
+  return out;
+}
+
+}  // namespace trestle

@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Command lines of Megatron Bridge's users, as its pages and scripts have them: each trains two steps.
+
+  .venv/bin/python tests/cli/test_bridge.py --trestle build/release/trestle [TestCase.test ...]
+
+What is added ends the run after two steps and says where the data lie; the words before it are the Bridge's.
+"""
+
+import json
+import os
+import subprocess
+import unittest
+
+import script
+from test_bad_input import DEMO, TESTS, Refusals
+
+RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
+TWO_STEPS = ("train.exit_interval=2", f"dataset.path_or_dataset={RECEIPTS}")
+# docs/models/vlm/ministral3.md of megatron-bridge 0.2 and 0.3, behind examples/recipes/ministral3/finetune_ministral3_vl.py.
+PAGE = {
+    "full": ("--dataset-type", "hf", "train.global_batch_size=32", "train.train_iters=1000"),
+    "lora": ("--peft-scheme", "lora", "--dataset-type", "hf", "train.global_batch_size=64", "train.train_iters=1000"),
+    "frozen": ("--peft-scheme", "lora", "--freeze-vision-model", "train.global_batch_size=64"),
+}
+# examples/models/mistral/ministral3/{sft,peft}_unpacked.sh of August 2026, behind run_recipe.py.
+SCRIPT = (
+    "checkpoint.pretrained_checkpoint={checkpoint}", "model.seq_length=4096", "train.train_iters=100", "train.global_batch_size=16",
+    "train.micro_batch_size=1", "validation.eval_iters=20", "optimizer.lr={lr}", "optimizer.min_lr={min_lr}",
+    "scheduler.lr_warmup_iters=10", "checkpoint.save=results", "logger.log_interval=1", "logger.wandb_project=megatron-bridge-cord_v2",
+    "logger.wandb_exp_name=ministral3_3b_cord_v2", "dataset.source.dataset_name=cord_v2", "dataset.seq_length=4096",
+    "dataset.enable_in_batch_packing=False", "model.tensor_model_parallel_size={tp}", "model.pipeline_model_parallel_size={pp}")
+
+
+class Bridge(Refusals):
+    def finetune(self, *arguments, **environment):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"} | environment
+        done = subprocess.run([script.TRESTLE, "finetune", *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
+                              env=environment, stdin=subprocess.DEVNULL, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done
+
+    def metrics(self, run):
+        return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
+
+    def test_its_page_of_2025(self):
+        for name, words in PAGE.items():
+            with self.subTest(name):
+                self.finetune("--pretrained-checkpoint", DEMO, *words, *TWO_STEPS, SAVE_DIR=str(self.folder / name))
+                lines = self.metrics(f"{name}/ministral3_3b_finetune_config")
+                self.assertEqual([line["step"] for line in lines if "loss" in line], [1, 2])
+                # Megatron's first step of a warm-up has rate 0, its second a tenth of the peak.
+                self.assertAlmostEqual(lines[1]["lr"], 5e-7 if name == "full" else 1e-5)
+
+    def test_its_scripts_of_2026(self):
+        for mode, step, rates, parallel in (("sft", (), ("0.00001", "0.000001"), (2, 1)),
+                                            ("peft", ("--mode", "lora"), ("0.00005", "0.000005"), (1, 2))):
+            with self.subTest(mode):
+                words = [word.format(checkpoint=DEMO, lr=rates[0], min_lr=rates[1], tp=parallel[0], pp=parallel[1]) for word in SCRIPT]
+                done = self.finetune("--recipe", f"ministral3_3b_{mode}_config", "--step_func", "vlm_step", *step, *words, *TWO_STEPS,
+                                     f"checkpoint.save=results_{mode}", "validation.split=test")
+                self.assertIn("model_parallel_size=2 is for several GPUs", done.stderr)
+                lines = self.metrics(f"results_{mode}")
+                self.assertEqual([line["step"] for line in lines if "loss" in line], [1, 2])
+                self.assertAlmostEqual(lines[1]["lr"], float(rates[0]) / 10)
+
+    def test_its_launchers_short_flags(self):
+        done = self.finetune("--model", "ministral3_3b", "--mode", "dora", "--dataset", "cord-v2", "-ms", "20", "-gb", "4", "-mb", "2",
+                             "-sl", "2048", "-tp", "1", "-pp", "1", "-cp", "1", "-vp=1", "--lr", "3e-4", "--min_lr", "3e-5",
+                             "--warmup_iters", "1", "--pretrained_checkpoint", DEMO, "--save_dir", "run", "--save_interval", "5",
+                             "--dry-run", *TWO_STEPS[1:])
+        for line in ("lr: 0.0003", "min_lr: 3e-05", "scheme: dora", "train_iters: 20", "global_batch_size: 4", "micro_batch_size: 2",
+                     "seq_length: 2048", "lr_warmup_iters: 1", "save: run", "save_interval: 5", "maker_name: make_cord_v2_dataset"):
+            self.assertIn(f"\n  {line}\n", done.stdout)
+        self.assertFalse((self.folder / "run").exists())
+        self.refused("finetune", "--recipe", "ministral3_3b_sft_config", "--mode", "lora", names=["--mode lora contradicts"])
+        self.refused("finetune", "--model", "ministral3_3b", names=["needs --mode sft, lora or dora"])
+        self.refused("finetune", "--model", "ministral3_3b", "--mode", "pretrain", names=["--mode", "sft"])
+
+    def test_its_own_file_as_config(self):
+        """A run_config.yaml that the real Bridge wrote: its keys, and what has no effect in one line."""
+        run = TESTS / "fixtures" / "megatron" / "lora" / "iter_0000002" / "run_config.yaml"
+        done = self.finetune("--config", run, "--pretrained-checkpoint", DEMO, "checkpoint.save=run", "train.train_iters=2",
+                             "train.global_batch_size=2", "scheduler.lr_warmup_iters=0", *TWO_STEPS[1:])
+        self.assertIn("keys of Megatron Bridge have no effect here", done.stderr)
+        self.assertEqual([line["step"] for line in self.metrics("run") if "loss" in line], [1, 2])
+
+
+class Documents(unittest.TestCase):
+    def test_bridge_keys(self):
+        """docs/bridge-keys.md has the program's own table: trestle recipes --bridge-keys."""
+        table = subprocess.run([script.TRESTLE, "recipes", "--bridge-keys"], capture_output=True, text=True, check=True).stdout
+        self.assertGreater(len(table.splitlines()), 100)
+        document = (TESTS.parent / "docs" / "bridge-keys.md").read_text()
+        self.assertIn(table, document, "docs/bridge-keys.md: put what `trestle recipes --bridge-keys` prints there")
+
+
+if __name__ == "__main__":
+    script.read_line(__doc__)
+    unittest.main()

@@ -1,0 +1,174 @@
+// Megatron Bridge's keys: that each of them is known, and what becomes of it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <set>
+
+#include "base/file.h"
+#include "errors.h"
+#include "recipes/bridge_keys.h"
+#include "recipes/settle.h"
+
+namespace trestle {
+namespace {
+
+using testing::error_of;
+using testing::expect_mentions;
+
+// Of megatron-bridge 0.6.2, made by tools/make_bridge_keys.py.
+std::vector<std::string> keys_of_the_bridge() {
+  std::vector<std::string> keys;
+  std::ifstream file("recipes/bridge_keys.txt");
+  for (std::string line; std::getline(file, line);) keys.push_back(line);
+  return keys;
+}
+
+std::map<std::string, std::string> values_of(const TrainConfig& config) {
+  std::map<std::string, std::string> values;
+  for (const FieldText& each : list_fields(config)) values[each.path] = each.value;
+  return values;
+}
+
+SettledRun settled(const std::vector<Assignment>& file,
+                   const std::vector<Assignment>& command_line) {
+  return settle("ministral3_3b_finetune_config", file, command_line);
+}
+
+TEST(BridgeKeys, EachOfTheBridgeIsKnown) {
+  const std::vector<std::string> keys = keys_of_the_bridge();
+  ASSERT_GT(keys.size(), 800);
+  const auto ours = values_of({});
+  for (const std::string& key : keys) {
+    const BridgeKeys* row = find_bridge_key(key);
+    ASSERT_NE(row, nullptr) << key;
+    // A key of both is taken as it is, and only such a one.
+    EXPECT_EQ(row->how == BridgeHow::kTaken, ours.contains(key)) << key;
+  }
+}
+
+TEST(BridgeKeys, TheTableSpeaksOfKeysThatExist) {
+  const auto ours = values_of({});
+  for (const BridgeKeys& row : bridge_keys()) {
+    const std::string what = fmt::format("{}.{}", row.section, row.names);
+    if (row.how == BridgeHow::kRenamed) {
+      EXPECT_TRUE(ours.contains(std::string(row.words))) << what;
+    } else if (row.how != BridgeHow::kTaken) {
+      EXPECT_FALSE(row.words.empty()) << what;
+    }
+    // Else nothing would be left of it that could be said.
+    if (row.how == BridgeHow::kRefused) {
+      EXPECT_FALSE(row.values.empty()) << what;
+    }
+  }
+  // No row hides a key of ours.
+  for (const auto& [key, value] : ours) {
+    const BridgeKeys* row = find_bridge_key(key);
+    if (row != nullptr) {
+      EXPECT_EQ(row->how, BridgeHow::kTaken) << key;
+    }
+  }
+}
+
+TEST(BridgeKeys, BothSpellingsAreOneKey) {
+  struct Case {
+    std::string theirs, value, ours, becomes;
+  };
+  const std::vector<Case> cases = {
+      {"train.eval_iters", "3", "validation.eval_iters", "3"},
+      {"dataset.source.dataset_name", "cord_v2", "dataset.maker_name", "make_cord_v2_dataset"},
+      {"dataset.source.schema_adapter", "medpix", "dataset.maker_name", "make_medpix_dataset"},
+      {"dataset.maker_name", "raven", "dataset.maker_name", "make_raven_dataset"},
+      {"dataset.maker_name", "make_raven_dataset", "dataset.maker_name", "make_raven_dataset"},
+      {"dataset.source.path_or_dataset", "a.parquet", "dataset.path_or_dataset", "a.parquet"},
+      {"dataset.validation_source.split", "test", "validation.split", "test"},
+      {"dataset.seq_length", "512", "model.seq_length", "512"},
+      {"dataset.enable_in_batch_packing", "True", "dataset.pack_sequences_in_batch", "true"},
+      {"dataset.dataloader_type", "single", "dataset.shuffle", "false"},
+      {"mixed_precision", "fp32", "model.params_dtype", "float32"},
+      {"model.params_dtype", "torch.float32", "model.params_dtype", "float32"},
+      {"+dataset.seq_length", "512", "model.seq_length", "512"},
+      {"++train.train_iters", "7", "train.train_iters", "7"},
+  };
+  for (const auto& [theirs, value, ours, becomes] : cases) {
+    const SettledRun run = settled({}, {{theirs, value}});
+    EXPECT_EQ(values_of(run.config).at(ours), becomes) << theirs << "=" << value;
+    EXPECT_TRUE(run.asked.keys.contains(ours)) << theirs;
+    EXPECT_TRUE(run.notes.empty()) << theirs << ": " << run.notes.front();
+  }
+}
+
+TEST(BridgeKeys, WhatChangesNothingIsToldAndTheRestRefused) {
+  const auto before = to_yaml(settled({}, {}).config);
+  const auto note = [&](const std::string& key, const std::string& value) {
+    const SettledRun run = settled({}, {{key, value}});
+    EXPECT_EQ(to_yaml(run.config), before) << key;
+    return run.notes.size() == 1 ? run.notes.front() : "no line";
+  };
+  EXPECT_EQ(note("ddp.overlap_grad_reduce", "True"),
+            "ddp.overlap_grad_reduce=True has no effect here: for work that many ranks share; one "
+            "process has nothing to exchange and computes the same");
+  EXPECT_NE(note("train.manual_gc", "true").find("Python's own housekeeping"), std::string::npos);
+  EXPECT_NE(note("tokenizer.vocab_size", "5").find("checkpoint.pretrained_checkpoint"),
+            std::string::npos);
+
+  // What is off here too asks for nothing.
+  EXPECT_EQ(note("optimizer.optimizer", "adam"), "no line");
+  EXPECT_EQ(note("ft.enable_ft_package", "False"), "no line");
+  EXPECT_EQ(note("model.virtual_pipeline_model_parallel_size", "null"), "no line");
+
+  const auto refused = [&](const std::string& key, const std::string& value) {
+    return error_of([&] { settled({}, {{key, value}}); });
+  };
+  EXPECT_EQ(refused("optimizer.optimizer", "muon"),
+            "optimizer.optimizer=muon: Adam is the one optimizer here (AdamW)");
+  EXPECT_EQ(refused("model.hidden_size", "4096"),
+            "model.hidden_size=4096: read from checkpoint.pretrained_checkpoint; leave it out");
+  EXPECT_EQ(refused("dataset.source.dataset_name", "squad"),
+            "dataset.source.dataset_name=squad: must be one of cord_v2, medpix, raven");
+  expect_mentions(refused("mixed_precision", "fp16_mixed"), {"must be one of bf16_mixed"});
+  expect_mentions(refused("~train.train_iters", ""), {"removes a key in Hydra's words"});
+  expect_mentions(refused("ddp_overlap", "1"), {"unknown option ddp_overlap"});
+}
+
+// The real Bridge's files, as they are.
+TEST(BridgeKeys, ItsRunConfigIsTakenAsAFile) {
+  const auto file = [](const std::string& name) {
+    const std::string path = "fixtures/megatron/" + name + "/run_config.yaml";
+    return flatten_yaml(load_yaml(read_text(path), path), path);
+  };
+  const SettledRun sft = settled(file("sft/iter_0000002"), {});
+  EXPECT_EQ(sft.config.peft.scheme, "");
+  EXPECT_EQ(sft.config.model.tensor_model_parallel_size, 2);
+  EXPECT_EQ(sft.config.checkpoint.save, "sft");
+  EXPECT_EQ(sft.config.validation.eval_interval, 0);  // null there
+  EXPECT_TRUE(sft.asked.keys.empty());
+  refuse_without_effect(sft);
+  ASSERT_EQ(sft.notes.size(), 1);
+  EXPECT_NE(sft.notes[0].find("keys of Megatron Bridge have no effect here"), std::string::npos);
+  const SettledRun lora = settled(file("lora/iter_0000002"), {{"peft.dim", "9"}});
+  EXPECT_EQ(lora.config.peft.scheme, "lora");
+  EXPECT_EQ(lora.config.peft.dim, 9);
+  EXPECT_EQ(settled(file("dora/iter_0000002"), {}).config.peft.scheme, "dora");
+  EXPECT_REFUSED(
+      settled({{"peft._target_", "megatron.bridge.peft.canonical_lora.CanonicalLoRA"}}, {}),
+      "LoRA and DoRA are here");
+}
+
+TEST(BridgeKeys, FreezeFlagsBesideAdaptersAreItsPages) {
+  const std::vector<Assignment> page = {{"peft.scheme", "lora"},
+                                        {"model.freeze_vision_model", "true"}};
+  const SettledRun run = settled({}, page);
+  ASSERT_EQ(run.notes.size(), 1);
+  EXPECT_EQ(run.notes[0],
+            "model.freeze_vision_model=true changes nothing: adapters freeze the whole base");
+  std::vector<Assignment> both = page;
+  both.push_back({"peft.target_modules", "[linear_qkv,vision.q_proj]"});
+  EXPECT_EQ(error_of([&] { settled({}, both); }),
+            "model.freeze_vision_model=true, but peft.target_modules has vision.q_proj, which "
+            "adapters train; leave one out");
+}
+
+}  // namespace
+}  // namespace trestle
