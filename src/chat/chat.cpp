@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "chat/call_ids.h"
 #include "chat/canonical.h"
 #include "chat/rules.h"
 #include "chat/turns.h"
@@ -225,7 +226,8 @@ ChatEncoder::ChatEncoder(const Tokenizer& tokenizer, std::optional<int> version)
   }
 }
 
-EncodedChat ChatEncoder::encode(const Conversation& conversation, Ending ending) const {
+EncodedChat ChatEncoder::encode(Conversation conversation, Ending ending) const {
+  if (version_ >= 13) fill_call_ids(conversation);
   check_conversation(conversation, version_, ending);
   std::vector<Turn> turns = merge_messages(conversation, version_);
   std::string system_prompt;

@@ -53,6 +53,7 @@ struct Message {
   std::vector<Part> parts;
   std::vector<ToolCall> tool_calls;         // assistant
   std::optional<std::string> tool_call_id;  // tool
+  std::string tool_name;                    // tool: whose result it is, or empty
   bool prefix = false;                      // assistant, last: to be continued, so no </s>
   bool trained = true;                      // assistant: its tokens are targets of the loss
 };
@@ -62,7 +63,9 @@ Message text_message(Role role, std::string text);
 struct Conversation {
   std::vector<Message> messages;
   /// Array of {"type": "function", "function": {...}}, or null.
-  Json tools;
+  Json tools = nullptr;
+  /// Keys of the row and of its messages that say something to nobody here (chat/keys.h).
+  std::vector<std::string> unread = {};
 };
 
 /// What the last message must be: anything; one that the model answers; one that the model has
@@ -88,9 +91,10 @@ class ChatEncoder {
 
   /// Layout and rules are mistral-common's for the version: neighbouring user or assistant messages
   /// merge, text joined by an empty line; text followed by one final image turns to image first;
-  /// tool results take the order of their calls. Throws UserError, one line that names the message,
+  /// tool results take the order of their calls; where the layout writes no ids of calls, they may
+  /// be absent. Throws UserError, one line that names the message,
   /// for a conversation that breaks the rules (chat_rules.h).
-  EncodedChat encode(const Conversation& conversation, Ending ending = Ending::kAny) const;
+  EncodedChat encode(Conversation conversation, Ending ending = Ending::kAny) const;
 
  private:
   const Tokenizer& tokenizer_;

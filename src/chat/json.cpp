@@ -1,11 +1,16 @@
 #include "chat/json.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <optional>
 #include <ranges>
 #include <vector>
 
-#include "base/base64.h"
 #include "base/error.h"
+#include "chat/exchange.h"
+#include "chat/pictures.h"
+#include "chat/tools.h"
 
 namespace trestle {
 
@@ -13,20 +18,6 @@ namespace {
 
 constexpr std::string_view kPlaceholder = "<image>";
 constexpr int64_t kMaxSide = 1 << 24;
-
-// Base64 of a JPEG, PNG or WebP without a word around it, as some data sets have it where others
-// have a path: the first bytes of these formats, then nothing that base64 has not.
-bool is_bare_base64(std::string_view text) {
-  constexpr size_t kShortest = 64;  // no picture is smaller; a path may begin with "/9j/" too
-  const bool begins =
-      text.starts_with("/9j/") || text.starts_with("iVBORw0KGgo") || text.starts_with("UklGR");
-  return begins && text.size() >= kShortest &&
-         text.substr(0, kShortest).find_first_not_of(kBase64Alphabet) == text.npos;
-}
-
-std::string as_data_uri(const std::string& base64) {
-  return base64.starts_with("data:") ? base64 : "data:image/any;base64," + base64;
-}
 
 /// Reads the messages of one row and deals out the row's own images.
 class RowReader {
@@ -36,19 +27,23 @@ class RowReader {
 
   Conversation read() {
     if (!row_.is_object()) user_error("{}: a conversation must be a JSON object", what_);
-    check_row_keys(row_, others_, what_);
+    unread_ = check_row_keys(row_, others_, what_);
     for (const char* key : {"images", "image"}) read_row_images(key);
-    const char* key = row_.contains("messages") ? "messages" : "conversations";
-    const Json* list = find(row_, key);
-    if (list == nullptr || !list->is_array()) user_error("{}: \"messages\" must be a list", what_);
+    const char* key = find(row_, "messages") == nullptr && row_.contains("conversations")
+                          ? "conversations"
+                          : "messages";
+    const auto list = row_.find(key);
+    if (list == row_.end() || !list->is_array()) refuse_row();
     Conversation conversation;
     for (const Json& message : *list) {
       place_ = fmt::format("{}: {}[{}]", what_, key, conversation.messages.size());
       conversation.messages.push_back(read_message(message));
-      check_tool_name(message, conversation);
+      check_tool_name(conversation);
     }
     place_rest(conversation);
-    read_tools(conversation);
+    read_system(conversation);
+    conversation.tools = read_tools(row_, what_);
+    conversation.unread = std::move(unread_);
     return conversation;
   }
 
@@ -58,16 +53,30 @@ class RowReader {
     user_error("{}: {}", place_, fmt::format(format, std::forward<Args>(args)...));
   }
 
-  // The value of `key`, or nullptr if it is absent or null.
-  static const Json* find(const Json& object, const char* key) {
-    const auto it = object.find(key);
-    return it == object.end() || it->is_null() ? nullptr : &*it;
+  static const Json* find(const Json& object, const char* key) { return find_said(object, key); }
+
+  // What stands there in place of a conversation.
+  [[noreturn]] void refuse_row() const {
+    if (row_.contains("role") || row_.contains("from")) {
+      user_error("{}: it is a message alone; a row is {{\"messages\": [...]}}", what_);
+    }
+    std::vector<std::string> keys;
+    for (const auto& [key, value] : row_.items()) keys.push_back(key);
+    user_error("{}: \"messages\" must be a list; the row has {}", what_,
+               keys.empty() ? "no key" : fmt::format("{}", fmt::join(keys, ", ")));
   }
 
   std::string need_string(const Json& object, const char* key) const {
     const Json* value = find(object, key);
     if (value == nullptr || !value->is_string()) refuse("\"{}\" must be a string", key);
     return value->get<std::string>();
+  }
+
+  // A text, which may be empty.
+  std::string need_text(const Json& object, const char* key) const {
+    const auto found = object.find(key);
+    if (found == object.end() || !found->is_string()) refuse("\"{}\" must be a string", key);
+    return found->get<std::string>();
   }
 
   bool flag(const Json& object, const char* key, bool otherwise) const {
@@ -83,59 +92,52 @@ class RowReader {
     const Json list = value->is_array() ? *value : Json::array({*value});
     for (const Json& image : list) {
       place_ = fmt::format("{}: {}[{}]", what_, key, images_.size());
-      images_.push_back(read_source(image));
+      images_.push_back(read_picture(image, others_, place_));
     }
   }
 
-  // What names a picture or is one: a string, or an object that says which it is.
-  ImageRef read_source(const Json& json) const {
-    ImageRef image;
-    if (json.is_string()) {
-      image.source = json.get<std::string>();
-      if (is_bare_base64(image.source)) image.source = as_data_uri(image.source);
-    } else if (json.is_binary()) {
-      const Json::binary_t& bytes = json.get_binary();
-      image.source = place_;
-      image.bytes = std::make_shared<const std::string>(bytes.begin(), bytes.end());
-    } else if (json.is_object()) {
-      check_picture_keys(json, others_, place_);
-      for (const char* key : {"bytes", "base64", "path", "url", "image", "image_url"}) {
-        const Json* value = find(json, key);
-        if (value == nullptr) continue;
-        if (*key != 'b') return read_source(*value);
-        if (value->is_binary()) return read_source(*value);
-        image.source = as_data_uri(need_string(json, key));
-        return image;
+  // A column of its own, as LLaMA-Factory's and ms-swift's rows have it.
+  void read_system(Conversation& conversation) const {
+    const Json* said = nullptr;
+    for (const std::string_view key : system_keys()) {
+      const Json* value = find_said(row_, key);
+      if (value == nullptr) continue;
+      if (!value->is_string()) user_error("{}: \"{}\" must be a text", what_, key);
+      if (said != nullptr && *said != *value) {
+        user_error("{}: \"{}\" is another system prompt; leave one out", what_, key);
       }
-      refuse("a picture has none of \"path\", \"url\", \"base64\" and \"image\"");
-    } else {
-      refuse("a picture must be a path, a URL, a data: URI or an object that holds one");
+      said = value;
     }
-    return image;
-  }
-
-  void read_tools(Conversation& conversation) const {
-    const Json* tools = find(row_, "tools");
-    if (tools == nullptr) return;
-    conversation.tools =
-        tools->is_string() ? parse_json_of_single_keys(tools->get<std::string>(), what_ + ": tools")
-                           : *tools;
-    if (!conversation.tools.is_array() && !conversation.tools.is_null()) {
-      user_error("{}: \"tools\" must be a list", what_);
+    if (said == nullptr) return;
+    Message message = text_message(Role::kSystem, said->get<std::string>());
+    std::vector<Message>& messages = conversation.messages;
+    if (messages.empty() || messages[0].role != Role::kSystem) {
+      messages.insert(messages.begin(), std::move(message));
+    } else if (messages[0].parts.size() != 1 || messages[0].parts[0].text != *said) {
+      user_error("{}: a system prompt beside the messages and another among them; leave one out",
+                 what_);
     }
   }
 
   Message read_message(const Json& json) {
     if (!json.is_object()) refuse("a message must be a JSON object");
     Message message;
-    message.role = read_role(json);
-    check_message_keys(json, message.role, others_, place_);
-    const Json* content = find(json, json.contains("content") ? "content" : "value");
-    if (content != nullptr && content->is_string()) {
-      read_text(content->get<std::string>(), message);
-    } else if (content != nullptr && content->is_array()) {
-      for (const Json& part : *content) message.parts.push_back(read_part(part));
-    } else if (content != nullptr || message.role != Role::kAssistant) {
+    const std::string role = need_string(json, find(json, "role") != nullptr ? "role" : "from");
+    message.role = role_of(role);
+    for (const std::string& key : check_message_keys(json, message.role, others_, place_)) {
+      const std::string name = "messages: " + key;
+      if (std::ranges::find(unread_, name) == unread_.end()) unread_.push_back(name);
+    }
+    const bool has_value = find(json, "value") != nullptr || !json.contains("content");
+    const auto found = json.find(has_value ? "value" : "content");
+    const bool is_there = found != json.end() && !found->is_null();
+    if (role == "function_call" && is_there) {
+      message.tool_calls = read_function_call(*found, others_, place_);
+    } else if (is_there && found->is_string()) {
+      read_text(found->get<std::string>(), message);
+    } else if (is_there && found->is_array()) {
+      for (const Json& part : *found) read_part(part, message);
+    } else if (is_there || message.role != Role::kAssistant) {
       refuse("\"content\" must be a string or a list of parts");
     }
     // Empty texts vanish in every layout.
@@ -143,32 +145,31 @@ class RowReader {
       return part.kind == Part::Kind::kText && part.text.empty();
     });
     if (message.role == Role::kAssistant) read_assistant(json, message);
-    if (message.role == Role::kTool && find(json, "tool_call_id") != nullptr) {
-      message.tool_call_id = need_string(json, "tool_call_id");
+    if (message.role == Role::kTool) {
+      if (find(json, "tool_call_id")) message.tool_call_id = need_string(json, "tool_call_id");
+      if (find(json, "name")) message.tool_name = need_string(json, "name");
     }
     return message;
   }
 
   // The layout has no place for a tool's name, but it can be that of another call than the id's.
-  void check_tool_name(const Json& json, const Conversation& conversation) const {
+  void check_tool_name(const Conversation& conversation) const {
     const Message& result = conversation.messages.back();
-    const Json* name = find(json, "name");
-    if (result.role != Role::kTool || name == nullptr) return;
-    const std::string id = result.tool_call_id.value_or("");
+    if (result.tool_name.empty() || !result.tool_call_id) return;
     for (const Message& message : conversation.messages | std::views::reverse) {
-      const auto call = std::ranges::find(message.tool_calls, id, &ToolCall::id);
+      const auto call = std::ranges::find(message.tool_calls, *result.tool_call_id, &ToolCall::id);
       if (call == message.tool_calls.end()) continue;
-      if (*name == Json(call->name)) return;
-      refuse("\"name\" is {}, but the call {} is of \"{}\"", name->dump(), call->id, call->name);
+      if (result.tool_name == call->name) return;
+      refuse("\"name\" is \"{}\", but the call {} is of \"{}\"", result.tool_name, call->id,
+             call->name);
     }
   }
 
-  Role read_role(const Json& json) const {
-    const std::string role = need_string(json, json.contains("role") ? "role" : "from");
+  Role role_of(const std::string& role) const {
     if (role == "system") return Role::kSystem;
     if (role == "user" || role == "human") return Role::kUser;
-    if (role == "assistant" || role == "gpt") return Role::kAssistant;
-    if (role == "tool") return Role::kTool;
+    if (role == "assistant" || role == "gpt" || role == "function_call") return Role::kAssistant;
+    if (role == "tool" || role == "observation") return Role::kTool;
     refuse("the role \"{}\" is unknown; there are system, user, assistant and tool", role);
   }
 
@@ -188,53 +189,48 @@ class RowReader {
       message.parts.insert(message.parts.begin(), std::move(think));
     }
     message.prefix = flag(json, "prefix", false);
-    if (const Json* weight = find(json, "weight")) {
-      if (*weight != 0 && *weight != 1)
-        refuse("\"weight\" is {}, but it must be 0 or 1", weight->dump());
-      message.trained = *weight == 1;
-    }
+    message.trained = is_trained(json);
     if (const Json* calls = find(json, "tool_calls")) {
-      if (!calls->is_array()) refuse("\"tool_calls\" must be a list");
-      for (const Json& call : *calls) message.tool_calls.push_back(read_call(call));
+      message.tool_calls = read_calls(*calls, others_, place_);
     }
   }
 
-  ToolCall read_call(const Json& json) const {
-    const Json* function = json.is_object() ? find(json, "function") : nullptr;
-    if (function == nullptr || !function->is_object()) {
-      refuse("a tool call must be {{\"id\", \"function\": {{\"name\", \"arguments\"}}}}");
+  // "weight" of OpenAI and Mistral, "train" and "training" of axolotl, "loss" of ms-swift.
+  bool is_trained(const Json& json) const {
+    std::optional<bool> trained;
+    for (const char* key : {"weight", "train", "training", "loss"}) {
+      const Json* value = find(json, key);
+      if (value == nullptr) continue;
+      const bool is_weight = *value == 0 || *value == 1;
+      if (!is_weight && (*key == 'w' || !value->is_boolean())) {
+        refuse("\"{}\" is {}, but it must be 0 or 1", key, value->dump());
+      }
+      const bool says = *value == 1 || *value == true;
+      if (trained.value_or(says) != says) refuse("\"{}\" says the opposite of another key", key);
+      trained = says;
     }
-    check_call_keys(json, others_, place_);
-    ToolCall call;
-    if (find(json, "id") != nullptr) call.id = need_string(json, "id");
-    call.name = need_string(*function, "name");
-    const Json* arguments = find(*function, "arguments");
-    if (arguments != nullptr && arguments->is_object()) {
-      call.arguments = arguments->dump();
-    } else if (arguments != nullptr) {
-      call.arguments = need_string(*function, "arguments");
-    }
-    return call;
+    return trained.value_or(true);
   }
 
-  Part read_part(const Json& json) {
+  void read_part(const Json& json, Message& message) {
     if (!json.is_object()) refuse("a part of \"content\" must be a JSON object");
     const std::string type = need_string(json, "type");
     Part part;
     if (type == "text") {
-      part.text = need_string(json, "text");
+      read_text(need_text(json, "text"), message);
     } else if (type == "thinking") {
       part.kind = Part::Kind::kThink;
-      part.text = need_string(json, "thinking");
+      part.text = need_text(json, "thinking");
       part.closed = flag(json, "closed", true);
+      message.parts.push_back(std::move(part));
     } else if (type == "image" || type == "image_url") {
       part.kind = Part::Kind::kImage;
       part.image = read_image(json);
+      message.parts.push_back(std::move(part));
     } else {
       refuse("a part of type \"{}\"; there are text, image, image_url and thinking", type);
     }
     check_part_keys(json, type, others_, place_);
-    return part;
   }
 
   ImageRef read_image(const Json& json) {
@@ -249,7 +245,7 @@ class RowReader {
     }
     for (const char* key : {"path", "url", "base64", "bytes", "image", "image_url"}) {
       if (find(json, key) == nullptr) continue;
-      ImageRef source = read_source(json);
+      ImageRef source = read_picture(json, others_, place_);
       image.source = std::move(source.source);
       image.bytes = std::move(source.bytes);
       return image;
@@ -285,12 +281,19 @@ class RowReader {
     return part;
   }
 
-  // A string content: text, in user messages with the row's images where it says "<image>".
+  // A text, in messages of the user with the row's images where it says "<image>". In a row that
+  // has no image the user's own words say so, but a data set has lost its pictures.
   void read_text(std::string_view text, Message& message) {
+    const bool may_be_words = images_.empty() && others_ == OtherKeys::kRefused;
     const auto find_place = [&] {
-      return message.role == Role::kUser && !images_.empty() ? text.find(kPlaceholder)
-                                                             : std::string_view::npos;
+      return message.role == Role::kUser && !may_be_words ? text.find(kPlaceholder)
+                                                          : std::string_view::npos;
     };
+    if (images_.empty() && find_place() != std::string_view::npos) {
+      refuse(
+          "the text says \"<image>\", but the row has no picture under \"images\"; give it, or "
+          "take the word out");
+    }
     for (size_t at = find_place(); at != std::string_view::npos; at = find_place()) {
       std::string_view before = text.substr(0, at);
       text.remove_prefix(at + kPlaceholder.size());
@@ -327,24 +330,27 @@ class RowReader {
   std::string place_;
   std::vector<ImageRef> images_;
   size_t used_ = 0;
+  std::vector<std::string> unread_;
 };
 
 }  // namespace
 
-Conversation parse_conversation(const Json& row, const std::string& what, OtherKeys others) {
-  return RowReader(row, what, others).read();
+void make_plain_row(Json& row, const std::string& what) {
+  for (const char* key : {"messages", "conversations", "images", "image", "texts"}) {
+    const Json* value = row.is_object() ? find_said(row, key) : nullptr;
+    if (value == nullptr || !value->is_string()) continue;
+    const std::string& text = value->get_ref<const std::string&>();
+    // A picture's path begins as no list does.
+    const bool is_json = *key == 'i' ? text.starts_with("[\"") || text.starts_with("[{") : true;
+    if (is_json) row[key] = parse_json_of_single_keys(std::string(text), what + ": " + key);
+  }
+  const bool has_turns = find_said(row, "messages") || find_said(row, "conversations");
+  if (!has_turns && find_said(row, "texts")) make_messages_of_texts(row, what);
 }
 
-void find_pictures_in(Conversation& conversation, const std::filesystem::path& folder) {
-  for (Message& message : conversation.messages) {
-    for (Part& part : message.parts) {
-      std::string& source = part.image.source;
-      if (part.kind == Part::Kind::kImage && !part.image.bytes && !source.empty() &&
-          source.find(':') == std::string::npos && !source.starts_with('/')) {
-        source = (folder / source).string();
-      }
-    }
-  }
+Conversation parse_conversation(Json row, const std::string& what, OtherKeys others) {
+  make_plain_row(row, what);
+  return RowReader(row, what, others).read();
 }
 
 }  // namespace trestle

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
+#include <cmath>
+#include <cstring>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "chat/exchange.h"
+#include "chat/known_keys.h"
 
 namespace trestle {
 
@@ -15,104 +18,64 @@ namespace {
 
 using Keys = std::vector<std::string_view>;
 
-constexpr std::array kLostOfRows = {
-    LostKey{"system", "the system prompt is a message with the role system"},
-    LostKey{"system_prompt", "the system prompt is a message with the role system"},
-    LostKey{"system_message", "the system prompt is a message with the role system"},
-    LostKey{"history", "earlier turns are messages"},
-    LostKey{"functions", "tools stand under \"tools\""},
-    LostKey{"documents", "the layout has no place for documents"},
-    LostKey{"video", "the model takes no videos"},
-    LostKey{"videos", "the model takes no videos"},
-    LostKey{"video_path", "the model takes no videos"},
-    LostKey{"video_paths", "the model takes no videos"},
-    LostKey{"audio", "the model takes no sound"},
-    LostKey{"audios", "the model takes no sound"},
-    LostKey{"audio_path", "the model takes no sound"},
-    LostKey{"audio_paths", "the model takes no sound"},
-    LostKey{"image_path", "pictures stand under \"images\"", true},
-    LostKey{"image_paths", "pictures stand under \"images\"", true},
-    LostKey{"image_url", "pictures stand under \"images\"", true},
-    LostKey{"image_urls", "pictures stand under \"images\"", true},
-    LostKey{"Image", "pictures stand under \"images\"", true},
-    LostKey{"Images", "pictures stand under \"images\"", true},
-    LostKey{"img", "pictures stand under \"images\"", true},
-    LostKey{"img_path", "pictures stand under \"images\"", true},
-    LostKey{"image_file", "pictures stand under \"images\"", true},
-    LostKey{"image_files", "pictures stand under \"images\"", true},
-    LostKey{"image_bytes", "pictures stand under \"images\"", true},
-    LostKey{"picture", "pictures stand under \"images\"", true},
-    LostKey{"pictures", "pictures stand under \"images\"", true},
-    LostKey{"photo", "pictures stand under \"images\"", true},
-    LostKey{"photos", "pictures stand under \"images\"", true},
-    LostKey{"weight", "a weight is a message's: 0 where it is not to be learnt"},
-    LostKey{"train", "what is learnt stands in each message: \"weight\" 0 where it is not"},
-    LostKey{"train_on", "what is learnt stands in each message: \"weight\" 0 where it is not"},
-    LostKey{"loss_mask", "what is learnt stands in each message: \"weight\" 0 where it is not"},
-    LostKey{"loss_weight", "what is learnt stands in each message: \"weight\" 0 where it is not"},
-    LostKey{"weights", "what is learnt stands in each message: \"weight\" 0 where it is not"},
-};
-
-// What others write beside a message; none of it is in the layout, whoever reads it.
-constexpr std::array kOfMessages = {
-    OtherKey{"name", "who speaks, OpenAI's field"},
-    OtherKey{"annotations", "citations of an answer, OpenAI's field"},
-    OtherKey{"id", "numbers the message"},
-    OtherKey{"index", "numbers the message"},
-    OtherKey{"timestamp", "when it was said"},
-    OtherKey{"model", "who wrote it"},
-    OtherKey{"source", "where it is from"},
-    OtherKey{"metadata", "notes of the data set"},
-    OtherKey{"language", "notes of the data set"},
-};
-
-constexpr std::array kOfParts = {
-    OtherKey{"id", "numbers the part"},
-    OtherKey{"index", "numbers the picture; read and held to the order where the part names none"},
-    OtherKey{"cache_control", "for the servers of an API"},
-    OtherKey{"detail", "what OpenAI's servers shall spend; here the picture's size says it"},
-    OtherKey{"mime_type", "the picture's bytes say it"},
-    OtherKey{"media_type", "the picture's bytes say it"},
-    OtherKey{"format", "the picture's bytes say it"},
-};
-
-constexpr std::array kOfCalls = {OtherKey{"index", "numbers the call, in OpenAI's streams"}};
-
+constexpr std::array<std::string_view, 3> kSystem = {"system", "system_prompt", "system_message"};
+constexpr std::array<std::string_view, 9> kOfRows = {"messages", "conversations", "texts",
+                                                     "tools",    "images",        "image",
+                                                     "system",   "system_prompt", "system_message"};
 constexpr std::array<std::string_view, 6> kSources = {"path",  "url",   "base64",
                                                       "bytes", "image", "image_url"};
 
-bool has(std::span<const OtherKey> keys, std::string_view key) {
-  return std::ranges::find(keys, key, &OtherKey::key) != keys.end();
+// What stands beside a message, a part or a call, and is harmless there alone (known_keys.h has the
+// rest): none of it is in the layout, whoever reads it.
+constexpr std::array<std::string_view, 2> kOfMessages = {"name", "type"};
+constexpr std::array<std::string_view, 5> kOfParts = {"cache_control", "detail", "mime_type",
+                                                      "media_type", "format"};
+
+bool is_among(std::span<const std::string_view> keys, std::string_view key) {
+  return std::ranges::find(keys, key) != keys.end();
 }
 
-void check(const Json& object, const Keys& read, std::span<const OtherKey> harmless,
+void check(const Json& object, const Keys& read, std::span<const std::string_view> harmless,
            OtherKeys others, const std::string& where) {
   for (const auto& [key, value] : object.items()) {
-    if (says_nothing(value) || std::ranges::find(read, key) != read.end()) continue;
-    if (others == OtherKeys::kOfDataSets && has(harmless, key)) continue;
+    if (says_nothing(value) || is_among(read, key)) continue;
+    if (others == OtherKeys::kOfDataSets && (is_among(harmless, key) || is_harmless(key))) continue;
     user_error("{}: nobody reads \"{}\"; the keys here are {}", where, key, fmt::join(read, ", "));
   }
 }
 
-bool says(const Json& object, std::string_view key) {
-  const auto found = object.find(key);
-  return found != object.end() && !says_nothing(*found);
+// Whether any text of a list or object passes.
+bool any_text(const Json& value, const auto& passes) {
+  if (value.is_string()) return passes(value.get_ref<const std::string&>());
+  return value.is_structured() &&
+         std::ranges::any_of(value, [&](const Json& item) { return any_text(item, passes); });
 }
+
+// A file's name that ends as those of pictures do.
+bool names_picture(const Json& value) {
+  constexpr size_t kLongest = 1024;
+  constexpr std::array kEndings = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tiff"};
+  return any_text(value, [&](const std::string& text) {
+    return text.size() < kLongest && text.find('\n') == text.npos &&
+           text.find("://") == text.npos &&
+           std::ranges::any_of(kEndings, [&](const char* end) { return text.ends_with(end); });
+  });
+}
+
+bool says(const Json& object, std::string_view key) { return find_said(object, key) != nullptr; }
 
 // In the row's own list, or a part of a message.
 bool has_picture(const Json& row) {
   if (says(row, "images") || says(row, "image")) return true;
-  const auto messages = row.find(row.contains("messages") ? "messages" : "conversations");
-  if (messages == row.end() || !messages->is_array()) return false;
+  const Json* messages = find_said(row, says(row, "messages") ? "messages" : "conversations");
+  if (messages == nullptr || !messages->is_array()) return false;
   const auto is_picture = [](const Json& part) {
     return part.is_object() && (says(part, "image") || says(part, "image_url") ||
                                 part.value("type", Json()) == "image");
   };
   return std::ranges::any_of(*messages, [&](const Json& message) {
-    if (!message.is_object()) return false;
-    const auto content = message.find("content");
-    return content != message.end() && content->is_array() &&
-           std::ranges::any_of(*content, is_picture);
+    const Json* content = message.is_object() ? find_said(message, "content") : nullptr;
+    return content != nullptr && content->is_array() && std::ranges::any_of(*content, is_picture);
   });
 }
 
@@ -135,58 +98,142 @@ void refuse_both(const Json& object, const char* taken, const char* other,
 // Keys of one role, in messages of another.
 void check_role(const Json& message, Role role, const std::string& where) {
   const auto require_role = [&](std::string_view key, Role owner) {
-    const auto found = message.find(key);
-    if (role == owner || found == message.end() || says_nothing(*found)) return;
+    const Json* value = find_said(message, key);
+    if (role == owner || value == nullptr) return;
     // What is so anyway: only the assistant's turns are learnt, and only those are prefixes.
-    if (*found == false || *found == 0) return;
+    if (*value == false || *value == 0) return;
     user_error("{}: \"{}\" is for messages of the {}; this one is of the {}", where, key,
                role_name(owner), role_name(role));
   };
-  for (const char* key : {"tool_calls", "reasoning", "reasoning_content", "prefix", "weight"}) {
+  for (const char* key : {"tool_calls", "reasoning", "reasoning_content", "prefix", "weight",
+                          "train", "training", "loss"}) {
     require_role(key, Role::kAssistant);
   }
   require_role("tool_call_id", Role::kTool);
 }
 
-}  // namespace
-
-std::span<const LostKey> lost_row_keys() { return kLostOfRows; }
-
-bool says_nothing(const Json& value) {
-  return value.is_null() || ((value.is_string() ? value.get_ref<const std::string&>().empty()
-                                                : value.is_structured() && value.empty()));
+// Whether what the key of a row says is in the row anyway.
+bool is_so_anyway(const Json& row, const std::string& key, const Json& value) {
+  if (value.is_number() || (names_pictures(key) && has_picture(row))) return true;
+  if (!repeats_a_text(key)) return false;
+  const auto is_in_messages = [&](const std::string& text) {
+    const auto holds = [&](const std::string& other) { return other.find(text) != other.npos; };
+    return std::ranges::any_of(kOfRows, [&](std::string_view name) {
+      const Json* messages = find_said(row, name);
+      return messages != nullptr && any_text(*messages, holds);
+    });
+  };
+  return !any_text(value, [&](const std::string& text) { return !is_in_messages(text); });
 }
 
-void check_row_keys(const Json& row, OtherKeys others, const std::string& where) {
-  refuse_both(row, "messages", "conversations", where);
-  for (const LostKey& lost : kLostOfRows) {
-    if (says(row, lost.key) && !(lost.names_pictures && has_picture(row))) {
-      user_error("{}: nobody reads \"{}\": {}; move it or leave it out", where, lost.key, lost.why);
-    }
+[[noreturn]] void refuse_lost(const std::string& where, std::string_view key,
+                              std::string_view why) {
+  user_error("{}: nobody reads \"{}\": {}; move it or leave it out", where, key, why);
+}
+
+// Throws where the key's value is lost; whether it is a key that nobody knows. `row` is that of the
+// key, nullptr for a message's.
+bool check_beside(const Json* row, const std::string& key, const Json& value,
+                  const std::string& where) {
+  if (const auto why = loss_without(key)) {
+    const bool is_so = says_what_is_learnt(key) ? value == true || value == 1
+                                                : row != nullptr && is_so_anyway(*row, key, value);
+    if (!is_so) refuse_lost(where, key, *why);
+    return false;
   }
-  const bool has_messages = row.contains("messages") || row.contains("conversations");
+  if (key == "label" && value.is_boolean()) {
+    refuse_lost(where, key, "answers that are not wanted cannot be learnt from");
+  }
+  const bool harmless = is_harmless(key);
+  const bool may_name_one = !harmless || key == "path" || key.ends_with("name");
+  const bool is_picture = holds_picture(value) || (may_name_one && names_picture(value));
+  if (is_picture && (row == nullptr || !has_picture(*row))) {
+    refuse_lost(where, key, "it is a picture, and pictures stand under \"images\"");
+  }
+  return !harmless;
+}
+
+}  // namespace
+
+std::span<const std::string_view> row_keys() { return kOfRows; }
+std::span<const std::string_view> system_keys() { return kSystem; }
+
+bool says_nothing(const Json& value) {
+  if (value.is_null() || value.is_discarded()) return true;
+  if (value.is_number_float()) return std::isnan(value.get<double>());
+  if (value.is_structured()) return std::ranges::all_of(value, says_nothing);
+  if (value.is_binary()) return value.get_binary().empty();
+  if (!value.is_string()) return false;
+  const std::string_view text = trimmed(value.get_ref<const std::string&>());
+  return text.empty() || text == "[]" || text == "{}" || text == "null";
+}
+
+const Json* find_said(const Json& object, std::string_view key) {
+  const auto found = object.find(key);
+  return found == object.end() || says_nothing(*found) ? nullptr : &*found;
+}
+
+bool has_messages(const Json& row) {
+  return says(row, "messages") || says(row, "conversations") || says(row, "texts");
+}
+
+bool holds_picture(const Json& value) {
+  if (value.is_structured()) return std::ranges::any_of(value, holds_picture);
+  if (value.is_string()) return value.get_ref<const std::string&>().starts_with("data:image/");
+  if (!value.is_binary()) return false;
+  constexpr std::array<std::string_view, 6> kFirstBytes = {"\xFF\xD8\xFF", "\x89PNG", "RIFF",
+                                                           "GIF8",         "II*",     "MM"};
+  const Json::binary_t& bytes = value.get_binary();
+  return std::ranges::any_of(kFirstBytes, [&](std::string_view first) {
+    return bytes.size() > first.size() &&
+           std::memcmp(bytes.data(), first.data(), first.size()) == 0;
+  });
+}
+
+std::vector<std::string> check_row_keys(const Json& row, OtherKeys others,
+                                        const std::string& where) {
+  refuse_both(row, "messages", "conversations", where);
+  refuse_both(row, "messages", "texts", where);
+  refuse_both(row, "conversations", "texts", where);
   for (const QuestionAnswer& pair : question_answer_names()) {
-    if (has_messages && says(row, pair.question) && says(row, pair.answer)) {
+    if (says(row, pair.question) && says(row, pair.answer)) {
       user_error(
           "{}: nobody reads \"{}\" and \"{}\" beside the messages; move them into the messages or "
           "leave them out",
           where, pair.question, pair.answer);
     }
   }
+  std::vector<std::string> unknown;
+  for (const auto& [key, value] : row.items()) {
+    if (says_nothing(value) || is_among(kOfRows, key)) continue;
+    if (check_beside(&row, key, value, where)) unknown.push_back(key);
+  }
   // Ids, sources, licences, scores: a data set's columns are its own.
-  if (others == OtherKeys::kOfDataSets) return;
-  check(row, {"messages", "conversations", "tools", "image", "images"}, {}, others, where);
+  if (others == OtherKeys::kOfDataSets) return unknown;
+  check(row, Keys(kOfRows.begin(), kOfRows.end()), {}, others, where);
+  return {};
 }
 
-void check_message_keys(const Json& message, Role role, OtherKeys others,
-                        const std::string& where) {
+std::vector<std::string> check_message_keys(const Json& message, Role role, OtherKeys others,
+                                            const std::string& where) {
   refuse_both(message, "role", "from", where);
   refuse_both(message, "content", "value", where);
   check_role(message, role, where);
-  Keys read = {"role",   "content",      "tool_calls", "reasoning", "prefix",
-               "weight", "tool_call_id", "from",       "value",     "reasoning_content"};
+  Keys read = {
+      "role",   "content", "from",         "value",    "tool_calls", "reasoning",        "prefix",
+      "weight", "train",   "tool_call_id", "training", "loss",       "reasoning_content"};
   if (role == Role::kTool) read.emplace_back("name");
-  check(message, read, kOfMessages, others, where);
+  if (others == OtherKeys::kRefused) {
+    check(message, read, {}, others, where);
+    return {};
+  }
+  std::vector<std::string> unknown;
+  for (const auto& [key, value] : message.items()) {
+    if (says_nothing(value) || is_among(read, key) || is_among(kOfMessages, key)) continue;
+    if (key == "text") refuse_lost(where, key, "a message's text is its \"content\"");
+    if (check_beside(nullptr, key, value, where)) unknown.push_back(key);
+  }
+  return unknown;
 }
 
 void check_part_keys(const Json& part, std::string_view type, OtherKeys others,
@@ -220,12 +267,20 @@ void check_picture_keys(const Json& picture, OtherKeys others, const std::string
 }
 
 void check_call_keys(const Json& call, OtherKeys others, const std::string& where) {
-  if (call.contains("type") && call["type"] != "function") {
-    user_error("{}: a tool call of type {}; there is \"function\" alone", where,
-               call["type"].dump());
+  if (const Json* type = find_said(call, "type"); type != nullptr && *type != "function") {
+    user_error("{}: a tool call of type {}; there is \"function\" alone", where, type->dump());
   }
-  check(call, {"id", "type", "function"}, kOfCalls, others, where);
-  check(call["function"], {"name", "arguments"}, {}, others, where + ": function");
+  check(call, {"id", "type", "function"}, {}, others, where);
+  const Keys read = {"name", "arguments"};
+  for (const auto& [key, value] : call["function"].items()) {
+    if (says_nothing(value) || is_among(read, key)) continue;
+    user_error("{}: function: nobody reads \"{}\"; the keys here are {}", where, key,
+               fmt::join(read, ", "));
+  }
+}
+
+void check_text_keys(const Json& text, OtherKeys others, const std::string& where) {
+  check(text, {"user", "assistant"}, {}, others, where);
 }
 
 }  // namespace trestle

@@ -91,7 +91,8 @@ class Rules {
         if (call.id.empty() || call.id == kNoId) refuse(i, "the call of {} has no id", call.name);
       } else if (call.id == kNoId) {
         if (!is_last(i) || ending_ == Ending::kPrompt) {
-          refuse(i, "the call of {} has no id", call.name);
+          refuse(i, "the call of {} has no id; layout v{} writes it: give it 9 letters or digits",
+                 call.name, version_);
         }
       } else if (!is_old_id(call.id)) {
         refuse(i, "the call id \"{}\" must be 9 letters or digits in layout v{}", call.id,
@@ -103,7 +104,12 @@ class Rules {
   void check_result_id(size_t i) const {
     const auto& id = messages_[i].tool_call_id;
     if (!id || (version_ >= 13 && (id->empty() || *id == kNoId))) {
-      refuse(i, "\"tool_call_id\" is missing");
+      const std::string& name = messages_[i].tool_name;
+      refuse(i, "\"tool_call_id\" is missing{}",
+             version_ < 13 ? fmt::format("; layout v{} writes it", version_)
+             : name.empty()
+                 ? ", and no call before it is without a result"
+                 : fmt::format(", and no call of {} before it is without a result", name));
     }
     if (version_ < 13 && !is_old_id(*id)) {
       refuse(i, "the call id \"{}\" must be 9 letters or digits in layout v{}", *id, version_);
@@ -124,6 +130,7 @@ class Rules {
       if (role(i) == Role::kAssistant) {
         require_answered();
         caller = i;
+        if (i == 0) continue;  // mistral-common's: the calls of a first message are never open
         for (const ToolCall& call : messages_[i].tool_calls) {
           if (version_ >= 11 && open.contains(call.id)) {
             refuse(i, "two tool calls have the id {}", call.id);
@@ -132,6 +139,11 @@ class Rules {
         }
       } else if (role(i) == Role::kTool) {
         const std::string& id = *messages_[i].tool_call_id;
+        if (caller == 0 && role(0) == Role::kAssistant) {
+          refuse(i,
+                 "no result of messages[0]: a conversation that begins with an assistant's tool "
+                 "call has none; begin with a system or user message");
+        }
         const auto answered = version_ >= 11 ? open.find(id) : open.begin();
         if (answered == open.end()) refuse(i, "no open tool call has the id {}", id);
         open.erase(answered);

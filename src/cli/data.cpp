@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
+#include "base/text.h"
 #include "cli/commands.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
@@ -70,6 +71,7 @@ Json json_of(const DataReport& report, int64_t seq_length) {
   return {{"rows", report.rows},
           {"bad_rows", report.bad_rows},
           {"errors", report.errors},
+          {"notes", report.notes},
           {"tokens", report.tokens()},
           {"length",
            {{"min", report.quantile(0)},
@@ -134,6 +136,9 @@ void check(const DataFlags& flags) {
     print(report, flags.seq_length);
   }
   flush_output();
+  for (const auto& [note, rows] : report.notes) {
+    fmt::print(stderr, "note: {} of {} rows: {}\n", rows, report.rows, one_line(note));
+  }
   if (report.bad_rows > 0) {
     user_error("{}: {} of {} rows cannot be used", flags.data.path, report.bad_rows, report.rows);
   }

@@ -58,6 +58,28 @@ void add(DataReport& report, int64_t row, const Conversation& conversation, cons
   }
 }
 
+bool says(const Conversation& conversation, std::string_view words) {
+  return std::ranges::any_of(conversation.messages, [&](const Message& message) {
+    return std::ranges::any_of(message.parts, [&](const Part& part) {
+      return part.text.find(words) != std::string::npos;
+    });
+  });
+}
+
+std::string unread_note(std::string_view key) { return fmt::format("nobody reads \"{}\"", key); }
+
+void add_notes(DataReport& report, const Conversation& conversation) {
+  for (const std::string& key : conversation.unread) ++report.notes[unread_note(key)];
+  // Places of pictures, films and sound as other tools' texts have them.
+  for (const char* place : {"<image>", "<video>", "<audio>", "<img>", "<image_1>", "<image 1>",
+                            "<|image|>", "<|image_1|>", "<|image_pad|>", "<|vision_start|>",
+                            "<image_placeholder>", "<ImageHere>", "<start_of_image>", "[IMG]"}) {
+    if (says(conversation, place)) {
+      ++report.notes[fmt::format("the text says \"{}\", which is read as words", place)];
+    }
+  }
+}
+
 }  // namespace
 
 int64_t DataReport::tokens() const {
@@ -89,11 +111,15 @@ DataReport check_data(const Dataset& dataset, const Processor& processor, int64_
        {Overlong::kError, Overlong::kDrop, Overlong::kShrinkImage, Overlong::kCutText}) {
     report.overlong.push_back({.policy = policy});
   }
+  for (const auto& [column, rows] : dataset.unknown_columns()) {
+    report.notes[unread_note(column)] += std::min(rows, report.rows);
+  }
   for (int64_t row = 0; row < report.rows; ++row) {
     try {
       const Conversation conversation = dataset.row(row);
       const Sample sample = processor.process(conversation, Ending::kSample);
       add(report, row, conversation, sample, eos);
+      add_notes(report, conversation);
       for (OverlongReport& each : report.overlong) {
         add(each, processor, conversation, sample, seq_length, eos);
       }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,9 @@ struct DataReport {
   /// "FILE row N: ...": rows that cannot be used, the first `kept_errors`.
   std::vector<std::string> errors;
   int64_t bad_rows = 0;
+  /// What is no error and may be a mistake, and in how many rows: keys that nobody knows, places of
+  /// pictures in a text that are words here.
+  std::map<std::string, int64_t> notes;
   /// One a policy, in the order of overlong_names().
   std::vector<OverlongReport> overlong;
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,9 @@ class Dataset {
   virtual Conversation row(int64_t index) const = 0;
   /// What the answer should say, for metrics: cord-v2's gt_parse; null where the set has none.
   virtual Json ground_truth(int64_t index) const { return nullptr; }
+  /// Columns of its files that it does not read and that nobody knows, and in how many rows at most
+  /// they say something. What rows read and leave is in their Conversation::unread.
+  virtual std::map<std::string, int64_t> unknown_columns() const { return {}; }
 };
 
 /// Names as Megatron Bridge has them (make_cord_v2_dataset), and those of own data: `jsonl`,

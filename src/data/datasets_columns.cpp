@@ -5,8 +5,11 @@
 
 #include "base/error.h"
 #include "chat/exchange.h"
-#include "chat/json.h"
+#include "chat/keys.h"
+#include "chat/known_keys.h"
+#include "chat/pictures.h"
 #include "data/datasets_own.h"
+#include "data/own_row.h"
 #include "data/parquet_rows.h"
 #include "data/splits.h"
 
@@ -15,43 +18,37 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Which columns of a file make a conversation.
-struct Columns {
-  std::vector<std::string> names;
-  const QuestionAnswer* pair = nullptr;  // else the first name is that of the messages
-};
-
-Columns columns_of(const fs::path& path) {
-  const std::vector<std::string> all = parquet_columns(path);
-  const auto has = [&](const char* name) { return std::ranges::count(all, name) > 0; };
-  Columns columns;
-  for (const char* name : {"messages", "conversations"}) {
-    if (columns.names.empty() && has(name)) columns.names = {name};
-  }
-  for (const QuestionAnswer& pair : question_answer_names()) {
-    if (columns.names.empty() && has(pair.question) && has(pair.answer)) {
-      columns = {{pair.question, pair.answer}, &pair};
-    }
-  }
-  if (columns.names.empty()) {
+// The columns of a file that rows are made of, and those that are read to be refused in the rows
+// where they say something.
+std::vector<std::string> columns_of(const fs::path& path) {
+  const std::vector<ParquetColumn> all = parquet_columns(path);
+  const auto has = [&](std::string_view name) {
+    return std::ranges::find(all, name, &ParquetColumn::name) != all.end();
+  };
+  const bool has_turns = has("messages") || has("conversations") || has("texts");
+  const bool has_pair = std::ranges::any_of(
+      question_answer_names(),
+      [&](const QuestionAnswer& pair) { return has(pair.question) && has(pair.answer); });
+  if (!has_turns && !has_pair) {
+    std::vector<std::string> names;
+    for (const ParquetColumn& column : all) names.push_back(column.name);
     user_error(
-        "{} has neither messages, conversations nor a question and its answer; its columns are {}",
-        path.string(), fmt::join(all, ", "));
+        "{} has neither messages, conversations, texts nor a question and its answer; its columns "
+        "are {}",
+        path.string(), fmt::join(names, ", "));
   }
-  for (const char* name : {"images", "image", "tools"}) {
-    if (has(name)) columns.names.emplace_back(name);
-  }
-  // Read to be refused in the rows where they say something.
-  for (const LostKey& lost : lost_row_keys()) {
-    if (std::ranges::count(all, lost.key) > 0) columns.names.emplace_back(lost.key);
-  }
-  for (const QuestionAnswer& pair : question_answer_names()) {
-    if (!has(pair.question) || !has(pair.answer)) continue;
-    // The chosen question's other answers are a note of the data set.
-    if (std::ranges::count(columns.names, pair.question) > 0) continue;
-    for (const char* name : {pair.question, pair.answer}) {
-      if (std::ranges::count(columns.names, name) == 0) columns.names.emplace_back(name);
-    }
+  const bool has_pictures = has("image") || has("images");
+  std::vector<std::string> columns;
+  for (const ParquetColumn& column : all) {
+    const std::string& name = column.name;
+    const bool is_read = std::ranges::count(row_keys(), name) > 0 || name == "label" ||
+                         std::ranges::any_of(question_answer_names(), [&](const auto& pair) {
+                           return name == pair.question || name == pair.answer;
+                         });
+    // In a file without a column of pictures, another may hold them or their names.
+    const bool may_be_picture =
+        !has_pictures && (column.has_bytes || !is_harmless(name) || name.ends_with("name"));
+    if (is_read || may_be_picture || loss_without(name)) columns.push_back(name);
   }
   return columns;
 }
@@ -60,23 +57,26 @@ class ColumnsDataset : public Dataset {
  public:
   ColumnsDataset(const fs::path& path, const std::string& split)
       : columns_(columns_of(files_of_split(path, split, ".parquet").front())),
-        rows_(path, split, columns_.names) {}
+        rows_(path, split, columns_) {
+    rows_.require_nothing_lost();
+  }
 
   int64_t size() const override { return rows_.size(); }
   std::vector<fs::path> files() const override { return rows_.files(); }
+  std::map<std::string, int64_t> unknown_columns() const override {
+    return rows_.unknown_columns();
+  }
 
   Conversation row(int64_t index) const override {
     Cells cells = read(index);
-    if (columns_.pair != nullptr) make_messages(cells.row, *columns_.pair, cells.name);
-    Conversation conversation = parse_conversation(cells.row, cells.name);
+    Conversation conversation = read_own_row(std::move(cells.row), cells.name);
     find_pictures_in(conversation, cells.folder);
     return conversation;
   }
 
   Json ground_truth(int64_t index) const override {
-    if (columns_.pair == nullptr) return nullptr;
     Cells cells = read(index);
-    return make_messages(cells.row, *columns_.pair, cells.name);
+    return own_ground_truth(std::move(cells.row), cells.name);
   }
 
  private:
@@ -89,19 +89,12 @@ class ColumnsDataset : public Dataset {
   Cells read(int64_t index) const {
     return rows_.at(index, [&](const ParquetFile& file, int64_t row, const std::string& name) {
       Cells cells{Json::object(), name, fs::path(file.path()).parent_path()};
-      for (size_t i = 0; i < columns_.names.size(); ++i) {
-        cells.row[columns_.names[i]] = file.value(i, row);
-      }
-      const std::string& first = columns_.names.front();
-      if (columns_.pair == nullptr && cells.row[first].is_string()) {
-        cells.row[first] = parse_json_of_single_keys(cells.row[first].get<std::string>(),
-                                                     cells.name + ": " + first);
-      }
+      for (size_t i = 0; i < columns_.size(); ++i) cells.row[columns_[i]] = file.value(i, row);
       return cells;
     });
   }
 
-  Columns columns_;
+  std::vector<std::string> columns_;
   ParquetRows rows_;
 };
 

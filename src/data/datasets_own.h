@@ -10,15 +10,16 @@
 
 namespace trestle {
 
-/// A conversation a line (parse_conversation); pictures' paths are relative to the file. Only where
-/// each line lies is kept in memory.
+/// A conversation a line, or an array of them (json_rows.h); pictures' paths are relative to the
+/// file. Only where each lies is kept in memory.
 std::unique_ptr<Dataset> make_jsonl_dataset(const std::filesystem::path& path,
                                             const std::string& split);
 
-/// Columns `messages` or `conversations` (a list of structs, or JSON text), or a pair of question
-/// and answer (exchange.h); `image` or `images` as parse_conversation takes them, paths relative to
-/// the file; `tools`. Other columns are not read. Throws UserError where the first file has no such
-/// columns, naming those that it has.
+/// Columns `messages` or `conversations` (a list of structs, or JSON text), `texts` (the
+/// Cauldron's) or a pair of question and answer (exchange.h); `image` or `images` as
+/// parse_conversation takes them, paths relative to the file; `system`; `tools`. Columns that would
+/// be lost are refused where they say something, others are not read. Throws UserError where the
+/// first file has no such columns, naming those that it has.
 std::unique_ptr<Dataset> make_parquet_dataset(const std::filesystem::path& path,
                                               const std::string& split);
 

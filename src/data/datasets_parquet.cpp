@@ -1,5 +1,7 @@
 #include "data/datasets_parquet.h"
 
+#include <algorithm>
+#include <iterator>
 #include <optional>
 #include <vector>
 
@@ -31,10 +33,15 @@ std::string text_cell(const ParquetFile& file, size_t column, int64_t row, const
 class CordDataset : public Dataset {
  public:
   CordDataset(const fs::path& path, const std::string& split)
-      : rows_(path, split, {"image.bytes", "ground_truth"}) {}
+      : rows_(path, split, {"image.bytes", "ground_truth"}) {
+    rows_.require_nothing_lost();
+  }
 
   int64_t size() const override { return rows_.size(); }
   std::vector<fs::path> files() const override { return rows_.files(); }
+  std::map<std::string, int64_t> unknown_columns() const override {
+    return rows_.unknown_columns();
+  }
 
   Conversation row(int64_t index) const override {
     return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
@@ -60,10 +67,15 @@ class CordDataset : public Dataset {
 class MedpixDataset : public Dataset {
  public:
   MedpixDataset(const fs::path& path, const std::string& split)
-      : rows_(path, split, {"image_id.bytes", "question", "answer"}) {}
+      : rows_(path, split, {"image_id.bytes", "question", "answer"}) {
+    rows_.require_nothing_lost();
+  }
 
   int64_t size() const override { return rows_.size(); }
   std::vector<fs::path> files() const override { return rows_.files(); }
+  std::map<std::string, int64_t> unknown_columns() const override {
+    return rows_.unknown_columns();
+  }
 
   Conversation row(int64_t index) const override {
     return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
@@ -86,6 +98,7 @@ class RavenDataset : public Dataset {
  public:
   RavenDataset(const fs::path& path, const std::string& split)
       : rows_(path, split, {"images[].bytes", "texts[].user", "texts[].assistant"}) {
+    rows_.require_nothing_lost();
     // Without the pictures' bytes: they are most of the file.
     const ParquetRows small(path, split, {"images[].path", "texts[].user"});
     for (int64_t row = 0; row < small.size(); ++row) {
@@ -102,6 +115,9 @@ class RavenDataset : public Dataset {
 
   int64_t size() const override { return static_cast<int64_t>(used_.size()); }
   std::vector<fs::path> files() const override { return rows_.files(); }
+  std::map<std::string, int64_t> unknown_columns() const override {
+    return rows_.unknown_columns();
+  }
 
   Conversation row(int64_t index) const override {
     return rows_.at(place(index), [](const ParquetFile& file, int64_t row,
@@ -110,25 +126,35 @@ class RavenDataset : public Dataset {
       for (const auto& bytes : file.list(0, row)) {
         pictures.push_back(picture_part(bytes, fmt::format("{} image {}", name, pictures.size())));
       }
-      return exchange(std::move(pictures), first(file, 1, row, "user", name),
-                      first(file, 2, row, "assistant", name));
+      Conversation conversation;
+      for (size_t turn = 0; turn < file.list(1, row).size(); ++turn) {
+        Conversation each = exchange(std::move(pictures), text(file, 1, row, turn, "user", name),
+                                     text(file, 2, row, turn, "assistant", name));
+        pictures.clear();
+        std::ranges::move(each.messages, std::back_inserter(conversation.messages));
+      }
+      return conversation;
     });
   }
+  // Of the last turn, which is what evaluation asks for.
   Json ground_truth(int64_t index) const override {
     return rows_.at(place(index),
                     [](const ParquetFile& file, int64_t row, const std::string& name) {
-                      return Json(first(file, 2, row, "assistant", name));
+                      const size_t turns = file.list(2, row).size();
+                      return Json(text(file, 2, row, turns - 1, "assistant", name));
                     });
   }
 
  private:
   int64_t place(int64_t index) const { return used_.at(static_cast<size_t>(index)); }
 
-  static std::string first(const ParquetFile& file, size_t column, int64_t row, const char* what,
-                           const std::string& name) {
+  static std::string text(const ParquetFile& file, size_t column, int64_t row, size_t turn,
+                          const char* what, const std::string& name) {
     const auto items = file.list(column, row);
-    if (items.empty() || !items.front()) user_error("{}: its first text has no {}", name, what);
-    return std::string(*items.front());
+    if (turn >= items.size() || !items[turn]) {
+      user_error("{}: its text {} has no {}", name, turn, what);
+    }
+    return std::string(*items[turn]);
   }
 
   ParquetRows rows_;

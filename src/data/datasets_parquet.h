@@ -18,8 +18,9 @@ std::unique_ptr<Dataset> make_cord_v2_dataset(const std::filesystem::path& path,
 std::unique_ptr<Dataset> make_medpix_dataset(const std::filesystem::path& path,
                                              const std::string& split);
 /// HuggingFaceM4/the_cauldron, raven: images [{bytes, path}], texts [{user, assistant, source}].
-/// All pictures and the first text's user -> its assistant. Rows without a picture or a text are
-/// left out, as the Bridge leaves them out.
+/// All pictures, and each text's user -> its assistant as the turns about them (the Bridge takes
+/// the first alone; raven has one a row). Rows without a picture or a text are left out, as the
+/// Bridge leaves them out.
 std::unique_ptr<Dataset> make_raven_dataset(const std::filesystem::path& path,
                                             const std::string& split);
 

@@ -11,10 +11,13 @@
 #include "base/file.h"
 #include "chat/exchange.h"
 #include "chat/json.h"
+#include "chat/keys.h"
 #include "data/datasets_own.h"
+#include "data/own_row.h"
 #include "data/splits.h"
 #include "formats/braces.h"
 #include "formats/tar.h"
+#include "image/fetch.h"
 #include "tokenizer/utf8.h"
 
 namespace trestle {
@@ -116,10 +119,7 @@ class SampleReader {
   }
 
   Conversation conversation() const {
-    if (Json row = json_row(); !row.is_null()) {
-      if (const QuestionAnswer* pair = pair_of(row)) make_messages(row, *pair, name_);
-      return from_json(std::move(row));
-    }
+    if (Json row = json_row(); !row.is_null()) return from_json(std::move(row));
     std::vector<Part> pictures;
     for (const auto& [extension, member] : members_) {
       if (is_picture(extension))
@@ -131,19 +131,10 @@ class SampleReader {
 
   Json ground_truth() const {
     Json row = json_row();
-    if (row.is_null()) return caption();
-    const QuestionAnswer* pair = pair_of(row);
-    return pair == nullptr ? Json() : Json(make_messages(row, *pair, name_));
+    return row.is_null() ? Json(caption()) : own_ground_truth(std::move(row), name_);
   }
 
  private:
-  static bool has_messages(const Json& row) {
-    return row.contains("messages") || row.contains("conversations");
-  }
-  static const QuestionAnswer* pair_of(const Json& row) {
-    return has_messages(row) ? nullptr : question_answer_of(row);
-  }
-
   // The .json where it holds a conversation, else null: img2dataset, too, writes what it knows of a
   // picture into one.
   Json json_row() const {
@@ -152,7 +143,7 @@ class SampleReader {
       const std::string what = fmt::format("{}: {}", tar_.path().string(), found->second->name);
       Json row = parse_json_of_single_keys(tar_.read(*found->second), what);
       if (row.is_array()) row = Json{{"messages", std::move(row)}};
-      if (row.is_object() && (has_messages(row) || pair_of(row) != nullptr)) return row;
+      if (is_own_row(row)) return row;
       if (!members_.contains(kText)) {
         user_error("{} holds neither messages nor a question and its answer, and there is no {}.{}",
                    what, key_, kText);
@@ -188,9 +179,8 @@ class SampleReader {
     return nullptr;
   }
 
-  static bool is_elsewhere(std::string_view source) {
-    return source.starts_with("data:") || source.find("://") != source.npos;
-  }
+  // Not on this disk: what an archive says opens no file beside it.
+  static bool is_elsewhere(const std::string& source) { return !path_of_source(source); }
 
   void collect_names(const Json& json, std::set<const TarMember*>& named) const {
     if (json.is_string()) {
@@ -207,7 +197,7 @@ class SampleReader {
   // The members that no part names are the row's own pictures.
   void add_pictures(Json& row) const {
     for (const char* key : {"image", "images"}) {
-      if (row.contains(key) && !row[key].is_null()) return;
+      if (find_said(row, key) != nullptr) return;
     }
     std::set<const TarMember*> named;
     for (const char* key : {"messages", "conversations"}) {
@@ -226,8 +216,9 @@ class SampleReader {
   }
 
   Conversation from_json(Json row) const {
+    make_plain_row(row, name_);
     add_pictures(row);
-    Conversation conversation = parse_conversation(row, name_);
+    Conversation conversation = read_own_row(std::move(row), name_);
     for (Message& message : conversation.messages) {
       for (Part& part : message.parts) {
         if (part.kind != Part::Kind::kImage || is_elsewhere(part.image.source)) continue;

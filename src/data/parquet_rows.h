@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -20,6 +21,12 @@ class ParquetRows {
               const std::vector<std::string>& columns);
 
   int64_t size() const { return size_; }
+  /// Throws UserError where a file has a column that is not read and would be lost with what it
+  /// says (chat/known_keys.h): a system prompt, sounds, a question beside messages.
+  void require_nothing_lost() const;
+  /// Columns that are not read and that nobody knows, and in how many rows at most they say
+  /// something.
+  std::map<std::string, int64_t> unknown_columns() const;
   /// In the order of their rows.
   std::vector<std::filesystem::path> files() const;
 
@@ -38,6 +45,11 @@ class ParquetRows {
  private:
   [[noreturn]] static void past_the_end();
 
+  // fn(file, column) for those that are not read and say something.
+  template <class Function>
+  void each_unread(const Function& fn) const;
+
+  std::vector<std::string> columns_;
   std::vector<ParquetFile> files_;
   int64_t size_ = 0;
   mutable std::mutex mutex_;

@@ -41,7 +41,7 @@ Sample Processor::process(Conversation conversation, Ending ending, int64_t imag
       image.cols = grid.cols;
     }
   }
-  const EncodedChat chat = encoder_.encode(conversation, ending);
+  const EncodedChat chat = encoder_.encode(std::move(conversation), ending);
   Sample sample{.ids = chat.ids, .labels = next_token_labels(chat), .images_CHW = {}};
   // The encoder may move pictures, so they are taken in the order in which their ids stand.
   for (const EncodedChat::Image& image : chat.images) {

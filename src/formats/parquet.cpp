@@ -3,14 +3,17 @@
 #include <arrow/api.h>
 #include <arrow/io/file.h>
 #include <parquet/arrow/reader.h>
+#include <parquet/arrow/schema.h>
 #include <parquet/exception.h>
 #include <parquet/file_reader.h>
+#include <parquet/statistics.h>
 
 #include <algorithm>
 
 #include "base/error.h"
 #include "base/paths.h"
 #include "base/text.h"
+#include "formats/arrow_layouts.h"
 #include "formats/parquet_json.h"
 
 namespace trestle {
@@ -19,29 +22,42 @@ namespace {
 
 constexpr int64_t kMaxRowsOfGroup = 1 << 24;
 
-// A leaf's path as callers name it: writers call the levels of a list differently.
-std::string plain_path(std::string path) {
-  for (const std::string level : {".list.element", ".list.item", ".bag.array_element"}) {
-    if (const size_t at = path.find(level); at != std::string::npos) {
-      path.replace(at, level.size(), "[]");
-    }
-  }
-  return path;
-}
-
 std::optional<std::string_view> cell(const arrow::Array& array, int64_t index,
                                      const std::string& path, const std::string& name) {
   if (array.IsNull(index)) return std::nullopt;
-  switch (array.type_id()) {
-    case arrow::Type::BINARY:
-    case arrow::Type::STRING:
-      return static_cast<const arrow::BinaryArray&>(array).GetView(index);
-    case arrow::Type::LARGE_BINARY:
-    case arrow::Type::LARGE_STRING:
-      return static_cast<const arrow::LargeBinaryArray&>(array).GetView(index);
-    default:
-      user_error("{}: column {} is {}, not bytes or text", path, name, array.type()->ToString());
+  if (array.type_id() == arrow::Type::NA) return std::nullopt;
+  const auto bytes = bytes_of(array, index);
+  if (!bytes) {
+    user_error("{}: column {} is {}, not bytes or text", path, name, array.type()->ToString());
   }
+  return bytes;
+}
+
+using Field = parquet::arrow::SchemaField;
+
+void add_leaves(const Field& field, std::vector<int>& leaves) {
+  if (field.is_leaf()) leaves.push_back(field.column_index);
+  for (const Field& child : field.children) add_leaves(child, leaves);
+}
+
+const Field* child_of(const std::vector<Field>& fields, std::string_view name) {
+  const auto found =
+      std::ranges::find_if(fields, [&](const Field& field) { return field.field->name() == name; });
+  return found == fields.end() ? nullptr : &*found;
+}
+
+// The column that a name as `image.bytes` or `images[].bytes` means, or nullptr. Writers call the
+// levels of a list differently; Arrow has found them.
+const Field* find_field(const std::vector<Field>& fields, const std::string& name) {
+  if (const Field* whole = child_of(fields, name)) return whole;
+  const size_t dot = name.find('.');
+  if (dot == name.npos) return nullptr;
+  const bool is_list = name.substr(0, dot).ends_with("[]");
+  const Field* field = child_of(fields, name.substr(0, dot - (is_list ? 2 : 0)));
+  if (is_list && field != nullptr) {
+    field = field->children.size() == 1 ? field->children.data() : nullptr;
+  }
+  return field == nullptr ? nullptr : child_of(field->children, name.substr(dot + 1));
 }
 
 std::shared_ptr<arrow::io::ReadableFile> opened_file(const std::filesystem::path& path) {
@@ -66,6 +82,43 @@ parquet::ReaderProperties properties_for(int64_t file_size) {
 // Some of Arrow's reasons end in a line break.
 [[noreturn]] void refuse(const std::string& path, std::string_view why) {
   user_error("{}: cannot be read as Parquet: {}", path, trimmed(why));
+}
+
+// Rows of which the leaf says something, at most: below a list or struct a null may be that of
+// another level, so that only a leaf of nothing but nulls counts as none.
+int64_t filled_rows(const parquet::FileMetaData& file, int leaf) {
+  const auto logical = file.schema()->Column(leaf)->logical_type();
+  if (logical && logical->is_null()) return 0;
+  const bool is_flat = file.schema()->GetColumnRoot(leaf)->is_primitive();
+  int64_t filled = 0;
+  for (int group = 0; group < file.num_row_groups(); ++group) {
+    const auto rows = file.RowGroup(group);
+    const auto chunk = rows->ColumnChunk(leaf);
+    const auto statistics = chunk->encoded_statistics();
+    const bool knows = statistics && statistics->has_null_count;
+    const int64_t nulls = knows ? statistics->null_count : 0;
+    const bool is_empty = knows && nulls >= chunk->num_values();
+    if (!is_empty) filled += rows->num_rows() - (is_flat ? nulls : 0);
+  }
+  return filled;
+}
+
+std::vector<ParquetColumn> columns_in(const parquet::FileMetaData& file) {
+  const parquet::SchemaDescriptor& schema = *file.schema();
+  std::vector<ParquetColumn> columns;
+  const parquet::schema::Node* last = nullptr;
+  for (int leaf = 0; leaf < schema.num_columns(); ++leaf) {
+    const parquet::schema::Node* top = schema.GetColumnRoot(leaf);
+    if (top != last) columns.push_back({.name = top->name()});
+    last = top;
+    const parquet::ColumnDescriptor& column = *schema.Column(leaf);
+    const auto logical = column.logical_type();
+    const bool is_plain = !logical || logical->is_none() || logical->is_invalid();
+    ParquetColumn& each = columns.back();
+    each.filled = std::max(each.filled, filled_rows(file, leaf));
+    each.has_bytes |= column.physical_type() == parquet::Type::BYTE_ARRAY && is_plain;
+  }
+  return columns;
 }
 
 }  // namespace
@@ -130,11 +183,11 @@ struct ParquetFile::Reader {
     std::shared_ptr<arrow::Array> array = *joined;
     Column result;
     if (is_list) {
-      if (array->type_id() != arrow::Type::LIST) {
-        user_error("{}: column {} is {}, not a list", path, name, array->type()->ToString());
-      }
       result.lists = array;
-      array = static_cast<const arrow::ListArray&>(*array).values();
+      array = list_values(*array);
+      if (!array) {
+        user_error("{}: column {} is {}, not a list", path, name, result.lists->type()->ToString());
+      }
     }
     result.values = array;
     if (dot == std::string::npos) return result;
@@ -167,6 +220,7 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
     // refused, for row groups that come one at a time from a local file.
     parquet::ArrowReaderProperties on_this_thread(/*use_threads=*/false);
     on_this_thread.set_pre_buffer(false);
+    on_this_thread.set_arrow_extensions_enabled(true);  // JSON and UUIDs are told from texts
     builder.properties(on_this_thread);
     reader_->check(builder.Build(&reader_->file));
     const auto metadata = reader_->file->parquet_reader()->metadata();
@@ -183,17 +237,10 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
       reader_->starts.push_back(reader_->starts.back() + rows);
     }
     // Only leaves under the wanted columns are read.
-    const parquet::SchemaDescriptor* schema = metadata->schema();
     for (const std::string& name : reader_->names) {
-      bool found = false;
-      for (int leaf = 0; leaf < schema->num_columns(); ++leaf) {
-        const std::string dotted = schema->Column(leaf)->path()->ToDotString();
-        if (plain_path(dotted) == name || dotted.starts_with(name + ".")) {
-          reader_->leaves.push_back(leaf);
-          found = true;
-        }
-      }
-      if (!found) user_error("{} has no column {}", path.string(), name);
+      const Field* field = find_field(reader_->file->manifest().schema_fields, name);
+      if (field == nullptr) user_error("{} has no column {}", path.string(), name);
+      add_leaves(*field, reader_->leaves);
     }
   } catch (const parquet::ParquetException& error) {
     refuse(path.string(), error.what());
@@ -214,31 +261,23 @@ std::optional<std::string_view> ParquetFile::bytes(size_t column, int64_t row) c
 std::vector<std::optional<std::string_view>> ParquetFile::list(size_t column, int64_t row) const {
   const int64_t index = reader_->seek(row);
   const Reader::Column& each = reader_->columns[column];
-  const auto& lists = static_cast<const arrow::ListArray&>(*each.lists);
   std::vector<std::optional<std::string_view>> items;
-  if (lists.IsNull(index)) return items;
-  const int64_t first = lists.value_offset(index), count = lists.value_length(index);
-  if (first < 0 || count < 0 || first > each.values->length() - count) {
+  if (each.lists->IsNull(index)) return items;
+  const auto range = items_of(*each.lists, index);
+  if (!range) {
     user_error("{}: column {} row {} leaves its values; the file is damaged", reader_->path,
                reader_->names[column], row);
   }
-  for (int64_t i = first; i < first + count; ++i) {
+  for (int64_t i = range->first; i < range->first + range->count; ++i) {
     items.push_back(cell(*each.values, i, reader_->path, reader_->names[column]));
   }
   return items;
 }
 
 int64_t ParquetFile::integer(size_t column, int64_t row) const {
-  const int64_t index = reader_->seek(row);
-  const arrow::Array& array = *reader_->columns[column].values;
-  if (!array.IsNull(index)) {
-    if (array.type_id() == arrow::Type::INT32) {
-      return static_cast<const arrow::Int32Array&>(array).Value(index);
-    }
-    if (array.type_id() == arrow::Type::INT64) {
-      return static_cast<const arrow::Int64Array&>(array).Value(index);
-    }
-  }
+  const Json cell = value(column, row);
+  const bool fits = !cell.is_number_unsigned() || cell.get<uint64_t>() <= INT64_MAX;
+  if (cell.is_number_integer() && fits) return cell.get<int64_t>();
   user_error("{}: column {} row {} is no integer", reader_->path, reader_->names[column], row);
 }
 
@@ -249,18 +288,23 @@ Json ParquetFile::value(size_t column, int64_t row) const {
       fmt::format("{}: column {} row {}", reader_->path, reader_->names[column], row));
 }
 
-std::vector<std::string> parquet_columns(const std::filesystem::path& path) {
-  std::vector<std::string> names;
+std::vector<ParquetColumn> ParquetFile::all_columns() const {
+  try {
+    return columns_in(*reader_->file->parquet_reader()->metadata());
+  } catch (const parquet::ParquetException& error) {
+    refuse(path(), error.what());
+  }
+}
+
+std::vector<ParquetColumn> parquet_columns(const std::filesystem::path& path) {
   try {
     const auto input = opened_file(path);
     const int64_t size = input->GetSize().ValueOr(0);
     const auto file = parquet::ParquetFileReader::Open(input, properties_for(size));
-    const auto* root = file->metadata()->schema()->group_node();
-    for (int i = 0; i < root->field_count(); ++i) names.push_back(root->field(i)->name());
+    return columns_in(*file->metadata());
   } catch (const parquet::ParquetException& error) {
     refuse(path.string(), error.what());
   }
-  return names;
 }
 
 }  // namespace trestle

@@ -14,6 +14,15 @@
 
 namespace trestle {
 
+/// A column at the top of the schema.
+struct ParquetColumn {
+  std::string name;
+  /// Rows in which it says something, at most, as far as the footer counts.
+  int64_t filled = 0;
+  /// Whether it holds bytes that are no text, as pictures do.
+  bool has_bytes = false;
+};
+
 class ParquetFile {
  public:
   /// Throws UserError naming the file when it is missing, damaged, or lacks one of `columns`. A
@@ -28,6 +37,8 @@ class ParquetFile {
 
   int64_t rows() const;
   const std::string& path() const;
+  /// All of the file's, not those asked for alone.
+  std::vector<ParquetColumn> all_columns() const;
   /// Bytes or text of one cell; nothing when it is null. Valid until a row of another row group is
   /// asked for.
   std::optional<std::string_view> bytes(size_t column, int64_t row) const;
@@ -35,9 +46,12 @@ class ParquetFile {
   std::vector<std::optional<std::string_view>> list(size_t column, int64_t row) const;
   /// A cell of an integer column.
   int64_t integer(size_t column, int64_t row) const;
-  /// A cell of a whole column: struct -> object without its null fields, list -> array, text ->
-  /// string, bytes -> binary, numbers and booleans; null where it is null. Throws UserError for
-  /// another type (dates, decimals, maps), for text that is not UTF-8 and for more than 16 levels.
+  /// A cell of a whole column: struct -> object without its null fields, list -> array, map ->
+  /// object, text -> string, bytes -> binary, arrow.json -> what its text says, numbers (a decimal
+  /// of over 15 digits as its text) and booleans, dates and times -> as they are written; null
+  /// where it is null. Each in whatever layout the writer chose (arrow_layouts.h). Throws UserError
+  /// for another type, for a map whose keys are no texts, for text that is not UTF-8 and for more
+  /// than 16 levels.
   Json value(size_t column, int64_t row) const;
 
  private:
@@ -45,7 +59,7 @@ class ParquetFile {
   std::unique_ptr<Reader> reader_;
 };
 
-/// Names of the columns at the top of the schema. Throws as the constructor does.
-std::vector<std::string> parquet_columns(const std::filesystem::path& path);
+/// The columns at the top of the schema. Throws as the constructor does.
+std::vector<ParquetColumn> parquet_columns(const std::filesystem::path& path);
 
 }  // namespace trestle

@@ -1,6 +1,9 @@
 #include "image/fetch.h"
 
 #include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <filesystem>
 #include <iterator>
 #include <string_view>
 
@@ -58,7 +61,58 @@ std::string decode_data_uri(std::string_view source, std::string_view name, uint
   return decode_loose_base64(source.substr(comma + 1), name, limit);
 }
 
+/// "scheme" of scheme://rest, or nothing: a path may have a colon, and "//" behind it.
+std::string_view scheme_of(std::string_view source) {
+  const size_t colon = source.find("://");
+  constexpr size_t kShortest = 2;  // one letter is a drive's
+  if (colon == source.npos || colon < kShortest) return {};
+  const std::string_view scheme = source.substr(0, colon);
+  const bool is_scheme = std::isalpha(static_cast<unsigned char>(scheme.front())) != 0 &&
+                         std::ranges::all_of(scheme, [](unsigned char c) {
+                           return std::isalnum(c) != 0 || c == '+' || c == '-' || c == '.';
+                         });
+  return is_scheme ? scheme : std::string_view();
+}
+
+/// %41 -> A; what is no such code stays.
+std::string percent_decoded(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned code = 0;
+    const char* digits = text.data() + i + 1;
+    if (text[i] == '%' && text.size() - i > 2 &&
+        std::from_chars(digits, digits + 2, code, 16).ptr == digits + 2) {
+      out += static_cast<char>(code);
+      i += 2;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
 }  // namespace
+
+std::optional<std::filesystem::path> path_of_source(const std::string& source,
+                                                    const std::filesystem::path& folder) {
+  if (has_prefix(source, "data:") || has_prefix(source, "http://") ||
+      has_prefix(source, "https://")) {
+    return std::nullopt;
+  }
+  if (has_prefix(source, "file:/")) {
+    std::string_view path = std::string_view(source).substr(std::string_view("file:").size());
+    if (path.starts_with("//")) path.remove_prefix(2);
+    constexpr std::string_view kHere = "localhost";
+    if (has_prefix(path, "localhost/")) path.remove_prefix(kHere.size());
+    const std::filesystem::path literal = folder / path;
+    std::error_code ignored;
+    return std::filesystem::exists(literal, ignored) ? literal : folder / percent_decoded(path);
+  }
+  if (!scheme_of(source).empty()) {
+    user_error("{}: only file://, http:// and https:// are read", shortened(source));
+  }
+  return folder / source;
+}
 
 std::string fetch_url(const std::string& url, const FetchLimits& limits) {
   HttpResponse response = HttpClient().send({.url = url,
@@ -94,11 +148,8 @@ at::Tensor load_image(const std::string& source, const ImageOptions& options,
         fmt::format("{}... ({} characters)", source.substr(0, kShown), source.size());
     return decode_image(bytes_of(decode_data_uri(source, name, limits.max_bytes)), name, options);
   }
-  if (source.find("://") != source.npos) {
-    user_error("{}: only http:// and https:// are fetched", shortened(source));
-  }
-  const MappedFile file(source);
-  return decode_image(file.bytes(), source, options);
+  const MappedFile file(*path_of_source(source));
+  return decode_image(file.bytes(), shortened(source), options);
 }
 
 }  // namespace trestle

@@ -55,6 +55,18 @@ std::string render(const Tokenizer& tokenizer, const EncodedChat& chat, bool onl
   return tokenizer.decode(ids, Specials::kKeep);
 }
 
+// Whether a call or a result has no id; chat/test_rows.cpp has what becomes of them.
+bool lacks_only_ids(const Json& conversation) {
+  const auto is_none = [](const Json& id) { return id.is_null() || id == "null"; };
+  for (const Json& message : conversation["messages"]) {
+    for (const Json& call : message.value("tool_calls", Json::array())) {
+      if (is_none(call.value("id", Json()))) return true;
+    }
+    if (message["role"] == "tool" && is_none(message.value("tool_call_id", Json()))) return true;
+  }
+  return false;
+}
+
 // users' pain point 11: loss on the prompt.
 TEST(Chat, IdsAndMasksAreMistralCommons) {
   const auto conversations = golden_lines("conversations.jsonl");
@@ -69,6 +81,11 @@ TEST(Chat, IdsAndMasksAreMistralCommons) {
       const Ending ending = name == "any"      ? Ending::kAny
                             : name == "prompt" ? Ending::kPrompt
                                                : Ending::kSample;
+      // Where the layout writes no ids mistral-common asks for them all the same, and we do not.
+      if (row["version"] == 13 && row.contains("error") && name != "prompt" &&
+          lacks_only_ids(conversations[index])) {
+        continue;
+      }
       const auto encode = [&] {
         Conversation conversation = parse_conversation(conversations[index], "test");
         set_small_grids(conversation);
@@ -163,14 +180,19 @@ TEST(Chat, ErrorsNameTheMessage) {
       R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]})",
       "messages[1] (assistant): it has neither content nor tool_calls");
   refused(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant",
-              "tool_calls": [{"function": {"name": "f"}}]}]})",
-          "messages[1] (assistant): the call of f has no id");
+              "tool_calls": [{"function": {"name": "f"}}]}, {"role": "tool", "content": "b", "name": "g"}]})",
+          "messages[2] (tool): \"tool_call_id\" is missing, and no call of g before it is without "
+          "a result");
+  refused(
+      R"({"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]},
+              {"role": "tool", "content": "b", "tool_call_id": "a"}, {"role": "assistant", "content": "c"}]})",
+      "messages[1] (tool): no result of messages[0]");
   refused(
       R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})",
       "messages[1] (assistant): nothing to answer", Ending::kPrompt);
   refused(R"({"messages": [{"role": "user", "content": "a"}]})",
           "messages[0] (user): nothing to learn", Ending::kSample);
-  refused(R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]})",
+  refused(R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"description": "f"}]})",
           "tools[0]");
   EXPECT_REFUSED(ChatEncoder(tokenizer, 15), "v15");
   // A vocabulary without the markers says which one it lacks.
@@ -218,9 +240,6 @@ TEST(ChatJson, ImagesOfTheRow) {
                 {"type": "text", "text": "x"}, {"type": "image"}]}]})")
                       .messages[0]),
             "'x'[a]");
-  EXPECT_EQ(
-      shape(parse(R"({"messages": [{"role": "user", "content": "no <image> here"}]})").messages[0]),
-      "'no <image> here'");
   EXPECT_REFUSED(
       parse(R"({"images": ["a", "b"], "messages": [{"role": "user", "content": "<image>"}]})"),
       "2 images, but the messages have a place for 1");
@@ -232,7 +251,9 @@ TEST(ChatJson, ImagesOfTheRow) {
 TEST(ChatJson, MalformedRowsAreRefused) {
   const std::pair<const char*, const char*> cases[] = {
       {R"([])", "JSON object"},
-      {R"({})", "\"messages\" must be a list"},
+      {R"({})", "\"messages\" must be a list; the row has no key"},
+      {R"({"text": "a", "label": 3})", "\"messages\" must be a list; the row has text, label"},
+      {R"({"role": "user", "content": "a"})", "it is a message alone"},
       {R"({"messages": [3]})", "messages[0]: a message must be"},
       {R"({"messages": [{"content": "x"}]})", "\"from\" must be a string"},
       {R"({"messages": [{"role": "boss", "content": "x"}]})", "\"boss\" is unknown"},
@@ -252,7 +273,7 @@ TEST(ChatJson, MalformedRowsAreRefused) {
        "a tool call must be"},
       {R"({"messages": [{"role": "assistant", "content": "x", "reasoning": "a", "reasoning_content": "b"}]})",
        "differ"},
-      {R"({"messages": [], "tools": {}})", "\"tools\""},
+      {R"({"messages": [], "tools": {"a": 1}})", "\"tools\""},
       {R"({"messages": [], "tools": "[{"})", "row: tools: not valid JSON"},
   };
   for (const auto& [text, part] : cases) {
@@ -290,20 +311,22 @@ TEST(ChatJson, KeysThatNobodyReads) {
   }
   // Refused everywhere: what they say would be lost.
   const std::pair<std::string, const char*> lost[] = {
-      {row_with("assistant", R"("train": false)"), "messages[0]: nobody reads \"train\""},
-      {row_with("user", R"("loss": 1)"), "\"loss\""},
+      {row_with("assistant", R"("train": 0.5)"), "\"train\" is 0.5"},
+      {row_with("assistant", R"("train": true, "weight": 0)"), "\"train\" says the opposite"},
+      {row_with("user", R"("loss": 1)"), "\"loss\" is for messages of the assistant"},
       {row_with("user", R"("weight": 1)"), "\"weight\" is for messages of the assistant"},
-      {row_with("user", R"("tool_calls": [{}])"), "this one is of the user"},
+      {row_with("user", R"("tool_calls": [{"id": "a"}])"), "this one is of the user"},
       {row_with("user", R"("reasoning": "a")"), "\"reasoning\" is for"},
       {row_with("assistant", R"("tool_call_id": "a")"),
        "\"tool_call_id\" is for messages of the tool"},
       {row_with("user", R"("value": "y")"), "\"content\" and \"value\" stand together"},
       {row_with("user", R"("from": "human")"), "\"role\" and \"from\""},
-      {R"({"messages": [{}], "conversations": [{}]})", "\"messages\" and \"conversations\""},
+      {R"({"messages": [{"role": "user"}], "conversations": [{"from": "human"}]})",
+       "\"messages\" and \"conversations\""},
       {R"({"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
           {"role": "tool", "content": "x", "tool_call_id": "1", "name": "g"}]})",
        "\"name\" is \"g\", but the call 1 is of \"f\""},
-      {R"({"messages": [], "system": "s"})", "\"system\": the system prompt is a message"},
+      {R"({"messages": [], "System": "s"})", "\"System\": the system prompt stands under"},
       {R"({"messages": [], "videos": ["v"]})", "no videos"},
       {R"({"messages": [], "image_path": "a.png"})", "\"image_path\": pictures stand under"},
       {R"({"messages": [], "image_paths": ["a.png"]})", "\"image_paths\""},
@@ -312,7 +335,7 @@ TEST(ChatJson, KeysThatNobodyReads) {
       {R"({"messages": [], "Image": "a"})", "\"Image\""},
       {R"({"messages": [], "Images": ["a"]})", "\"Images\""},
       {R"({"messages": [], "img": "a"})", "\"img\""},
-      {R"({"messages": [], "weight": 0})", "\"weight\": a weight is a message's"},
+      {R"({"messages": [], "weight": 0})", "\"weight\": what is learnt stands in each message"},
       {R"({"messages": [], "train": false})", "\"train\""},
       {R"({"messages": [], "train_on": "all"})", "\"train_on\""},
       {R"({"messages": [], "question": "q", "answer": "a"})", "\"question\" and \"answer\" beside"},
@@ -331,12 +354,11 @@ TEST(ChatJson, KeysThatNobodyReads) {
     SCOPED_TRACE(text);
     EXPECT_REFUSED(parse(text), part);
   }
-  // What a filter measured of the row, and where its pictures came from.
-  EXPECT_NO_THROW(parse(R"({"messages": [], "loss": 0.5})"));
+  // Where its pictures came from.
   EXPECT_NO_THROW(parse(
       R"({"messages": [{"role": "user", "content": "a"}], "images": ["a"], "image_path": "b"})"));
-  // Half a pair is a note of the data set.
-  EXPECT_NO_THROW(parse(R"({"messages": [], "prompt": "q", "answer": "a"})"));
+  // The answer to compare with is a note of the data set.
+  EXPECT_NO_THROW(parse(R"({"messages": [], "answer": "a", "solution": "b"})"));
   // What says nothing is not there.
   for (const char* keys : {R"("train": null)", R"("tool_calls": [])", R"("weight": 0)",
                            R"("prefix": false)", R"("value": "")"}) {

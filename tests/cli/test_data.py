@@ -24,6 +24,7 @@ from test_bad_input import DEMO, IMAGE, TESTS, Refusals, edit_json
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
 FOLDER = TESTS / "data" / "golden"
+POLARS = TESTS / "data" / "polars"
 
 
 TALK = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "This one."}]
@@ -125,8 +126,8 @@ class Data(Refusals):
         # What says nothing, and what a pair is beside.
         Image.new("RGB", (56, 56)).save(self.folder / "a.png")
         seen = [{"role": "user", "content": [{"type": "image", "path": "a.png"}]}, talk[1]]
-        for row in ({"messages": talk, "image_path": None, "question": "q", "answer": None}, pair | {"answers": ["r", "s"]},
-                    {"messages": talk, "loss": 0.7}, {"messages": talk, "images": ["a.png"], "image_path": "data/a.png"},
+        for row in ({"messages": talk, "image_path": None, "question": "a", "answer": None}, pair | {"answers": ["r", "s"]},
+                    {"messages": talk, "perplexity": 0.7}, {"messages": talk, "images": ["a.png"], "image_path": "data/a.png"},
                     {"messages": json.dumps(seen), "image_url": "https://example.org/a.png"}):
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), self.folder / "rows.parquet")
             self.assertEqual(self.report("--maker", "parquet", "--data", self.folder / "rows.parquet")["bad_rows"], 0)
@@ -235,7 +236,7 @@ class Data(Refusals):
     def test_own_parquet(self):
         report = self.report("--maker", "parquet", "--data", FOLDER, "--split", "own-turns")
         self.assertEqual((report["rows"], report["images"], report["text_only_rows"]), (3, 2, 1))
-        self.fails(["--maker", "parquet", "--data", FOLDER, "--split", "raven"], "neither messages", "images, texts")
+        self.fails(["--maker", "parquet", "--data", POLARS / "cord.pyarrow.parquet"], "neither messages", "image, ground_truth")
         self.fails(["--maker", "parquett", "--data", FOLDER], "did you mean parquet?", "webdataset")
 
     def test_the_split_is_a_word_and_its_files_are_told(self):
@@ -301,6 +302,120 @@ class Data(Refusals):
         done = self.run_trestle(*arguments, *rows)
         self.assertEqual(done.returncode, 2)
         self.assertIn(f"{model}/config.json has spatial_merge_size 1, but the image processor has 2 from the default", done.stdout)
+
+    def table(self, columns, name="rows.parquet"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), self.folder / name)
+        return self.folder / name
+
+    def page(self, maker, file):
+        """What every row becomes, token by token, without the file's name."""
+        page = self.folder / "page.html"
+        done = self.data("show", "--maker", maker, "--data", file, "--output", page)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return page.read_text().replace(str(file), "FILE")
+
+    # users' pain point 30: a key that means something elsewhere is left out in silence.
+    def test_notes_of_keys_that_nobody_knows(self):
+        talk = [{"role": "user", "content": "a", "mood": "b"}, {"role": "assistant", "content": "<audio>"}]
+        rows = [{"messages": talk, "hue": "red", "id": 1}, {"messages": talk, "hue": None, "id": 2}]
+        (self.folder / "rows.json").write_text(json.dumps(rows))
+        file = self.table({"messages": [json.dumps(talk)] * 2, "image": pyarrow.nulls(2), "hue": ["red", None], "id": [1, 2]})
+        for maker, data in (("jsonl", self.folder / "rows.json"), ("parquet", file)):
+            done = self.data("check", "--maker", maker, "--data", data, "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            notes = {'nobody reads "hue"': 1, 'nobody reads "messages: mood"': 2, 'the text says "<audio>", which is read as words': 2}
+            self.assertEqual(json.loads(done.stdout)["notes"], notes)
+            self.assertEqual(done.stderr.splitlines()[1:], [f"note: {rows} of 2 rows: {note}" for note, rows in notes.items()])
+
+    # users' pain point 31: a place for a picture, and no picture.
+    def test_a_place_without_a_picture(self):
+        pair = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "a"}]
+        self.assertIn('the text says "<image>"', self.fails(self.jsonl(pair), "1 of 1 rows cannot be used"))
+
+    # users' pain point 30: a key that means something elsewhere is left out in silence.
+    def test_columns_that_a_named_data_set_would_lose(self):
+        for name, maker in (("cord", "make_cord_v2_dataset"), ("medpix", "make_medpix_dataset"), ("raven", "make_raven_dataset")):
+            table = pyarrow.parquet.read_table(POLARS / f"{name}.pyarrow.parquet")
+            rows = table.num_rows
+            for column, value in (("system", "s"), ("videos", ["v.mp4"]), ("history", "h")):
+                self.fails(["--maker", maker, "--data", self.table(dict(zip(table.column_names, table.columns)) | {column: [value] * rows})],
+                           f'nobody reads the column "{column}"')
+            file = self.table(dict(zip(table.column_names, table.columns)) | {"system": pyarrow.nulls(rows), "hue": ["red"] * rows})
+            report = self.report("--maker", maker, "--data", file)
+            self.assertEqual(report["notes"], {'nobody reads "hue"': report["rows"]})
+
+    def test_pictures_in_a_column_of_another_name(self):
+        """MedPix as own data: its pictures are in image_id."""
+        out = self.fails(["--maker", "parquet", "--data", POLARS / "medpix.pyarrow.parquet"], "rows cannot be used")
+        self.assertIn('nobody reads "image_id": it is a picture', out)
+
+    # users' pain point 34: Parquet in another layout than pyarrow's.
+    def test_every_layout_of_parquet(self):
+        part = {"type": "text", "text": "How many?"}
+        talk = [{"role": "user", "content": [part, part]}, {"role": "assistant", "content": [part | {"text": "A few; those."}]}]
+        picture = {"bytes": IMAGE.read_bytes(), "path": None}
+
+        def table(text, binary, lists):
+            parts = lists(pyarrow.struct([("type", text), ("text", text)]))
+            message = pyarrow.struct([("role", text), ("content", parts)])
+            pictures = lists(pyarrow.struct([("bytes", binary), ("path", text)]))
+            return self.table({"messages": pyarrow.array([talk, talk], lists(message)),
+                               "images": pyarrow.array([[picture, picture], []], pictures)})
+        plain = self.page("parquet", table(pyarrow.string(), pyarrow.binary(), pyarrow.list_))
+        # pyarrow writes no views in lists; tests/data/polars has files of a writer that does.
+        for text, binary in ((pyarrow.large_string(), pyarrow.large_binary()),
+                             (pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.binary())):
+            for lists in (pyarrow.list_, pyarrow.large_list, pyarrow.list_view, pyarrow.large_list_view):
+                with self.subTest(text=text, lists=lists.__name__):
+                    self.assertEqual(self.page("parquet", table(text, binary, lists)), plain)
+
+    # users' pain point 34: Parquet in another layout than pyarrow's.
+    def test_json_columns_of_the_datasets_library(self):
+        """Contents that are a text here and a list there; arguments of several shapes."""
+        call = {"type": "function", "function": {"name": "f", "arguments": {"item": "tea"}}}
+        rows = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "null"}],
+                [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, {"role": "assistant", "content": "", "tool_calls": [call]}]]
+        (self.folder / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+
+        def wrapped(values):
+            return pyarrow.ExtensionArray.from_storage(pyarrow.json_(), pyarrow.array(values, pyarrow.string()))
+        flat = [message for row in rows for message in row]
+        contents = wrapped([json.dumps(message["content"]) for message in flat])
+        calls = wrapped([json.dumps(message.get("tool_calls")) for message in flat])
+        messages = pyarrow.StructArray.from_arrays([pyarrow.array([each["role"] for each in flat]), contents, calls],
+                                                   ["role", "content", "tool_calls"])
+        offsets = pyarrow.array([0, 2, 4], pyarrow.int32())
+        wanted = self.page("jsonl", self.folder / "rows.jsonl")
+        for column in (pyarrow.ListArray.from_arrays(offsets, messages),
+                       pyarrow.ListArray.from_arrays(offsets, wrapped([json.dumps(message) for message in flat])),
+                       wrapped([json.dumps(row) for row in rows])):
+            with self.subTest(column.type):
+                self.assertEqual(self.page("parquet", self.table({"messages": column})), wanted)
+
+    def test_fields_that_no_conversation_has(self):
+        message = [("role", pyarrow.string()), ("content", pyarrow.string())]
+        talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        plain = self.page("parquet", self.table({"messages": pyarrow.array([talk], pyarrow.list_(pyarrow.struct(message)))}))
+        for kind in (pyarrow.timestamp("us", "UTC"), pyarrow.date32(), pyarrow.duration("ns"), pyarrow.time64("us"), pyarrow.uint32(),
+                     pyarrow.float16(), pyarrow.decimal128(30, 2), pyarrow.decimal256(60, 2), pyarrow.uuid(), pyarrow.bool8(),
+                     pyarrow.binary(4), pyarrow.map_(pyarrow.string(), pyarrow.int8())):
+            with self.subTest(kind):
+                storage = getattr(kind, "storage_type", kind)
+                value = {"fixed_size_binary[16]": b"0" * 16, "fixed_size_binary[4]": b"abcd"}.get(str(storage), 1)
+                value = [("a", 1)] if pyarrow.types.is_map(storage) else value
+                said = pyarrow.array([each | {"sent": value} for each in talk], pyarrow.struct([*message, ("sent", storage)]))
+                if storage is not kind:
+                    sent = pyarrow.ExtensionArray.from_storage(kind, said.field("sent"))
+                    said = pyarrow.StructArray.from_arrays([said.field("role"), said.field("content"), sent], ["role", "content", "sent"])
+                file = self.table({"messages": pyarrow.ListArray.from_arrays(pyarrow.array([0, 2], pyarrow.int32()), said)})
+                self.assertEqual(self.page("parquet", file), plain)
+                self.assertEqual(self.report("--maker", "parquet", "--data", file)["notes"], {'nobody reads "messages: sent"': 1})
+
+    def test_an_archive_opens_no_file_beside_it(self):
+        for source in (f"file://{IMAGE}", str(IMAGE), f"file://localhost{IMAGE}"):
+            talk = [{"role": "user", "content": [{"type": "image", "image": source}]}, TALK[1]]
+            out = self.fails(self.archive("x.tar", [("a.json", json.dumps(talk).encode())]), "1 of 1 rows")
+            self.assertIn("not among its members", out)
 
     # users' pain point 11: loss on the prompt.
     def test_show(self):

@@ -444,7 +444,7 @@ class Flags(Walk):
         for flags, line, key in (
                 ([], {"text": "a", "chat": True}, "chat"), (["--decode"], {"ids": [1], "keep_special": True}, "keep_special"),
                 (["--chat"], {"messages": [user], "id": 1}, "id"), (["--chat"], {"messages": [user | {"name": "b"}]}, "name"),
-                (["--chat"], {"messages": [user | {"weight": 1}]}, "weight"), (["--chat"], {"messages": [user], "system": "b"}, "system"),
+                (["--chat"], {"messages": [user | {"weight": 1}]}, "weight"), (["--chat"], {"messages": [user], "history": "b"}, "history"),
                 (["--chat"], {"messages": [user | {"content": [{"type": "image", "path": str(PICTURE), "width": 3, "height": 4}]}]},
                  "width")):
             done = self.run_trestle(["tokenize", "--tokenizer", DEMO, *flags], json.dumps(line))

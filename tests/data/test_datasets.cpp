@@ -22,15 +22,17 @@ TEST(Datasets, MedpixIsPictureAndQuestionThenAnswer) {
   EXPECT_TRUE(dataset->row(1).messages[0].parts[0].image.bytes->starts_with("\x89PNG"));
 }
 
-TEST(Datasets, RavenIsEveryPictureAndTheFirstText) {
+// users' pain point 27: several texts about one picture.
+TEST(Datasets, RavenIsEveryPictureAndEveryText) {
   const auto dataset =
       make_dataset("make_raven_dataset", "data/golden/raven-train-00000-of-00001.parquet", "");
   // Of five rows two have no picture and one no text.
   ASSERT_EQ(dataset->size(), 2);
   EXPECT_EQ(text_of(dataset->row(0)),
-            "user: <image><image>Which figure is next?\nA, B, C or D?\nassistant: B\n");
+            "user: <image><image>Which figure is next?\nA, B, C or D?\nassistant: B\n"
+            "user: Again?\nassistant: C\n");
   EXPECT_EQ(text_of(dataset->row(1)), "user: <image>Again?\nassistant: C\n");
-  EXPECT_EQ(dataset->ground_truth(0), "B");
+  EXPECT_EQ(dataset->ground_truth(0), "C");  // of the last turn, which is evaluated
   const Message user = dataset->row(0).messages[0];
   EXPECT_NE(*user.parts[0].image.bytes, *user.parts[1].image.bytes);
 }

@@ -205,6 +205,22 @@ TEST_F(Fetch, GivesUpOnSilence) {
   expect_refused(server.url("/a"), "timed out", {.timeout = 200ms});
 }
 
+// users' pain point 33: pictures beside the rows that do not open.
+TEST(PathOfSource, OfPathsAndFileUrls) {
+  const auto path = [](const std::string& source) { return path_of_source(source, "folder"); };
+  EXPECT_EQ(path("a.png"), "folder/a.png");
+  EXPECT_EQ(path("/a.png"), "/a.png");
+  EXPECT_EQ(path("scan 12:30:05.png"), "folder/scan 12:30:05.png");
+  EXPECT_EQ(path("a/b://c.png"), "folder/a/b://c.png");
+  EXPECT_EQ(path("file://a%20b.png"), "folder/a b.png");
+  EXPECT_EQ(path("file:///a%zz%2.png"), "/a%zz%2.png");
+  EXPECT_EQ(path("File://localhost/a.png"), "/a.png");
+  EXPECT_EQ(path_of_source("file:/a.png"), "/a.png");
+  for (const char* elsewhere : {"http://a/b.png", "HTTPS://a/b.png", "data:image/png;base64,AA"}) {
+    EXPECT_FALSE(path(elsewhere)) << elsewhere;
+  }
+}
+
 TEST_F(Fetch, NamesWhatCannotBeReached) {
   int port = 0;
   {
@@ -212,8 +228,8 @@ TEST_F(Fetch, NamesWhatCannotBeReached) {
     port = std::stoi(server.url("").substr(17));
   }
   expect_refused(fmt::format("http://127.0.0.1:{}/a.png", port), "cannot be fetched");
-  expect_refused("ftp://127.0.0.1/a.png", "only http:// and https://");
-  expect_refused("file:///a.png", "only http:// and https://");
+  expect_refused("ftp://127.0.0.1/a.png", "only file://, http:// and https:// are read");
+  expect_mentions(refusal("file:///absent/a.png"), {"/absent/a.png"});
   expect_mentions(refusal("image/golden/absent.png"), {"image/golden/absent.png"});
   expect_mentions(refusal("image/golden"), {"not a regular file"});
 }

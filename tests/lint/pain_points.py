@@ -36,8 +36,8 @@ for number, shown in rows:
         above = place[0][:place[1]].splitlines()[-NEAR:]
         if not any(f"pain point {number}:" in line for line in above):
             faults.append(f"point {number}: {name} does not name it")
-if [int(number) for number, _ in rows] != list(range(1, 26)):
-    faults.append("the points are not 1 to 25")
+if [int(number) for number, _ in rows] != list(range(1, len(rows) + 1)) or len(rows) < 25:
+    faults.append("the points are not numbered from 1 on")
 print("\n".join(faults))
 print(f"{len(rows)} points, {tests} tests, {len(faults)} faults")
 sys.exit(bool(faults) or not tests)

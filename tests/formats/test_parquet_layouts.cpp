@@ -1,0 +1,183 @@
+// One logical type, several of Arrow's layouts: each is read as the plain one.
+#include <arrow/api.h>
+#include <arrow/extension/json.h>
+#include <arrow/io/file.h>
+#include <arrow/json/from_string.h>
+#include <gtest/gtest.h>
+#include <parquet/arrow/writer.h>
+
+#include "errors.h"
+#include "formats/parquet.h"
+#include "temp_dir.h"
+
+namespace trestle {
+namespace {
+
+using Type = std::shared_ptr<arrow::DataType>;
+
+/// A file of one column `c`, or of several.
+class Layouts : public ::testing::Test {
+ protected:
+  std::filesystem::path write(const std::vector<std::pair<std::string, Type>>& columns,
+                              const std::vector<std::string>& values) {
+    arrow::FieldVector fields;
+    arrow::ArrayVector arrays;
+    for (size_t i = 0; i < columns.size(); ++i) {
+      fields.push_back(arrow::field(columns[i].first, columns[i].second));
+      arrays.push_back(array(columns[i].second, values[i]));
+    }
+    return write(arrow::Table::Make(arrow::schema(fields), arrays));
+  }
+
+  std::filesystem::path write(const std::shared_ptr<arrow::Table>& table) {
+    const std::filesystem::path path = folder_ / "layouts.parquet";
+    auto file = arrow::io::FileOutputStream::Open(path.string()).ValueOrDie();
+    const auto properties = parquet::ArrowWriterProperties::Builder().store_schema()->build();
+    const arrow::Status status =
+        parquet::arrow::WriteTable(*table, arrow::default_memory_pool(), file, 2,
+                                   parquet::default_writer_properties(), properties);
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    EXPECT_TRUE(file->Close().ok());
+    return path;
+  }
+
+  static std::shared_ptr<arrow::Array> array(const Type& type, const std::string& values) {
+    return arrow::json::ArrayFromJSONString(type, values).ValueOrDie();
+  }
+
+  // The rows of a column as JSON.
+  Json rows(const Type& type, const std::string& values) {
+    const ParquetFile file(write({{"c", type}}, {values}), {"c"});
+    Json out = Json::array();
+    for (int64_t row = 0; row < file.rows(); ++row) out.push_back(file.value(0, row));
+    return out;
+  }
+
+  const trestle::testing::TempDir folder_;
+};
+
+TEST_F(Layouts, OfTexts) {
+  const char* text = R"(["a", null, "ein längerer Text als zwölf Bytes"])";
+  for (const Type& type : {arrow::utf8(), arrow::large_utf8(), arrow::utf8_view(),
+                           arrow::dictionary(arrow::int32(), arrow::utf8()),
+                           arrow::dictionary(arrow::int8(), arrow::large_utf8())}) {
+    EXPECT_EQ(rows(type, text), Json::parse(text)) << type->ToString();
+  }
+}
+
+TEST_F(Layouts, OfBytes) {
+  for (const Type& type : {arrow::binary(), arrow::large_binary(), arrow::binary_view(),
+                           arrow::fixed_size_binary(3)}) {
+    const ParquetFile file(write({{"c", type}}, {R"(["abc", null])"}), {"c"});
+    EXPECT_EQ(file.bytes(0, 0), "abc") << type->ToString();
+    EXPECT_FALSE(file.bytes(0, 1));
+    EXPECT_EQ(file.value(0, 0), Json::binary({'a', 'b', 'c'})) << type->ToString();
+  }
+}
+
+TEST_F(Layouts, OfLists) {
+  const char* lists = R"([["a", "b"], null, ["c", null]])";
+  for (const Type& type :
+       {arrow::list(arrow::utf8()), arrow::large_list(arrow::utf8_view()),
+        arrow::list_view(arrow::utf8()), arrow::large_list_view(arrow::large_utf8()),
+        arrow::fixed_size_list(arrow::utf8(), 2)}) {
+    EXPECT_EQ(rows(type, lists), Json::parse(lists)) << type->ToString();
+  }
+}
+
+// The fields of a list of structs, as the named data sets read them.
+TEST_F(Layouts, OfListsOfStructs) {
+  // Arrow 26 writes no views in lists; data/polars has files of a writer that does.
+  for (const Type& bytes : {arrow::binary(), arrow::large_binary()}) {
+    const Type item =
+        arrow::struct_({arrow::field("bytes", bytes), arrow::field("n", arrow::uint8())});
+    for (const Type& type : {arrow::list(item), arrow::large_list(item), arrow::list_view(item),
+                             arrow::large_list_view(item), arrow::fixed_size_list(item, 2)}) {
+      SCOPED_TRACE(type->ToString());
+      const char* values = R"([[{"bytes": "x", "n": 1}, {"bytes": null, "n": 2}], null,
+                               [{"bytes": "y", "n": 3}, {"bytes": "z", "n": 4}]])";
+      const ParquetFile file(write({{"c", type}}, {values}), {"c[].bytes"});
+      using Items = std::vector<std::optional<std::string_view>>;
+      EXPECT_EQ(file.list(0, 0), (Items{"x", std::nullopt}));
+      EXPECT_EQ(file.list(0, 1), Items{});
+      EXPECT_EQ(file.list(0, 2), (Items{"y", "z"}));
+    }
+  }
+  EXPECT_REFUSED(ParquetFile(write({{"c", arrow::utf8()}}, {R"(["a"])"}), {"c[].bytes"}),
+                 "has no column c[].bytes");
+}
+
+TEST_F(Layouts, OfNumbers) {
+  for (const Type& type : {arrow::uint8(), arrow::uint16(), arrow::uint32(), arrow::uint64(),
+                           arrow::int8(), arrow::int64(), arrow::decimal128(20, 0)}) {
+    const std::string values =
+        type->id() == arrow::Type::DECIMAL128 ? R"(["7", null])" : "[7, null]";
+    EXPECT_EQ(rows(type, values), Json::parse("[7, null]")) << type->ToString();
+  }
+  EXPECT_EQ(rows(arrow::uint64(), "[18446744073709551615]"), Json::parse("[18446744073709551615]"));
+  for (const Type& type : {arrow::float16(), arrow::float32(), arrow::float64()}) {
+    EXPECT_EQ(rows(type, "[1.5, null]"), Json::parse("[1.5, null]")) << type->ToString();
+  }
+  for (const Type& type : {arrow::decimal32(9, 2), arrow::decimal64(12, 2),
+                           arrow::decimal128(20, 2), arrow::decimal256(50, 2)}) {
+    EXPECT_EQ(rows(type, R"(["13.75", null])"), Json::parse("[13.75, null]")) << type->ToString();
+  }
+  // More digits than a double holds.
+  EXPECT_EQ(rows(arrow::decimal128(20, 2), R"(["123456789012345678.75"])"),
+            Json::parse(R"(["123456789012345678.75"])"));
+}
+
+TEST_F(Layouts, DatesAndTimesAreAsTheyAreWritten) {
+  EXPECT_EQ(rows(arrow::date32(), "[20485]")[0], "2026-02-01");
+  EXPECT_EQ(rows(arrow::timestamp(arrow::TimeUnit::SECOND), R"(["2026-02-01 12:30:05"])")[0]
+                .get<std::string>()
+                .substr(0, 19),
+            "2026-02-01 12:30:05");
+  for (const Type& type :
+       {arrow::timestamp(arrow::TimeUnit::NANO, "UTC"), arrow::time64(arrow::TimeUnit::MICRO),
+        arrow::duration(arrow::TimeUnit::MILLI)}) {
+    EXPECT_TRUE(rows(type, "[5]")[0].is_string()) << type->ToString();
+  }
+}
+
+TEST_F(Layouts, MapsAreObjects) {
+  EXPECT_EQ(rows(arrow::map(arrow::utf8(), arrow::int32()), R"([[["a", 1], ["b", null]], null])"),
+            Json::parse(R"([{"a": 1, "b": null}, null])"));
+  EXPECT_REFUSED(rows(arrow::map(arrow::int32(), arrow::utf8()), R"([[[1, "a"]]])"),
+                 "column c row 0 is of type map<int32");
+  EXPECT_REFUSED(rows(arrow::map(arrow::utf8(), arrow::utf8()), R"([[["a", "x"], ["a", "y"]]])"),
+                 "\"a\" stands twice");
+}
+
+// What the `datasets` library makes of values of several shapes.
+TEST_F(Layouts, JsonOfTheDatasetsLibrary) {
+  const Type json = arrow::extension::json(arrow::utf8());
+  const auto texts = array(arrow::utf8(), R"(["\"hi\"", "[{\"type\": \"text\"}]", null, "{"])");
+  const auto items = arrow::ExtensionType::WrapArray(json, texts);
+  const auto wrapped =
+      arrow::StructArray::Make({items}, {arrow::field("content", json)}).ValueOrDie();
+  const ParquetFile file(
+      write(arrow::Table::Make(arrow::schema({arrow::field("c", wrapped->type())}), {wrapped})),
+      {"c"});
+  EXPECT_EQ(file.value(0, 0), Json::parse(R"({"content": "hi"})"));
+  EXPECT_EQ(file.value(0, 1), Json::parse(R"({"content": [{"type": "text"}]})"));
+  EXPECT_EQ(file.value(0, 2), Json::object());
+  EXPECT_REFUSED(file.value(0, 3), "column c row 3: not valid JSON");
+}
+
+TEST_F(Layouts, ColumnsAreToldWithWhatTheyHold) {
+  const Type picture = arrow::struct_({arrow::field("bytes", arrow::binary())});
+  const auto columns = parquet_columns(
+      write({{"text", arrow::utf8()}, {"none", arrow::int32()}, {"picture", picture}},
+            {R"(["a", null, "b"])", "[null, null, null]", R"([{"bytes": "x"}, null, null])"}));
+  ASSERT_EQ(columns.size(), 3u);
+  EXPECT_EQ(columns[0].name, "text");
+  EXPECT_EQ(columns[0].filled, 2);
+  EXPECT_FALSE(columns[0].has_bytes);
+  EXPECT_EQ(columns[1].filled, 0);
+  EXPECT_GT(columns[2].filled, 0);
+  EXPECT_TRUE(columns[2].has_bytes);
+}
+
+}  // namespace
+}  // namespace trestle
