@@ -43,6 +43,7 @@ SettledRun settled(const FinetuneFlags& flags) {
   for (const auto& [key, on] : flags.freeze) command_line.push_back({key, on ? "true" : "false"});
   for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
   SettledRun run = settle(flags.recipe, file, command_line);
+  name_data(run.config.dataset);
   run.asked.may_change = {flags.may_change.begin(), flags.may_change.end()};
   require_changeable(run.asked.may_change);
   if (!flags.may_change.empty() && run.config.checkpoint.load.empty()) {
