@@ -8,7 +8,6 @@
 #include "chat/json.h"
 #include "data/datasets_own.h"
 #include "data/parquet_rows.h"
-#include "data/splits.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -58,9 +57,8 @@ Columns columns_of(const fs::path& path) {
 
 class ColumnsDataset : public Dataset {
  public:
-  ColumnsDataset(const fs::path& path, const std::string& split)
-      : columns_(columns_of(files_of_split(path, split, ".parquet").front())),
-        rows_(path, split, columns_.names) {}
+  explicit ColumnsDataset(const std::vector<fs::path>& files)
+      : columns_(columns_of(files.front())), rows_(files, columns_.names) {}
 
   int64_t size() const override { return rows_.size(); }
   std::vector<fs::path> files() const override { return rows_.files(); }
@@ -107,8 +105,8 @@ class ColumnsDataset : public Dataset {
 
 }  // namespace
 
-std::unique_ptr<Dataset> make_parquet_dataset(const fs::path& path, const std::string& split) {
-  return std::make_unique<ColumnsDataset>(path, split);
+std::unique_ptr<Dataset> make_parquet_dataset(const std::vector<fs::path>& files) {
+  return std::make_unique<ColumnsDataset>(files);
 }
 
 }  // namespace trestle

@@ -81,11 +81,14 @@ TEST_F(Folder, IsSearchedInOrder) {
   EXPECT_NE(missing.find("no .tar file of split 'validation'; it has those of train, test"),
             std::string::npos)
       << missing;
-  EXPECT_TRUE(has_split("webdataset", folder_, "train"));
-  EXPECT_FALSE(has_split("webdataset", folder_, "validation"));
-  EXPECT_TRUE(has_split("parquet", folder_, "train"));
+  const auto why_not = [&](const char* maker, const char* split) {
+    return why_no_split(maker, {.path = folder_.string(), .split = split}).value_or("");
+  };
+  EXPECT_EQ(why_not("webdataset", "train"), "");
+  EXPECT_EQ(why_not("webdataset", "validation"), "it has those of train, test");
+  EXPECT_EQ(why_not("parquet", "train"), "");
   // What the other maker reads is none of its own.
-  EXPECT_FALSE(has_split("parquet", folder_, "test"));
+  EXPECT_EQ(why_not("parquet", "test"), "it has those of train");
 }
 
 // As `datasets` 5.2.0 has them, which takes the first three for both splits.
