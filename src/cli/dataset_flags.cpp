@@ -16,7 +16,8 @@ void DatasetFlags::add_to(Command command, std::string default_split) {
       .show_default();
   command
       .add("--data", path,
-           "file or directory; of webdataset also a pattern, 'train-{000..012}.tar'; of Parquet also "
+           "file or directory; of webdataset also a pattern, 'train-{000..012}.tar'; of Parquet "
+           "also "
            "ORG/NAME[@REVISION] on the Hub")
       .required();
   split_flag =

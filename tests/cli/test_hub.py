@@ -820,16 +820,19 @@ print(json.dumps(hub.try_to_load_from_cache("org/set", "default/train/0000.parqu
         self.assertIn("does not exist", done.stderr)
         self.assertEqual(self.hub.seen(), [])
 
-    def finetune(self, *more, **options):
-        return self.run_trestle("finetune", "--recipe", "demo_config", f"checkpoint.pretrained_checkpoint={DEMO}",
+    def finetune(self, *more, recipe="demo_config", **options):
+        return self.run_trestle("finetune", "--recipe", recipe, f"checkpoint.pretrained_checkpoint={DEMO}",
                                 *([] if any("checkpoint.save" in each for each in more) else ["checkpoint.save=run"]), "train.global_batch_size=1", "train.micro_batch_size=1",
-                                "scheduler.lr_warmup_iters=0", "validation.eval_interval=1", "validation.eval_iters=1", *more,
-                                **options)
+                                "scheduler.lr_warmup_iters=0", *more, **options)
+
+    # Validates where there is something to validate on.
+    VALIDATING = {"recipe": "ministral3_3b_peft_config"}
 
     def test_the_data_of_the_maker(self):
         """The seed page's own command: a maker and no path."""
         self.hub.add("datasets/naver-clova-ix/cord-v2", self.FILES)
-        done = self.finetune("--dataset-type", "hf", "dataset.maker_name=make_cord_v2_dataset", "train.train_iters=1")
+        done = self.finetune("--dataset-type", "hf", "dataset.maker_name=make_cord_v2_dataset", "train.train_iters=1",
+                             "validation.eval_interval=1", "validation.eval_iters=1")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(self.held("naver-clova-ix/cord-v2"),
                          {name for name in self.FILES if name.endswith((".md", ".parquet")) and "test" not in name})
@@ -847,7 +850,7 @@ print(json.dumps(hub.try_to_load_from_cache("org/set", "default/train/0000.parqu
         self.hub.add("datasets/HuggingFaceM4/the_cauldron", files)
         for more in ((), ("dataset.subset=few",)):
             shutil.rmtree(self.cwd / "run", ignore_errors=True)
-            done = self.finetune("dataset.maker_name=make_raven_dataset", "train.train_iters=1", *more)
+            done = self.finetune("dataset.maker_name=make_raven_dataset", "train.train_iters=1", *more, **self.VALIDATING)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("few/train" if more else "raven/train", done.stderr)
             self.assertIn("no validation: HuggingFaceM4/the_cauldron has no file of split 'validation', it has those of train",
@@ -872,7 +875,7 @@ print(json.dumps(hub.try_to_load_from_cache("org/set", "default/train/0000.parqu
         self.hub.add("datasets/org/set", {name: data for name, data in self.FILES.items() if "validation" not in name})
         self.rows("--data", "org/set")
         self.hub.stop()
-        done = self.finetune("dataset.path_or_dataset=org/set", "train.train_iters=1")
+        done = self.finetune("dataset.path_or_dataset=org/set", "train.train_iters=1", **self.VALIDATING)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stderr.count("warning: "), 1, done.stderr)
         self.assertIn("no validation: org/set", done.stderr)

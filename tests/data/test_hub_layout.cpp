@@ -155,7 +155,7 @@ TEST(HubLayout, TheHubsOwnConversion) {
             (Files{"default/train/0000.parquet", "default/train/0001.parquet"}));
   EXPECT_EQ(subset.of_split("train-test").size(), 1u);
   EXPECT_EQ(subset.of_split("big"), Files{});  // a part is not the split
-  EXPECT_EQ(subset.describe(), "it has those of partial-big, train, train-test");
+  EXPECT_EQ(subset.describe(), "it has those of partial-big, train-test, train");
 }
 
 TEST(HubLayout, ReadmesThatMeanNothing) {

@@ -36,7 +36,9 @@ TEST(Settle, TheSchemeDecidesTheRatesHoweverItIsSpelt) {
 
 TEST(Settle, WithoutAPathTheDataAreTheMakers) {
   const auto path = [](const std::string& maker, const std::string& given) {
-    DatasetOptions dataset{.maker_name = maker, .path_or_dataset = given};
+    DatasetOptions dataset;
+    dataset.maker_name = maker;
+    dataset.path_or_dataset = given;
     name_data(dataset);
     return dataset.path_or_dataset;
   };
