@@ -16,12 +16,17 @@ void DatasetFlags::add_to(Command command, std::string default_split) {
       .show_default();
   command
       .add("--data", path,
-           "file or directory; of webdataset also a pattern, 'train-{000..012}.tar'")
+           "file or directory; of webdataset also a pattern, 'train-{000..012}.tar'; of Parquet "
+           "also "
+           "ORG/NAME[@REVISION] on the Hub")
       .required();
   split_flag =
       command
-          .add("--split", split, "of a directory, the files with this word in their names; '': all")
+          .add("--split", split,
+               "of a directory, the files with this word in their names; of a name the data set's "
+               "split; '': all")
           .show_default();
+  command.add("--subset", subset, "of a data set on the Hub; default: its own default");
 }
 
 std::unique_ptr<Dataset> DatasetFlags::open() const {
@@ -30,7 +35,12 @@ std::unique_ptr<Dataset> DatasetFlags::open() const {
                split, maker, path,
                maker == "jsonl" ? "" : ", or name the directory that the file is in");
   }
-  std::unique_ptr<Dataset> dataset = make_dataset(maker, path, split);
+  if (!subset.empty() && !is_on_hub(maker, path)) {
+    user_error("--subset {} has no effect: --data {} is no data set on the Hub by its name", subset,
+               path);
+  }
+  std::unique_ptr<Dataset> dataset =
+      make_dataset(maker, {.path = path, .split = split, .subset = subset, .key = "--data"});
   fmt::print(stderr, "data {}\n", describe_files(*dataset, path));
   return dataset;
 }

@@ -49,6 +49,7 @@ SettledRun settled(const FinetuneFlags& flags) {
   for (const Assignment& each : chosen_keys(flags.choice)) command_line.push_back(each);
   for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
   SettledRun run = settle(chosen_recipe(flags.choice), file, command_line);
+  name_data(run.config.dataset);
   if (flags.choice.recipe.empty() && flags.choice.model.empty()) {
     run.notes.push_back(fmt::format("no --recipe: {}", kUsualRecipe));
   }

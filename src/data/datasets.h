@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -31,26 +33,45 @@ class Dataset {
   virtual std::map<std::string, int64_t> unknown_columns() const { return {}; }
 };
 
+/// What is read, and which of it.
+struct DataName {
+  /// A file, a directory or a pattern, or for Parquet ORG/NAME[@REVISION] on the Hugging Face Hub.
+  std::string path;
+  /// "train", "test", ...; "" is all.
+  std::string split = {};
+  /// Of a data set on the Hub, which `datasets` calls a config; "" is its default.
+  std::string subset = {};
+  /// The flag or key that has the path, for errors.
+  std::string_view key = "dataset.path_or_dataset";
+};
+
 /// Names as Megatron Bridge has them (make_cord_v2_dataset), and those of own data: `jsonl`,
 /// `parquet`, `webdataset` (datasets_own.h).
 std::vector<std::string> dataset_makers();
 
-/// `path`: a file, or for Parquet and WebDataset a directory whose *.parquet or *.tar files of
-/// `split` ("train", "test", ...; "" is all) are taken (splits.h). Throws UserError for an unknown
-/// maker (naming the nearest).
+/// The data set on the Hub that a maker of Megatron Bridge's is for, and its subset; both empty for
+/// own data. Throws UserError for an unknown maker (naming the nearest).
+DataName hub_name_of_maker(const std::string& maker);
+
+/// Whether `path` is the name of a data set on the Hub: one that does not exist here, for a maker
+/// that reads Parquet. What ends in .parquet is a path. Throws UserError for an unknown maker.
+bool is_on_hub(const std::string& maker, const std::string& path);
+
+/// Of a directory the *.parquet or *.tar files of the split are taken (splits.h), of a name those
+/// in the cache once they are downloaded (hub_dataset.h). Throws UserError for an unknown maker.
+std::unique_ptr<Dataset> make_dataset(const std::string& maker, const DataName& name);
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const std::filesystem::path& path,
                                       const std::string& split);
 
 /// Whether a split chooses among the files of `path`: not where that is one file, a pattern, or
 /// lines of JSON, which are read whole whatever the split. Throws UserError for an unknown maker.
 bool split_matters(const std::string& maker, const std::filesystem::path& path);
-/// Whether it does and there are files of `split`.
-bool has_split(const std::string& maker, const std::filesystem::path& path,
-               const std::string& split);
-/// What there is in its stead, for the message that there are none: "it has those of train, test".
-std::string splits_of(const std::string& maker, const std::filesystem::path& path);
+/// Nothing where it does and there are files of the split. Else what there is in their stead: "it
+/// has those of train, test".
+std::optional<std::string> why_no_split(const std::string& maker, const DataName& name);
 
-/// One line for whoever starts a run: "PATH: 2 files, train-0.parquet, train-1.parquet".
+/// One line for whoever starts a run: "PATH: 2 files, train-0.parquet, train-1.parquet"; of a data
+/// set on the Hub its commit too.
 std::string describe_files(const Dataset& dataset, const std::filesystem::path& path);
 
 }  // namespace trestle

@@ -11,7 +11,6 @@
 #include "data/datasets_own.h"
 #include "data/own_row.h"
 #include "data/parquet_rows.h"
-#include "data/splits.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -55,9 +54,8 @@ std::vector<std::string> columns_of(const fs::path& path) {
 
 class ColumnsDataset : public Dataset {
  public:
-  ColumnsDataset(const fs::path& path, const std::string& split)
-      : columns_(columns_of(files_of_split(path, split, ".parquet").front())),
-        rows_(path, split, columns_) {
+  explicit ColumnsDataset(const std::vector<fs::path>& files)
+      : columns_(columns_of(files.front())), rows_(files, columns_) {
     rows_.require_nothing_lost();
   }
 
@@ -100,8 +98,8 @@ class ColumnsDataset : public Dataset {
 
 }  // namespace
 
-std::unique_ptr<Dataset> make_parquet_dataset(const fs::path& path, const std::string& split) {
-  return std::make_unique<ColumnsDataset>(path, split);
+std::unique_ptr<Dataset> make_parquet_dataset(const std::vector<fs::path>& files) {
+  return std::make_unique<ColumnsDataset>(files);
 }
 
 }  // namespace trestle

@@ -20,8 +20,7 @@ std::unique_ptr<Dataset> make_jsonl_dataset(const std::filesystem::path& path,
 /// parse_conversation takes them, paths relative to the file; `system`; `tools`. Columns that would
 /// be lost are refused where they say something, others are not read. Throws UserError where the
 /// first file has no such columns, naming those that it has.
-std::unique_ptr<Dataset> make_parquet_dataset(const std::filesystem::path& path,
-                                              const std::string& split);
+std::unique_ptr<Dataset> make_parquet_dataset(const std::vector<std::filesystem::path>& files);
 
 /// `path`: a .tar file, a directory whose .tar files of `split` are taken, or a pattern,
 /// train-{000000..000012}.tar or {train,more}.tar. A sample is the neighbouring members with one

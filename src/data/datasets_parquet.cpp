@@ -15,6 +15,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
+using Files = std::vector<fs::path>;
+
 Part picture_part(std::optional<std::string_view> bytes, const std::string& name) {
   if (!bytes) user_error("{} has no image", name);
   Part part{.kind = Part::Kind::kImage};
@@ -32,8 +34,8 @@ std::string text_cell(const ParquetFile& file, size_t column, int64_t row, const
 
 class CordDataset : public Dataset {
  public:
-  CordDataset(const fs::path& path, const std::string& split)
-      : rows_(path, split, {"image.bytes", "ground_truth"}) {
+  explicit CordDataset(const Files& files)
+      : rows_(files, {"image.bytes", "ground_truth"}) {
     rows_.require_nothing_lost();
   }
 
@@ -66,8 +68,8 @@ class CordDataset : public Dataset {
 
 class MedpixDataset : public Dataset {
  public:
-  MedpixDataset(const fs::path& path, const std::string& split)
-      : rows_(path, split, {"image_id.bytes", "question", "answer"}) {
+  explicit MedpixDataset(const Files& files)
+      : rows_(files, {"image_id.bytes", "question", "answer"}) {
     rows_.require_nothing_lost();
   }
 
@@ -96,11 +98,11 @@ class MedpixDataset : public Dataset {
 
 class RavenDataset : public Dataset {
  public:
-  RavenDataset(const fs::path& path, const std::string& split)
-      : rows_(path, split, {"images[].bytes", "texts[].user", "texts[].assistant"}) {
+  explicit RavenDataset(const Files& files)
+      : rows_(files, {"images[].bytes", "texts[].user", "texts[].assistant"}) {
     rows_.require_nothing_lost();
     // Without the pictures' bytes: they are most of the file.
-    const ParquetRows small(path, split, {"images[].path", "texts[].user"});
+    const ParquetRows small(files, {"images[].path", "texts[].user"});
     for (int64_t row = 0; row < small.size(); ++row) {
       const bool whole = small.at(row, [](const ParquetFile& file, int64_t at, const std::string&) {
         return !file.list(0, at).empty() && !file.list(1, at).empty();
@@ -108,7 +110,8 @@ class RavenDataset : public Dataset {
       if (whole) used_.push_back(row);
     }
     if (used_.empty()) {
-      user_error("{}: none of its {} rows has both pictures and a text", path.string(),
+      user_error("{}{}: none of the {} rows has both pictures and a text", files.front().string(),
+                 files.size() > 1 ? fmt::format(" and {} more", files.size() - 1) : "",
                  small.size());
     }
   }
@@ -163,16 +166,16 @@ class RavenDataset : public Dataset {
 
 }  // namespace
 
-std::unique_ptr<Dataset> make_cord_v2_dataset(const fs::path& path, const std::string& split) {
-  return std::make_unique<CordDataset>(path, split);
+std::unique_ptr<Dataset> make_cord_v2_dataset(const Files& files) {
+  return std::make_unique<CordDataset>(files);
 }
 
-std::unique_ptr<Dataset> make_medpix_dataset(const fs::path& path, const std::string& split) {
-  return std::make_unique<MedpixDataset>(path, split);
+std::unique_ptr<Dataset> make_medpix_dataset(const Files& files) {
+  return std::make_unique<MedpixDataset>(files);
 }
 
-std::unique_ptr<Dataset> make_raven_dataset(const fs::path& path, const std::string& split) {
-  return std::make_unique<RavenDataset>(path, split);
+std::unique_ptr<Dataset> make_raven_dataset(const Files& files) {
+  return std::make_unique<RavenDataset>(files);
 }
 
 }  // namespace trestle

@@ -6,15 +6,14 @@
 
 #include "base/error.h"
 #include "chat/known_keys.h"
-#include "data/splits.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
-ParquetRows::ParquetRows(const fs::path& path, const std::string& split,
+ParquetRows::ParquetRows(const std::vector<fs::path>& files,
                          const std::vector<std::string>& columns)
     : columns_(columns) {
-  for (const fs::path& file : files_of_split(path, split, ".parquet")) {
+  for (const fs::path& file : files) {
     files_.emplace_back(file, columns);
     size_ += files_.back().rows();
   }

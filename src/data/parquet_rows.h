@@ -16,8 +16,7 @@ namespace trestle {
 
 class ParquetRows {
  public:
-  /// `path`: a file, or a directory whose files of `split` are taken (splits.h).
-  ParquetRows(const std::filesystem::path& path, const std::string& split,
+  ParquetRows(const std::vector<std::filesystem::path>& files,
               const std::vector<std::string>& columns);
 
   int64_t size() const { return size_; }

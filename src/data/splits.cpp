@@ -93,15 +93,24 @@ bool is_of_split(const fs::path& file, std::string_view split) {
   return !of_another && has_word(file.stem().string(), split);
 }
 
+std::vector<fs::path> choose_split(const std::vector<fs::path>& files, std::string_view split,
+                                   const fs::path& root) {
+  const bool is_known = std::ranges::find(kKnown, split) != kKnown.end();
+  std::vector<fs::path> chosen;
+  for (const fs::path& file : files) {
+    if (!is_of_split(file, split)) continue;
+    if (is_known) refuse_both(file, root / file);
+    chosen.push_back(file);
+  }
+  return chosen;
+}
+
 std::vector<fs::path> find_split(const fs::path& path, std::string_view split,
                                  std::string_view extension) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) return {};
   std::vector<fs::path> files;
-  for (const fs::path& file : files_below(path, extension)) {
-    if (!is_of_split(file, split)) continue;
-    const bool is_known = std::ranges::find(kKnown, split) != kKnown.end();
-    if (is_known) refuse_both(file, path / file);
+  for (const fs::path& file : choose_split(files_below(path, extension), split, path)) {
     files.push_back(path / file);
     if (fs::exists(files.back(), ignored) && !fs::is_regular_file(files.back(), ignored)) {
       user_error("{} is neither a file nor a directory; remove it", files.back().string());
@@ -125,9 +134,12 @@ std::vector<fs::path> files_of_split(const fs::path& path, std::string_view spli
 }
 
 std::string describe_splits(const fs::path& path, std::string_view extension) {
-  constexpr size_t kNames = 3;
   const std::vector<fs::path> files = files_below(path, extension);
-  if (files.empty()) return fmt::format("it holds no {} file", extension);
+  return files.empty() ? fmt::format("it holds no {} file", extension) : describe_splits(files);
+}
+
+std::string describe_splits(const std::vector<fs::path>& files) {
+  constexpr size_t kNames = 3;
   std::vector<std::string_view> splits;
   for (const std::string_view split : kKnown) {
     const auto is_its = [&](const fs::path& file) { return is_of_split(file, split); };

@@ -1,5 +1,5 @@
-// Which files of a directory belong to a split. Called by the data sets from Parquet and tars and
-// by the table of makers.
+// Which files of a directory, or of a repository of the Hub, belong to a split. Called by the data
+// sets from Parquet and tars, by those of the Hub and by the table of makers.
 //
 // A file belongs to a split where one of the directories below the data's own, or else the file's
 // name, holds the split as a whole word: `train-00000-of-00001.parquet`, `cord_train_0.tar`,
@@ -21,10 +21,19 @@ namespace trestle {
 /// `file`: a path below the data's directory, relative to it. Every file is of split "".
 bool is_of_split(const std::filesystem::path& file, std::string_view split);
 
+/// Those of `split` among `files`, which are relative to `root`, in their order. Throws UserError
+/// for a file that is both of the training split and of another, where `split` is such a word: only
+/// a split of another name (`train-test`) means it.
+std::vector<std::filesystem::path> choose_split(const std::vector<std::filesystem::path>& files,
+                                                std::string_view split,
+                                                const std::filesystem::path& root);
+
+/// "it has those of train, test", or the files' names where they tell no split.
+std::string describe_splits(const std::vector<std::filesystem::path>& files);
+
 /// `path` itself where it is no directory; else the files with `extension` (".parquet") below it
 /// that are of `split`, sorted. Throws UserError when there is none, naming the splits that there
-/// are, and for a file that is both of the training split and of another, where `split` is such a
-/// word: only a split of another name (`train-test`) means it.
+/// are, and as choose_split does.
 std::vector<std::filesystem::path> files_of_split(const std::filesystem::path& path,
                                                   std::string_view split,
                                                   std::string_view extension);
@@ -33,8 +42,7 @@ std::vector<std::filesystem::path> files_of_split(const std::filesystem::path& p
 std::vector<std::filesystem::path> find_split(const std::filesystem::path& path,
                                               std::string_view split, std::string_view extension);
 
-/// Of a directory: "it has those of train, test", or the files' names where they tell no split. For
-/// messages that one is missing.
+/// Of a directory. For messages that a split is missing.
 std::string describe_splits(const std::filesystem::path& path, std::string_view extension);
 
 }  // namespace trestle

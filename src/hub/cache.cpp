@@ -14,7 +14,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "hub/files.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -35,9 +34,10 @@ bool is_file(const fs::path& path) {
   return fs::is_regular_file(path, ignored);
 }
 
-std::string folder_name(const std::string& repository) {
+std::string folder_name(const std::string& repository, HubKind kind) {
   const size_t slash = repository.find('/');
-  return "models--" + repository.substr(0, slash) + "--" + repository.substr(slash + 1);
+  return fmt::format("{}--{}--{}", kind == HubKind::kModel ? "models" : "datasets",
+                     repository.substr(0, slash), repository.substr(slash + 1));
 }
 
 // Replaces what stands there; a link that leads nowhere may.
@@ -146,8 +146,8 @@ bool IncompleteBlob::commit() {
   return true;
 }
 
-HubCache::HubCache(fs::path root, const std::string& repository)
-    : root_(std::move(root)), folder_(root_ / folder_name(repository)), name_(repository) {}
+HubCache::HubCache(fs::path root, const std::string& repository, HubKind kind)
+    : root_(std::move(root)), folder_(root_ / folder_name(repository, kind)), name_(repository) {}
 
 fs::path HubCache::snapshot(const std::string& commit) const {
   return folder_ / "snapshots" / commit;
@@ -180,9 +180,12 @@ void HubCache::set_commit(const std::string& revision, const std::string& commit
 std::set<std::string> HubCache::present(const std::string& commit) const {
   std::set<std::string> names;
   std::error_code error;
-  for (fs::directory_iterator each(snapshot(commit), error), end; !error && each != end;
+  const fs::path directory = snapshot(commit);
+  for (fs::recursive_directory_iterator each(directory, error), end; !error && each != end;
        each.increment(error)) {
-    if (is_file(each->path())) names.insert(each->path().filename().string());
+    if (is_file(each->path())) {
+      names.insert(each->path().lexically_relative(directory).generic_string());
+    }
   }
   return names;
 }
@@ -209,15 +212,21 @@ void HubCache::link(const std::string& commit,
   if (etags.empty()) return;
   const FileLock guard(lock(commit), name_);
   const fs::path directory = snapshot(commit);
-  const auto target = [](const std::string& etag) { return fs::path("../../blobs") / etag; };
+  const auto link_into = [&](const fs::path& folder) {
+    for (const auto& [name, etag] : etags) {
+      fs::path up = "../..";
+      for (const char c : name) {
+        if (c == '/') up /= "..";
+      }
+      make_directories((folder / name).parent_path());
+      make_link(up / "blobs" / etag, folder / name);
+    }
+  };
   std::error_code ignored;
-  if (!fs::exists(directory, ignored)) {
-    OutputDirectory output(directory);
-    for (const auto& [name, etag] : etags) make_link(target(etag), output.path() / name);
-    output.commit();
-    return;
-  }
-  for (const auto& [name, etag] : etags) make_link(target(etag), directory / name);
+  if (fs::exists(directory, ignored)) return link_into(directory);
+  OutputDirectory output(directory);
+  link_into(output.path());
+  output.commit();
 }
 
 }  // namespace trestle

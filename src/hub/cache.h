@@ -1,7 +1,7 @@
 // The part of huggingface_hub's cache that holds one repository, as that library lays it out, so
 // that either finds what the other has downloaded. Called by hub.cpp and the Hub client.
 //
-//   CACHE/models--ORG--NAME/refs/REVISION             a commit
+//   CACHE/models--ORG--NAME/refs/REVISION             a commit (datasets-- of a data set)
 //                          /blobs/ETAG                the bytes; ETAG.incomplete while they come
 //                          /snapshots/COMMIT/FILE     a relative link to a blob
 //                          /trees/COMMIT.json         every file of the commit, if that library
@@ -19,6 +19,7 @@
 #include <string_view>
 
 #include "base/digest.h"
+#include "hub/files.h"
 
 namespace trestle {
 
@@ -72,7 +73,8 @@ class IncompleteBlob {
 class HubCache {
  public:
   /// `root` is HF_HUB_CACHE's directory; it need not exist.
-  HubCache(std::filesystem::path root, const std::string& repository);
+  HubCache(std::filesystem::path root, const std::string& repository,
+           HubKind kind = HubKind::kModel);
 
   std::filesystem::path snapshot(const std::string& commit) const;
   std::filesystem::path blob(const std::string& etag) const;
@@ -85,12 +87,13 @@ class HubCache {
   /// Nothing happens when the cache cannot be written: it may be shared and read-only.
   void set_commit(const std::string& revision, const std::string& commit) const;
 
-  /// The files of a commit in the cache, those of the root only.
+  /// The files of a commit in the cache, relative to its snapshot.
   std::set<std::string> present(const std::string& commit) const;
   /// The same of the whole commit, if the cache has its listing.
   std::optional<std::set<std::string>> listed(const std::string& commit) const;
 
-  /// Adds files to a snapshot, `etags` by name. A snapshot that was not there appears whole.
+  /// Adds files to a snapshot, `etags` by name (is_hub_file). A snapshot that was not there appears
+  /// whole.
   void link(const std::string& commit, const std::map<std::string, std::string>& etags) const;
 
  private:

@@ -100,6 +100,9 @@ std::string shown(std::string_view text) {
   return line;
 }
 
+// Of addresses of a repository's page and files.
+std::string_view page_prefix(HubKind kind) { return kind == HubKind::kModel ? "" : "datasets/"; }
+
 // The announced place and length of what follows must be what was asked for.
 void check_lengths(const HttpResponse& head, const HubFile& file, uint64_t first_byte) {
   const auto length = head.header_number("content-length");
@@ -132,6 +135,7 @@ HubSettings HubSettings::from_environment() {
   settings.cache =
       path_variable("HF_HUB_CACHE", path_variable("HUGGINGFACE_HUB_CACHE", home / "hub"));
   settings.offline = is_true(variable("HF_HUB_OFFLINE", variable("TRANSFORMERS_OFFLINE")));
+  settings.data_offline = settings.offline || is_true(variable("HF_DATASETS_OFFLINE"));
   if (const std::string text = variable("HF_HUB_DOWNLOAD_TIMEOUT"); !text.empty()) {
     const long seconds = std::strtol(text.c_str(), nullptr, 10);
     if (seconds < 1) user_error("HF_HUB_DOWNLOAD_TIMEOUT={} is no number of seconds", text);
@@ -148,6 +152,11 @@ HttpRequest HubClient::request(const std::string& path) const {
           .bearer_token = settings_.token,
           .connect_timeout = settings_.timeout,
           .stall_timeout = settings_.timeout};
+}
+
+HttpRequest HubClient::request_of(const std::string& commit, const std::string& file) const {
+  return request(fmt::format("/{}{}/resolve/{}/{}", page_prefix(name_.kind), name_.repository,
+                             commit, percent_encoded(file, true)));
 }
 
 // A little longer each time.
@@ -184,8 +193,9 @@ void HubClient::refuse(const HttpResponse& response, const std::string& file) co
     throw NoSuchRevision(fmt::format("{} has no revision {}", repository, name_.revision));
   }
   if (code == "GatedRepo") {
-    user_error("{} is gated: accept its terms at {}/{} and set HF_TOKEN to a token of that account",
-               repository, endpoint, repository);
+    user_error(
+        "{} is gated: accept its terms at {}/{}{} and set HF_TOKEN to a token of that account",
+        repository, endpoint, page_prefix(name_.kind), repository);
   }
   if (code == "EntryNotFound" || (response.status == 404 && !file.empty())) {
     user_error("{} has no file {} at revision {}", repository, file, name_.revision);
@@ -197,7 +207,8 @@ void HubClient::refuse(const HttpResponse& response, const std::string& file) co
   }
   if (response.status == 401 || response.status == 404) {
     // The Hub says 401 of what is private and of what is not there alike.
-    user_error("{} has no repository {}{} (status {})", endpoint, repository,
+    user_error("{} has no {} {}{} (status {})", endpoint,
+               name_.kind == HubKind::kModel ? "repository" : "data set", repository,
                settings_.token.empty() ? ", or it is private and needs HF_TOKEN"
                                        : " that the token may read",
                response.status);
@@ -210,8 +221,9 @@ void HubClient::refuse(const HttpResponse& response, const std::string& file) co
 }
 
 HubRevision HubClient::revision(bool patient) {
-  HttpRequest ask = request(fmt::format("/api/models/{}/revision/{}", name_.repository,
-                                        percent_encoded(name_.revision, false)));
+  HttpRequest ask = request(fmt::format("/api/{}/{}/revision/{}",
+                                        name_.kind == HubKind::kModel ? "models" : "datasets",
+                                        name_.repository, percent_encoded(name_.revision, false)));
   ask.max_bytes = kMaxListing;
   const HttpResponse response = send_patiently(ask, patient ? kListingAttempts : 1);
   if (response.fault != HttpFault::kNone || response.status != 200) refuse(response, "");
@@ -222,7 +234,10 @@ HubRevision HubClient::revision(bool patient) {
     if (!is_commit_hash(result.commit) || !siblings.is_array() || siblings.size() > kMaxFiles) {
       return false;
     }
-    for (const Json& each : siblings) result.names.insert(each.at("rfilename").get<std::string>());
+    for (const Json& each : siblings) {
+      const auto name = each.at("rfilename").get<std::string>();
+      if (is_hub_file(name)) result.names.insert(name);
+    }
     return true;
   };
   std::string reason = "no commit or no list of files in it";
@@ -238,8 +253,7 @@ HubRevision HubClient::revision(bool patient) {
 }
 
 HubFile HubClient::describe(const std::string& commit, const std::string& file) {
-  HttpRequest ask = request(
-      fmt::format("/{}/resolve/{}/{}", name_.repository, commit, percent_encoded(file, true)));
+  HttpRequest ask = request_of(commit, file);
   ask.head = true;
   // A redirect to where the bytes lie carries the description of the file already.
   ask.stay_on_origin = true;
@@ -278,8 +292,7 @@ HubFile HubClient::describe(const std::string& commit, const std::string& file) 
 void HubClient::download(const std::string& commit, const HubFile& file, IncompleteBlob& blob,
                          Progress& progress) {
   // Asked anew each time: the address that a redirect leads to may have expired meanwhile.
-  HttpRequest ask = request(
-      fmt::format("/{}/resolve/{}/{}", name_.repository, commit, percent_encoded(file.name, true)));
+  HttpRequest ask = request_of(commit, file.name);
   ask.max_bytes = file.size;
   const auto restart = [&] {
     progress.add(-static_cast<int64_t>(blob.size()));

@@ -25,8 +25,8 @@ struct HubSettings {
   std::string token;
   /// HF_HUB_CACHE, or HF_HOME/hub.
   std::filesystem::path cache;
-  /// HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE.
-  bool offline = false;
+  /// HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE; of data sets HF_DATASETS_OFFLINE too.
+  bool offline = false, data_offline = false;
   /// HF_HUB_DOWNLOAD_TIMEOUT: silence of the server that counts as a failure.
   std::chrono::seconds timeout{10};
 
@@ -42,6 +42,7 @@ class NoSuchRevision : public UserError {
 
 struct HubRevision {
   std::string commit;
+  /// Of its files; those that are no is_hub_file are left out.
   std::set<std::string> names;
 };
 
@@ -72,6 +73,7 @@ class HubClient {
 
  private:
   HttpRequest request(const std::string& path) const;
+  HttpRequest request_of(const std::string& commit, const std::string& file) const;
   HttpResponse send_patiently(const HttpRequest& request, int attempts);
   void pause(int failures) const;
   /// `file` is empty where the revision was asked for.

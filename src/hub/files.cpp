@@ -51,16 +51,29 @@ bool is_consolidated(std::string_view name) {
 
 }  // namespace
 
-std::optional<HubName> parse_hub_name(std::string_view given) {
+std::optional<HubName> parse_hub_name(std::string_view given, HubKind kind) {
   const size_t at = given.find('@');
   const std::string_view repository = given.substr(0, at);
   if (!is_repository(repository)) return std::nullopt;
-  if (at == given.npos) return HubName{std::string(repository), "main"};
+  if (at == given.npos) return HubName{std::string(repository), "main", kind};
   const std::string_view revision = given.substr(at + 1);
   if (!is_revision(revision)) {
     user_error("{}: '{}' is not a branch, tag or commit", given, revision);
   }
-  return HubName{std::string(repository), std::string(revision)};
+  return HubName{std::string(repository), std::string(revision), kind};
+}
+
+bool is_hub_file(std::string_view name) {
+  constexpr size_t kMaxPath = 1024, kMaxPart = 255;
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; };
+  if (name.size() > kMaxPath || std::ranges::any_of(name, is_control)) return false;
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('/', begin), name.size());
+    const std::string_view part = name.substr(begin, end - begin);
+    if (part.empty() || part == "." || part == ".." || part.size() > kMaxPart) return false;
+    begin = end + 1;
+  }
+  return true;
 }
 
 bool is_commit_hash(std::string_view text) {

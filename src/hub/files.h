@@ -1,5 +1,5 @@
-// Which repository of the Hugging Face Hub a command line names, and which of its files a command
-// needs. Pure functions; called by hub.cpp.
+// Which repository of the Hugging Face Hub a command line names, and which of a checkpoint's files
+// a command needs. Pure functions; called by hub.cpp and by data sets by name.
 #pragma once
 
 #include <filesystem>
@@ -21,15 +21,22 @@ enum class HubFiles {
   kAssets,
 };
 
+enum class HubKind { kModel, kDataset };
+
 struct HubName {
   std::string repository;  // ORG/NAME
   std::string revision;    // a branch, a tag or a commit
+  HubKind kind = HubKind::kModel;
 };
 
 /// ORG/NAME or ORG/NAME@REVISION, under huggingface_hub's rules for names; nothing for what can
 /// only be a path. The revision is `main` where none is given. Throws UserError for a revision that
 /// git would not take.
-std::optional<HubName> parse_hub_name(std::string_view given);
+std::optional<HubName> parse_hub_name(std::string_view given, HubKind kind = HubKind::kModel);
+
+/// Whether a name that a Hub gives a file is a relative path that stays below where it is put: no
+/// empty part, `.` or `..`, no control character, no part too long for a file system.
+bool is_hub_file(std::string_view name);
 
 /// Forty lower-case hex digits.
 bool is_commit_hash(std::string_view text);

@@ -2,28 +2,21 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <exception>
-#include <functional>
 #include <iterator>
 #include <map>
 #include <mutex>
-#include <thread>
 #include <vector>
 
-#include "base/error.h"
-#include "base/thread.h"
 #include "hub/cache.h"
 #include "hub/client.h"
+#include "hub/downloads.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 namespace {
 
-constexpr size_t kConnections = 4;
-
-using Names = std::set<std::string>;
+using Names = HubNames;
 
 bool includes(const Names& all, const Names& some) { return std::ranges::includes(all, some); }
 
@@ -33,60 +26,126 @@ std::vector<std::string> without(const Names& all, const Names& some) {
   return rest;
 }
 
-uint64_t size_of(const fs::path& path) {
-  std::error_code error;
-  const uint64_t size = fs::file_size(path, error);
-  return error ? 0 : size;
-}
-
-bool is_there(const fs::path& blob, const HubFile& file) {
-  std::error_code ignored;
-  return fs::is_regular_file(blob, ignored) && size_of(blob) == file.size;
-}
-
-/// One repository, asked for once.
-class Resolution {
+// What a Hub answered in this process, by endpoint, kind and name; nothing where it did not and the
+// cache was taken.
+class Answers {
  public:
-  Resolution(HubName name, HubFiles wanted)
-      : settings_(HubSettings::from_environment()),
-        name_(std::move(name)),
-        wanted_(wanted),
-        cache_(settings_.cache, name_.repository) {}
-
-  fs::path resolve() const;
+  std::optional<std::optional<HubRevision>> find(const std::string& key) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = answers_.find(key);
+    if (found == answers_.end()) return std::nullopt;
+    return found->second;
+  }
+  void keep(const std::string& key, std::optional<HubRevision> answer) {
+    const std::lock_guard lock(mutex_);
+    answers_.insert_or_assign(key, std::move(answer));
+  }
 
  private:
-  bool has_all(const Names& names, const std::string& commit) const;
-  bool is_surely_whole(const std::string& commit) const;
-  void fetch(const HubRevision& revision) const;
-  void get(const std::string& commit, const std::vector<std::string>& names,
-           std::map<std::string, std::string>& etags) const;
-  void get_blobs(const std::string& commit, std::vector<HubFile> files) const;
-  void get_blob(HubClient& client, const std::string& commit, const HubFile& file,
-                Progress& progress) const;
-  void require_space(uint64_t bytes) const;
-  void in_parallel(size_t count, const std::function<void(HubClient&, size_t)>& job) const;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::optional<HubRevision>> answers_;
+};
+
+Answers& answers() {
+  static Answers kept;
+  return kept;
+}
+
+// One repository.
+class Resolution {
+ public:
+  Resolution(HubName name, const HubRequest& request)
+      : settings_(HubSettings::from_environment()),
+        name_(std::move(name)),
+        request_(request),
+        cache_(settings_.cache, name_.repository, name_.kind) {}
+
+  HubSnapshot resolve() const;
+
+ private:
+  struct Cached {
+    Names chosen;
+    HubWhole whole;
+  };
+
+  std::string key() const;
+  bool offline() const {
+    return name_.kind == HubKind::kModel ? settings_.offline : settings_.data_offline;
+  }
+  std::optional<Cached> cached(const std::string& commit) const;
+  HubSnapshot as_cached(const std::string& commit, const Cached& cached) const;
+  [[noreturn]] void refuse_offline(const std::optional<std::string>& known) const;
+  std::optional<HubRevision> ask(const std::optional<std::string>& known, bool usable) const;
+  HubSnapshot fetch(const HubRevision& revision) const;
 
   const HubSettings settings_;
   const HubName name_;
-  const HubFiles wanted_;
+  const HubRequest& request_;
   const HubCache cache_;
 };
 
-fs::path Resolution::resolve() const {
+std::string Resolution::key() const {
+  return fmt::format("{} {} {}@{}", settings_.endpoint, static_cast<int>(name_.kind),
+                     name_.repository, name_.revision);
+}
+
+HubSnapshot Resolution::resolve() const {
   const bool is_commit = is_commit_hash(name_.revision);
   const auto known = is_commit ? name_.revision : cache_.commit_of(name_.revision);
-  const bool usable = known && has_all(cache_.present(*known), *known);
-  if (settings_.offline && !usable) {
-    user_error("HF_HUB_OFFLINE is set and {} holds {} of {}@{}", settings_.cache.string(),
-               known && !cache_.present(*known).empty() ? "only a part" : "nothing",
-               name_.repository, name_.revision);
+  const auto cached = known ? this->cached(*known) : std::nullopt;
+  const bool usable = cached && cached->whole != HubWhole::kNo;
+  if (offline()) {
+    if (!usable) refuse_offline(known);
+    return as_cached(*known, *cached);
   }
-  if (usable && (settings_.offline || (is_commit && is_surely_whole(*known)))) {
-    return cache_.snapshot(*known);
+  if (is_commit && usable && cached->whole == HubWhole::kYes) {
+    return as_cached(*known, *cached);
   }
+  const auto before = answers().find(key());
+  const std::optional<HubRevision> revision =
+      before && (*before || usable) ? *before : ask(known, usable);
+  return revision ? fetch(*revision) : as_cached(*known, *cached);
+}
+
+// Nothing where the cache does not hold what is wanted.
+std::optional<Resolution::Cached> Resolution::cached(const std::string& commit) const {
+  const Names present = cache_.present(commit);
+  const auto read = [&](const std::string& name) {
+    if (!present.contains(name)) user_error("{} is not in the cache", name);
+    return cache_.snapshot(commit) / name;
+  };
+  const auto choose = [&](const Names& names) -> std::optional<Names> {
+    try {
+      Names chosen = request_.choose(names, read);
+      if (includes(present, chosen)) return chosen;
+    } catch (const UserError&) {  // it is not there, or only a part of it
+    }
+    return std::nullopt;
+  };
+  if (present.empty()) return std::nullopt;
+  const std::optional<Names> chosen = choose(present);
+  if (!chosen) return std::nullopt;
+  std::optional<bool> all_listed;
+  if (const auto listed = cache_.listed(commit)) all_listed = choose(*listed) == chosen;
+  return Cached{*chosen, request_.whole({present, *chosen, all_listed})};
+}
+
+HubSnapshot Resolution::as_cached(const std::string& commit, const Cached& cached) const {
+  return {cache_.snapshot(commit), commit, cached.chosen, true};
+}
+
+void Resolution::refuse_offline(const std::optional<std::string>& known) const {
+  throw NotInCache(fmt::format("HF_HUB_OFFLINE is set and {} holds {} of {}@{}; {}",
+                               settings_.cache.string(),
+                               known && !cache_.present(*known).empty() ? "only a part" : "nothing",
+                               name_.repository, name_.revision, how_to_fetch(name_)));
+}
+
+// Nothing where the Hub does not answer, and the cache is usable.
+std::optional<HubRevision> Resolution::ask(const std::optional<std::string>& known,
+                                           bool usable) const {
   const std::atomic<bool> never = false;
-  HubRevision revision;
+  std::optional<HubRevision> revision;
   try {
     revision = HubClient(settings_, name_, never).revision(/*patient=*/!usable);
   } catch (const NoSuchRevision&) {
@@ -95,157 +154,75 @@ fs::path Resolution::resolve() const {
     if (!usable) throw;
     fmt::print(stderr, "warning: {}; taking {} as it lies in the cache, commit {}\n", error.what(),
                name_.repository, *known);
-    return cache_.snapshot(*known);
   }
-  fetch(revision);
-  return cache_.snapshot(revision.commit);
+  answers().keep(key(), revision);
+  return revision;
 }
 
-// Whether the snapshot holds whatever is wanted of `names`.
-bool Resolution::has_all(const Names& names, const std::string& commit) const {
-  const Names present = cache_.present(commit);
-  try {
-    const HubPlan plan = plan_files(names, wanted_);
-    return includes(present, plan.files) &&
-           (plan.index.empty() ||
-            includes(present, shard_files(cache_.snapshot(commit) / plan.index)));
-  } catch (const UserError&) {
-    return false;
-  }
-}
-
-// Others put single files into a snapshot, and its own files do not tell that the tokenizer, say,
-// is missing.
-bool Resolution::is_surely_whole(const std::string& commit) const {
-  if (const auto listed = cache_.listed(commit)) return has_all(*listed, commit);
-  const Names present = cache_.present(commit);
-  return present.contains("tokenizer.json") || present.contains("tekken.json") ||
-         present.contains("adapter_config.json");
-}
-
-void Resolution::fetch(const HubRevision& revision) const {
+HubSnapshot Resolution::fetch(const HubRevision& revision) const {
   const std::string& commit = revision.commit;
   const Names present = cache_.present(commit);
+  const HubDownloads downloads(settings_, name_, cache_);
   std::map<std::string, std::string> etags;  // of what is new
+  const auto read = [&](const std::string& name) -> fs::path {
+    if (present.contains(name)) return cache_.snapshot(commit) / name;
+    if (!etags.contains(name)) downloads.get(commit, {name}, etags);
+    return cache_.blob(etags.at(name));
+  };
+  const Names chosen = request_.choose(revision.names, read);
+  Names missing = chosen;
+  for (const auto& [name, etag] : etags) missing.erase(name);
+  downloads.get(commit, without(missing, present), etags);
+  cache_.link(commit, etags);
+  if (!chosen.empty()) cache_.set_commit(name_.revision, commit);
+  return {cache_.snapshot(commit), commit, chosen, false};
+}
+
+// Of a checkpoint.
+Names choose_model(const HubName& name, HubFiles wanted, const Names& names,
+                   const HubReader& read) {
   HubPlan plan;
   try {
-    plan = plan_files(revision.names, wanted_);
+    plan = plan_files(names, wanted);
   } catch (const UserError& error) {
-    user_error("{} {}", name_.repository, error.what());
+    user_error("{} {}", name.repository, error.what());
   }
-  get(commit, without(plan.files, present), etags);
-  if (!plan.index.empty()) {
-    const auto fresh = etags.find(plan.index);
-    const Names shards = shard_files(fresh == etags.end() ? cache_.snapshot(commit) / plan.index
-                                                          : cache_.blob(fresh->second));
-    if (!includes(revision.names, shards)) {
-      user_error("{} does not hold {}, which its {} names", name_.repository,
-                 without(shards, revision.names).front(), plan.index);
-    }
-    get(commit, without(shards, present), etags);
+  if (plan.index.empty()) return plan.files;
+  const Names shards = shard_files(read(plan.index));
+  if (!includes(names, shards)) {
+    user_error("{} does not hold {}, which its {} names", name.repository,
+               without(shards, names).front(), plan.index);
   }
-  cache_.link(commit, etags);
-  cache_.set_commit(name_.revision, commit);
+  plan.files.insert(shards.begin(), shards.end());
+  return plan.files;
 }
 
-// Blobs only: a snapshot shows nothing before all of it is there.
-void Resolution::get(const std::string& commit, const std::vector<std::string>& names,
-                     std::map<std::string, std::string>& etags) const {
-  std::vector<HubFile> files(names.size());
-  in_parallel(names.size(),
-              [&](HubClient& client, size_t i) { files[i] = client.describe(commit, names[i]); });
-  std::map<std::string, HubFile> missing;  // by etag: two names may share a blob
-  for (const HubFile& file : files) {
-    etags[file.name] = file.etag;
-    if (!is_there(cache_.blob(file.etag), file)) missing.emplace(file.etag, file);
-  }
-  if (missing.empty()) return;
-  std::vector<HubFile> wanted;
-  for (auto& [etag, file] : missing) wanted.push_back(std::move(file));
-  get_blobs(commit, std::move(wanted));
-}
-
-void Resolution::get_blobs(const std::string& commit, std::vector<HubFile> files) const {
-  // The largest first, so that it does not run alone at the end.
-  std::ranges::sort(files, std::greater(), &HubFile::size);
-  uint64_t total = 0, there = 0;
-  for (const HubFile& file : files) {
-    total += file.size;
-    there += std::min(file.size, size_of(cache_.blob(file.etag).string() + ".incomplete"));
-  }
-  require_space(total - there);
-  const auto start = std::chrono::steady_clock::now();
-  {
-    Progress progress("downloading " + name_.repository, total, there);
-    in_parallel(files.size(),
-                [&](HubClient& client, size_t i) { get_blob(client, commit, files[i], progress); });
-  }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  fmt::print(stderr, "downloaded {} of {}, {} in {:.1f} s\n",
-             files.size() == 1 ? files.front().name : fmt::format("{} files", files.size()),
-             name_.repository, readable_bytes(total - there), seconds.count());
-}
-
-void Resolution::get_blob(HubClient& client, const std::string& commit, const HubFile& file,
-                          Progress& progress) const {
-  const fs::path path = cache_.blob(file.etag);
-  const FileLock guard(cache_.lock(file.etag), file.name);
-  if (is_there(path, file)) return;  // another process was faster
-  IncompleteBlob blob(path, file.etag, file.size);
-  for (bool resumed = blob.size() > 0;; resumed = false) {
-    client.download(commit, file, blob, progress);
-    if (client.stopped() || blob.commit()) return;
-    progress.add(-static_cast<int64_t>(file.size));
-    if (!resumed) {
-      machine_error("{}: the {} bytes that came do not have the checksum {}; they are dropped",
-                    file.name, file.size, file.etag);
-    }
-  }
-}
-
-void Resolution::require_space(uint64_t bytes) const {
-  std::error_code error;
-  fs::create_directories(settings_.cache, error);
-  const fs::space_info space = fs::space(settings_.cache, error);
-  if (error || space.available >= bytes) return;
-  machine_error("{} to download and {} free in {}; make room or set HF_HUB_CACHE",
-                readable_bytes(bytes), readable_bytes(space.available), settings_.cache.string());
-}
-
-// The first fault stops the others, which keep what they have.
-void Resolution::in_parallel(size_t count,
-                             const std::function<void(HubClient&, size_t)>& job) const {
-  std::atomic<size_t> next = 0;
-  std::atomic<bool> stop = false;
-  std::exception_ptr first;
-  std::mutex mutex;
-  const auto work = [&] {
-    try {
-      HubClient client(settings_, name_, stop);
-      for (size_t i = next++; i < count && !stop; i = next++) job(client, i);
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      if (!first) first = std::current_exception();
-      stop = true;
-    }
-  };
-  const auto connections = static_cast<int64_t>(std::min(kConnections, count));
-  {
-    std::vector<std::jthread> threads;  // they join at the end of the block, however it is left
-    try {
-      while (std::ssize(threads) < connections) {
-        threads.push_back(
-            start_thread(work, "downloading from the Hub", std::ssize(threads) + 1, connections));
-      }
-    } catch (...) {
-      stop = true;
-      throw;
-    }
-  }
-  if (first) std::rethrow_exception(first);
+HubWhole whole_model(const HubCached& cached) {
+  if (cached.all_listed) return *cached.all_listed ? HubWhole::kYes : HubWhole::kPerhaps;
+  // The files do not tell that the tokenizer, say, is missing.
+  const bool is_whole = cached.present.contains("tokenizer.json") ||
+                        cached.present.contains("tekken.json") ||
+                        cached.present.contains("adapter_config.json");
+  return is_whole ? HubWhole::kYes : HubWhole::kPerhaps;
 }
 
 }  // namespace
+
+HubSnapshot fetch_snapshot(const HubName& name, const HubRequest& request) {
+  return Resolution(name, request).resolve();
+}
+
+std::string how_to_fetch(const HubName& name) {
+  return fmt::format("run it once online, or `hf download {}{}{}`", name.repository,
+                     name.kind == HubKind::kModel ? "" : " --repo-type dataset",
+                     name.revision == "main" ? "" : " --revision " + name.revision);
+}
+
+std::optional<HubName> hub_name_of(const std::string& given, HubKind kind) {
+  std::error_code error;
+  if (fs::exists(given, error) || error == std::errc::permission_denied) return std::nullopt;
+  return parse_hub_name(given, kind);
+}
 
 fs::path resolve_model(const std::string& given, std::string_view flag, HubFiles wanted) {
   std::error_code error;
@@ -256,7 +233,10 @@ fs::path resolve_model(const std::string& given, std::string_view flag, HubFiles
   try {
     const auto name = parse_hub_name(given);
     if (!name) return given;
-    return Resolution(*name, wanted).resolve();
+    const auto choose = [&](const Names& names, const HubReader& read) {
+      return choose_model(*name, wanted, names, read);
+    };
+    return fetch_snapshot(*name, {choose, whole_model}).directory;
   } catch (const UserError& error) {
     user_error(kMessage, flag, given, error.what());
   } catch (const MachineError& error) {

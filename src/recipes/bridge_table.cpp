@@ -143,7 +143,7 @@ constexpr BridgeKeys kTable[] = {
     {"dataset", "source.path_or_dataset source.load_kwargs.data_files.train", kRenamed,
      "dataset.path_or_dataset"},
     {"dataset", "source.split", kRenamed, "dataset.split"},
-    {"dataset", "source.subset", kRefused, kNotYet, "null"},
+    {"dataset", "source.subset", kRenamed, "dataset.subset"},
     {"dataset", "source", kRefused, "name its parts: dataset.source.dataset_name=cord_v2",
      "null|{}"},
     {"dataset", "source.load_kwargs* source.adapter_kwargs*", kRefused,
@@ -152,6 +152,7 @@ constexpr BridgeKeys kTable[] = {
      "validation_source.path_or_dataset validation_source.load_kwargs.data_files.validation",
      kRenamed, "validation.path_or_dataset"},
     {"dataset", "validation_source.split", kRenamed, "validation.split"},
+    {"dataset", "validation_source.subset", kRenamed, "validation.subset"},
     {"dataset", "validation_source validation_source.*", kRefused,
      "validation rows are read by the training data's maker; set validation.path_or_dataset and "
      "validation.split",

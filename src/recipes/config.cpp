@@ -69,7 +69,7 @@ void TrainConfig::validate() const {
   require(!checkpoint.save.empty(), "checkpoint.save", "",
           "name a run directory (or set SAVE_DIR)");
   require(!dataset.path_or_dataset.empty(), "dataset.path_or_dataset", "",
-          "name the data to train on");
+          "name the data to train on: a file, a directory, or of Parquet a data set on the Hub");
 }
 
 bool TrainConfig::draws() const {

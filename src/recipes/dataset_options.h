@@ -13,6 +13,7 @@ namespace trestle {
 struct DatasetOptions {
   std::string maker_name = "make_cord_v2_dataset";
   std::string path_or_dataset;
+  std::string subset;
   std::string split = "train";
   bool shuffle = true;
   int64_t num_workers = 0;
@@ -26,7 +27,10 @@ struct DatasetOptions {
     return std::tuple(
         field("maker_name", &DatasetOptions::maker_name, OnResume::kSame),
         field("path_or_dataset", &DatasetOptions::path_or_dataset, OnResume::kSameContent,
-              "file or directory"),
+              "file or directory, or ORG/NAME[@REVISION] on the Hub; default: the one that the "
+              "maker is for"),
+        field("subset", &DatasetOptions::subset, OnResume::kFree,
+              "of a data set on the Hub; default: its own default, raven of make_raven_dataset"),
         field("split", &DatasetOptions::split, OnResume::kSame),
         field("shuffle", &DatasetOptions::shuffle, OnResume::kSame,
               "false: rows in order, wrapping around"),

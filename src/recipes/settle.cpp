@@ -161,10 +161,16 @@ void add_of_splits(const TrainConfig& config, Dead& dead) {
     if (path.empty() || split_matters(config.dataset.maker_name, path)) return;
     dead.add(key, fmt::format("{} is read whole, whatever the split", path));
   };
+  const auto add_subset = [&](const char* key, const std::string& path) {
+    if (path.empty() || is_on_hub(config.dataset.maker_name, path)) return;
+    dead.add(key, fmt::format("{} is no data set on the Hub by its name", path));
+  };
   add("dataset.split", config.dataset.path_or_dataset);
+  add_subset("dataset.subset", config.dataset.path_or_dataset);
   // By default it chooses among the files of the training data.
   const std::string& own = config.validation.path_or_dataset;
   add("validation.split", own.empty() ? config.dataset.path_or_dataset : own);
+  add_subset("validation.subset", own.empty() ? config.dataset.path_or_dataset : own);
 }
 
 void add_of_peft(const TrainConfig& config, Dead& dead) {
@@ -268,6 +274,11 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
   }
   add_notes(told_of_freezing(run.config, run.asked.keys));
   return run;
+}
+
+void name_data(DatasetOptions& dataset) {
+  if (!dataset.path_or_dataset.empty()) return;
+  dataset.path_or_dataset = hub_name_of_maker(dataset.maker_name).path;
 }
 
 void refuse_without_effect(const SettledRun& run) {

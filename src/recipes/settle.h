@@ -38,6 +38,10 @@ struct SettledRun {
 SettledRun settle(const std::string& recipe, const std::vector<Assignment>& file,
                   const std::vector<Assignment>& command_line);
 
+/// Megatron Bridge's commands name a maker and no data: without a path they are those on the Hub
+/// that the maker is for. Throws UserError for an unknown maker.
+void name_data(DatasetOptions& dataset);
+
 /// Throws UserError for a key that was asked for and can have no effect in this run.
 void refuse_without_effect(const SettledRun& run);
 

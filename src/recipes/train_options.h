@@ -60,6 +60,7 @@ struct ValidationOptions {
   int64_t eval_iters = 10;
   std::optional<int64_t> start_eval_at_iter;
   std::string path_or_dataset;
+  std::string subset;
   std::string split = "validation";
   int64_t answers = 0;
   int64_t max_new_tokens = 384;
@@ -76,8 +77,12 @@ struct ValidationOptions {
         field("start_eval_at_iter", &ValidationOptions::start_eval_at_iter, OnResume::kFree,
               between(0, kMostSteps), "no validation before this step"),
         field("path_or_dataset", &ValidationOptions::path_or_dataset, OnResume::kFree,
-              "file or directory of the same maker; default: the training data's directory"),
-        field("split", &ValidationOptions::split, OnResume::kFree, "for directories"),
+              "file, directory or ORG/NAME[@REVISION] of the same maker; default: the training "
+              "data's directory or name"),
+        field("subset", &ValidationOptions::subset, OnResume::kFree,
+              "of a data set on the Hub; default: dataset.subset where the data are the same"),
+        field("split", &ValidationOptions::split, OnResume::kFree,
+              "of a directory or a data set on the Hub"),
         field("answers", &ValidationOptions::answers, OnResume::kFree, between(0, kMostSamples),
               "so many of the first rows are answered greedily and scored; 0: the loss alone"),
         field("max_new_tokens", &ValidationOptions::max_new_tokens, OnResume::kFree,

@@ -84,8 +84,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                           "checkpoint.pretrained_checkpoint")),
       processor_(base_.assets(),
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
-      dataset_(make_dataset(config_.dataset.maker_name, config_.dataset.path_or_dataset,
-                            config_.dataset.split)) {
+      dataset_(make_dataset(config_.dataset.maker_name, {.path = config_.dataset.path_or_dataset,
+                                                         .split = config_.dataset.split,
+                                                         .subset = config_.dataset.subset})) {
   settle_length(config_, *dataset_);
   std::optional<SavedRun> saved;
   if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);

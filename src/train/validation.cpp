@@ -38,31 +38,34 @@ std::unique_ptr<Validation> Validation::make(const TrainConfig& config,
                                              const Processor& processor) {
   const ValidationOptions& options = config.validation;
   if (!options.is_on()) return nullptr;
-  std::string path = options.path_or_dataset;
-  if (path.empty()) {
-    path = config.dataset.path_or_dataset;
-    const std::string& maker = config.dataset.maker_name;
-    if (!has_split(maker, path, options.split)) {
+  DataName data{.path = options.path_or_dataset,
+                .split = options.split,
+                .subset = options.subset,
+                .key = "validation.path_or_dataset"};
+  if (data.path.empty()) {
+    data.path = config.dataset.path_or_dataset;
+    data.key = "dataset.path_or_dataset";
+    if (data.subset.empty()) data.subset = config.dataset.subset;
+    if (const auto why = why_no_split(config.dataset.maker_name, data)) {
       fmt::print(stderr,
                  "no validation: {} has no file of split '{}', {}; name "
                  "validation.path_or_dataset\n",
-                 path, options.split, splits_of(maker, path));
+                 data.path, data.split, *why);
       return nullptr;
     }
   }
-  std::unique_ptr<Validation> validation(new Validation(config, processor, path));
-  fmt::print(stderr, "validation data {}\n", describe_files(*validation->dataset_, path));
+  std::unique_ptr<Validation> validation(new Validation(config, processor, data));
+  fmt::print(stderr, "validation data {}\n", describe_files(*validation->dataset_, data.path));
   validation->check_best_metric();
   validation->measured_on_ = validation->describe_measure();
   return validation;
 }
 
-Validation::Validation(const TrainConfig& config, const Processor& processor,
-                       const std::string& path)
+Validation::Validation(const TrainConfig& config, const Processor& processor, const DataName& data)
     : config_(config),
       processor_(processor),
-      path_(path),
-      dataset_(make_dataset(config.dataset.maker_name, path, config.validation.split)) {}
+      path_(data.path),
+      dataset_(make_dataset(config.dataset.maker_name, data)) {}
 
 void Validation::check_best_metric() const {
   const std::string& metric = config_.validation.best_metric;

@@ -53,7 +53,7 @@ class Validation {
                                  const std::optional<BestStep>& before) const;
 
  private:
-  Validation(const TrainConfig& config, const Processor& processor, const std::string& path);
+  Validation(const TrainConfig& config, const Processor& processor, const DataName& data);
   double loss(const Ministral3& model, FeatureCache* features) const;
   void check_best_metric() const;
   int64_t rows_of_loss() const;

@@ -18,6 +18,10 @@ class Repository:
     files: dict  # name -> bytes
     commit: str
     revisions: set = field(default_factory=lambda: {"main"})
+    branches: list = field(default_factory=list)  # Repositories of other commits, as refs/convert/parquet is one
+
+    def at(self, revision):
+        return next((each for each in [self, *self.branches] if revision in each.revisions | {each.commit}), None)
 
     def etag(self, name):
         data = self.files[name]
@@ -38,7 +42,7 @@ class Request:
 
 
 def is_large(name):
-    return name.endswith((".safetensors", ".bin"))
+    return name.endswith((".safetensors", ".bin", ".parquet"))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,7 +60,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_request(self):
         hub, path = self.server.hub, unquote(self.path)
-        name = path.rpartition("/")[2] if "/resolve/" in path or self.server.role == "cdn" else ""
+        name = path.rpartition("/")[2] if self.server.role == "cdn" else ""
+        if file := re.search(r"/resolve/[^/]+/(.+)", path):
+            name = file[1]
         if self.server.role == "cdn":
             name = hub.blob_names.get(name, name)
         authorization = self.headers.get("Authorization")
@@ -90,14 +96,15 @@ class Handler(BaseHTTPRequestHandler):
             if f"/{old}/" in path:  # as the Hub does it with a repository that was renamed
                 self.send(307, headers={"Location": self.path.replace(f"/{old}/", f"/{new}/")})
                 return
-        listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^?]+)(\?.*)?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        listing = re.fullmatch(r"/api/(?:models/|(?=datasets/))((?:datasets/)?[^/]+/[^/]+)/(revision|tree)/([^?]+)(\?.*)?", path)
+        file = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = listing or file
         repository = match and hub.repositories.get(match[1])
         if repository is None:
             self.send(404, headers={"X-Error-Code": "RepoNotFound"})
             return
-        if (listing or file)[3 if listing else 2] not in repository.revisions | {repository.commit}:
+        repository = repository.at(match[3 if listing else 2])
+        if repository is None:
             self.send(404, headers={"X-Error-Code": "RevisionNotFound"})
         elif listing and listing[2] == "revision":
             self.send_json({"id": match[1], "sha": repository.commit,
@@ -202,14 +209,19 @@ class FakeHub:
             server.shutdown()
             server.server_close()
 
-    def add(self, name, files, commit=None):
-        """A repository of files; the same name again is a new commit of it."""
+    def add(self, name, files, commit=None, branch=None):
+        """A repository of files, of a data set by the name datasets/ORG/NAME; the same name again is a new commit of it.
+        `branch` is a further one of a repository, with files of its own."""
         listing = b"".join(hashlib.sha1(data).digest() + key.encode() for key, data in sorted(files.items()))
         repository = Repository(files, commit or hashlib.sha1(name.encode() + listing).hexdigest())
         for key in filter(is_large, files):
             self.blobs[repository.etag(key)] = files[key]
             self.blob_names[repository.etag(key)] = key
-        self.repositories[name] = repository
+        if branch:
+            repository.revisions = {branch}
+            self.repositories[name].branches.append(repository)
+        else:
+            self.repositories[name] = repository
         return repository
 
     def seen(self, method=None, name=None, server=None):

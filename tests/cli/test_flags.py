@@ -35,6 +35,7 @@ LOGITS = file("out.safetensors")
 NOTHING = "has no effect"
 FROZEN = Gains(err, "adapters freeze the whole base")
 MANY = Gains(err, "this one process holds the whole model")
+ON_HUB = {"--data": "org/set", "--split": "train"}  # in the cache, with the subsets default and other
 
 
 class At(str):
@@ -111,6 +112,7 @@ def of_data(view):
         "--maker": [Trial("parquet", Needed("test"), vqa)],
         "--data": [Trial(RECEIPTS / "train.parquet", Changed(view), beside_a_file), Trial(RECEIPTS, Needed("--data is required"))],
         "--split": [Trial("train", Changed(view)), Trial("train", Refused(NOTHING), beside_a_file)],
+        "--subset": [Trial("other", Changed(view), ON_HUB), Trial("other", Refused(NOTHING))],
         "--rows": [Trial(1, Changed(view))],
         "--seq-length": [Trial(50, Changed(view))],
         "--image-max-edge": [Trial(28, Changed(view))],
@@ -182,6 +184,7 @@ TABLE = {
         "--maker": [Trial("parquet", Needed("own-vqa"), {"--data": DATASETS / "own-vqa-train.parquet"})],
         "--data": [Trial(RECEIPTS / "train.parquet", Changed(out)), Trial(RECEIPTS, Needed("--data is required"))],
         "--split": [Trial("train", Changed(out)), Trial("test", Refused(NOTHING), {"--data": RECEIPTS / "test.parquet"})],
+        "--subset": [Trial("other", Changed(out), ON_HUB), Trial("other", Refused(NOTHING))],
         "--rows": [Trial(1, Changed(out))],
         "--batch-size": [Trial(1, Gains(err, "1 rows answered"))],
         "--max-new-tokens": [Trial(3, Changed(out))],
@@ -356,6 +359,10 @@ class Flags(Walk):
                 test = test.slice(1, 1).set_column(1, test.schema.field(1), pyarrow.array([truth]))
             pyarrow.parquet.write_table(train.slice(0, 4), folder / name / "data" / "train.parquet")
             pyarrow.parquet.write_table(test.slice(0, 2), folder / name / "data" / "test.parquet")
+        cls.cache_data_set("org/set", {
+            "README.md": b"---\nconfigs:\n- config_name: default\n  data_dir: data\n- config_name: other\n  data_dir: other\n---\n",
+            **{f"{part}/train.parquet": (RECEIPTS / f"{split}.parquet").read_bytes()
+               for part, split in (("data", "train"), ("other", "test"))}})
         for name, ids in ((INPUTS, [1, 3, 300, 301, 4]), (OTHER_INPUTS, [1, 3, 302, 4])):
             save_file({"input_ids": torch.tensor([ids])}, folder / name)
         picture = Image.new("RGB", (56, 28), "red")

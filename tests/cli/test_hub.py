@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""ORG/NAME[@REVISION] where a checkpoint is taken: the built program against a Hub that misbehaves.
+"""ORG/NAME[@REVISION] where a checkpoint or a data set is taken: the built program against a Hub that misbehaves.
 
   .venv/bin/python tests/cli/test_hub.py --trestle build/release/trestle [TestCase.test ...]
 
@@ -7,6 +7,7 @@ The Hub is fake_hub.py on 127.0.0.1; nothing else is asked. The cache is hugging
 program downloaded, and the program what the library downloaded.
 """
 
+import io
 import json
 import os
 import random
@@ -22,13 +23,18 @@ import time
 import unittest
 from pathlib import Path
 
+import pyarrow.parquet
+
 import script
 from fake_hub import FakeHub
 
 TESTS = Path(__file__).resolve().parent.parent
 HF, MEGATRON = TESTS / "fixtures" / "hf_tied", TESTS / "fixtures" / "megatron" / "import_tied"
 ADAPTER = TESTS / "fixtures" / "megatron" / "adapter_lora"
+DEMO, RECEIPTS = (TESTS.parent / "assets" / "demo" / name for name in ("model", "data"))
 USER, MACHINE = 2, 1
+CONVERSION = "refs/convert/parquet"
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 SHARDS = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
 WEIGHTS = "model.safetensors"
 
@@ -611,7 +617,8 @@ class Away(Hub):
     def test_offline(self):
         repository = self.hub.add("org/tiny", sharded(1000))
         offline = {"HF_HUB_OFFLINE": "1"}
-        self.refused("inspect", "org/tiny", names=["HF_HUB_OFFLINE", self.home / "hub", "nothing"], environment=offline)
+        self.refused("inspect", "org/tiny", environment=offline,
+                     names=["HF_HUB_OFFLINE", self.home / "hub", "nothing", "`hf download org/tiny`"])
         self.assertEqual(self.hub.seen(), [])
         self.works("inspect", "org/tiny")
         # A snapshot that lacks a shard is not loaded by half.
@@ -624,6 +631,254 @@ class Away(Hub):
         # The blob is still there: a link is all that is missing.
         self.works("inspect", "org/tiny")
         self.assertEqual(self.hub.seen(server="cdn"), [])
+
+
+def receipts(split, first, rows):
+    """A Parquet file in cord-v2's columns."""
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(RECEIPTS / f"{split}.parquet").slice(first, rows), out)
+    return out.getvalue()
+
+
+def readme(configs):
+    return b"---\nlicense: cc-by-4.0\nconfigs:\n" + configs.encode() + b"---\n# A data set\n"
+
+
+class DataSets(Hub):
+    """ORG/NAME where a data set's path is."""
+
+    # As naver-clova-ix/cord-v2 has them: a README without configs, a hash of its own in each name.
+    FILES = {"README.md": b"---\nlicense: cc-by-4.0\n---\n", ".gitattributes": b"", "dataset_infos.json": b"{}",
+             "data/train-00000-of-00002-b4aaeceff1d90ecb.parquet": receipts("train", 0, 2),
+             "data/train-00001-of-00002-7dbbe248962764c5.parquet": receipts("train", 2, 1),
+             "data/validation-00000-of-00001-cc3c5779fe22e8ca.parquet": receipts("train", 20, 2),
+             "data/test-00000-of-00001-9c204eb3f4e11791.parquet": receipts("test", 0, 1)}
+    TRAIN = sorted(name for name in FILES if "train" in name)
+    # As HuggingFaceM4/the_cauldron has them.
+    SUBSETS = {"README.md": readme("- config_name: few\n  data_files:\n  - split: train\n    path: few/train-*\n"
+                                   "- config_name: more\n  data_files:\n  - split: train\n    path: more/train-*\n"),
+               "few/train-00000-of-00001.parquet": receipts("train", 0, 1),
+               "more/train-00000-of-00001.parquet": receipts("train", 1, 3)}
+
+    def setUp(self):
+        super().setUp()
+        self.repository = self.hub.add("datasets/org/set", self.FILES)
+
+    def data_cached(self, pattern, repository="org/set"):
+        folder = self.home / "hub" / f"datasets--{repository.replace('/', '--')}"
+        return sorted(path for path in folder.glob(pattern) if not path.is_dir())
+
+    def held(self, repository="org/set"):
+        """The files of all snapshots."""
+        return {"/".join(path.parts[path.parts.index("snapshots") + 2:])
+                for path in self.data_cached("snapshots/**/*", repository)}
+
+    def check(self, *arguments, **options):
+        return self.works("data", "check", "--hf-model-path", DEMO, "--json", *arguments, **options)
+
+    def rows(self, *arguments, **options):
+        return json.loads(self.check(*arguments, **options).stdout)["rows"]
+
+    def refused(self, *arguments, names, **options):
+        """One line with the flag, the name and more."""
+        done = self.run_trestle("data", "check", "--hf-model-path", DEMO, *arguments, **options)
+        lines = done.stderr.splitlines()
+        self.assertEqual(done.returncode, USER, done.stderr)
+        self.assertTrue(lines[-1].startswith("trestle: --data org/set"), done.stderr)
+        for name in names:
+            self.assertIn(str(name), lines[-1])
+        return lines
+
+    def test_the_files_of_a_split_and_no_other(self):
+        done = self.check("--data", "org/set")
+        self.assertEqual(json.loads(done.stdout)["rows"], 3)
+        self.assertIn(f"data org/set, commit {self.repository.commit}: 2 files, {self.TRAIN[0]}, {self.TRAIN[1]}",
+                      done.stderr)
+        self.assertEqual(self.held(), {"README.md", *self.TRAIN})
+        self.assertEqual(sorted({each.name for each in self.hub.seen() if each.name}), ["README.md", *self.TRAIN])
+        for path in self.data_cached("snapshots/**/*.parquet"):
+            self.assertEqual(os.readlink(path), f"../../../blobs/{self.repository.etag('data/' + path.name)}")
+        self.assertEqual(self.data_cached("refs/main")[0].read_text(), self.repository.commit)
+        self.assertEqual(self.rows("--data", "org/set", "--split", "test"), 1)
+        self.assertEqual(self.rows("--data", "org/set", "--split", ""), 6)
+        # What is read is what is read of a directory with the same files.
+        for name in self.TRAIN:
+            path = self.cwd / "here" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.FILES[name])
+        self.assertEqual(self.check("--data", "here").stdout, done.stdout)
+
+    def test_the_cache_is_huggingface_hubs(self):
+        self.rows("--data", "org/set", "--split", "")
+        found = self.library(f"""
+print(json.dumps({{
+    "snapshot": hub.snapshot_download("org/set", repo_type="dataset", local_files_only=True),
+    "files": [hub.try_to_load_from_cache("org/set", name, repo_type="dataset") for name in {self.TRAIN}],
+    "warnings": [str(each) for each in hub.scan_cache_dir().warnings],
+    "repositories": [[each.repo_type, each.repo_id] for each in hub.scan_cache_dir().repos]}}))""", **OFFLINE)
+        snapshot = self.home / "hub" / "datasets--org--set" / "snapshots" / self.repository.commit
+        self.assertEqual(found["snapshot"], str(snapshot))
+        self.assertEqual(found["files"], [str(snapshot / name) for name in self.TRAIN])
+        self.assertEqual((found["warnings"], found["repositories"]), ([], [["dataset", "org/set"]]))
+
+    def test_a_cache_that_huggingface_hub_made(self):
+        where = self.library('print(json.dumps(hub.snapshot_download("org/set", repo_type="dataset")))')
+        self.hub.forget()
+        self.assertEqual(self.rows("--data", "org/set", environment=OFFLINE), 3)
+        self.assertEqual(self.rows("--data", f"org/set@{self.repository.commit}"), 3)
+        self.assertEqual(self.hub.seen(), [])
+        # It lists what the commit holds; a part of a split is not taken for all.
+        (Path(where) / self.TRAIN[0]).unlink()
+        self.refused("--data", "org/set", environment=OFFLINE, names=["only a part"])
+        self.assertEqual(self.rows("--data", "org/set"), 3)
+
+    def test_a_part_of_a_split_is_not_taken_for_all(self):
+        """Where a single file was fetched by itself there is no listing; the names' numbers tell."""
+        self.library(f'print(json.dumps(hub.hf_hub_download("org/set", "{self.TRAIN[0]}", repo_type="dataset")))')
+        self.refused("--data", "org/set", environment=OFFLINE, names=["only a part", "hf download org/set --repo-type dataset"])
+        self.assertEqual(self.rows("--data", f"org/set@{self.repository.commit}"), 3)
+
+    def test_the_second_time_asks_once(self):
+        self.rows("--data", "org/set")
+        self.hub.forget()
+        self.assertEqual(self.rows("--data", "org/set"), 3)
+        self.assertEqual([each.path for each in self.hub.seen()], ["/api/datasets/org/set/revision/main"])
+        self.hub.forget()
+        for name, environment in (("org/set", OFFLINE), ("org/set", {"HF_DATASETS_OFFLINE": "1"}),
+                                  (f"org/set@{self.repository.commit}", {})):
+            self.assertEqual(self.rows("--data", name, environment=environment), 3)
+        self.assertEqual(self.hub.seen(), [])
+
+    def test_subsets(self):
+        self.hub.add("datasets/org/set", self.SUBSETS)
+        self.refused("--data", "org/set", names=["subsets few, more", "--subset"])
+        self.refused("--data", "org/set", "--subset", "fewer", names=["no subset fewer", "few, more"])
+        self.assertEqual(self.rows("--data", "org/set", "--subset", "more"), 3)
+        self.assertEqual(self.held(), {"README.md", "more/train-00000-of-00001.parquet"})
+        self.assertEqual(self.rows("--data", "org/set", "--subset", "more", environment=OFFLINE), 3)
+        self.refused("--data", "org/set", "--subset", "few", names=["HF_HUB_OFFLINE", "no Parquet file of org/set, subset few"], environment=OFFLINE)
+
+    def test_no_such_split(self):
+        self.refused("--data", "org/set", "--split", "dev", names=["'dev'", "it has those of train, validation, test"])
+        self.hub.add("datasets/org/set", self.SUBSETS)
+        self.refused("--data", "org/set", "--subset", "few", "--split", "test", names=["'test'", "those of train"])
+
+    def test_the_conversion_where_a_repository_has_no_parquet(self):
+        self.hub.add("datasets/org/set", {"README.md": b"# JSON", "train.jsonl": b"{}"})
+        self.refused("--data", "org/set", names=["no Parquet", CONVERSION])
+        self.hub.add("datasets/org/set", {"default/train/0000.parquet": receipts("train", 0, 2),
+                                          "default/partial-test/0000.parquet": receipts("test", 0, 1)}, branch=CONVERSION)
+        done = self.check("--data", "org/set")
+        self.assertEqual(json.loads(done.stdout)["rows"], 2)
+        self.assertIn("default/train/0000.parquet", done.stderr)
+        self.assertEqual(self.rows("--data", "org/set", "--subset", "default", environment=OFFLINE), 2)
+        self.assertEqual(self.library(f"""
+print(json.dumps(hub.try_to_load_from_cache("org/set", "default/train/0000.parquet", revision="{CONVERSION}",
+                                            repo_type="dataset")))"""), str(self.data_cached("snapshots/*/default/train/*")[0]))
+        # A part that the Hub converts of what is large is not the split.
+        self.refused("--data", "org/set", "--split", "test", names=["'test'", "train", "partial-test"])
+        self.assertEqual(self.rows("--data", f"org/set@{CONVERSION}"), 2)
+        self.hub.repositories["datasets/org/set"].revisions.add("v1")
+        self.refused("--data", "org/set@v1", names=["no Parquet", "v1", "main"])
+
+    def test_refusals(self):
+        self.refused("--data", "org/set", "--maker", "jsonl", names=["parquet"])
+        self.refused("--data", "org/set@v9", names=["no such file or directory here", "no revision v9"])
+        self.hub.repositories.clear()
+        self.refused("--data", "org/set", names=[self.hub.url, "no data set org/set", "HF_TOKEN"])
+        self.hook("GET", "list", lambda handler: handler.send(403, headers={"X-Error-Code": "GatedRepo"}))
+        self.refused("--data", "org/set", names=["gated", f"{self.hub.url}/datasets/org/set", "HF_TOKEN"])
+        self.assertEqual(self.data_cached("**/*"), [])
+
+    def test_offline_and_not_there(self):
+        self.refused("--data", "org/set", environment=OFFLINE,
+                     names=["HF_HUB_OFFLINE", self.home / "hub", "nothing", "hf download org/set --repo-type dataset"])
+        self.assertEqual(self.hub.seen(), [])
+
+    def test_names_that_lead_elsewhere(self):
+        outside = ["../../../../train.parquet", "/tmp/train.parquet", "data//train.parquet", "data/../../train.parquet",
+                   "data/./train.parquet", "train\n.parquet", "data/" + "x" * 300 + "/train.parquet"]
+        self.hook("GET", "list", lambda handler: handler.send_json({"sha": self.repository.commit, "siblings": [
+            {"rfilename": name} for name in [*self.FILES, *outside]]}))
+        self.assertEqual(self.rows("--data", "org/set"), 3)
+        self.assertEqual(self.held(), {"README.md", *self.TRAIN})
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["cwd", "home"])
+
+    def test_wrong_bytes(self):
+        name = self.TRAIN[0]
+        wrong = bytes([self.FILES[name][0] ^ 1]) + self.FILES[name][1:]
+        self.hook("GET", name, lambda handler: handler.send_file(wrong))
+        done = self.run_trestle("data", "check", "--hf-model-path", DEMO, "--data", "org/set")
+        self.assertEqual(done.returncode, MACHINE, done.stderr)
+        self.assertIn(self.repository.etag(name), done.stderr.splitlines()[-1])
+        self.assertEqual(self.held(), set())
+
+    def test_a_local_path_wins_and_a_file_is_no_name(self):
+        shutil.copytree(RECEIPTS, self.cwd / "org" / "set")
+        self.assertGreater(self.rows("--data", "org/set"), 3)
+        done = self.run_trestle("data", "check", "--hf-model-path", DEMO, "--data", "org/train.parquet")
+        self.assertIn("does not exist", done.stderr)
+        self.assertEqual(self.hub.seen(), [])
+
+    def finetune(self, *more, recipe="demo_config", **options):
+        return self.run_trestle("finetune", "--recipe", recipe, f"checkpoint.pretrained_checkpoint={DEMO}",
+                                *([] if any("checkpoint.save" in each for each in more) else ["checkpoint.save=run"]), "train.global_batch_size=1", "train.micro_batch_size=1",
+                                "scheduler.lr_warmup_iters=0", *more, **options)
+
+    # Validates where there is something to validate on.
+    VALIDATING = {"recipe": "ministral3_3b_peft_config"}
+
+    def test_the_data_of_the_maker(self):
+        """The seed page's own command: a maker and no path."""
+        self.hub.add("datasets/naver-clova-ix/cord-v2", self.FILES)
+        done = self.finetune("--dataset-type", "hf", "dataset.maker_name=make_cord_v2_dataset", "train.train_iters=1",
+                             "validation.eval_interval=1", "validation.eval_iters=1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(self.held("naver-clova-ix/cord-v2"),
+                         {name for name in self.FILES if name.endswith((".md", ".parquet")) and "test" not in name})
+        self.assertIn("validation data naver-clova-ix/cord-v2, commit", done.stderr)
+        self.assertIn("path_or_dataset: naver-clova-ix/cord-v2", (self.cwd / "run" / "resolved_config.yaml").read_text())
+        # Training and validation are of one commit, which is asked for once.
+        self.assertEqual(len([each for each in self.hub.seen() if "/revision/" in each.path]), 1)
+        done = self.finetune("dataset.maker_name=make_medpix_dataset", "train.train_iters=1", "checkpoint.save=other")
+        self.assertIn("mmoukouba/MedPix-VQA", done.stderr.splitlines()[-1])
+
+    def test_the_subset_of_the_maker(self):
+        golden = (TESTS / "data" / "golden" / "raven-train-00000-of-00001.parquet").read_bytes()
+        files = {"README.md": self.SUBSETS["README.md"].replace(b"more", b"raven"),
+                 "few/train-00000-of-00001.parquet": golden, "raven/train-00000-of-00001.parquet": golden}
+        self.hub.add("datasets/HuggingFaceM4/the_cauldron", files)
+        for more in ((), ("dataset.subset=few",)):
+            shutil.rmtree(self.cwd / "run", ignore_errors=True)
+            done = self.finetune("dataset.maker_name=make_raven_dataset", "train.train_iters=1", *more, **self.VALIDATING)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("few/train" if more else "raven/train", done.stderr)
+            self.assertIn("no validation: HuggingFaceM4/the_cauldron has no file of split 'validation', it has those of train",
+                          done.stderr)
+
+    def test_a_resumed_run_has_the_same_data(self):
+        done = self.finetune("dataset.path_or_dataset=org/set", "train.train_iters=1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        done = self.finetune("dataset.path_or_dataset=org/set", "train.train_iters=2", "checkpoint.load=auto",
+                             environment=OFFLINE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        old = self.repository.commit
+        self.hub.add("datasets/org/set", self.FILES | {self.TRAIN[0]: receipts("train", 5, 2)})
+        again = ("train.train_iters=3", "checkpoint.load=auto")
+        done = self.finetune("dataset.path_or_dataset=org/set", *again)
+        self.assertEqual(done.returncode, USER, done.stderr)
+        self.assertIn("dataset.path_or_dataset=org/set", done.stderr.splitlines()[-1])
+        done = self.finetune(f"dataset.path_or_dataset=org/set@{old}", *again)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_without_a_hub_the_cache_does(self):
+        self.hub.add("datasets/org/set", {name: data for name, data in self.FILES.items() if "validation" not in name})
+        self.rows("--data", "org/set")
+        self.hub.stop()
+        done = self.finetune("dataset.path_or_dataset=org/set", "train.train_iters=1", **self.VALIDATING)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr.count("warning: "), 1, done.stderr)
+        self.assertIn("no validation: org/set", done.stderr)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from walk import Changed, Fails, Gains, Less, Loses, More, Needed, Refused, Tria
 TESTS = Path(__file__).resolve().parent.parent
 DEMO, RECEIPTS = (TESTS.parent / "assets" / "demo" / name for name in ("model", "data"))
 NOTHING = "has no effect"
+ON_HUB = "org/set"  # in the cache, with the subsets default and other
 
 
 class At(str):
@@ -125,6 +126,9 @@ TABLE = {
     "validation.split": [
         Trial("test", Changed(VALID_LOSS), VALID | {"validation.path_or_dataset": BOTH}), Trial("test", Refused(NOTHING)),
         Trial("test", Refused(NOTHING), VALID)],
+    "validation.subset": [
+        Trial("other", Changed(VALID_LOSS), VALID | {"validation.path_or_dataset": ON_HUB, "validation.split": "train"}),
+        Trial("other", Refused(NOTHING), VALID), Trial("other", Refused(NOTHING))],
     "validation.answers": [Trial(1, Gains(err, "tree_edit_accuracy"), VALID), Trial(1, Refused(NOTHING))],
     "validation.max_new_tokens": [Trial(3, Changed(metric("valid_tree_edit_accuracy", "valid_anls")), VALID | {"validation.answers": 2}),
                                   Trial(3, Refused(NOTHING), VALID), Trial(3, Refused(NOTHING))],
@@ -151,6 +155,7 @@ TABLE = {
     "dataset.maker_name": [Trial("jsonl", Needed("lines.jsonl"), {"dataset.path_or_dataset": LINES})],
     "dataset.path_or_dataset": [Trial(TEST, Changed(LOSS)), Trial(TRAIN, Needed("dataset.path_or_dataset"))],
     "dataset.split": [Trial("test", Changed(LOSS), {"dataset.path_or_dataset": BOTH}), Trial("test", Refused(NOTHING))],
+    "dataset.subset": [Trial("other", Changed(LOSS), {"dataset.path_or_dataset": ON_HUB}), Trial("other", Refused(NOTHING))],
     "dataset.shuffle": [Trial("false", Changed(LOSS))],
     "dataset.num_workers": [Trial(2, More(requests, 1.5), ONE | {
         "dataset.maker_name": "jsonl", "dataset.path_or_dataset": LINKS, "train.global_batch_size": 1, "train.micro_batch_size": 1})],
@@ -218,6 +223,9 @@ class Keys(Walk):
         for split, rows in (("train", 16), ("test", 4), ("validation", 4)):
             table = pyarrow.parquet.read_table(RECEIPTS / f"{'test' if split == 'test' else 'train'}.parquet")
             pyarrow.parquet.write_table(table.slice(20 if split == "validation" else 0, rows), folder / "data" / f"{split}.parquet")
+        cls.cache_data_set(ON_HUB, {
+            "README.md": b"---\nconfigs:\n- config_name: default\n  data_dir: data\n- config_name: other\n  data_dir: other\n---\n",
+            "data/train.parquet": (folder / TRAIN).read_bytes(), "other/train.parquet": (folder / TEST).read_bytes()})
         (folder / LINES).write_text(talk("a") * 20 + talk("a", "Q~|{}`^"))
         (folder / PAGES).write_text(talk("a b c d " * 120) * 4)
         cls.serve(folder)

@@ -118,12 +118,12 @@ WORDS = {
     ("generate", "--system-prompt"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
     ("finetune", "--model"), ("finetune", "--virtual-pipeline-model-parallel-size"),
     ("evaluate", "--maker"), ("evaluate", "--split"), ("data check", "--maker"), ("data check", "--split"),
-    ("data show", "--maker"), ("data show", "--split"), ("recipes", "name"), ("compare", "--prompt"),
+    ("data show", "--maker"), ("data show", "--split"), ("evaluate", "--subset"), ("data check", "--subset"), ("data show", "--subset"), ("recipes", "name"), ("compare", "--prompt"),
     ("tokenize", "--system-prompt"),
 }
 KEY_WORDS = {
     "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "validation.split",
-    "validation.best_metric", "scheduler.lr_decay_style", "scheduler.lr_wsd_decay_style", "scheduler.weight_decay_incr_style", "dataset.maker_name", "dataset.split", "dataset.overlong",
+    "validation.subset", "dataset.subset", "validation.best_metric", "scheduler.lr_decay_style", "scheduler.lr_wsd_decay_style", "scheduler.weight_decay_incr_style", "dataset.maker_name", "dataset.split", "dataset.overlong",
     "peft.scheme", "peft.target_modules", "peft.lora_A_init_method", "peft.lora_B_init_method", "logger.wandb_project",
     "logger.wandb_entity", "logger.wandb_exp_name",
 }

@@ -199,6 +199,14 @@ class Walk(unittest.TestCase):
         cls.scratch = Path(scratch.name)
         cls.count = 0
 
+    @classmethod
+    def cache_data_set(cls, name, files):
+        """A data set of the Hub, files by name, as huggingface_hub's cache has it; its runs are offline."""
+        commit, folder = "0" * 40, cls.scratch / "hub" / f"datasets--{name.replace('/', '--')}"
+        for path, data in {"refs/main": commit.encode()} | {f"snapshots/{commit}/{path}": data for path, data in files.items()}.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+
     def works(self, done):
         self.assertEqual(done.status, 0, done.words())
 

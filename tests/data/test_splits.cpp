@@ -80,11 +80,14 @@ TEST_F(Folder, IsSearchedInOrder) {
   EXPECT_EQ(of("").size(), 5u);
   EXPECT_REFUSED(of("validation"),
                  "no .tar file of split 'validation'; it has those of train, test");
-  EXPECT_TRUE(has_split("webdataset", directory_, "train"));
-  EXPECT_FALSE(has_split("webdataset", directory_, "validation"));
-  EXPECT_TRUE(has_split("parquet", directory_, "train"));
+  const auto why_not = [&](const char* maker, const char* split) {
+    return why_no_split(maker, {.path = directory_.string(), .split = split}).value_or("");
+  };
+  EXPECT_EQ(why_not("webdataset", "train"), "");
+  EXPECT_EQ(why_not("webdataset", "validation"), "it has those of train, test");
+  EXPECT_EQ(why_not("parquet", "train"), "");
   // What the other maker reads is none of its own.
-  EXPECT_FALSE(has_split("parquet", directory_, "test"));
+  EXPECT_EQ(why_not("parquet", "test"), "it has those of train");
 }
 
 // As `datasets` 5.2.0 has them, which takes the first three for both splits.

@@ -46,6 +46,24 @@ TEST(HubName, RevisionsStayBelowRefs) {
   EXPECT_THROW(parse_hub_name("a/b@main\n"), UserError);  // not one line before main makes it one
 }
 
+TEST(HubName, FilesStayBelowTheirFolder) {
+  for (const std::string& good :
+       {std::string("config.json"), std::string("data/train-0.parquet"),
+        std::string(".gitattributes"), std::string("a b/\xc3\xa9..x"), std::string(255, 'a')}) {
+    EXPECT_TRUE(is_hub_file(good)) << good;
+  }
+  for (const std::string& bad :
+       {std::string(), std::string("/a"), std::string("a/"), std::string("a//b"), std::string(".."),
+        std::string("a/../b"), std::string("./a"), std::string("a/."), std::string("a\n"),
+        std::string("a\0b", 3), std::string("a\x7f"), std::string(256, 'a'),
+        "a/" + std::string(256, 'a')}) {
+    EXPECT_FALSE(is_hub_file(bad)) << bad;
+  }
+  std::string deep = "a";
+  while (deep.size() <= 1024) deep += "/a";
+  EXPECT_FALSE(is_hub_file(deep));
+}
+
 TEST(HubName, Commits) {
   EXPECT_TRUE(is_commit_hash("0123456789abcdef0123456789abcdef01234567"));
   EXPECT_FALSE(is_commit_hash("0123456789abcdef0123456789abcdef0123456"));
@@ -224,6 +242,19 @@ TEST(HubCache, LinksIntoTheBlobs) {
   EXPECT_EQ(read_text(cache.snapshot(kCommit) / "b"), "2");
 }
 
+TEST(HubCache, DataSetsHaveTheirOwnPlaceAndFolders) {
+  const TempDir scratch;
+  const HubCache cache(scratch.path(), "org/name", HubKind::kDataset);
+  write_text(cache.blob("1"), "1");
+  EXPECT_EQ(read_text(scratch / "datasets--org--name/blobs/1"), "1");
+  cache.link(kCommit, {{"a", "1"}, {"data/b", "1"}});
+  cache.link(kCommit, {{"data/more/c", "1"}});
+  EXPECT_EQ(cache.present(kCommit), (Names{"a", "data/b", "data/more/c"}));
+  EXPECT_EQ(fs::read_symlink(cache.snapshot(kCommit) / "data/b"), "../../../blobs/1");
+  EXPECT_EQ(fs::read_symlink(cache.snapshot(kCommit) / "data/more/c"), "../../../../blobs/1");
+  EXPECT_EQ(read_text(cache.snapshot(kCommit) / "data/more/c"), "1");
+}
+
 // huggingface_hub's constants.py: ENV_VARS_TRUE_VALUES, in any case.
 TEST(HubSettings, OfflineIsEveryTrueValueOfHuggingfaceHub) {
   const auto offline = [](const char* name, const char* value) {
@@ -239,6 +270,14 @@ TEST(HubSettings, OfflineIsEveryTrueValueOfHuggingfaceHub) {
     for (const char* no : {"", "0", "OFF", "no", "False", "2"})
       EXPECT_FALSE(offline(name, no)) << no;
   }
+}
+
+TEST(HubSettings, DataSetsHaveASwitchOfTheirOwn) {
+  ::setenv("HF_DATASETS_OFFLINE", "1", 1);
+  const HubSettings settings = HubSettings::from_environment();
+  ::unsetenv("HF_DATASETS_OFFLINE");
+  EXPECT_TRUE(settings.data_offline);
+  EXPECT_FALSE(settings.offline);
 }
 
 TEST(ResolveModel, WhatExistsOrIsNoNameStaysAsItIs) {

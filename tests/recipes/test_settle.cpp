@@ -36,6 +36,21 @@ TEST(Settle, TheSchemeDecidesTheRatesHoweverItIsSpelt) {
             3e-4);
 }
 
+TEST(Settle, WithoutAPathTheDataAreTheMakers) {
+  const auto path = [](const std::string& maker, const std::string& given) {
+    DatasetOptions dataset;
+    dataset.maker_name = maker;
+    dataset.path_or_dataset = given;
+    name_data(dataset);
+    return dataset.path_or_dataset;
+  };
+  EXPECT_EQ(path("make_cord_v2_dataset", ""), "naver-clova-ix/cord-v2");
+  EXPECT_EQ(path("make_medpix_dataset", ""), "mmoukouba/MedPix-VQA");
+  EXPECT_EQ(path("make_raven_dataset", ""), "HuggingFaceM4/the_cauldron");
+  EXPECT_EQ(path("make_raven_dataset", "own"), "own");
+  EXPECT_EQ(path("jsonl", ""), "");
+}
+
 TEST(Settle, WhatCanHaveNoEffectIsRefused) {
   using Keys = std::vector<Assignment>;
   const auto said = [](const Keys& keys) {
@@ -55,6 +70,14 @@ TEST(Settle, WhatCanHaveNoEffectIsRefused) {
       {{{"validation.answers", "3"}, {"train.eval_interval", "0"}}, "turns validation off"},
       {{{"validation.max_new_tokens", "3"}}, "nothing is answered"},
       {{{"dataset.feature_cache_mb", "3"}}, "no features can be kept"},
+      {{{"dataset.subset", "few"}, {"dataset.path_or_dataset", "./here"}},
+       "no data set on the Hub"},
+      {{{"validation.subset", "few"}, {"dataset.path_or_dataset", "./here"}},
+       "no data set on the Hub"},
+      {{{"validation.subset", "few"},
+        {"dataset.path_or_dataset", "org/set"},
+        {"validation.path_or_dataset", "./here"}},
+       "./here is no data set on the Hub"},
       {{{"logger.wandb_entity", "me"}}, "Weights & Biases is off"},
       {{{"peft.scheme", "lora"},
         {"peft.lora_A_init_method", "pissa"},
