@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "chat/settings.h"
 #include "cli/commands.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
@@ -26,6 +27,10 @@ void run_evaluate(const CLI::App& command, const EvaluateFlags& flags) {
   const OpenCheckpoint checkpoint = flags.model.open();
   if (!checkpoint.config().vision) refuse_image_flags(command, "the model takes no pictures");
   const Processor processor(checkpoint.assets(), flags.images);
+  if (const auto& effort = flags.options.reasoning_effort) {
+    const Tokenizer& tokenizer = processor.tokenizer();
+    require_effort(*effort, tokenizer, tokenizer.version(), "--reasoning-effort");
+  }
   const auto dataset = flags.data.open();
   const auto model = flags.model.load(checkpoint);
   const Evaluation result = evaluate(*model, processor, *dataset, flags.options, [](int64_t done) {
@@ -67,6 +72,8 @@ void add_evaluate(CLI::App& app) {
              between(1, kMostSamples), "answers at a time");
   add_number(*command, "--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens,
              between(1, kMostTokens), "longest answer");
+  command->add_option("--reasoning-effort,--reasoning_effort", flags->options.reasoning_effort,
+                      "for rows without one, of the values that the tokenizer (v15) takes");
   add_image_flags(*command, flags->images);
   command->add_flag("--json", flags->json, "every answer as JSON");
   command->callback([command, flags] { run_evaluate(*command, *flags); });

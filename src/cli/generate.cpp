@@ -4,12 +4,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/standard_streams.h"
+#include "chat/settings.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "cli/no_effect.h"
@@ -30,6 +32,7 @@ struct GenerateFlags {
   ImageLimits limits;
   std::string prompt;
   std::string system_prompt = "none";
+  std::optional<std::string> reasoning_effort;
   SamplingOptions sampling;
   bool json = false;
 };
@@ -48,6 +51,10 @@ Conversation conversation_of(const GenerateFlags& flags, const Tokenizer& tokeni
   Conversation conversation;
   conversation.messages.push_back(std::move(message));
   add_system_prompt(conversation, flags.system_prompt, tokenizer);
+  if (flags.reasoning_effort) {
+    require_effort(*flags.reasoning_effort, tokenizer, tokenizer.version(), "--reasoning-effort");
+  }
+  add_reasoning_effort(conversation, flags.reasoning_effort);
   return conversation;
 }
 
@@ -111,6 +118,8 @@ void add_generate(CLI::App& app) {
       ->add_option("--system-prompt,--system_prompt", flags->system_prompt,
                    "none, default (the checkpoint's) or a text")
       ->capture_default_str();
+  command->add_option("--reasoning-effort,--reasoning_effort", flags->reasoning_effort,
+                      "how much to think, of the values that the tokenizer (v15) takes");
   SamplingOptions& sampling = flags->sampling;
   add_number(*command, "--max-new-tokens,--max_new_tokens", sampling.max_new_tokens,
              between(1, kMostTokens), "tokens to make at most");

@@ -113,10 +113,10 @@ KEYS = {
 WORDS = {
     ("finetune", "--allow-change"),
     ("import", "--max-memory"), ("export", "--max-memory"), ("export", "--max-shard-size"), ("generate", "--prompt"),
-    ("generate", "--system-prompt"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
-    ("evaluate", "--maker"), ("evaluate", "--split"), ("data check", "--maker"), ("data check", "--split"),
+    ("generate", "--system-prompt"), ("generate", "--reasoning-effort"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
+    ("evaluate", "--maker"), ("evaluate", "--split"), ("evaluate", "--reasoning-effort"), ("data check", "--maker"), ("data check", "--split"),
     ("data show", "--maker"), ("data show", "--split"), ("recipes", "name"), ("compare", "--prompt"),
-    ("tokenize", "--system-prompt"),
+    ("tokenize", "--system-prompt"), ("tokenize", "--reasoning-effort"),
 }
 KEY_WORDS = {
     "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "validation.split",
