@@ -45,6 +45,13 @@ bool is_identifier(std::u32string_view name) {
          std::ranges::all_of(name, [&](char32_t c) { return starts(c) || is_digit(c); });
 }
 
+// Whether Unicode's names look like this; Python looks them up.
+bool may_name_character(std::u32string_view name) {
+  return name.size() > 1 && is_letter(name[0]) && std::ranges::all_of(name, [](char32_t c) {
+           return is_letter(c) || is_digit(c) || c == U' ' || c == U'-';
+         });
+}
+
 /// How many characters a part of a pattern takes.
 struct Width {
   uint64_t least = 0, most = 0;
@@ -240,7 +247,7 @@ class PatternParser {
     }
     if (c == U'N') {
       if (!take(U'{')) refuse("missing {");
-      take_until(U'}');
+      if (!may_name_character(take_until(U'}'))) refuse("undefined character name");
       return {.character = std::nullopt};
     }
     if (is_letter(c)) refuse("bad escape");
