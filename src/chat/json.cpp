@@ -6,6 +6,7 @@
 
 #include "base/base64.h"
 #include "base/error.h"
+#include "chat/settings.h"
 
 namespace trestle {
 
@@ -49,6 +50,7 @@ class RowReader {
     }
     place_rest(conversation);
     read_tools(conversation);
+    conversation.settings = read_settings(row_, what_);
     return conversation;
   }
 

@@ -175,7 +175,10 @@ void check_row_keys(const Json& row, OtherKeys others, const std::string& where)
   }
   // Ids, sources, licences, scores: a data set's columns are its own.
   if (others == OtherKeys::kOfDataSets) return;
-  check(row, {"messages", "conversations", "tools", "image", "images"}, {}, others, where);
+  check(row,
+        {"messages", "conversations", "tools", "image", "images", "reasoning_effort",
+         "response_format"},
+        {}, others, where);
 }
 
 void check_message_keys(const Json& message, Role role, OtherKeys others,

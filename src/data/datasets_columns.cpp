@@ -38,7 +38,7 @@ Columns columns_of(const fs::path& path) {
         "{} has neither messages, conversations nor a question and its answer; its columns are {}",
         path.string(), fmt::join(all, ", "));
   }
-  for (const char* name : {"images", "image", "tools"}) {
+  for (const char* name : {"images", "image", "tools", "reasoning_effort", "response_format"}) {
     if (has(name)) columns.names.emplace_back(name);
   }
   // Read to be refused in the rows where they say something.

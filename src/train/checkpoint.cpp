@@ -1,3 +1,4 @@
+#include "recipes/schedule.h"
 #include "train/checkpoint.h"
 
 #include <ATen/ATen.h>

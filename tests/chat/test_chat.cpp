@@ -4,23 +4,13 @@
 #include "chat/canonical.h"
 #include "chat/chat.h"
 #include "chat/json.h"
+#include "chat/testing.h"
 #include "tokenizer/chat_template.h"
-#include "tokenizer/testing.h"
 
 namespace trestle {
 namespace {
 
 using namespace testing;
-
-// The grid of a small picture (no side over 1540): one [IMG] for each 28 pixels begun.
-void set_small_grids(Conversation& conversation) {
-  for (Message& message : conversation.messages) {
-    for (Part& part : message.parts) {
-      part.image.rows = (part.image.height + 27) / 28;
-      part.image.cols = (part.image.width + 27) / 28;
-    }
-  }
-}
 
 Conversation conversation_of(const std::string& text) {
   Conversation conversation = parse_conversation(parse_json(text, "test"), "test");
@@ -37,21 +27,6 @@ Tokenizer small_tokenizer(bool thinking = true) {
   return Tokenizer::open(directory.write("tekken.json", json.dump()));
 }
 
-std::string bits(const std::vector<uint8_t>& mask) {
-  std::string text;
-  for (const uint8_t bit : mask) text += static_cast<char>('0' + bit);
-  return text;
-}
-
-// Text of a chat with the names of special tokens; the masked part of it.
-std::string render(const Tokenizer& tokenizer, const EncodedChat& chat, bool only_masked = false) {
-  std::vector<int64_t> ids;
-  for (size_t i = 0; i < chat.ids.size(); ++i) {
-    if (!only_masked || chat.mask[i] != 0) ids.push_back(chat.ids[i]);
-  }
-  return tokenizer.decode(ids, Specials::kKeep);
-}
-
 // users' pain point 11: loss on the prompt.
 TEST(Chat, IdsAndMasksAreMistralCommons) {
   const auto conversations = golden_lines("conversations.jsonl");
@@ -63,29 +38,7 @@ TEST(Chat, IdsAndMasksAreMistralCommons) {
     for (const std::string name : row["endings"]) {
       SCOPED_TRACE(fmt::format("v{} case {} ending {}: {}", row["version"].get<int>(), index, name,
                                conversations[index].dump()));
-      const Ending ending = name == "any"      ? Ending::kAny
-                            : name == "prompt" ? Ending::kPrompt
-                                               : Ending::kSample;
-      const auto encode = [&] {
-        Conversation conversation = parse_conversation(conversations[index], "test");
-        set_small_grids(conversation);
-        return encoder.encode(conversation, ending);
-      };
-      if (row.contains("error")) {
-        expect_user_error(encode, "");
-        ++refused;
-        continue;
-      }
-      try {
-        const EncodedChat chat = encode();
-        EXPECT_EQ(chat.ids, golden_ids(row["ids"])) << render(with, chat);
-        if (row.contains("mask")) {
-          EXPECT_EQ(bits(chat.mask), row["mask"].get<std::string>());
-        }
-        ++encoded;
-      } catch (const UserError& error) {
-        ADD_FAILURE() << error.what();
-      }
+      ++(expect_golden_chat(encoder, with, conversations[index], row, name) ? encoded : refused);
     }
   }
   EXPECT_GT(encoded, 250);
@@ -172,7 +125,9 @@ TEST(Chat, ErrorsNameTheMessage) {
           "messages[0] (user): nothing to learn", Ending::kSample);
   refused(R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "f"}]})",
           "tools[0]");
-  expect_user_error([&] { ChatEncoder(tokenizer, 15); }, "v15");
+  expect_user_error([&] { ChatEncoder(tokenizer, 14); },
+                    "v14 are not supported; v3, v7, v11, v13, v15 are");
+  expect_user_error([&] { ChatEncoder(tokenizer, 15); }, "no special token [MODEL_SETTINGS]");
   // A vocabulary without the markers says which one it lacks.
   const Tokenizer bytes = Tokenizer::open(kBytesCheckpoint);
   EXPECT_EQ(bytes.version(), 13);
@@ -424,6 +379,7 @@ TEST(ChatTemplate, PromptAndVersion) {
   std::filesystem::remove(directory.path() / "chat_template.jinja");
   expect_user_error([&] { read_chat_template(directory.path()); }, "\"chat_template\"");
 
+  EXPECT_EQ(template_version("[INST] [SYSTEM_PROMPT] [ARGS] [MODEL_SETTINGS]"), 15);
   EXPECT_EQ(template_version(kTemplate2512), 13);
   EXPECT_EQ(template_version("[INST] [SYSTEM_PROMPT] [CALL_ID] [ARGS]"), 11);
   EXPECT_EQ(template_version("[INST] [SYSTEM_PROMPT]"), 7);

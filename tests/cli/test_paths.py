@@ -115,11 +115,11 @@ KEYS = {
 WORDS = {
     ("finetune", "--allow-change"),
     ("import", "--max-memory"), ("export", "--max-memory"), ("export", "--max-shard-size"), ("generate", "--prompt"),
-    ("generate", "--system-prompt"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
+    ("generate", "--system-prompt"), ("generate", "--reasoning-effort"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
     ("finetune", "--model"), ("finetune", "--virtual-pipeline-model-parallel-size"),
-    ("evaluate", "--maker"), ("evaluate", "--split"), ("data check", "--maker"), ("data check", "--split"),
+    ("evaluate", "--maker"), ("evaluate", "--split"), ("evaluate", "--reasoning-effort"), ("data check", "--maker"), ("data check", "--split"),
     ("data show", "--maker"), ("data show", "--split"), ("recipes", "name"), ("compare", "--prompt"),
-    ("tokenize", "--system-prompt"),
+    ("tokenize", "--system-prompt"), ("tokenize", "--reasoning-effort"),
 }
 KEY_WORDS = {
     "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "validation.split",

@@ -55,12 +55,16 @@ TEST(BridgeKeys, TheTableSpeaksOfKeysThatExist) {
       EXPECT_FALSE(row.words.empty()) << what;
     }
     // Else nothing would be left of it that could be said.
-    if (row.how == BridgeHow::kRefused) EXPECT_FALSE(row.values.empty()) << what;
+    if (row.how == BridgeHow::kRefused) {
+      EXPECT_FALSE(row.values.empty()) << what;
+    }
   }
   // No row hides a key of ours.
   for (const auto& [key, value] : ours) {
     const BridgeKeys* row = find_bridge_key(key);
-    if (row != nullptr) EXPECT_EQ(row->how, BridgeHow::kTaken) << key;
+    if (row != nullptr) {
+      EXPECT_EQ(row->how, BridgeHow::kTaken) << key;
+    }
   }
 }
 
