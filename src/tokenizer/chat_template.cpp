@@ -98,12 +98,13 @@ std::optional<std::string> set_literal(std::string_view chat_template, std::stri
   return std::nullopt;
 }
 
-// The string literals of the Jinja list whose "[" stands before `at`.
+// The string literals of the Jinja list whose "[" stands before `at`; none where it does not end.
 std::vector<std::string> list_of_literals(std::string_view text, size_t at) {
   std::vector<std::string> list;
   while (true) {
     at = text.find_first_not_of(" \t\n,", at);
-    if (at == std::string_view::npos || text[at] == ']') return list;
+    if (at == std::string_view::npos) return {};
+    if (text[at] == ']') return list;
     auto each = string_literal(text, at);
     if (!each) return {};
     list.push_back(*std::move(each));
