@@ -98,6 +98,11 @@ def texts():
         {"role": "assistant", "content": "a", "weight": 0, "tool_calls": [
             {"id": "123456789", "function": {"name": "f", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "123456789", "content": "r"}]}))
+    seed("json", "settings", json.dumps({
+        "messages": [{"role": "user", "content": "u"}], "reasoning_effort": "high",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {
+            "type": ["object"], "required": ["a"], "properties": {"a": {"pattern": "^(?P<a>[a-z]{2,})(?<=b)\\1$", "minLength": 1}},
+            "patternProperties": {"(?i:b)|c": True}, "dependencies": {"a": ["b"]}, "anyOf": [{"items": [False]}]}}}}))
     seed("json", "receipt", json.dumps({"gt_parse": {"menu": [{"nm": "Tea", "price": "1"}, {"nm": "<s_a>"}], "total": {}}}))
 
     run_config = (FIXTURES / "megatron" / "import" / "iter_0000000" / "run_config.yaml").read_text()
@@ -127,14 +132,22 @@ def ggufs():
 
 def tokenizers():
     words = [bytes([i]) for i in range(256)] + [b"th", b"the", b" p"]
-    seed("tokenizer", "tekken", json.dumps({
-        "config": {"pattern": r"\p{L}+|\p{N}|[^\p{L}\p{N}]+", "num_vocab_tokens": len(words), "version": "v13",
-                   "default_vocab_size": len(words) + 3, "default_num_special_tokens": 3},
-        "special_tokens": [{"rank": i, "token_str": name, "is_control": True}
-                           for i, name in enumerate(("<unk>", "<s>", "[INST]"))],
-        "image": {"image_patch_size": 14, "max_image_size": 1540, "spatial_merge_size": 2},
-        "vocab": [{"rank": i, "token_bytes": base64.b64encode(word).decode(), "token_str": None}
-                  for i, word in enumerate(words)]}, separators=(",", ":")))
+
+    def tekken(version, **more):
+        return json.dumps({
+            "config": {"pattern": r"\p{L}+|\p{N}|[^\p{L}\p{N}]+", "num_vocab_tokens": len(words), "version": version,
+                       "default_vocab_size": len(words) + 3, "default_num_special_tokens": 3},
+            "special_tokens": [{"rank": i, "token_str": name, "is_control": True}
+                               for i, name in enumerate(("<unk>", "<s>", "[INST]"))],
+            "image": {"image_patch_size": 14, "max_image_size": 1540, "spatial_merge_size": 2}, **more,
+            "vocab": [{"rank": i, "token_bytes": base64.b64encode(word).decode(), "token_str": None}
+                      for i, word in enumerate(words)]}, separators=(",", ":"))
+
+    seed("tokenizer", "tekken", tekken("v13"))
+    seed("tokenizer", "tekken_v15", tekken(
+        "v15", model_settings_builder={
+            "reasoning_effort": {"type": "enum", "accepts_none": True, "default": "none", "values": ["none", "high"]},
+            "json_schema": {"type": "json_schema", "accepts_none": False, "default": None}}))
     seed("tokenizer", "tokenizer_json", (FIXTURES / "hf" / "tokenizer.json").read_bytes())
 
 

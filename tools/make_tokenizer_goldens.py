@@ -27,7 +27,7 @@ from PIL import Image  # noqa: E402
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests/tokenizer/golden"
 REAL = pathlib.Path(importlib.util.find_spec("mistral_common").origin).parent / "data/tekken_240911.json"
-VERSIONS = [3, 7, 11, 13]
+VERSIONS = [3, 7, 11, 13]  # for 15, whose conversations have settings, see make_settings_goldens.py
 ENDINGS = {"any": ValidationMode.agnostic, "prompt": ValidationMode.serving, "sample": ValidationMode.finetuning}
 SMALL_ROWS, SMALL_SPECIALS = 768, 40
 SPECIALS = {
@@ -44,8 +44,8 @@ logging.disable(logging.WARNING)
 # --- vocabularies ---------------------------------------------------------------------------------------------------
 
 
-def special_rows(count, thinking=True):
-    names = {i: n for i, n in SPECIALS.items() if thinking or "THINK" not in n}
+def special_rows(count, thinking=True, more={}):
+    names = {i: n for i, n in SPECIALS.items() if thinking or "THINK" not in n} | more
     return [{"rank": i, "token_str": names.get(i, f"<SPECIAL_{i}>"), "is_control": True} for i in range(count)]
 
 
@@ -234,6 +234,7 @@ class Reference:
                 model="any",
                 messages=[to_message(row) for row in conversation["messages"]],
                 tools=[tool_calls.Tool.from_openai(tool) for tool in conversation.get("tools") or []] or None,
+                **{key: conversation[key] for key in ("reasoning_effort", "response_format") if key in conversation},
             )
             ids = tokenizer.encode_chat_completion(chat).tokens
         except Exception as error:
@@ -447,33 +448,45 @@ def small_goldens(vocabulary):
     write_lines("small.jsonl", rows)
 
 
+def golden_rows(reference, case, named):
+    """A row for each answer of the reference, with the endings that it is for."""
+    rows = []
+    for ending in ENDINGS:
+        answer = reference.encode(case, ending)
+        if "ids" in answer:
+            answer = {"ids": compact(answer["ids"]), "mask": "".join(map(str, answer["mask"]))}
+            if "weight" in json.dumps(case["messages"]):
+                del answer["mask"]  # mistral-common checks weights but does nothing with them
+            if rows and rows[-1].get("ids") == answer["ids"]:
+                rows[-1]["endings"].append(ending)
+                continue
+        rows.append(named | {"endings": [ending], **answer})
+    return rows
+
+
+def opened(data, kind=Reference):
+    """mistral-common for a tekken.json of this content."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "tekken.json"
+        path.write_text(json.dumps(data))
+        reference = kind(path)
+        for ending in ENDINGS:
+            reference.tokenizer(ending)
+    return reference
+
+
 def chat_goldens(vocabulary):
     rows = []
     for version in VERSIONS:
         for thinking in [True, False] if version == 13 else [True]:
-            data = with_version(vocabulary, version, thinking)
-            with tempfile.TemporaryDirectory() as folder:
-                path = pathlib.Path(folder) / "tekken.json"
-                path.write_text(json.dumps(data))
-                reference = Reference(path)
-                for ending in ENDINGS:
-                    reference.tokenizer(ending)
+            reference = opened(with_version(vocabulary, version, thinking))
             for i, conversation in enumerate(CONVERSATIONS):
                 thinks = "thinking" in json.dumps(conversation) or "reasoning" in json.dumps(conversation)
                 if not thinking and not thinks:
                     continue
                 tools = [CLOCK, BARE] if i % 4 == 0 else None
-                for ending in ENDINGS:
-                    case = {"messages": conversation} | ({"tools": tools} if tools else {})
-                    answer = reference.encode(case, ending)
-                    if "ids" in answer:
-                        answer = {"ids": compact(answer["ids"]), "mask": "".join(map(str, answer["mask"]))}
-                        if "weight" in json.dumps(conversation):
-                            del answer["mask"]  # mistral-common checks weights but does nothing with them
-                        if ending != "any" and rows and rows[-1].get("ids") == answer["ids"]:
-                            rows[-1]["endings"].append(ending)
-                            continue
-                    rows.append({"version": version, "thinking": thinking, "case": i, "endings": [ending], **answer})
+                case = {"messages": conversation} | ({"tools": tools} if tools else {})
+                rows += golden_rows(reference, case, {"version": version, "thinking": thinking, "case": i})
     write_lines("conversations.jsonl", [{"messages": m} | ({"tools": [CLOCK, BARE]} if i % 4 == 0 else {}) for i, m in enumerate(CONVERSATIONS)])
     write_lines("chats.jsonl", rows)
 

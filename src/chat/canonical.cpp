@@ -54,7 +54,7 @@ class Rewriter {
   }
 
   std::optional<std::string> value(int depth) {
-    if (depth > kMaxDepth) user_error("JSON in a tool message nested deeper than {}", kMaxDepth);
+    if (depth > kMaxDepth) user_error("JSON nested deeper than {}", kMaxDepth);
     skip_space();
     for (const char* word : {"null", "true", "false", "NaN", "Infinity", "-Infinity"}) {
       if (take(word)) return word;

@@ -1,5 +1,5 @@
-// JSON as Python writes it, which is what the models saw in tool calls, tool lists and tool
-// results. Called by the chat encoder only.
+// JSON as Python writes it, which is what the models saw in tool calls, tool lists, tool results
+// and settings. Called by the chat encoder only.
 #pragma once
 
 #include <optional>

@@ -1,13 +1,16 @@
 #include "chat/chat.h"
 
 #include <c10/util/Exception.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/error.h"
 #include "chat/call_ids.h"
 #include "chat/canonical.h"
 #include "chat/rules.h"
+#include "chat/settings.h"
 #include "chat/turns.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/utf8.h"
@@ -88,6 +91,14 @@ class Writer {
     control("[/AVAILABLE_TOOLS]");
   }
 
+  // `json` is empty where there is nothing to set.
+  void settings(std::string_view json) {
+    if (json.empty()) return;
+    control("[MODEL_SETTINGS]");
+    text(json);
+    control("[/MODEL_SETTINGS]");
+  }
+
   void system(const Message& message) {
     control("[SYSTEM_PROMPT]");
     parts(message.parts);
@@ -137,10 +148,10 @@ class Writer {
   }
 
   void result(const Message& message) {
-    const std::string content = message.parts.empty() ? "" : message.parts[0].text;
     const std::string& id = *message.tool_call_id;
     control("[TOOL_RESULTS]");
     if (version_ == 3) {
+      const std::string content = message.parts.empty() ? "" : message.parts[0].text;
       text(fmt::format(R"({{"content": {}, "call_id": {}}})", canonical(content),
                        python_json_string(id)));
     } else {
@@ -148,7 +159,7 @@ class Writer {
         text(id);
         control("[TOOL_CONTENT]");
       }
-      text(content);
+      parts(message.parts);
     }
     control("[/TOOL_RESULTS]");
   }
@@ -220,20 +231,25 @@ Message text_message(Role role, std::string text) {
 
 ChatEncoder::ChatEncoder(const Tokenizer& tokenizer, std::optional<int> version)
     : tokenizer_(tokenizer), version_(version.value_or(tokenizer.version())) {
-  if (version_ != 3 && version_ != 7 && version_ != 11 && version_ != 13) {
-    user_error("{}: conversations of layout v{} are not supported; v3, v7, v11 and v13 are",
-               tokenizer.file().string(), version_);
+  constexpr int kVersions[] = {3, 7, 11, 13, kSettingsVersion};
+  if (std::ranges::find(kVersions, version_) == std::end(kVersions)) {
+    user_error("{}: conversations of layout v{} are not supported; v{} are",
+               tokenizer.file().string(), version_, fmt::join(kVersions, ", v"));
+  }
+  if (version_ >= kSettingsVersion) {
+    for (const char* name : {"[MODEL_SETTINGS]", "[/MODEL_SETTINGS]"}) tokenizer.special(name);
   }
 }
 
 EncodedChat ChatEncoder::encode(Conversation conversation, Ending ending) const {
   if (version_ >= 13) fill_call_ids(conversation);
   check_conversation(conversation, version_, ending);
+  const std::string settings = settings_json(conversation.settings, tokenizer_, version_);
   std::vector<Turn> turns = merge_messages(conversation, version_);
   std::string system_prompt;
   if (version_ == 3) system_prompt = take_system_prompt(turns);
   const bool has_tools = !conversation.tools.is_null() && !conversation.tools.empty();
-  const size_t tools_at = find_user(turns, version_ >= 13);
+  const size_t preface_at = find_user(turns, version_ >= 13);
   const size_t last_user = find_user(turns, false);
 
   Writer writer(tokenizer_, version_);
@@ -245,7 +261,8 @@ EncodedChat ChatEncoder::encode(Conversation conversation, Ending ending) const 
         writer.system(message);
         break;
       case Role::kUser:
-        if (has_tools && i == tools_at) writer.tools(conversation.tools);
+        if (has_tools && i == preface_at) writer.tools(conversation.tools);
+        if (i == preface_at) writer.settings(settings);
         writer.user(std::move(message), i == last_user ? system_prompt : "");
         break;
       case Role::kAssistant:

@@ -60,12 +60,22 @@ struct Message {
 
 Message text_message(Role role, std::string text);
 
+/// What a conversation sets of the model beside what it says, from layout v15 on.
+struct ModelSettings {
+  /// How much the model shall think; the tokenizer says which values there are, and which is meant
+  /// where there is none.
+  std::optional<std::string> reasoning_effort = std::nullopt;
+  /// The schema (JSON Schema, draft 7) of the answer, or null.
+  Json json_schema = nullptr;
+};
+
 struct Conversation {
   std::vector<Message> messages;
   /// Array of {"type": "function", "function": {...}}, or null.
   Json tools = nullptr;
   /// Keys of the row and of its messages that say something to nobody here (chat/keys.h).
   std::vector<std::string> unread = {};
+  ModelSettings settings = {};
 };
 
 /// What the last message must be: anything; one that the model answers; one that the model has
@@ -86,14 +96,16 @@ struct EncodedChat {
 
 class ChatEncoder {
  public:
-  /// `version` overrides the tokenizer's own: 3, 7, 11 or 13. Throws UserError for another one.
+  /// `version` overrides the tokenizer's own: 3, 7, 11, 13 or 15. Throws UserError for another one,
+  /// and for 15 where the vocabulary lacks its tokens.
   explicit ChatEncoder(const Tokenizer& tokenizer, std::optional<int> version = std::nullopt);
 
   /// Layout and rules are mistral-common's for the version: neighbouring user or assistant messages
-  /// merge, text joined by an empty line; text followed by one final image turns to image first;
-  /// tool results take the order of their calls; where the layout writes no ids of calls, they may
-  /// be absent. Throws UserError, one line that names the message,
-  /// for a conversation that breaks the rules (chat_rules.h).
+  /// merge, text joined by an empty line (v15: the text parts of one message by nothing); text
+  /// followed by one final image turns to image first; tool results take the order of their calls;
+  /// where the layout writes no ids of calls, they may be absent; tools and settings (v15) stand
+  /// before a user turn, or nowhere if there is none. Throws UserError, one line that names the
+  /// message, for a conversation that breaks the rules (rules.h).
   EncodedChat encode(Conversation conversation, Ending ending = Ending::kAny) const;
 
  private:

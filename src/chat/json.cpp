@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "chat/exchange.h"
 #include "chat/pictures.h"
+#include "chat/settings.h"
 #include "chat/tools.h"
 
 namespace trestle {
@@ -43,6 +44,7 @@ class RowReader {
     place_rest(conversation);
     read_system(conversation);
     conversation.tools = read_tools(row_, what_);
+    conversation.settings = read_settings(row_, what_);
     conversation.unread = std::move(unread_);
     return conversation;
   }

@@ -19,9 +19,10 @@ namespace {
 using Keys = std::vector<std::string_view>;
 
 constexpr std::array<std::string_view, 3> kSystem = {"system", "system_prompt", "system_message"};
-constexpr std::array<std::string_view, 9> kOfRows = {"messages", "conversations", "texts",
-                                                     "tools",    "images",        "image",
-                                                     "system",   "system_prompt", "system_message"};
+constexpr std::array<std::string_view, 11> kOfRows = {
+    "messages",       "conversations", "texts",         "tools",          "images",
+    "image",          "system",        "system_prompt", "system_message", "reasoning_effort",
+    "response_format"};
 constexpr std::array<std::string_view, 6> kSources = {"path",  "url",   "base64",
                                                       "bytes", "image", "image_url"};
 

@@ -39,7 +39,7 @@ constexpr std::array kLost = {
     Group{"boxes of a row are not put into its texts; write them there", "objects"},
     Group{"no template is filled in here; the layout is the checkpoint's",
           "chat_template_kwargs chat_template_args chat_template template_kwargs "
-          "enable_thinking thinking_budget reasoning_effort add_generation_prompt "
+          "enable_thinking thinking_budget add_generation_prompt "
           "continue_final_message"},
     Group{"tools stand under \"tools\", calls in their message under \"tool_calls\"",
           "tools functions function_call function_calls tool_calls tool_call tool_results "
@@ -81,7 +81,7 @@ constexpr std::string_view kHarmless =
     "answer answers solution label ground_truth answer_key usage "
     // What a request asks of an API's server.
     "temperature top_p top_k max_tokens max_completion_tokens seed stop stream n user store "
-    "parallel_tool_calls tool_choice response_format presence_penalty frequency_penalty";
+    "parallel_tool_calls tool_choice presence_penalty frequency_penalty";
 constexpr std::string_view kHarmlessBeginnings = "num n is has original orig source meta";
 constexpr std::string_view kHarmlessEndings =
     "id ids idx index uid uuid key name source score scores rating ratings count counts num type "

@@ -68,14 +68,25 @@ class Rules {
     }
   }
 
+  bool may_show(Role role) const {
+    return role == Role::kUser || (role == Role::kTool && version_ >= 15);
+  }
+
+  bool may_think(Role role) const {
+    return (role == Role::kAssistant && version_ >= 13) ||
+           (role == Role::kSystem && version_ == 13);
+  }
+
   void check_parts(size_t i) const {
     for (const Part& part : messages_[i].parts) {
-      if (part.kind == Part::Kind::kImage && role(i) != Role::kUser) {
-        refuse(i, "an image; only user messages may hold images");
+      if (part.kind == Part::Kind::kImage && !may_show(role(i))) {
+        refuse(i,
+               "an image; only user messages may hold images, and tool results from layout v15 on");
       }
-      if (part.kind == Part::Kind::kThink &&
-          (version_ < 13 || role(i) == Role::kUser || role(i) == Role::kTool)) {
-        refuse(i, "a thinking part; only assistant and system messages of layout v13 have them");
+      if (part.kind == Part::Kind::kThink && !may_think(role(i))) {
+        refuse(i,
+               "a thinking part; only assistant messages from layout v13 on have them, and system "
+               "messages of v13");
       }
     }
   }

@@ -19,17 +19,27 @@ void sort_results(std::vector<Turn>& turns, size_t first) {
                    [&](const Turn& a, const Turn& b) { return order(a) < order(b); });
 }
 
+// The first text of a message may follow that of another one; the others follow their own.
+void append_content(std::vector<Part>& parts, const Message& message, int version) {
+  const std::string_view within = version < kSettingsVersion ? kEmptyLine : "";
+  bool is_first_text = true;
+  for (const Part& part : message.parts) {
+    append_part(parts, part, is_first_text ? kEmptyLine : within);
+    if (part.kind == Part::Kind::kText && !part.text.empty()) is_first_text = false;
+  }
+}
+
 }  // namespace
 
 bool is_plain_text(const std::vector<Part>& parts) {
   return parts.empty() || (parts.size() == 1 && parts[0].kind == Part::Kind::kText);
 }
 
-void append_part(std::vector<Part>& parts, Part part) {
+void append_part(std::vector<Part>& parts, Part part, std::string_view separator) {
   const bool is_text = part.kind == Part::Kind::kText;
   if (is_text && part.text.empty()) return;
   if (is_text && !parts.empty() && parts.back().kind == Part::Kind::kText) {
-    parts.back().text.append(kEmptyLine).append(part.text);
+    parts.back().text.append(separator).append(part.text);
   } else {
     parts.push_back(std::move(part));
   }
@@ -54,7 +64,7 @@ std::vector<Turn> merge_messages(const Conversation& conversation, int version) 
     }
     if (message.role != Role::kTool) first_result = turns.size();
     Message& merged = turns.back().message;
-    for (const Part& part : message.parts) append_part(merged.parts, part);
+    append_content(merged.parts, message, version);
     merged.tool_calls.insert(merged.tool_calls.end(), message.tool_calls.begin(),
                              message.tool_calls.end());
     merged.prefix |= message.prefix;

@@ -19,12 +19,14 @@ struct Turn {
   size_t index;
 };
 
-/// Appends a part; text follows text after an empty line, and empty text vanishes.
-void append_part(std::vector<Part>& parts, Part part);
+/// Appends a part; text follows text after `separator`, and empty text vanishes.
+void append_part(std::vector<Part>& parts, Part part, std::string_view separator = kEmptyLine);
 bool is_plain_text(const std::vector<Part>& parts);
 
-/// Neighbouring user or assistant messages merge unless only one of two is trained; results are
-/// sorted from v11 on. The conversation must have passed check_conversation.
+/// Neighbouring user or assistant messages merge, with an empty line between their texts, unless
+/// only one of two is trained; the texts of one message are joined by an empty line too, or by
+/// nothing from v15 on; results are sorted from v11 on. The conversation must have passed
+/// check_conversation.
 std::vector<Turn> merge_messages(const Conversation& conversation, int version);
 
 /// For layout v3, which has no system turn: takes those turns out and returns their texts, joined.

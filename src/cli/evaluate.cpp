@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "chat/settings.h"
 #include "cli/commands.h"
 #include "cli/dataset_flags.h"
 #include "cli/model_flags.h"
@@ -26,6 +27,10 @@ void run_evaluate(const Command& command, const EvaluateFlags& flags) {
   const OpenCheckpoint checkpoint = flags.model.open();
   if (!checkpoint.config().vision) refuse_image_flags(command, "the model takes no pictures");
   const Processor processor(checkpoint.assets(), flags.images);
+  if (const auto& effort = flags.options.reasoning_effort) {
+    const Tokenizer& tokenizer = processor.tokenizer();
+    require_effort(*effort, tokenizer, tokenizer.version(), "--reasoning-effort");
+  }
   const auto dataset = flags.data.open();
   const auto model = flags.model.load(checkpoint);
   const Evaluation result = evaluate(*model, processor, *dataset, flags.options, [](int64_t done) {
@@ -67,6 +72,10 @@ void add_evaluate(Command app) {
              between(1, kMostSamples), "answers at a time");
   add_number(command, "--max-new-tokens,--max_new_tokens", flags->options.max_new_tokens,
              between(1, kMostTokens), "longest answer");
+  command.add(
+      "--reasoning-effort,--reasoning_effort",
+      [flags](const std::string& effort) { flags->options.reasoning_effort = effort; },
+      "for rows without one, of the values that the tokenizer (v15) takes");
   add_image_flags(command, flags->images);
   command.add_switch("--json", flags->json, "every answer as JSON");
   command.on_run([command, flags] { run_evaluate(command, *flags); });

@@ -3,12 +3,14 @@
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/standard_streams.h"
+#include "chat/settings.h"
 #include "cli/commands.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
@@ -29,6 +31,7 @@ struct GenerateFlags {
   ImageLimits limits;
   std::string prompt;
   std::string system_prompt = "none";
+  std::optional<std::string> reasoning_effort;
   SamplingOptions sampling;
   bool json = false;
 };
@@ -47,6 +50,10 @@ Conversation conversation_of(const GenerateFlags& flags, const Tokenizer& tokeni
   Conversation conversation;
   conversation.messages.push_back(std::move(message));
   add_system_prompt(conversation, flags.system_prompt, tokenizer);
+  if (flags.reasoning_effort) {
+    require_effort(*flags.reasoning_effort, tokenizer, tokenizer.version(), "--reasoning-effort");
+  }
+  add_reasoning_effort(conversation, flags.reasoning_effort);
   return conversation;
 }
 
@@ -109,6 +116,10 @@ void add_generate(Command app) {
       .add("--system-prompt,--system_prompt", flags->system_prompt,
            "none, default (the checkpoint's) or a text")
       .show_default();
+  command.add(
+      "--reasoning-effort,--reasoning_effort",
+      [flags](const std::string& effort) { flags->reasoning_effort = effort; },
+      "how much to think, of the values that the tokenizer (v15) takes");
   SamplingOptions& sampling = flags->sampling;
   add_number(command, "--max-new-tokens,--max_new_tokens", sampling.max_new_tokens,
              between(1, kMostTokens), "tokens to make at most");

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -12,6 +13,7 @@
 #include "base/standard_streams.h"
 #include "chat/chat.h"
 #include "chat/json.h"
+#include "chat/settings.h"
 #include "cli/commands.h"
 #include "hub/hub.h"
 #include "image/fetch.h"
@@ -27,6 +29,7 @@ namespace fs = std::filesystem;
 struct TokenizeFlags {
   std::string tokenizer;
   std::string system_prompt = "none";
+  std::optional<std::string> reasoning_effort;
   bool chat = false;
   bool decode = false;
   bool keep_special = false;
@@ -83,6 +86,10 @@ class LineTokenizer {
             Tokenizer::open(resolve_model(flags.tokenizer, "--tokenizer", HubFiles::kAssets))),
         config_(image_config(tokenizer_)) {
     if (flags.chat) encoder_.emplace(tokenizer_);
+    if (flags.reasoning_effort) {
+      require_effort(*flags.reasoning_effort, tokenizer_, tokenizer_.version(),
+                     "--reasoning-effort");
+    }
   }
 
   Json answer(const std::string& line) const {
@@ -95,6 +102,7 @@ class LineTokenizer {
   Json chat(const Json& row) const {
     Conversation conversation = parse_conversation(row, "line", OtherKeys::kRefused);
     add_system_prompt(conversation, flags_.system_prompt, tokenizer_);
+    add_reasoning_effort(conversation, flags_.reasoning_effort);
     set_grids(conversation, config_);
     const EncodedChat encoded = encoder_->encode(conversation);
     return {{"ids", encoded.ids}, {"mask", encoded.mask}};
@@ -171,12 +179,19 @@ void add_tokenize(Command app) {
       .required();
   Flag chat = command.add_switch(
       "--chat", flags->chat,
-      R"({"messages", "tools"} -> {"ids", "mask"} instead of {"text"} -> {"ids"})");
+      R"({"messages", "tools", "reasoning_effort", "response_format"} -> {"ids", "mask"} instead of {"text"} -> {"ids"})");
   command
       .add("--system-prompt,--system_prompt", flags->system_prompt,
            "with --chat: none, default (the checkpoint's) or a text, for conversations without one")
       .needs(chat)
       .show_default();
+  command
+      .add(
+          "--reasoning-effort,--reasoning_effort",
+          [flags](const std::string& effort) { flags->reasoning_effort = effort; },
+          "with --chat: for conversations without one, of the values that the tokenizer (v15) "
+          "takes")
+      .needs(chat);
   Flag decode =
       command.add_switch("--decode", flags->decode, R"({"ids"} -> {"text"})").excludes(chat);
   command

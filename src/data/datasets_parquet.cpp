@@ -34,8 +34,7 @@ std::string text_cell(const ParquetFile& file, size_t column, int64_t row, const
 
 class CordDataset : public Dataset {
  public:
-  explicit CordDataset(const Files& files)
-      : rows_(files, {"image.bytes", "ground_truth"}) {
+  explicit CordDataset(const Files& files) : rows_(files, {"image.bytes", "ground_truth"}) {
     rows_.require_nothing_lost();
   }
 

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "chat/settings.h"
 #include "data/cord.h"
 #include "generate/scores.h"
 #include "generate/stop.h"
@@ -123,6 +124,7 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
       }
       wanted.push_back(text_of(conversation.messages.back()));
       conversation.messages.pop_back();
+      add_reasoning_effort(conversation, options.reasoning_effort);
       asked.push_back(conversation.messages.empty() ? "" : text_of(conversation.messages.back()));
       prompts.push_back(processor.process(std::move(conversation), Ending::kPrompt));
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ struct EvaluationOptions {
   int64_t rows = 0;
   int64_t batch_size = 20;
   int64_t max_new_tokens = 384;
+  /// Of rows that say none.
+  std::optional<std::string> reasoning_effort = std::nullopt;
 };
 
 /// Greedy answers to every row's prompt. `model` must be in eval mode.

@@ -1,5 +1,8 @@
 #include "tokenizer/chat_template.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -42,13 +45,17 @@ uint32_t hex_digits(std::string_view digits) {
   return value;
 }
 
-// The Jinja string literal that starts at `at` with its quote; escapes are Python's.
-std::optional<std::string> string_literal(std::string_view text, size_t at) {
+// The Jinja string literal that starts at `at` with its quote, behind which `at` is set; escapes
+// are Python's.
+std::optional<std::string> string_literal(std::string_view text, size_t& at) {
   const char quote = at < text.size() ? text[at] : '\0';
   if (quote != '\'' && quote != '"') return std::nullopt;
   std::string out;
   for (size_t i = at + 1; i < text.size(); ++i) {
-    if (text[i] == quote) return out;
+    if (text[i] == quote) {
+      at = i + 1;
+      return out;
+    }
     if (text[i] != '\\') {
       out += text[i];
       continue;
@@ -74,17 +81,34 @@ std::optional<std::string> string_literal(std::string_view text, size_t at) {
   return std::nullopt;
 }
 
-std::optional<std::string> system_message_of(std::string_view chat_template) {
-  constexpr std::string_view kName = "set default_system_message";
-  const size_t name = chat_template.find(kName);
-  if (name == std::string_view::npos) return std::nullopt;
-  size_t at = chat_template.find_first_not_of(" \t", name + kName.size());
-  if (at == std::string_view::npos || chat_template[at] != '=') return std::nullopt;
-  at = chat_template.find_first_not_of(" \t", at + 1);
-  if (at == std::string_view::npos) return std::nullopt;
-  auto text = string_literal(chat_template, at);
-  if (text && text->empty()) return std::nullopt;
-  return text;
+// The string literal that the template first gives the variable `name`, if it is not empty.
+std::optional<std::string> set_literal(std::string_view chat_template, std::string_view name) {
+  const std::string set = fmt::format("set {}", name);
+  for (size_t at = chat_template.find(set); at != std::string_view::npos;
+       at = chat_template.find(set, at)) {
+    at += set.size();
+    const size_t equals = chat_template.find_first_not_of(" \t", at);
+    if (equals == std::string_view::npos || chat_template[equals] != '=') continue;
+    size_t value = chat_template.find_first_not_of(" \t", equals + 1);
+    if (value == std::string_view::npos) return std::nullopt;
+    auto text = string_literal(chat_template, value);
+    if (text && !text->empty()) return text;
+    return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+// The string literals of the Jinja list whose "[" stands before `at`; none where it does not end.
+std::vector<std::string> list_of_literals(std::string_view text, size_t at) {
+  std::vector<std::string> list;
+  while (true) {
+    at = text.find_first_not_of(" \t\n,", at);
+    if (at == std::string_view::npos) return {};
+    if (text[at] == ']') return list;
+    auto each = string_literal(text, at);
+    if (!each) return {};
+    list.push_back(*std::move(each));
+  }
 }
 
 }  // namespace
@@ -104,15 +128,33 @@ std::optional<int> template_version(std::string_view chat_template) {
   const auto has = [&](std::string_view marker) {
     return chat_template.find(marker) != std::string_view::npos;
   };
+  if (has("[MODEL_SETTINGS]")) return kSettingsVersion;
   if (has("[ARGS]")) return has("[CALL_ID]") ? 11 : 13;
   if (has("[TOOL_CONTENT]") || has("[SYSTEM_PROMPT]")) return 7;
   if (has("[INST]")) return 3;
   return std::nullopt;
 }
 
+std::optional<SettingsBuilder> template_settings(std::string_view chat_template) {
+  if (template_version(chat_template) != kSettingsVersion) return std::nullopt;
+  constexpr std::string_view kEfforts = "reasoning_effort not in [";
+  SettingsBuilder builder;
+  builder.json_schema = chat_template.find(R"("json_schema": )") != std::string_view::npos;
+  if (const size_t at = chat_template.find(kEfforts); at != std::string_view::npos) {
+    builder.efforts = list_of_literals(chat_template, at + kEfforts.size());
+    const auto otherwise = set_literal(chat_template, "reasoning_effort");
+    if (!otherwise || std::ranges::find(builder.efforts, *otherwise) == builder.efforts.end()) {
+      return std::nullopt;
+    }
+    builder.default_effort = *otherwise;
+  }
+  if (builder.efforts.empty() && !builder.json_schema) return std::nullopt;
+  return builder;
+}
+
 std::optional<std::string> default_system_prompt(const fs::path& directory) {
   if (const auto chat_template = read_chat_template(directory)) {
-    if (auto text = system_message_of(*chat_template)) return text;
+    if (auto text = set_literal(*chat_template, "default_system_message")) return text;
   }
   if (has_file(directory / "SYSTEM_PROMPT.txt")) {
     return repair_utf8(read_text(directory / "SYSTEM_PROMPT.txt", kMaxTemplate));

@@ -1,7 +1,12 @@
 // tekken.json, Mistral's own tokenizer file: base64 tokens in rank order, and a table of special
 // tokens before them.
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
 #include <charconv>
-#include <unordered_set>
+#include <span>
+#include <string_view>
 
 #include "base/base64.h"
 #include "base/error.h"
@@ -40,7 +45,7 @@ int read_version(const VocabularyJson& config, const std::string& what) {
   if (!text.starts_with('v') ||
       std::from_chars(text.data() + 1, end, version) != std::from_chars_result{end, std::errc()} ||
       version < 1 || version > 99) {
-    user_error("{}: \"version\" is \"{}\", but it must be v3, v7, v11 or v13", what, text);
+    user_error("{}: \"version\" is \"{}\", but it must be v3, v7, v11, v13 or v15", what, text);
   }
   return version;
 }
@@ -88,6 +93,86 @@ std::optional<ImageSection> read_image(const VocabularyJson& file, const std::st
   return section;
 }
 
+// The values that mistral-common knows; a tokenizer takes some of them.
+constexpr std::array<std::string_view, 7> kEfforts = {"none", "minimal", "low", "medium",
+                                                      "high", "xhigh",   "max"};
+
+void require_keys(const VocabularyJson& object, std::span<const std::string_view> known,
+                  const std::string& what) {
+  for (const auto& [key, value] : object.items()) {
+    if (std::ranges::find(known, key) == known.end()) {
+      user_error("{}: nobody reads \"{}\"; the keys here are {}", what, key,
+                 fmt::join(known, ", "));
+    }
+  }
+}
+
+// `key` may be left out, or say what is so anyway.
+void require_fixed(const VocabularyJson& object, const char* key, const VocabularyJson& value,
+                   const std::string& what) {
+  if (object.contains(key) && object[key] != value) {
+    user_error("{}: \"{}\" is {}, but it must be {}", what, key, object[key].dump(), value.dump());
+  }
+}
+
+void read_efforts(const VocabularyJson& section, const std::string& what,
+                  SettingsBuilder& builder) {
+  constexpr std::array<std::string_view, 4> kKeys = {"type", "accepts_none", "default", "values"};
+  require_keys(section, kKeys, what);
+  require_fixed(section, "type", "enum", what);
+  require_fixed(section, "accepts_none", true, what);
+  for (const VocabularyJson& value : array_field(section, "values", what)) {
+    const std::string effort = value.is_string() ? value.get<std::string>() : "";
+    if (std::ranges::find(kEfforts, effort) == kEfforts.end()) {
+      user_error("{}: \"values\" has {}, but there are {}", what, value.dump(),
+                 fmt::join(kEfforts, ", "));
+    }
+    if (std::ranges::count(builder.efforts, effort) > 0) {
+      user_error("{}: \"values\" has \"{}\" twice", what, effort);
+    }
+    builder.efforts.push_back(effort);
+  }
+  builder.default_effort = string_field(section, "default", what);
+  if (std::ranges::find(builder.efforts, builder.default_effort) == builder.efforts.end()) {
+    user_error(
+        "{}: \"default\" is \"{}\", but \"values\" has {}", what, builder.default_effort,
+        builder.efforts.empty() ? "none" : fmt::format("{}", fmt::join(builder.efforts, ", ")));
+  }
+}
+
+std::optional<SettingsBuilder> read_settings(const VocabularyJson& file, int version,
+                                             const std::string& what) {
+  constexpr const char* kSection = "model_settings_builder";
+  if (!file.contains(kSection) || file[kSection].is_null()) return std::nullopt;
+  if (version < kSettingsVersion) {
+    user_error("{}: \"{}\" is for layouts from v{} on, but the \"version\" is v{}", what, kSection,
+               kSettingsVersion, version);
+  }
+  const VocabularyJson& section = object_field(file, kSection, what);
+  const std::string place = fmt::format("{}: {}", what, kSection);
+  constexpr std::array<std::string_view, 2> kFields = {"reasoning_effort", "json_schema"};
+  require_keys(section, kFields, place);
+  const auto has = [&](const char* key) {
+    return section.contains(key) && !section[key].is_null();
+  };
+  SettingsBuilder builder;
+  if (has("reasoning_effort")) {
+    read_efforts(object_field(section, "reasoning_effort", place), place + ": reasoning_effort",
+                 builder);
+  }
+  if (has("json_schema")) {
+    const VocabularyJson& schema = object_field(section, "json_schema", place);
+    const std::string where = place + ": json_schema";
+    constexpr std::array<std::string_view, 3> kKeys = {"type", "accepts_none", "default"};
+    require_keys(schema, kKeys, where);
+    require_fixed(schema, "type", "json_schema", where);
+    require_fixed(schema, "accepts_none", false, where);
+    require_fixed(schema, "default", nullptr, where);
+    builder.json_schema = true;
+  }
+  return builder;
+}
+
 }  // namespace
 
 Vocabulary read_tekken(const VocabularyJson& file, const std::filesystem::path& path) {
@@ -109,6 +194,7 @@ Vocabulary read_tekken(const VocabularyJson& file, const std::filesystem::path& 
   vocabulary.pattern = string_field(config, "pattern", what);
   vocabulary.version = read_version(config, what);
   vocabulary.image = read_image(file, what);
+  vocabulary.settings = read_settings(file, *vocabulary.version, what);
   vocabulary.tokens.reserve(static_cast<size_t>(size));
   for (std::string& name : special_names(file, *vocabulary.version, special_count, what)) {
     vocabulary.tokens.push_back({std::move(name), true});

@@ -11,7 +11,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr size_t kMaxText = 1u << 30;  // parts of a piece are numbered in 31 bits
-constexpr int kDefaultVersion = 13;
 
 std::optional<fs::path> find_file(const fs::path& path) {
   std::error_code error;
@@ -54,10 +53,10 @@ Tokenizer::Tokenizer(Vocabulary vocabulary, fs::path file)
   }
   if (vocabulary_->version) {
     version_ = *vocabulary_->version;
-  } else {
-    const auto chat_template = read_chat_template(file_.parent_path());
-    version_ = chat_template ? template_version(*chat_template).value_or(kDefaultVersion)
-                             : kDefaultVersion;
+    settings_ = vocabulary_->settings;
+  } else if (const auto chat_template = read_chat_template(file_.parent_path())) {
+    version_ = template_version(*chat_template).value_or(kDefaultVersion);
+    settings_ = template_settings(*chat_template);
   }
 }
 

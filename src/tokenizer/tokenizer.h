@@ -56,10 +56,15 @@ class Tokenizer {
   /// Layout of conversations that the file states (tekken.json) or its chat template shows; 13 if
   /// neither does.
   int version() const { return version_; }
+  /// What conversations of layout v15 may set of the model: of the tekken.json, else of the chat
+  /// template. Nothing for older layouts, and where neither says it.
+  const std::optional<SettingsBuilder>& settings() const { return settings_; }
   /// The file's `image` section; only a tekken.json can have one.
   const std::optional<ImageSection>& image() const { return vocabulary_->image; }
 
  private:
+  static constexpr int kDefaultVersion = 13;
+
   Tokenizer(Vocabulary vocabulary, std::filesystem::path file);
   const Vocabulary::Token& token(int64_t id) const;
 
@@ -68,7 +73,8 @@ class Tokenizer {
   Pretokenizer pretokenizer_;
   BytePairEncoder encoder_;
   std::unordered_map<std::string_view, int64_t> specials_;
-  int version_;
+  int version_ = kDefaultVersion;
+  std::optional<SettingsBuilder> settings_;
 };
 
 /// Text of ids that come one by one, in whole characters; the concatenation of all results is what

@@ -22,6 +22,17 @@ struct ImageSection {
   int64_t merge = 1;
 };
 
+/// What a conversation of layout v15 may set of the model, beside what it says: the section
+/// `model_settings_builder` of a tekken.json, or what a chat template takes.
+struct SettingsBuilder {
+  /// Values of "reasoning_effort"; empty where it cannot be set.
+  std::vector<std::string> efforts = {};
+  /// The one written where a conversation asks for none; empty if `efforts` is.
+  std::string default_effort = {};
+  /// Whether it may ask for an answer of a JSON schema.
+  bool json_schema = false;
+};
+
 struct Vocabulary {
   struct Token {
     std::string bytes;  // of a special token: its name
@@ -39,10 +50,14 @@ struct Vocabulary {
   std::vector<Merge> merges;
   /// A piece that is a token as a whole is taken as it is.
   bool whole_piece_first = true;
-  /// Layout of conversations (3, 7, 11, 13, ...); absent in a tokenizer.json.
+  /// Layout of conversations (3, 7, 11, 13, 15, ...); absent in a tokenizer.json.
   std::optional<int> version;
   std::optional<ImageSection> image;
+  std::optional<SettingsBuilder> settings;  // of layouts from v15 on
 };
+
+/// The first layout that writes what a conversation sets of the model.
+inline constexpr int kSettingsVersion = 15;
 
 /// More ids than any model has; keeps a hostile file from asking for memory.
 inline constexpr int64_t kMaxVocabulary = 1 << 22;

@@ -44,6 +44,19 @@ def edit_json(file, change):
     file.write_text(json.dumps(value))
 
 
+def make_v15(folder, **builder):
+    """The tokenizer of a copy of the demo's model becomes one of layout v15, with this model_settings_builder."""
+    def change(tekken):
+        tekken["config"]["version"] = "v15"
+        for number, name in ((36, "[MODEL_SETTINGS]"), (37, "[/MODEL_SETTINGS]")):
+            tekken["special_tokens"][number]["token_str"] = name
+        tekken["model_settings_builder"] = builder
+    edit_json(folder / "tekken.json", change)
+
+
+EFFORT = {"default": "none", "values": ["none", "high"]}
+
+
 def edit_header(file, change):
     """Rewrites a safetensors header; the data stay as they are."""
     data = file.read_bytes()

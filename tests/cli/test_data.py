@@ -11,6 +11,7 @@ import http.server
 import io
 import json
 import shutil
+import subprocess
 import tarfile
 import threading
 import unittest
@@ -20,7 +21,7 @@ import pyarrow
 import pyarrow.parquet
 import script
 from PIL import Image
-from test_bad_input import DEMO, IMAGE, TESTS, Refusals, edit_json
+from test_bad_input import DEMO, EFFORT, IMAGE, TESTS, Refusals, edit_json, make_v15
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
 FOLDER = TESTS / "data" / "golden"
@@ -238,6 +239,29 @@ class Data(Refusals):
         self.assertEqual((report["rows"], report["images"], report["text_only_rows"]), (3, 2, 1))
         self.fails(["--maker", "parquet", "--data", POLARS / "cord.pyarrow.parquet"], "neither messages", "image, ground_truth")
         self.fails(["--maker", "parquett", "--data", FOLDER], "did you mean parquet?", "webdataset")
+
+    def test_settings_of_a_row(self):
+        """With a tokenizer of layout v15 they stand in the prompt, from every kind of data set; before it they are refused."""
+        model = Path(shutil.copytree(DEMO, self.folder / "model"))
+        make_v15(model, reasoning_effort=EFFORT, json_schema={})
+        talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "required": ["a", "b"]}}}
+        plain = {"messages": talk}
+        for row in (plain | {"reasoning_effort": "high"}, plain | {"response_format": schema}, plain | {"response_format": json.dumps(schema)},
+                    plain | {"response_format": schema, "reasoning_effort": "none"}):
+            done = subprocess.run([script.TRESTLE, "tokenize", "--tokenizer", model, "--chat"], capture_output=True, text=True,
+                                  input=f"{json.dumps(row)}\n{json.dumps(plain)}\n", timeout=60)
+            ids, silent = (json.loads(line)["ids"] for line in done.stdout.splitlines())
+            self.assertNotEqual(ids, silent)
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), self.folder / "rows.parquet")
+            self.archive("a.tar", [("1.json", json.dumps(row).encode())])
+            (self.folder / "rows.jsonl").write_text(json.dumps(row))
+            for maker, file in (("jsonl", "rows.jsonl"), ("parquet", "rows.parquet"), ("webdataset", "a.tar")):
+                with self.subTest(maker=maker, row=row):
+                    data = ["--maker", maker, "--data", self.folder / file]
+                    report = json.loads(self.run_trestle("data", "check", "--hf-model-path", model, *data, "--json").stdout)
+                    self.assertEqual((report["tokens"], report["targets"]), (len(ids), 2))
+                    self.assertIn("is of layout v13, which has no settings", self.fails(data, "1 of 1 rows cannot be used"))
 
     def test_the_split_is_a_word_and_its_files_are_told(self):
         shutil.copy(RECEIPTS / "train.parquet", self.folder / "train-00000-of-00001.parquet")

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import script
-from test_bad_input import edit_json
+from test_bad_input import EFFORT, edit_json, make_v15
 from walk import (ABSENT, Changed, Fails, Gains, Loses, Needed, Refused, Trial, Walk, err, file, files, metric, out, trained)
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -36,14 +36,15 @@ NOTHING = "has no effect"
 FROZEN = Gains(err, "adapters freeze the whole base")
 MANY = Gains(err, "this one process holds the whole model")
 ON_HUB = {"--data": "org/set", "--split": "train"}  # in the cache, with the subsets default and other
+NO_SETTINGS = "is of layout v13, which has no settings"
 
 
 class At(str):
     """A path below the scratch folder of the test."""
 
 
-NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF = map(At, (
-    "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf"))
+NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF, SETTINGS = map(At, (
+    "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf", "settings"))
 INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, CONFIG_SAVE, TEXT_ONLY = map(At, (
     "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "save.yaml", "text"))
 
@@ -172,6 +173,9 @@ TABLE = {
         "--image-path": [Trial(PICTURE, Changed(out))],
         "--prompt": [Trial("Bye", Changed(out)), Trial("Hello", Needed("--prompt is required"))],
         "--system-prompt": [Trial("Be brief.", Changed(out), {"--json": True})],
+        "--reasoning-effort": [Trial("high", Changed(out), {"--hf-model-path": SETTINGS, "--json": True}),
+                               Trial("low", Refused("takes none, high"), {"--hf-model-path": SETTINGS}),
+                               Trial("none", Refused(NO_SETTINGS))],
         "--max-new-tokens": [Trial(3, Changed(out))],
         "--temperature": [Trial(3, Changed(out))],
         "--top-k": [Trial(1, Changed(out), DRAWN), Trial(1, Refused(NOTHING))],
@@ -187,6 +191,7 @@ TABLE = {
         "--subset": [Trial("other", Changed(out), ON_HUB), Trial("other", Refused(NOTHING))],
         "--rows": [Trial(1, Changed(out))],
         "--batch-size": [Trial(1, Gains(err, "1 rows answered"))],
+        "--reasoning-effort": [Trial("high", Changed(out), {"--hf-model-path": SETTINGS}), Trial("high", Refused(NO_SETTINGS))],
         "--max-new-tokens": [Trial(3, Changed(out))],
         "--json": [Trial(True, Gains(out, '"answers"'), {"--rows": 1})],
     },
@@ -234,6 +239,10 @@ TABLE = {
         "--tokenizer": [Trial(HF, Changed(out), stdin='{"text": "Hello"}'), Trial(DEMO, Needed("--tokenizer is required"))],
         "--chat": [Trial(True, Gains(out, '"mask"'), stdin=TALK)],
         "--system-prompt": [Trial("Be brief.", Changed(out), SAYS, stdin=TALK), Trial("none", Refused("--chat"))],
+        "--reasoning-effort": [
+            Trial("high", Changed(out), SAYS | {"--tokenizer": SETTINGS}, stdin=TALK), Trial("high", Refused("--chat")),
+            Trial("low", Refused("takes none, high"), SAYS | {"--tokenizer": SETTINGS}, stdin=TALK),
+            Trial("none", Refused(NO_SETTINGS), SAYS, stdin=TALK)],
         "--decode": [Trial(True, Gains(out, '"text"'), stdin='{"ids": [300]}'), Trial(True, Refused("--chat"), SAYS)],
         "--keep-special": [Trial(True, Gains(out, "[INST]"), {"--decode": True}, stdin='{"ids": [1, 3]}'),
                            Trial(True, Refused("--decode"))],
@@ -333,6 +342,9 @@ class Flags(Walk):
         shutil.copytree(DEMO, folder / NAN)
         tensors["language_model.model.norm.weight"] += float("nan")
         save_file(tensors, folder / NAN / "model.safetensors")
+        # Its tokenizer as one of layout v15.
+        shutil.copytree(DEMO, folder / SETTINGS)
+        make_v15(folder / SETTINGS, reasoning_effort=EFFORT)
         # The language model of a fixture alone.
         shutil.copytree(HF, folder / TEXT_ONLY)
         config = json.loads((HF / "config.json").read_text())
@@ -452,6 +464,8 @@ class Flags(Walk):
                 ([], {"text": "a", "chat": True}, "chat"), (["--decode"], {"ids": [1], "keep_special": True}, "keep_special"),
                 (["--chat"], {"messages": [user], "id": 1}, "id"), (["--chat"], {"messages": [user | {"name": "b"}]}, "name"),
                 (["--chat"], {"messages": [user | {"weight": 1}]}, "weight"), (["--chat"], {"messages": [user], "history": "b"}, "history"),
+                (["--chat"], {"messages": [user], "reasoning_effort": 1}, "reasoning_effort"),
+                (["--chat"], {"messages": [user], "response_format": {"type": "text", "strict": True}}, "strict"),
                 (["--chat"], {"messages": [user | {"content": [{"type": "image", "path": str(PICTURE), "width": 3, "height": 4}]}]},
                  "width")):
             done = self.run_trestle(["tokenize", "--tokenizer", DEMO, *flags], json.dumps(line))

@@ -115,11 +115,11 @@ KEYS = {
 WORDS = {
     ("finetune", "--allow-change"),
     ("import", "--max-memory"), ("export", "--max-memory"), ("export", "--max-shard-size"), ("generate", "--prompt"),
-    ("generate", "--system-prompt"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
+    ("generate", "--system-prompt"), ("generate", "--reasoning-effort"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
     ("finetune", "--model"), ("finetune", "--virtual-pipeline-model-parallel-size"),
-    ("evaluate", "--maker"), ("evaluate", "--split"), ("data check", "--maker"), ("data check", "--split"),
-    ("data show", "--maker"), ("data show", "--split"), ("evaluate", "--subset"), ("data check", "--subset"), ("data show", "--subset"), ("recipes", "name"), ("compare", "--prompt"),
-    ("tokenize", "--system-prompt"),
+    ("evaluate", "--maker"), ("evaluate", "--split"), ("evaluate", "--subset"), ("evaluate", "--reasoning-effort"), ("data check", "--maker"),
+    ("data check", "--split"), ("data check", "--subset"), ("data show", "--maker"), ("data show", "--split"), ("data show", "--subset"),
+    ("recipes", "name"), ("compare", "--prompt"), ("tokenize", "--system-prompt"), ("tokenize", "--reasoning-effort"),
 }
 KEY_WORDS = {
     "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "validation.split",

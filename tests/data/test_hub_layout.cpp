@@ -78,8 +78,9 @@ TEST(HubLayout, WithoutConfigsTheNamesTellTheSplits) {
   }
   EXPECT_EQ(HubLayout(names, "").subset("default").of_split("test").size(), 1u);
   expect_mentions(error_of([&] { HubLayout(names, "").subset("few"); }), {"no subsets", "few"});
-  expect_mentions(error_of([] { HubLayout({"train-test.parquet"}, "").subset("").of_split("train"); }),
-              {"train-test.parquet", "'train'", "'test'"});
+  expect_mentions(
+      error_of([] { HubLayout({"train-test.parquet"}, "").subset("").of_split("train"); }),
+      {"train-test.parquet", "'train'", "'test'"});
 }
 
 // HuggingFaceM4/the_cauldron: a subset a folder, and no default.
@@ -192,10 +193,11 @@ TEST(DataByName, IsOfParquetAndNotHere) {
   EXPECT_EQ(hub_name_of_maker("jsonl").path, "");
   for (const char* maker : {"jsonl", "webdataset"}) {
     expect_mentions(error_of([&] { make_dataset(maker, {.path = "org/set"}); }),
-                {"org/set", "parquet"});
+                    {"org/set", "parquet"});
   }
-  expect_mentions(error_of([] { make_dataset("parquet", {.path = "data/golden", .subset = "few"}); }),
-              {"data/golden", "few", "leave"});
+  expect_mentions(
+      error_of([] { make_dataset("parquet", {.path = "data/golden", .subset = "few"}); }),
+      {"data/golden", "few", "leave"});
 }
 
 TEST(DataByName, SnapshotsAreKnownByTheirCommit) {

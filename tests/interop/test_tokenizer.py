@@ -9,10 +9,15 @@ import pathlib
 import random
 import sys
 import tempfile
+import warnings
 
 import checks
-import make_tokenizer_goldens as goldens  # before mistral_common: it keeps that off the net
-from mistral_common.integrations.chat_templates.chat_templates import generate_chat_template
+import make_settings_goldens as settings  # before mistral_common: it keeps that off the net
+import make_tokenizer_goldens as goldens
+from mistral_common.integrations.chat_templates.chat_templates import (
+    convert_tokenizer_to_chat_template,
+    generate_chat_template,
+)
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
@@ -70,6 +75,30 @@ def check_chats(rng, path, what, count):
     compare(what, rows, tokenize(path, rows, "--chat"), [reference.encode(row) for row in rows])
 
 
+def check_settings(rng, path, what, vocabulary, count):
+    """Layout v15, with each kind of model_settings_builder."""
+    for number, builder in enumerate(settings.BUILDERS):
+        path.write_text(json.dumps(settings.with_settings(vocabulary, builder)))
+        reference = settings.SettingsReference(path)
+        rows = [{"messages": m, "tools": [goldens.CLOCK]} | rng.choice(settings.SETTINGS)
+                for m in settings.CONVERSATIONS_15 + goldens.CONVERSATIONS if "weight" not in json.dumps(m)]  # fmt: skip
+        rows += [{"messages": [goldens.user("a")]} | more for more in settings.SETTINGS]
+        rows += [settings.random_chat(rng) for _ in range(count if number < 3 else 20)]
+        compare(f"{what}, builder {number}", rows, tokenize(path, rows, "--chat"), [reference.encode(row) for row in rows])
+
+
+def check_schemas(rng, path, vocabulary):
+    """A schema that is none, or whose pattern is none, is refused."""
+    path.write_text(json.dumps(settings.with_settings(vocabulary, settings.BUILDERS[0])))
+    reference = settings.SettingsReference(path)
+    schemas = [settings.random_schema(rng) for _ in range(500)] + [{"pattern": settings.random_pattern(rng)} for _ in range(2500)]
+    rows = [{"messages": [goldens.user("a")], "response_format": settings.json_schema(schema)} for schema in schemas]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [reference.encode(row) for row in rows]
+    compare("JSON schemas and patterns", rows, tokenize(path, rows, "--chat"), expected)
+
+
 def ministral(vocabulary):
     """The real vocabulary with Ministral 3's special tokens and image section."""
     data = goldens.with_version(vocabulary, 13)
@@ -91,14 +120,31 @@ def check_hugging_face(rng, folder, vocabulary, version):
     reference_file = folder / "reference-tekken.json"
     reference_file.write_text(json.dumps(goldens.with_version(vocabulary, version)))
     reference = goldens.Reference(reference_file)
-    rows = [goldens.random_conversation(rng) for _ in range(100)]
+    compare_default_prompt(folder, f"tokenizer.json with a v{version} template", reference, prompt,
+                           [goldens.random_conversation(rng) for _ in range(100)])  # fmt: skip
+
+
+def check_hugging_face_settings(rng, folder, vocabulary):
+    """Likewise of v15: what may be set comes from the template too."""
+    prompt = "Be brief."
+    for number, builder in enumerate(settings.BUILDERS[:3]):
+        reference_file = folder / "reference-tekken.json"
+        reference_file.write_text(json.dumps(settings.with_settings(vocabulary, builder)))
+        template = convert_tokenizer_to_chat_template(reference_file, prompt)
+        (folder / "chat_template.jinja").write_text(template)
+        reference = settings.SettingsReference(reference_file)
+        compare_default_prompt(folder, f"tokenizer.json with a v15 template, builder {number}", reference, prompt,
+                               [settings.random_chat(rng) for _ in range(100)])  # fmt: skip
+
+
+def compare_default_prompt(folder, what, reference, prompt, rows):
     expected = []
     for row in rows:
         has_prompt = row["messages"][0]["role"] == "system"
         messages = row["messages"] if has_prompt else [goldens.system(prompt), *row["messages"]]
         expected.append(reference.encode(row | {"messages": messages}))
     answers = tokenize(folder, rows, "--chat", "--system-prompt", "default")
-    compare(f"tokenizer.json with a v{version} template and its default prompt", rows, answers, expected)
+    compare(f"{what} and its default prompt", rows, answers, expected)
 
 
 def main():
@@ -111,12 +157,17 @@ def main():
         for version in goldens.VERSIONS:
             path.write_text(json.dumps(goldens.with_version(small, version)))
             check_chats(rng, path, f"conversations v{version}", 300)
+        check_settings(rng, path, "conversations v15", small, 300)
+        check_schemas(rng, path, small)
         path.write_text(json.dumps(ministral(json.loads(goldens.REAL.read_text()))))
         check_chats(rng, path, "conversations v13, real vocabulary", 200)
         path.unlink()
         (folder / "tokenizer.json").write_text(goldens.hugging_face(small).to_str())
         for version in goldens.VERSIONS:
             check_hugging_face(rng, folder, small, version)
+        with_specials = settings.with_settings(small, settings.BUILDERS[0])
+        (folder / "tokenizer.json").write_text(goldens.hugging_face(with_specials).to_str())
+        check_hugging_face_settings(rng, folder, small)
     print(f"{counts['passed']} passed, {counts['failed']} failed")
     sys.exit(1 if counts["failed"] else 0)
 
