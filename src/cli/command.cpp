@@ -116,8 +116,15 @@ Flag Command::add_switch(const std::string& names, bool& value, const std::strin
 
 Flag Command::add_switch(const std::string& names, std::function<void(bool)> take,
                          const std::string& help) {
-  return Flag(app_->add_flag_function(
-      names, [take = std::move(take)](int64_t on) { take(on > 0); }, help));
+  CLI::Option* option = app_->add_flag_function(
+      names, [take = std::move(take)](int64_t on) { take(on > 0); }, help);
+  const auto refuse = [](const std::string& value) {
+    const bool is_known = value == "true" || value == "false" || value == "1" || value == "0" ||
+                          value == "on" || value == "off";
+    return is_known ? std::string() : fmt::format("'{}' is not true or false", value);
+  };
+  option->check(refuse, "");
+  return Flag(option);
 }
 
 Flag Command::flag(const std::string& name) const { return Flag(app_->get_option(name)); }

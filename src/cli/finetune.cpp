@@ -16,6 +16,7 @@
 #include "recipes/recipes.h"
 #include "recipes/settle.h"
 #include "train/identity.h"
+#include "train/run_directory.h"
 #include "train/stop_signal.h"
 #include "train/trainer.h"
 
@@ -36,9 +37,11 @@ struct FinetuneFlags {
 
 SettledRun settled(const FinetuneFlags& flags) {
   std::vector<Assignment> file, command_line;
+  bool is_resolved = false;
   if (!flags.config_file.empty()) {
-    file = flatten_yaml(load_yaml(read_text(flags.config_file, 1 << 20), flags.config_file),
-                        flags.config_file);
+    const std::string text = read_text(flags.config_file, 1 << 20);
+    is_resolved = text.starts_with(kResolvedConfigMark);
+    file = flatten_yaml(load_yaml(text, flags.config_file), flags.config_file);
   }
   for (const auto& [key, value] : flags.values) {
     // hf is the recipe's own maker.
@@ -47,8 +50,13 @@ SettledRun settled(const FinetuneFlags& flags) {
   }
   for (const auto& [key, on] : flags.freeze) command_line.push_back({key, on ? "true" : "false"});
   for (const Assignment& each : chosen_keys(flags.choice)) command_line.push_back(each);
-  for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
-  SettledRun run = settle(chosen_recipe(flags.choice), file, command_line);
+  for (const std::string& each : flags.overrides) {
+    if (each.starts_with('~')) {
+      user_error("{} removes a key in Hydra's words; KEY=null gives it the recipe's value", each);
+    }
+    command_line.push_back(parse_override(each));
+  }
+  SettledRun run = settle(chosen_recipe(flags.choice), file, command_line, is_resolved);
   name_data(run.config.dataset);
   if (flags.choice.recipe.empty() && flags.choice.model.empty()) {
     run.notes.push_back(fmt::format("no --recipe: {}", kUsualRecipe));
@@ -79,12 +87,12 @@ void tell_of_parallelism(const TrainConfig& config) {
 void finetune(const FinetuneFlags& flags) {
   const SettledRun run = settled(flags);
   for (const std::string& note : run.notes) fmt::print(stderr, "{}\n", note);
-  const TrainConfig& config = run.config;
   if (flags.print_config) {
-    fmt::print("{}", to_yaml(config));
+    fmt::print("{}{}", kResolvedConfigMark, to_yaml(run.config));
     return;
   }
-  Trainer trainer(config, run.asked);
+  Trainer trainer(run.config, run.asked);
+  const TrainConfig& config = trainer.config();  // with what data and adapter settle
   tell_of_parallelism(config);
   fmt::print(stderr, "data {}\n",
              describe_files(trainer.dataset(), config.dataset.path_or_dataset));
@@ -99,9 +107,9 @@ void finetune(const FinetuneFlags& flags) {
              trainer.progress().step, config.train.train_iters);
   if (trainer.progress().step >= config.train.train_iters) {
     fmt::print(stderr, "nothing to train: checkpoint.load={} has made {} of train.train_iters={}\n",
-               trainer.config().checkpoint.load, trainer.progress().step, config.train.train_iters);
+               config.checkpoint.load, trainer.progress().step, config.train.train_iters);
     // In its own directory what a killed process had begun behind its last step is still ended.
-    if (trainer.config().checkpoint.load != config.checkpoint.save) return;
+    if (config.checkpoint.load != config.checkpoint.save) return;
   }
   // To whoever started it the run has ended by the signal, saved as it is.
   if (const int stopped = trainer.run(); stopped != 0) end_by_signal(stopped);

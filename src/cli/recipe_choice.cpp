@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "recipes/recipes.h"
 
 namespace trestle {
 
@@ -63,7 +64,12 @@ std::string chosen_recipe(const RecipeChoice& choice) {
   if (recipe.empty() && model.empty()) return kUsualRecipe;
   if (!model.empty()) {
     if (mode.empty()) user_error("--model {} needs --mode sft, lora or dora", model);
-    return model + (mode == "sft" ? "_sft_config" : "_peft_config");
+    const std::string name = model + (mode == "sft" ? "_sft_config" : "_peft_config");
+    if (std::ranges::find(recipes(), name, &Recipe::name) == recipes().end()) {
+      user_error("--model {} --mode {}: there is no recipe {}; trestle recipes lists them", model,
+                 mode, name);
+    }
+    return name;
   }
   const bool of_weights = recipe.find("_sft_") != std::string::npos;
   const bool of_adapters = recipe.find("_peft_") != std::string::npos;
@@ -80,7 +86,8 @@ std::vector<Assignment> chosen_keys(const RecipeChoice& choice) {
   }
   if (!choice.dataset.empty()) {
     const std::string& maker = makers().at(choice.dataset);
-    if (!maker.empty()) keys.push_back({"dataset.maker_name", maker});
+    // The recipe's own.
+    keys.push_back({"dataset.maker_name", maker.empty() ? std::nullopt : std::optional(maker)});
   }
   return keys;
 }

@@ -49,6 +49,10 @@ std::optional<size_t> match(const BridgeKeys& row, std::string_view section,
 // A value as YAML has it, where Python spells it otherwise.
 std::string_view plain(std::string_view value) {
   value = trimmed(value);
+  if (value.size() >= 2 && value.front() == value.back() &&
+      (value.front() == '"' || value.front() == '\'')) {
+    value = value.substr(1, value.size() - 2);
+  }
   if (value == "True") return "true";
   if (value == "False") return "false";
   if (value == "None") return "null";
@@ -83,12 +87,30 @@ std::string text_of(const Assignment& given) {
   return fmt::format("{}={}", given.key, given.value.value_or("null"));
 }
 
+// A group of the Bridge's that has no key here.
+bool is_foreign_group(std::string_view name) {
+  bool is_group = false;
+  for (const BridgeKeys& row : bridge_keys()) {
+    if (row.section != name) continue;
+    if (row.how == BridgeHow::kTaken) return false;
+    is_group = is_group || !row.names.empty();
+  }
+  return is_group;
+}
+
+enum class From { kCommandLine, kFile, kBridgesFile };
+
 class Translation {
  public:
-  explicit Translation(bool is_file) : is_file_(is_file) {}
+  explicit Translation(From from) : from_(from) {}
 
   void add(Assignment given) {
     const BridgeKeys* row = find_bridge_key(given.key);
+    if (row != nullptr && given.value && trimmed(*given.value) == "None") given.value.reset();
+    if (is_foreign_group(given.key) && (row == nullptr || !row->names.empty())) {
+      if (!given.value || given.value == "{}") return;
+      user_error("{}: is a group; name a key of it", text_of(given));
+    }
     if (row == nullptr) {
       out_.assignments.push_back(std::move(given));
       return;
@@ -100,11 +122,15 @@ class Translation {
       case BridgeHow::kNoEffect:
         return leave_out(given, row->words);
       case BridgeHow::kOfCheckpoint:
-        if (is_file_) return leave_out(given, row->words);
+        if (from_ == From::kBridgesFile) return leave_out(given, row->words);
         user_error("{}: {}; leave it out", text_of(given), row->words);
       case BridgeHow::kRefused:
         // Off, as it is here.
-        if (!mapped(*row, given.value)) user_error("{}: {}", text_of(given), row->words);
+        if (mapped(*row, given.value)) return;
+        if (from_ == From::kCommandLine) user_error("{}: {}", text_of(given), row->words);
+        user_error("--config: {}: {}; {} on the command line goes before it", text_of(given),
+                   row->words,
+                   fmt::format("{}={}", given.key, row->values.substr(0, row->values.find('|'))));
     }
   }
 
@@ -122,26 +148,31 @@ class Translation {
   void take(const BridgeKeys& row, Assignment given) {
     const auto value = mapped(row, given.value);
     if (row.how == BridgeHow::kRenamed) {
-      // What a renamed key is not asked for leaves the key here as it is.
-      if (!given.value) return;
-      if (!value && !row.values.empty()) {
+      // The Bridge's files state what they do not ask for.
+      if (!given.value && from_ == From::kBridgesFile) return;
+      if (given.value && !value && !row.values.empty()) {
         user_error("{}: must be one of {}", text_of(given), values_text(row));
       }
     }
-    if (value) given.value = std::string(*value);
-    if (row.how == BridgeHow::kRenamed) given.key = row.words;
+    if (value && given.value) given.value = std::string(*value);
+    if (row.how == BridgeHow::kRenamed) {
+      if (row.words == "dataset.path_or_dataset" && given.value && given.value->starts_with('[')) {
+        user_error("{}: name one file, or a directory", text_of(given));
+      }
+      given.key = row.words;
+    }
     out_.assignments.push_back(std::move(given));
   }
 
   void leave_out(const Assignment& given, std::string_view why) {
-    if (is_file_) {
+    if (from_ != From::kCommandLine) {
       ++left_out_;
     } else {
       out_.notes.push_back(fmt::format("{} has no effect here: {}", text_of(given), why));
     }
   }
 
-  bool is_file_;
+  From from_;
   OfBridge out_;
   size_t left_out_ = 0;
 };
@@ -154,15 +185,14 @@ std::optional<std::string> scheme_of_class(std::string_view name) {
   return std::nullopt;
 }
 
-// A group of the Bridge's that has no key here.
-bool is_foreign_group(std::string_view name) {
-  bool is_group = false;
-  for (const BridgeKeys& row : bridge_keys()) {
-    if (row.section != name) continue;
-    if (row.how == BridgeHow::kTaken) return false;
-    is_group = true;
-  }
-  return is_group;
+// What a key of a file that the Bridge wrote says by null, where here null is the recipe's value.
+void say_nulls(Assignment& given, bool has_validation) {
+  if (given.value) return;
+  const bool is_interval = given.key == "validation.eval_interval" ||
+                           (given.key == "train.eval_interval" && !has_validation);
+  if (is_interval) given.value = "0";                                       // never
+  if (given.key == "checkpoint.save_interval") given.value = "1000000000";  // at the end alone
+  if (given.key == "peft") given = {"peft.scheme", "none"};
 }
 
 }  // namespace
@@ -184,7 +214,7 @@ const BridgeKeys* find_bridge_key(std::string_view key) {
 }
 
 OfBridge of_bridge(const std::vector<Assignment>& command_line) {
-  Translation translation(false);
+  Translation translation(From::kCommandLine);
   for (Assignment each : command_line) {
     if (each.key.starts_with('~')) {
       user_error("{}: removes a key in Hydra's words; KEY=null gives a key the recipe's value",
@@ -197,13 +227,20 @@ OfBridge of_bridge(const std::vector<Assignment>& command_line) {
   return std::move(translation).finish({});
 }
 
-OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view name) {
-  Translation translation(true);
-  const bool is_written = std::ranges::any_of(
-      file, [](const Assignment& each) { return each.key.ends_with("_target_"); });
+OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view name,
+                        const std::vector<Assignment>& command_line) {
+  const auto has = [](const std::vector<Assignment>& list, std::string_view key) {
+    return std::ranges::find(list, key, &Assignment::key) != list.end();
+  };
+  const auto root = std::ranges::find(file, "_target_", &Assignment::key);
+  const bool is_written =
+      root != file.end() && root->value && root->value->ends_with(".ConfigContainer");
+  const bool has_validation = has(file, "validation.eval_interval");
+  Translation translation(is_written ? From::kBridgesFile : From::kFile);
   for (Assignment each : file) {
-    // To the Bridge no interval is no validation.
-    if (is_written && each.key == "validation.eval_interval" && !each.value) each.value = "0";
+    // What the command line says instead is not looked at.
+    if (has(command_line, each.key)) continue;
+    if (is_written) say_nulls(each, has_validation);
     const size_t dot = std::min(each.key.rfind('.'), each.key.size());
     const std::string parent = each.key.substr(0, dot);
     const std::string last = dot < each.key.size() ? each.key.substr(dot + 1) : each.key;
@@ -217,7 +254,7 @@ OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view na
       } else if (value.starts_with("torch.")) {  // an element type
         translation.add({parent, value});
       }
-    } else if (each.value || !is_foreign_group(each.key)) {
+    } else {
       translation.add(each);
     }
   }

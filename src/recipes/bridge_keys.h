@@ -55,7 +55,9 @@ struct OfBridge {
 OfBridge of_bridge(const std::vector<Assignment>& command_line);
 /// A file's, which may be a `run_config.yaml` as Megatron Bridge writes it (`_target_` names
 /// classes): its keys without effect are one note.
-OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view name);
+/// Keys that the command line names are left out.
+OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view name,
+                        const std::vector<Assignment>& command_line);
 
 /// As docs/bridge-keys.md has it.
 std::string bridge_keys_table();

@@ -31,7 +31,7 @@ constexpr std::string_view kSamples =
 constexpr std::string_view kComet =
     "Comet is not written to; use logger.wandb_project or TensorBoard";
 
-constexpr std::string_view kNotYet = "is not here yet";
+constexpr std::string_view kNotYet = "is not here yet; leave it out";
 
 constexpr BridgeKeys kTable[] = {
     // What is still to come.
@@ -234,8 +234,9 @@ constexpr BridgeKeys kTable[] = {
     {"logger", "save_config_filepath", kRefused,
      "a run has its config as resolved_config.yaml in checkpoint.save", "null"},
     {"logger", "log_energy log_device_memory_used", kRefused, "a reading of a GPU", "false"},
-    {"logger", "log_max_attention_logit log_num_zeros_in_grad", kRefused,
-     "metrics.jsonl has grad_norm", "false"},
+    {"logger", "log_max_attention_logit", kRefused, "attention keeps no logits to look at",
+     "false"},
+    {"logger", "log_num_zeros_in_grad", kRefused, "metrics.jsonl has grad_norm", "false"},
     {"logger", "tensorboard_log_interval tensorboard_queue_size", kNoEffect,
      "each step of metrics.jsonl is in TensorBoard's file"},
     {"logger",
@@ -253,8 +254,8 @@ constexpr BridgeKeys kTable[] = {
     {"peft", "target_modules dim alpha dropout lora_A_init_method lora_B_init_method", kTaken},
     {"peft", "exclude_modules", kRefused, "peft.target_modules names what is adapted", "[]|null"},
     {"peft", "dropout_position", kRefused, "dropout is on the adapters' input", "pre"},
-    {"peft", "freeze_vision_model freeze_vision_projection freeze_language_model", kNoEffect,
-     "adapters freeze the whole base; peft.target_modules says what is adapted"},
+    {"peft", "freeze_vision_model freeze_vision_projection freeze_language_model", kRefused,
+     "adapters freeze the whole base, and nothing of it trains beside them", "true"},
     {"peft", "lora_dtype", kNoEffect, "adapters are in model.params_dtype with float32 masters"},
     {"peft", "canonical_mapping* params_to_save*", kNoEffect, "made from the target modules"},
     {"peft", "a2a_experimental sequence_parallel_input_regather", kNoEffect, kOneProcess},
@@ -274,6 +275,9 @@ constexpr BridgeKeys kTable[] = {
     {"model", "bf16 pipeline_dtype autocast_dtype enable_autocast", kNoEffect,
      "model.params_dtype says it"},
     {"model", "fp8", kRefused, "nothing is computed in FP8", "null"},
+    {"model", "quant_recipe", kRefused, "nothing is quantised while it trains; see peft.base_bits",
+     "null"},
+    {"model", "fp32_residual_connection", kRefused, "residuals are in model.params_dtype", "false"},
     {"model", "fp4", kRefused, "nothing is computed in FP4", "null"},
     {"model",
      "fp8_* fp4_* tp_only_amax_red first_last_layers_bf16 num_layers_at_start_in_bf16 "
@@ -304,7 +308,7 @@ constexpr BridgeKeys kTable[] = {
      "kitchen_* activation_func_fp8_input_store disable_* attention_softmax_in_fp32 "
      "clone_scatter_output_in_embedding batch_invariant_mode deterministic_mode "
      "use_inference_optimized_layers inference_* flash_decode mlp_chunks_* dense_grouped_gemm "
-     "use_grouped_gemm_* transformer_layer_spec quant_recipe config_logger_dir test_mode "
+     "use_grouped_gemm_* transformer_layer_spec config_logger_dir test_mode "
      "log_max_attention_logit timers",
      kNoEffect, kGpu},
     {"model",
@@ -333,7 +337,7 @@ constexpr BridgeKeys kTable[] = {
      "glu_linear_offset rotary_* rope_* seq_len_interpolation_factor yarn_* "
      "position_embedding_type window_* no_rope_freq qk_* attention_output_gate "
      "apply_query_key_layer_scaling apply_residual_connection_post_layernorm "
-     "fp32_residual_connection share_embeddings_and_output_weights vocab_size should_pad_vocab "
+     "share_embeddings_and_output_weights vocab_size should_pad_vocab "
      "make_vocab_size_divisible_by use_arbitrary_attention_mask hf_config hf_config.* hf_model_id "
      "hf_model_revision image_token_id",
      kOfCheckpoint, kWeights},
@@ -358,6 +362,8 @@ constexpr BridgeKeys kTable[] = {
     {"rerun_state_machine", "rerun_mode", kRefused, "a step is not run twice", "disabled"},
     {"rerun_state_machine", "spiky_loss_factor error_injection_*", kNoEffect,
      "rerun_state_machine.rerun_mode is off"},
+    {"ddp", "grad_reduce_in_fp32 reduce_scatter_with_fp32_accumulation", kNoEffect,
+     "gradients are summed in the parameters' type and applied in float32"},
     {"ddp", "*", kNoEffect, kOneProcess},
     {"comm_overlap", "*", kNoEffect, kOneProcess},
     {"dist", "*", kNoEffect, kOneProcess},

@@ -55,6 +55,12 @@ void TrainConfig::validate_values() const {
   }
   check_schedule(*this, !train.num_epochs);
   check_validation(validation);
+  if (!train.num_epochs && validation.start_eval_at_iter.value_or(0) > train.train_iters) {
+    user_error(
+        "validation.start_eval_at_iter={} is above train.train_iters={}; nothing would be "
+        "validated",
+        *validation.start_eval_at_iter, train.train_iters);
+  }
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
       !trains_adapters()) {

@@ -1,5 +1,6 @@
 #include "recipes/settle.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <utility>
@@ -70,6 +71,7 @@ class Dead {
       if (named && path != but) why_.emplace(path, why);
     }
   }
+  void allow(const std::string& key) { why_.erase(key); }
   void refuse(const std::set<std::string>& asked) const {
     for (const auto& [path, why] : why_) {
       if (asked.contains(path)) {
@@ -107,8 +109,11 @@ void add_of_schedule(const TrainConfig& config, Dead& dead) {
     if (scheduler.lr_warmup_iters != 0) {
       dead.add("scheduler.lr_warmup_iters", "scheduler.lr_warmup_fraction says it");
     }
-  } else if (scheduler.lr_warmup_iters == 0) {
-    dead.add("scheduler.lr_warmup_init", "scheduler.lr_warmup_iters=0, so there is no warm-up");
+  }
+  if (scheduler.lr_warmup_fraction.value_or(static_cast<double>(scheduler.lr_warmup_iters)) == 0) {
+    dead.add("scheduler.lr_warmup_init",
+             fmt::format("scheduler.{}=0, so there is no warm-up",
+                         scheduler.lr_warmup_fraction ? "lr_warmup_fraction" : "lr_warmup_iters"));
   }
   if (scheduler.lr_decay_style != "WSD") {
     const auto why = fmt::format("scheduler.lr_decay_style={}", scheduler.lr_decay_style);
@@ -120,6 +125,11 @@ void add_of_schedule(const TrainConfig& config, Dead& dead) {
   const double usual = config.optimizer.weight_decay;
   if (start && end && *start != usual && *end != usual) {
     dead.add("optimizer.weight_decay", "scheduler.start_weight_decay and end_weight_decay say it");
+  }
+  if (start.value_or(usual) == end.value_or(usual) &&
+      scheduler.weight_decay_incr_style != "constant") {
+    dead.add("scheduler.weight_decay_incr_style",
+             "weight decay starts and ends at one value; set scheduler.start_weight_decay");
   }
   const TrainOptions& train = config.train;
   if (train.train_samples) dead.add("train.train_iters", "train.train_samples says it");
@@ -138,7 +148,9 @@ void add_of_model_and_steps(const TrainConfig& config, Dead& dead) {
   }
   if (config.scheduler.lr_decay_style == "constant") {
     dead.add("optimizer.min_lr", "scheduler.lr_decay_style=constant never falls to it");
-    dead.add("scheduler.lr_decay_iters", "scheduler.lr_decay_style=constant does not decay");
+    if (config.scheduler.lr_warmup_fraction.value_or(0) == 0) {
+      dead.add("scheduler.lr_decay_iters", "scheduler.lr_decay_style=constant does not decay");
+    }
   }
   add_of_schedule(config, dead);
   // An adapter says its dropout when it is opened.
@@ -150,6 +162,11 @@ void add_of_validation(const TrainConfig& config, Dead& dead) {
   for (const auto& [key, value] : {std::pair("validation.eval_interval", validation.eval_interval),
                                    std::pair("validation.eval_iters", validation.eval_iters)}) {
     if (value == 0) dead.add("validation.", fmt::format("{}=0 turns validation off", key), key);
+  }
+  // Both of them may say so.
+  if (validation.eval_interval == 0 && validation.eval_iters == 0) {
+    dead.allow("validation.eval_interval");
+    dead.allow("validation.eval_iters");
   }
   if (validation.answers == 0) {
     dead.add("validation.max_new_tokens", "validation.answers=0, so nothing is answered");
@@ -227,11 +244,32 @@ std::vector<std::string> told_of_freezing(const TrainConfig& config,
   return notes;
 }
 
+// Keys that say one thing in several ways: the one on the command line goes before another in the
+// file.
+void give_way(SettledRun& run, const std::vector<Assignment>& command_line,
+              const TrainConfig& defaults) {
+  static const std::vector<std::vector<std::string>> kOneThing = {
+      {"train.train_iters", "train.train_samples", "train.num_epochs"},
+      {"scheduler.lr_warmup_iters", "scheduler.lr_warmup_fraction"}};
+  for (const auto& keys : kOneThing) {
+    const auto is_given = [&](const std::string& key) {
+      return std::ranges::any_of(
+          command_line, [&](const Assignment& each) { return each.key == key && each.value; });
+    };
+    if (std::ranges::none_of(keys, is_given)) continue;
+    for (const std::string& key : keys) {
+      if (is_given(key)) continue;
+      set_field(run.config, {key, std::nullopt}, defaults);
+      run.asked.keys.erase(key);
+    }
+  }
+}
+
 }  // namespace
 
 SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
-                  const std::vector<Assignment>& command_line_given) {
-  auto [file, notes, is_written] = of_bridge_file(file_given, "--config");
+                  const std::vector<Assignment>& command_line_given, bool is_resolved) {
+  auto [file, notes, is_written] = of_bridge_file(file_given, "--config", command_line_given);
   auto [command_line, more_notes, is_none] = of_bridge(command_line_given);
   name_no_scheme(file);
   name_no_scheme(command_line);
@@ -245,14 +283,17 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
   };
   add_notes(more_notes);
   add_notes(told_of_two_values(command_line));
+  if (!is_written) add_notes(told_of_two_values(file));
   for (const Assignment& each : file) set_field(run.config, each, defaults);
   // A file may be a whole resolved config: what it leaves as it was it does not ask for, and one
   // that Megatron Bridge wrote asks for nothing by name.
   const auto before = values_of(defaults), after = values_of(run.config);
   for (const Assignment& each : file) {
     if (!before.contains(each.key)) continue;  // an empty group
-    if (!is_written && before.at(each.key) != after.at(each.key)) run.asked.keys.insert(each.key);
+    if (!is_written && !is_resolved && before.at(each.key) != after.at(each.key))
+      run.asked.keys.insert(each.key);
   }
+  give_way(run, command_line, defaults);
   for (const Assignment& each : command_line) {
     // What came before it for the keys of a group would be lost.
     if (!before.contains(each.key)) unknown_key(each.key, list_fields(run.config));
@@ -265,7 +306,8 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
   }
   TrainOptions& train = run.config.train;
   // Fewer than fill one step are refused with the other values.
-  if (train.train_samples.value_or(0) >= train.global_batch_size) {
+  if (train.train_samples.value_or(0) >= train.global_batch_size &&
+      !run.asked.keys.contains("train.train_iters")) {
     train.train_iters = *train.train_samples / train.global_batch_size;
   }
   if (train.num_epochs) {

@@ -33,10 +33,11 @@ struct SettledRun {
 
 /// The recipe, then the file's assignments, then the command line's. peft.scheme, wherever it
 /// stands, decides the recipe's rates; `null` is the recipe's value. The last value of a key
-/// counts. Keys may be Megatron Bridge's (bridge_keys.h). Throws UserError for keys and values that
+/// counts. Keys may be Megatron Bridge's (bridge_keys.h). `is_resolved`: the file is a whole config
+/// as a run leaves it, which asks for nothing by name. Throws UserError for keys and values that
 /// are none.
 SettledRun settle(const std::string& recipe, const std::vector<Assignment>& file,
-                  const std::vector<Assignment>& command_line);
+                  const std::vector<Assignment>& command_line, bool is_resolved = false);
 
 /// Megatron Bridge's commands name a maker and no data: without a path they are those on the Hub
 /// that the maker is for. Throws UserError for an unknown maker.

@@ -59,7 +59,8 @@ void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
   }
 }
 
-// As Megatron Bridge counts epochs: the last step of each takes what is left of the rows.
+// As many steps as Megatron Bridge counts. Rows go on across the border of an epoch, so the step
+// that ends one also takes the first of the next.
 void settle_length(TrainConfig& config, const Dataset& dataset) {
   if (!config.train.num_epochs) return;
   const auto steps = static_cast<double>((dataset.size() + config.train.global_batch_size - 1) /

@@ -31,7 +31,7 @@ SCRIPT = (
     "dataset.enable_in_batch_packing=False", "model.tensor_model_parallel_size={tp}", "model.pipeline_model_parallel_size={pp}")
 
 
-class Bridge(Refusals):
+class Runs(Refusals):
     def finetune(self, *arguments, **environment):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"} | environment
         done = subprocess.run([script.TRESTLE, "finetune", *map(str, arguments)], capture_output=True, text=True, cwd=self.folder,
@@ -42,6 +42,8 @@ class Bridge(Refusals):
     def metrics(self, run):
         return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
 
+
+class Bridge(Runs):
     def test_its_page_of_2025(self):
         for name, words in PAGE.items():
             with self.subTest(name):
@@ -65,11 +67,12 @@ class Bridge(Refusals):
 
     def test_its_launchers_short_flags(self):
         done = self.finetune("--model", "ministral3_3b", "--mode", "dora", "--dataset", "cord-v2", "-ms", "20", "-gb", "4", "-mb", "2",
-                             "-sl", "2048", "-tp", "1", "-pp", "1", "-cp", "1", "-vp=1", "--lr", "3e-4", "--min_lr", "3e-5",
+                             "-sl", "2048", "-tp", "2", "-pp=3", "-cp", "4", "-vp=1", "--lr", "3e-4", "--min_lr", "3e-5",
                              "--warmup_iters", "1", "--pretrained_checkpoint", DEMO, "--save_dir", "run", "--save_interval", "5",
                              "--dry-run", *TWO_STEPS[1:])
         for line in ("lr: 0.0003", "min_lr: 3e-05", "scheme: dora", "train_iters: 20", "global_batch_size: 4", "micro_batch_size: 2",
-                     "seq_length: 2048", "lr_warmup_iters: 1", "save: run", "save_interval: 5", "maker_name: make_cord_v2_dataset"):
+                     "seq_length: 2048", "lr_warmup_iters: 1", "save: run", "save_interval: 5", "maker_name: make_cord_v2_dataset",
+                     "tensor_model_parallel_size: 2", "pipeline_model_parallel_size: 3", "context_parallel_size: 4"):
             self.assertIn(f"\n  {line}\n", done.stdout)
         self.assertFalse((self.folder / "run").exists())
         self.refused("finetune", "--recipe", "ministral3_3b_sft_config", "--mode", "lora", names=["--mode lora contradicts"])
@@ -83,6 +86,74 @@ class Bridge(Refusals):
                              "train.global_batch_size=2", "scheduler.lr_warmup_iters=0", *TWO_STEPS[1:])
         self.assertIn("keys of Megatron Bridge have no effect here", done.stderr)
         self.assertEqual([line["step"] for line in self.metrics("run") if "loss" in line], [1, 2])
+
+
+class Lengths(Runs):
+    """Runs in samples and epochs, gone on with, and their resolved configs given back."""
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "five.jsonl").write_text(5 * (json.dumps({"messages": [
+            {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n"))
+
+    def train(self, save, *arguments):
+        return self.finetune("--recipe", "ministral3_3b_peft_config", "--pretrained-checkpoint", DEMO, "dataset.maker_name=jsonl",
+                             "dataset.path_or_dataset=five.jsonl", "model.params_dtype=float32", "train.global_batch_size=2",
+                             "scheduler.lr_warmup_iters=0", "peft.dim=4", "validation.eval_interval=0", f"checkpoint.save={save}", *arguments)
+
+    def losses(self, run):
+        return [line["loss"] for line in self.metrics(run) if "loss" in line]
+
+    def test_epochs(self):
+        """Longer than the recipe's 50 steps, stopped and gone on with in another directory."""
+        self.train("whole", "train.num_epochs=18")
+        self.assertEqual(len(self.losses("whole")), 54)
+        done = self.train("part", "train.num_epochs=18", "train.exit_interval=52")
+        self.assertIn("from step 0 to 54", done.stderr)
+        done = self.train("rest", "train.num_epochs=18", "checkpoint.load=part")
+        self.assertIn("from step 52 to 54", done.stderr)
+        self.assertEqual(self.losses("part") + self.losses("rest"), self.losses("whole"))
+        done = self.train("none", "train.num_epochs=18", "checkpoint.load=rest")
+        self.assertIn("nothing to train", done.stderr)
+        self.assertFalse((self.folder / "none").exists())
+
+    def test_a_resolved_config_is_the_same_run(self):
+        for name, arguments in {"samples": ["train.train_samples=7"], "epochs": ["train.num_epochs=1"],
+                                "constant": ["train.train_iters=3", "scheduler.lr_decay_style=constant"]}.items():
+            with self.subTest(name):
+                self.train(name, *arguments)
+                self.finetune("--config", f"{name}/resolved_config.yaml", f"checkpoint.save={name}_again")
+                self.assertEqual(self.losses(f"{name}_again"), self.losses(name))
+        printed = self.finetune("--recipe", "demo_config", "peft.scheme=none", "scheduler.lr_decay_style=constant", "--print-config").stdout
+        (self.folder / "printed.yaml").write_text(printed)
+        self.assertEqual(self.finetune("--config", "printed.yaml", "--print-config").stdout, printed)
+
+    def test_the_command_line_goes_before_a_file(self):
+        (self.folder / "samples.yaml").write_text("train: {train_samples: 640}\n")
+        (self.folder / "share.yaml").write_text("scheduler: {lr_warmup_fraction: 0.5}\n")
+        done = self.finetune("--config", "samples.yaml", "-ms", "100", "--print-config")
+        self.assertIn("\n  train_iters: 100\n  train_samples: null\n", done.stdout)
+        done = self.finetune("--config", "samples.yaml", "train.num_epochs=2", "--print-config")
+        self.assertIn("\n  train_samples: null\n  num_epochs: 2\n", done.stdout)
+        done = self.finetune("--config", "share.yaml", "--warmup_iters", "5", "--print-config")
+        self.assertIn("\n  lr_warmup_iters: 5\n  lr_warmup_fraction: null\n", done.stdout)
+        self.refused("finetune", "train.train_samples=640", "train.train_iters=7", "--print-config",
+                     names=["train.train_iters=7 has no effect", "train.train_samples says it"])
+
+    def test_null_is_the_recipes_value_in_both_spellings(self):
+        (self.folder / "a.yaml").write_text("train: {eval_iters: 3}\n")
+        for key in ("train.eval_iters", "validation.eval_iters"):
+            for null in ("null", "None"):
+                done = self.finetune("--config", "a.yaml", f"{key}={null}", "--print-config")
+                self.assertIn("\n  eval_iters: 10\n", done.stdout, key)
+
+    def test_validation_may_be_off_twice(self):
+        done = self.finetune("validation.eval_interval=0", "train.eval_iters=0", "--print-config")
+        self.assertIn("\n  eval_interval: 0\n  eval_iters: 0\n", done.stdout)
+
+    def test_a_switch_is_on_or_off(self):
+        for value in ("maybe", "5", "9" * 20):
+            self.refused("finetune", f"--freeze-vision-model={value}", "--print-config", names=["--freeze-vision-model", value])
 
 
 class Documents(unittest.TestCase):

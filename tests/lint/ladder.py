@@ -14,16 +14,19 @@ LADDER = re.findall(r"^[a-z]+$", (src / "ladder.txt").read_text(), re.M)
 rooms = [rung for rung in LADDER if (src / rung).is_dir()]
 faults = [f"src/{path.name} is no rung of src/ladder.txt" for path in sorted(src.iterdir())
           if path.is_dir() and path.name not in LADDER]
+faults += [f"src/{path.name} is in no folder" for path in sorted(src.iterdir()) if path.suffix in (".h", ".cpp")]
 files = sorted(src.rglob("*.h")) + sorted(src.rglob("*.cpp"))
 lines = dict.fromkeys(rooms, 0)
 for path in files:
     text, name = path.read_text(), path.relative_to(root)
     room = name.parts[1]
     if room not in LADDER:
-        continue
+        continue  # told above
     count = text.count("\n")
     lines[room] += count
-    for included in re.findall(r'#include "([\w-]+)/', text):
+    for included in re.findall(r'^\s*#\s*include\s*[<"](?:\.\./)*([\w-]+)/', text, re.M):
+        if included not in LADDER and not (src / included).is_dir():
+            continue  # a library's
         if included not in LADDER:
             faults.append(f"{name} includes {included}/, which is no rung of src/ladder.txt")
         elif LADDER.index(included) > LADDER.index(room):

@@ -35,12 +35,23 @@ class Ladder(unittest.TestCase):
     def test_an_include_that_climbs(self):
         self.add("src/formats/new.cpp", '#include "train/trainer.h"\n')
         self.assertEqual(self.faults(), ["src/formats/new.cpp includes train/, which is above formats/"])
+        for spelling in ("#include <train/trainer.h>", '#include "../train/trainer.h"', ' #  include "train/trainer.h"'):
+            self.add("src/formats/new.cpp", f"{spelling}\n")
+            self.assertEqual(self.faults(), ["src/formats/new.cpp includes train/, which is above formats/"])
 
     def test_a_folder_that_is_no_rung(self):
         self.add("src/attic/new.cpp", "int x;\n")
         self.assertEqual(self.faults(), ["src/attic is no rung of src/ladder.txt"])
         self.add("src/cli/new.cpp", '#include "attic/new.h"\n')
         self.assertIn("src/cli/new.cpp includes attic/, which is no rung of src/ladder.txt", self.faults())
+
+    def test_a_file_in_no_folder(self):
+        self.add("src/loose.cpp", "int x;\n")
+        self.assertEqual(self.faults(), ["src/loose.cpp is in no folder"])
+
+    def test_a_header_that_may_be_included_twice(self):
+        self.add("src/formats/new.h", "int x;\n")
+        self.assertEqual(self.faults(), ["src/formats/new.h has no #pragma once"])
 
     def test_a_room_that_grew(self):
         for i in range(8):
