@@ -22,9 +22,9 @@ std::u32string code_points(std::string_view text) {
   for (const char c : repair_utf8(text)) {
     const auto byte = static_cast<uint8_t>(c);
     if (byte < 0x80) {
-      out += byte;
+      out += static_cast<char32_t>(byte);
     } else if (byte >= 0xC0) {  // a first byte: its own bits, those of the others follow
-      out += byte & (byte < 0xE0 ? 0x1Fu : byte < 0xF0 ? 0x0Fu : 0x07u);
+      out += static_cast<char32_t>(byte & (byte < 0xE0 ? 0x1F : byte < 0xF0 ? 0x0F : 0x07));
     } else {
       out.back() = out.back() << 6 | (byte & 0x3Fu);
     }
@@ -229,7 +229,7 @@ class PatternParser {
     return static_cast<char32_t>(value);
   }
 
-  char32_t octal(std::u32string digits) const {
+  char32_t octal(const std::u32string& digits) const {
     char32_t value = 0;
     for (const char32_t c : digits) value = value * 8 + (c - U'0');
     if (value > 0377) refuse("octal escape value outside of range 0-0o377");
