@@ -116,6 +116,24 @@ class Asked {
   HubSubset::Files files_;
 };
 
+// Whether the Hub has made Parquet files of the data set.
+bool fetch_conversion(Asked& converted) {
+  try {
+    return converted.fetch();
+  } catch (const NoSuchRevision&) {
+    return false;
+  }
+}
+
+// For a data set of which the cache holds no Parquet file: those that the Hub made may lie there.
+bool fetch_cached_conversion(Asked& converted) {
+  try {
+    return converted.fetch();
+  } catch (const NotInCache&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 HubData fetch_hub_data(const HubName& name, const std::string& subset, const std::string& split) {
@@ -126,11 +144,7 @@ HubData fetch_hub_data(const HubName& name, const std::string& subset, const std
   try {
     if (own.fetch()) return own.data();
   } catch (const NotInCache&) {
-    if (!may_be_converted) throw;
-    try {
-      if (converted.fetch()) return converted.data();
-    } catch (const NotInCache&) {  // what was asked for is what to fetch
-    }
+    if (may_be_converted && fetch_cached_conversion(converted)) return converted.data();
     throw;
   }
   if (!may_be_converted) {
@@ -138,8 +152,7 @@ HubData fetch_hub_data(const HubName& name, const std::string& subset, const std
                name.repository, of_subset, name.revision);
   }
   try {
-    if (converted.fetch()) return converted.data();
-  } catch (const NoSuchRevision&) {  // it made none
+    if (fetch_conversion(converted)) return converted.data();
   } catch (const NotInCache&) {
     throw NotInCache(
         fmt::format("HF_HUB_OFFLINE is set and the cache holds no Parquet file of {}{}; {}",
@@ -147,8 +160,7 @@ HubData fetch_hub_data(const HubName& name, const std::string& subset, const std
   }
   user_error(
       "{}{} holds no Parquet file, and the Hub has made none of it (refs/convert/parquet); "
-      "download "
-      "it and make one, or name a file of your own",
+      "download it and make one, or name a file of your own",
       name.repository, of_subset);
 }
 

@@ -117,10 +117,10 @@ std::optional<Resolution::Cached> Resolution::cached(const std::string& commit) 
   const auto choose = [&](const Names& names) -> std::optional<Names> {
     try {
       Names chosen = request_.choose(names, read);
-      if (includes(present, chosen)) return chosen;
-    } catch (const UserError&) {  // it is not there, or only a part of it
+      return includes(present, chosen) ? std::optional(std::move(chosen)) : std::nullopt;
+    } catch (const UserError&) {
+      return std::nullopt;  // it is not there, or only a part of it
     }
-    return std::nullopt;
   };
   if (present.empty()) return std::nullopt;
   const std::optional<Names> chosen = choose(present);

@@ -203,7 +203,8 @@ class Walk(unittest.TestCase):
     def cache_data_set(cls, name, files):
         """A data set of the Hub, files by name, as huggingface_hub's cache has it; its runs are offline."""
         commit, folder = "0" * 40, cls.scratch / "hub" / f"datasets--{name.replace('/', '--')}"
-        for path, data in {"refs/main": commit.encode()} | {f"snapshots/{commit}/{path}": data for path, data in files.items()}.items():
+        held = {"refs/main": commit.encode()} | {f"snapshots/{commit}/{path}": data for path, data in files.items()}
+        for path, data in held.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
 
