@@ -11,6 +11,8 @@
 namespace trestle {
 namespace {
 
+using testing::error_of;
+using testing::expect_mentions;
 using Files = HubSubset::Files;
 using Names = std::set<std::string>;
 
