@@ -115,7 +115,8 @@ class RowReader {
     std::vector<Message>& messages = conversation.messages;
     if (messages.empty() || messages[0].role != Role::kSystem) {
       messages.insert(messages.begin(), std::move(message));
-    } else if (messages[0].parts.size() != 1 || messages[0].parts[0].text != *said) {
+    } else if (messages[0].parts.size() != 1 ||
+               messages[0].parts[0].text != said->get<std::string>()) {
       user_error("{}: a system prompt beside the messages and another among them; leave one out",
                  what_);
     }
@@ -344,7 +345,9 @@ void make_plain_row(Json& row, const std::string& what) {
     const std::string& text = value->get_ref<const std::string&>();
     // A picture's path begins as no list does.
     const bool is_json = *key == 'i' ? text.starts_with("[\"") || text.starts_with("[{") : true;
-    if (is_json) row[key] = parse_json_of_single_keys(std::string(text), what + ": " + key);
+    if (!is_json) continue;
+    Json list = parse_json_of_single_keys(text, what + ": " + key);
+    row[key] = std::move(list);
   }
   const bool has_turns = find_said(row, "messages") || find_said(row, "conversations");
   if (!has_turns && find_said(row, "texts")) make_messages_of_texts(row, what);

@@ -15,7 +15,7 @@ void make_plain_tool(Json& tool, const std::string& what) {
   Json& function = tool["function"];
   for (const char* key : {"description", "parameters"}) {
     const bool says_none = function.contains(key) && find_said(function, key) == nullptr;
-    if (says_none && function[key] != Json::object()) function.erase(key);
+    if (says_none && !(*key == 'p' && function[key].is_object())) function.erase(key);
   }
   const Json* parameters = find_said(function, "parameters");
   if (parameters != nullptr && parameters->is_string()) {

@@ -125,7 +125,7 @@ TEST_F(JsonFiles, PicturesByFileUrlAndWithAColon) {
         R"("}}, {"type": "text", "text": "?"}]}, {"role": "assistant", "content": "a"}]})");
     return processor.process(rows->row(0), Ending::kSample).images_CHW.size();
   };
-  for (const std::string source :
+  for (const char* source :
        {"a.png", "scan 2026-02-01T12:30:05.png", "file://a.png", "FILE://a.png",
         "file:///HERE/a.png", "file://localhost/HERE/a.png", "file:/HERE/a.png",
         "file:///HERE/scan 2026-02-01T12:30:05.png",
