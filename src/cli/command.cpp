@@ -25,9 +25,9 @@ void check_command(const CLI::App& app, const std::string& given) {
 
 // An empty text is a variable that was not set: no path, and not the same as no option.
 void refuse_empty_paths(CLI::App& app) {
-  constexpr std::array<std::string_view, 10> kWords = {"path",   "model", "output", "html",
-                                                       "report", "data",  "inputs", "tokenizer",
-                                                       "assets", "config"};
+  constexpr std::array<std::string_view, 11> kWords = {"path",   "model",  "output", "html",
+                                                       "report", "data",   "inputs", "tokenizer",
+                                                       "assets", "config", "-dir"};
   const auto refuse = [](const std::string& value) {
     return value.empty() ? "is empty; name a path or leave it out" : "";
   };
@@ -105,9 +105,9 @@ Flag Command::add(const std::string& names, std::vector<std::string>& values,
   return Flag(app_->add_option(names, values, help));
 }
 
-Flag Command::add(const std::string& names, std::function<void(const std::string&)> take,
+Flag Command::add(const std::string& names, const std::function<void(const std::string&)>& take,
                   const std::string& help) {
-  return Flag(app_->add_option_function<std::string>(names, std::move(take), help));
+  return Flag(app_->add_option_function<std::string>(names, take, help));
 }
 
 Flag Command::add_switch(const std::string& names, bool& value, const std::string& help) {

@@ -49,7 +49,7 @@ class Command {
 
   Flag add(const std::string& names, std::string& value, const std::string& help);
   Flag add(const std::string& names, std::vector<std::string>& values, const std::string& help);
-  Flag add(const std::string& names, std::function<void(const std::string&)> take,
+  Flag add(const std::string& names, const std::function<void(const std::string&)>& take,
            const std::string& help);
   /// On or off (--flag=false, or by the name behind a '!').
   Flag add_switch(const std::string& names, bool& value, const std::string& help);

@@ -63,9 +63,10 @@ void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
 // that ends one also takes the first of the next.
 void settle_length(TrainConfig& config, const Dataset& dataset) {
   if (!config.train.num_epochs) return;
-  const auto steps = static_cast<double>((dataset.size() + config.train.global_batch_size - 1) /
-                                         config.train.global_batch_size);
-  config.train.train_iters = static_cast<int64_t>(std::ceil(*config.train.num_epochs * steps));
+  const int64_t batch = config.train.global_batch_size;
+  const int64_t steps = (dataset.size() + batch - 1) / batch;
+  config.train.train_iters =
+      static_cast<int64_t>(std::ceil(*config.train.num_epochs * static_cast<double>(steps)));
   check_schedule(config, true);
 }
 

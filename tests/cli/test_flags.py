@@ -264,7 +264,7 @@ TABLE = {
         "--max-before": [Trial(0, Fails("fields right before", 1), {"--assets": FEWER}), Trial(1.5, Refused("--max-before"))],
     },
     "finetune": {
-        "--recipe": [Trial("ministral3_3b_peft_config", Changed(metric("lr"))), Trial("demo_config", Loses(err, "no --recipe"))],
+        "--recipe": [Trial("ministral3_3b_peft_config", Changed(metric("lr")))],
         "--config": [Trial(CONFIG, Changed(metric("lr")))],
         "--pretrained-checkpoint": [Trial(NOISY, Changed(LOSS)), Trial(DEMO, Needed("--pretrained-checkpoint"))],
         "--dataset-type": [Trial("jsonl", Needed("talk.jsonl"), keys(data=("dataset.path_or_dataset", LINES)))],
@@ -272,7 +272,7 @@ TABLE = {
         "--on-nan": [Trial("skip", Needed("step 1: the loss is", lines=False), {"--pretrained-checkpoint": NAN})],
         "--train-iters": [Trial(1, Changed(LOSS))],
         "--global-batch-size": [Trial(4, Changed(LOSS))],
-        "--micro-batch-size": [Trial(1, Changed(metric("forwards")), {"overrides": [*KEYS[1:], DATA]})],
+        "--micro-batch-size": [Trial(8, Changed(metric("forwards")), {"--global-batch-size": 16, "overrides": [*KEYS[1:], DATA]})],
         "--seq-length": [Trial(150, Changed(metric("tokens")), {"--overlong": "cut-text"})],
         "--lr": [Trial(1e-3, Changed(metric("lr")))],
         "--min-lr": [Trial(1e-3, Changed(metric("lr")))],
@@ -417,7 +417,7 @@ class Flags(Walk):
                 switch = names[1:] == ["--no-" + names[0][2:]]
                 both = names[0].startswith("--") and "-" in names[0][2:] and not switch
                 if both:
-                    self.assertEqual(names, [names[0], "--" + names[0][2:].replace("-", "_")], command)
+                    self.assertEqual(names, [each for name in names[::2] for each in (name, "--" + name[2:].replace("-", "_"))], command)
                 known += names[:1] if both else names
             with self.subTest(command):
                 self.walk(known, TABLE[command])

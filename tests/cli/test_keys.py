@@ -147,9 +147,11 @@ TABLE = {
     "scheduler.lr_warmup_fraction": [Trial(0.5, Changed(RATE)), Trial(0.5, Refused(NOTHING), {"scheduler.lr_warmup_iters": 1})],
     "scheduler.start_weight_decay": [
         Trial(0.4, Changed(weights), {"scheduler.weight_decay_incr_style": "linear", "scheduler.end_weight_decay": 0.5})],
-    "scheduler.end_weight_decay": [Trial(0.5, Changed(weights), {"scheduler.weight_decay_incr_style": "linear"})],
+    "scheduler.end_weight_decay": [
+        Trial(0.5, Needed("weight decay starts and ends at one value"), {"scheduler.weight_decay_incr_style": "linear"})],
     "scheduler.weight_decay_incr_style": [
-        Trial("cosine", Needed("scheduler.weight_decay_incr_style=constant"), {"scheduler.end_weight_decay": 0.5})],
+        Trial("cosine", Needed("scheduler.weight_decay_incr_style=constant"), {"scheduler.end_weight_decay": 0.5}),
+        Trial("cosine", Refused(NOTHING))],
     "scheduler.lr_warmup_init": [Trial(1e-3, Changed(RATE), {"scheduler.lr_warmup_iters": 1}), Trial(1e-3, Refused(NOTHING))],
     "scheduler.lr_decay_iters": [Trial(3, Changed(RATE)), Trial(3, Refused(NOTHING), CONSTANT)],
     "dataset.maker_name": [Trial("jsonl", Needed("lines.jsonl"), {"dataset.path_or_dataset": LINES})],

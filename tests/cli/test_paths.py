@@ -460,7 +460,7 @@ class Writing(Walk):
                 self.assertEqual(done.returncode, MACHINE, done.stderr)
                 last = done.stderr.splitlines()[-1]
                 self.assertTrue(last.startswith("trestle: ") and "File too large" in last, done.stderr)
-                if name[0]:
+                if name[0] not in ("", "finetune"):  # a run leaves its directory
                     self.assertEqual(contents(self.home), before, done.stderr)
                 shutil.rmtree(self.home / "new", ignore_errors=True)
                 shutil.rmtree(self.home / "out", ignore_errors=True)

@@ -68,8 +68,9 @@ TEST(Schedule, WhatDoesNotFitTogetherIsRefused) {
       {{{"scheduler.lr_warmup_fraction", "1"}}, "must be at least 0 and below 1"},
       {{{"train.train_samples", "100"}, {"train.num_epochs", "2"}}, "both say how long"},
       {{{"train.train_samples", "31"}}, "do not fill a step of train.global_batch_size=32"},
-      {{{"train.num_epochs", "2"}, {"train.train_iters", "7"}}, "train.num_epochs says it"},
-      {{{"train.train_samples", "640"}, {"train.train_iters", "7"}}, "train.train_samples says it"},
+      {{{"train.num_epochs", "2"}, {"train.train_iters", "20"}}, "train.num_epochs says it"},
+      {{{"train.train_samples", "640"}, {"train.train_iters", "20"}},
+       "train.train_samples says it"},
   };
   for (const auto& [keys, why] : cases) {
     expect_mentions(said(keys), {why});
