@@ -61,6 +61,17 @@ std::string in_words(const fs::path& directory, const Form& form) {
                      static_cast<double>(weight_bytes(directory, form)) / 1e6);
 }
 
+// Where one file of weights lies beside the index of others: which of them is read, as transformers
+// chooses. Empty where there is one set.
+std::string told_of_stray_file(const fs::path& directory, const Form& form) {
+  const std::string single = std::string(form.begin) + std::string(form.end);
+  const std::string index = single + ".index.json";
+  if (form.format == CheckpointFormat::kMegatron) return {};
+  if (!has_file(directory / single) || !has_file(directory / index)) return {};
+  return fmt::format("{}: {} is read; {} and the files that it names are not", directory.string(),
+                     single, index);
+}
+
 }  // namespace
 
 std::string_view format_name(CheckpointFormat format) { return form_of(format).name; }
@@ -82,15 +93,17 @@ FormatChoice choose_format(const fs::path& directory, std::optional<CheckpointFo
     user_error("--format {}: {} holds no such checkpoint; it holds: {}", chosen.name,
                directory.string(), fmt::join(names, ", "));
   }
-  if (present.size() == 1) return {chosen.format, ""};
+  const std::string stray = told_of_stray_file(directory, chosen);
+  if (present.size() == 1) return {chosen.format, stray};
   std::vector<std::string> others;
   for (const Form* form : present) {
     if (form != &chosen) {
       others.push_back(fmt::format("{} with --format {}", in_words(directory, *form), form->name));
     }
   }
-  return {chosen.format, fmt::format("{}: reading {}; it also holds {}", directory.string(),
-                                     in_words(directory, chosen), fmt::join(others, " and "))};
+  const std::string note = fmt::format("{}: reading {}; it also holds {}", directory.string(),
+                                       in_words(directory, chosen), fmt::join(others, " and "));
+  return {chosen.format, stray.empty() ? note : note + "; " + stray};
 }
 
 std::unique_ptr<HfCheckpoint> open_model_directory(const fs::path& directory,

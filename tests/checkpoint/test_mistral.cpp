@@ -290,6 +290,17 @@ TEST(Format, ChoosesByPrecedenceAndByName) {
                  "Megatron", "fixtures/megatron/import");
 }
 
+TEST(Format, SaysWhichOfTwoSetsOfWeightsIsRead) {
+  const TempDir folder;
+  fs::copy(kUntied, folder / "stray", fs::copy_options::recursive);
+  write_text(folder / "stray" / "model.safetensors.index.json", "{}");
+  const FormatChoice choice = choose_format(folder / "stray");
+  EXPECT_EQ(choice.format, CheckpointFormat::kHf);
+  EXPECT_EQ(choice.note, (folder / "stray").string() +
+                             ": model.safetensors is read; model.safetensors.index.json and the "
+                             "files that it names are not");
+}
+
 TEST(Format, ReadsTheConfigOfEither) {
   EXPECT_EQ(read_config_json(kUntied).second, "fixtures/hf/config.json");
   const auto [config, file] = read_config_json(kMistral);
