@@ -69,7 +69,7 @@ def check_texts(rng):
 
 
 def with_ids(row):
-    """Layout v13 writes no ids of tool calls: where mistral-common asks for them all the same, what has none gets some."""
+    """Layouts from v13 on write no ids of tool calls: where mistral-common asks for them all the same, what has none gets some."""
     row, made, called = copy.deepcopy(row), 0, []
     for message in row["messages"]:
         for call in message.get("tool_calls") or []:
@@ -101,7 +101,8 @@ def check_settings(rng, path, what, vocabulary, count):
                 for m in settings.CONVERSATIONS_15 + goldens.CONVERSATIONS if "weight" not in json.dumps(m)]  # fmt: skip
         rows += [{"messages": [goldens.user("a")]} | more for more in settings.SETTINGS]
         rows += [settings.random_chat(rng) for _ in range(count if number < 3 else 20)]
-        compare(f"{what}, builder {number}", rows, tokenize(path, rows, "--chat"), [reference.encode(row) for row in rows])
+        compare(f"{what}, builder {number}", rows, tokenize(path, rows, "--chat"),
+                [reference.encode(with_ids(row)) for row in rows])
 
 
 def check_schemas(rng, path, vocabulary):
