@@ -3,7 +3,8 @@
 
   .venv/bin/python tests/cli/test_bridge.py --trestle build/release/trestle [TestCase.test ...]
 
-What is added ends the run after two steps and says where the data lie; the words before it are the Bridge's.
+What is added ends the run after two steps, says where the data lie, and trains in fp32, as bf16 is slow on some CPUs; the words before
+it are the Bridge's.
 """
 
 import json
@@ -15,7 +16,7 @@ import script
 from test_bad_input import DEMO, TESTS, Refusals
 
 RECEIPTS = TESTS.parent / "assets" / "demo" / "data"
-TWO_STEPS = ("train.exit_interval=2", f"dataset.path_or_dataset={RECEIPTS}")
+TWO_STEPS = ("train.exit_interval=2", f"dataset.path_or_dataset={RECEIPTS}", "model.params_dtype=float32")
 # docs/models/vlm/ministral3.md of megatron-bridge 0.2 and 0.3, behind examples/recipes/ministral3/finetune_ministral3_vl.py.
 PAGE = {
     "full": ("--dataset-type", "hf", "train.global_batch_size=32", "train.train_iters=1000"),
