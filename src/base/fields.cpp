@@ -248,6 +248,10 @@ void flatten_into(const YAML::Node& node, const std::string& prefix, std::string
 }  // namespace
 
 Assignment parse_override(std::string_view assignment) {
+  if (assignment.starts_with('~')) {
+    user_error("{} removes a key in Hydra's words; KEY=null gives it the recipe's value",
+               assignment);
+  }
   const size_t equals = assignment.find('=');
   if (equals == std::string_view::npos) {
     user_error("override '{}' has no '='; write key.sub=value", assignment);

@@ -373,7 +373,8 @@ void set_field(T& config, const Assignment& given, const T& defaults = {}) {
   }
 }
 
-/// `key=value`; a bare `null` is none. Throws UserError where there is no '='.
+/// `key=value`; a bare `null` is none. Throws UserError where there is no '=', and for Hydra's
+/// `~key`.
 Assignment parse_override(std::string_view assignment);
 template <HasFields T>
 void apply_override(T& config, std::string_view assignment, const T& defaults = {}) {

@@ -50,12 +50,7 @@ SettledRun settled(const FinetuneFlags& flags) {
   }
   for (const auto& [key, on] : flags.freeze) command_line.push_back({key, on ? "true" : "false"});
   for (const Assignment& each : chosen_keys(flags.choice)) command_line.push_back(each);
-  for (const std::string& each : flags.overrides) {
-    if (each.starts_with('~')) {
-      user_error("{} removes a key in Hydra's words; KEY=null gives it the recipe's value", each);
-    }
-    command_line.push_back(parse_override(each));
-  }
+  for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
   SettledRun run = settle(chosen_recipe(flags.choice), file, command_line, is_resolved);
   name_data(run.config.dataset);
   if (flags.choice.recipe.empty() && flags.choice.model.empty()) {

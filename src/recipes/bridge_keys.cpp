@@ -59,27 +59,36 @@ std::string_view plain(std::string_view value) {
   return value;
 }
 
+// A value of the Bridge's, and the one here that stands for it.
+struct ValuePair {
+  std::string_view theirs, ours;
+};
+
+std::vector<ValuePair> value_pairs(const BridgeKeys& row) {
+  std::vector<ValuePair> pairs;
+  any_part(row.values, '|', [&](std::string_view each) {
+    const size_t arrow = each.find('>');
+    const bool is_same = arrow == std::string_view::npos;
+    pairs.push_back({each.substr(0, arrow), is_same ? each : each.substr(arrow + 1)});
+    return false;
+  });
+  return pairs;
+}
+
 // The value that stands for one of the Bridge's, if the row has it.
 std::optional<std::string_view> mapped(const BridgeKeys& row,
                                        const std::optional<std::string>& given) {
   const std::string_view value = given ? plain(*given) : std::string_view("null");
-  std::optional<std::string_view> found;
-  any_part(row.values, '|', [&](std::string_view each) {
-    const size_t arrow = std::min(each.find('>'), each.size());
-    if (each.substr(0, arrow) != value) return false;
-    found = arrow < each.size() ? each.substr(arrow + 1) : each;
-    return true;
-  });
-  return found;
+  for (const ValuePair& each : value_pairs(row)) {
+    if (each.theirs == value) return each.ours;
+  }
+  return std::nullopt;
 }
 
 // Theirs of a row whose values are renamed: "cord_v2, medpix or raven".
 std::string values_text(const BridgeKeys& row) {
-  std::vector<std::string> names;
-  any_part(row.values, '|', [&](std::string_view each) {
-    names.emplace_back(each.substr(0, each.find('>')));
-    return false;
-  });
+  std::vector<std::string_view> names;
+  for (const ValuePair& each : value_pairs(row)) names.push_back(each.theirs);
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
@@ -216,10 +225,6 @@ const BridgeKeys* find_bridge_key(std::string_view key) {
 OfBridge of_bridge(const std::vector<Assignment>& command_line) {
   Translation translation(From::kCommandLine);
   for (Assignment each : command_line) {
-    if (each.key.starts_with('~')) {
-      user_error("{}: removes a key in Hydra's words; KEY=null gives a key the recipe's value",
-                 each.key);
-    }
     // Hydra's words for a key that the recipe does not have yet.
     each.key.erase(0, std::min<size_t>(each.key.find_first_not_of('+'), 2));
     translation.add(std::move(each));
@@ -273,13 +278,11 @@ std::string bridge_keys_table() {
     });
     if (names.empty()) names.push_back(fmt::format("`{}`", row.section));
     std::string how, words(row.words), values;
-    any_part(row.values, '|', [&](std::string_view each) {
-      const size_t arrow = std::min(each.find('>'), each.size());
+    for (const ValuePair& each : value_pairs(row)) {
       values += values.empty() ? "" : ", ";
-      values += fmt::format("`{}`", each.substr(0, arrow));
-      if (arrow < each.size()) values += fmt::format(" is `{}`", each.substr(arrow + 1));
-      return false;
-    });
+      values += fmt::format("`{}`", each.theirs);
+      if (each.ours != each.theirs) values += fmt::format(" is `{}`", each.ours);
+    }
     switch (row.how) {
       case BridgeHow::kTaken:
         how = "the same key";

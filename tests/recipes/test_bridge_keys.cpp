@@ -131,7 +131,11 @@ TEST(BridgeKeys, WhatChangesNothingIsToldAndTheRestRefused) {
   EXPECT_EQ(refused("dataset.source.dataset_name", "squad"),
             "dataset.source.dataset_name=squad: must be one of cord_v2, medpix, raven");
   expect_mentions(refused("mixed_precision", "fp16_mixed"), {"must be one of bf16_mixed"});
-  expect_mentions(refused("~train.train_iters", ""), {"removes a key in Hydra's words"});
+  for (const char* given : {"~train.train_iters", "~train.train_iters=5"}) {
+    EXPECT_EQ(error_of([&] { parse_override(given); }),
+              fmt::format("{} removes a key in Hydra's words; KEY=null gives it the recipe's value",
+                          given));
+  }
   expect_mentions(refused("ddp_overlap", "1"), {"unknown option ddp_overlap"});
 }
 
