@@ -15,16 +15,16 @@
 #include "base/paths.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
+#include "metrics/log.h"
+#include "metrics/wandb.h"
 #include "model/ministral3.h"
 #include "peft/lora.h"
 #include "peft/pissa.h"
 #include "recipes/schedule.h"
 #include "recipes/settle.h"
 #include "train/diagnose.h"
-#include "train/metrics.h"
 #include "train/micro_batches.h"
 #include "train/stop_signal.h"
-#include "train/wandb.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

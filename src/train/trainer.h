@@ -11,6 +11,7 @@
 #include "bridge/load.h"
 #include "data/datasets.h"
 #include "data/sample_stream.h"
+#include "metrics/values.h"
 #include "recipes/config.h"
 #include "recipes/settle.h"
 #include "train/checkpoint.h"
@@ -23,25 +24,6 @@
 namespace trestle {
 
 class Ministral3;
-
-/// What one step did; a line of metrics.jsonl.
-struct StepMetrics {
-  int64_t step = 0;
-  /// Mean over the targets of the global batch.
-  double loss = 0;
-  double lr = 0;
-  /// Before clipping.
-  double grad_norm = 0;
-  int64_t target_tokens = 0;
-  int64_t tokens = 0;
-  int64_t images = 0;
-  /// Micro-batches.
-  int64_t forwards = 0;
-  double seconds = 0;
-  int64_t peak_memory_bytes = 0;
-  /// Why nothing was changed (train.on_nan=skip); empty in a step that was made.
-  std::string skipped = {};
-};
 
 class MetricsLog;
 

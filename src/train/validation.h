@@ -10,25 +10,12 @@
 #include <vector>
 
 #include "data/datasets.h"
-#include "generate/evaluate.h"
+#include "metrics/values.h"
 #include "recipes/config.h"
 #include "train/checkpoint.h"
 #include "train/feature_cache.h"
 
 namespace trestle {
-
-/// What a validation behind step `step` found; a line of metrics.jsonl.
-struct ValidationMetrics {
-  int64_t step = 0;
-  /// Mean over the targets of the rows it took.
-  double loss = 0;
-  /// By name: exact_match, field_f1, ...; higher is better. Empty where only the loss was asked
-  /// for.
-  std::map<std::string, double> scores = {};
-  /// The answers that the scores are of.
-  std::vector<ScoredAnswer> answers = {};
-  double seconds = 0;
-};
 
 class Validation {
  public:

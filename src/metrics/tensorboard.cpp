@@ -1,4 +1,4 @@
-#include "train/tensorboard.h"
+#include "metrics/tensorboard.h"
 
 #include <fmt/format.h>
 #include <unistd.h>

@@ -10,15 +10,13 @@
 #include <vector>
 
 #include "base/json.h"
+#include "metrics/run_report.h"
+#include "metrics/tensorboard.h"
+#include "metrics/values.h"
+#include "metrics/wandb.h"
 #include "recipes/config.h"
-#include "train/run_report.h"
-#include "train/tensorboard.h"
-#include "train/wandb.h"
 
 namespace trestle {
-
-struct StepMetrics;
-struct ValidationMetrics;
 
 /// How a run ended: at its last step, before it as asked for, by a signal (there is little time
 /// then), or by an error.

@@ -10,8 +10,8 @@
 #include <string_view>
 
 #include "base/protobuf.h"
+#include "metrics/tensorboard.h"
 #include "recipes/config.h"
-#include "train/tensorboard.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "train/metrics.h"
+#include "metrics/log.h"
 
 #include <fmt/format.h>
 
@@ -13,8 +13,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "train/trainer.h"
-#include "train/validation.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -10,12 +10,10 @@
 #include "base/file.h"
 #include "base/protobuf.h"
 #include "errors.h"
+#include "metrics/log.h"
+#include "metrics/run_report.h"
+#include "metrics/wandb.h"
 #include "temp_dir.h"
-#include "train/metrics.h"
-#include "train/run_report.h"
-#include "train/trainer.h"
-#include "train/validation.h"
-#include "train/wandb.h"
 
 namespace trestle {
 namespace {

@@ -1,4 +1,4 @@
-#include "train/wandb.h"
+#include "metrics/wandb.h"
 
 #include <fmt/format.h>
 #include <sys/utsname.h>

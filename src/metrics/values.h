@@ -1,0 +1,45 @@
+// What is measured while a run trains. Made by the trainer, told by the metrics log.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "generate/evaluate.h"
+
+namespace trestle {
+
+/// What one step did; a line of metrics.jsonl.
+struct StepMetrics {
+  int64_t step = 0;
+  /// Mean over the targets of the global batch.
+  double loss = 0;
+  double lr = 0;
+  /// Before clipping.
+  double grad_norm = 0;
+  int64_t target_tokens = 0;
+  int64_t tokens = 0;
+  int64_t images = 0;
+  /// Micro-batches.
+  int64_t forwards = 0;
+  double seconds = 0;
+  int64_t peak_memory_bytes = 0;
+  /// Why nothing was changed (train.on_nan=skip); empty in a step that was made.
+  std::string skipped = {};
+};
+
+/// What a validation behind step `step` found; a line of metrics.jsonl.
+struct ValidationMetrics {
+  int64_t step = 0;
+  /// Mean over the targets of the rows it took.
+  double loss = 0;
+  /// By name: exact_match, field_f1, ...; higher is better. Empty where only the loss was asked
+  /// for.
+  std::map<std::string, double> scores = {};
+  /// The answers that the scores are of.
+  std::vector<ScoredAnswer> answers = {};
+  double seconds = 0;
+};
+
+}  // namespace trestle
