@@ -14,6 +14,7 @@
 #include "formats/fp8.h"
 #include "formats/safetensors.h"
 #include "megatron/checkpoint.h"
+#include "megatron/integrity.h"
 #include "megatron/names.h"
 #include "pytorch/torch_save.h"
 
@@ -160,6 +161,13 @@ CheckReport check_megatron(const fs::path& path) {
   }
   for (const fs::path& file : files_named(checkpoint.directory(), "", ".pt")) {
     report.part([&] { check_archive(file); });
+  }
+  if (is_there(checkpoint.directory() / kIntegrity)) {
+    report.part([&] {
+      for (std::string& problem : integrity_problems(checkpoint.directory())) {
+        report.problems.push_back(std::move(problem));
+      }
+    });
   }
   if (checkpoint.is_adapter()) {
     check_factors(checkpoint.tensors(), ".linear_in.weight", ".linear_out.weight",

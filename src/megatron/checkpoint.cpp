@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "formats/yaml.h"
+#include "megatron/integrity.h"
 #include "megatron/names.h"
 #include "megatron/run_config.h"
 
@@ -116,8 +117,9 @@ fs::path megatron_directory(const fs::path& path) {
 }
 
 bool is_of_iteration(const fs::path& name) {
-  constexpr std::array<std::string_view, 6> kNames = {
-      ".metadata", "metadata.json", "common.pt", "run_config.yaml", "train_state.pt", "tokenizer"};
+  constexpr std::array<std::string_view, 8> kNames = {
+      ".metadata",      "metadata.json", "common.pt", "run_config.yaml",
+      "train_state.pt", "tokenizer",     kIntegrity,  kHuggingFaceFolder};
   return name.extension() == ".distcp" || std::ranges::find(kNames, name.string()) != kNames.end();
 }
 

@@ -20,6 +20,8 @@ namespace trestle {
 /// A run's two trackers. The text is written first, and readers prefer the other.
 constexpr const char* kTracker = "latest_checkpointed_iteration.txt";
 constexpr const char* kTrackerState = "latest_train_state.pt";
+/// Where an iteration keeps its export for transformers or peft, as Megatron Bridge does.
+constexpr const char* kHuggingFaceFolder = "hf";
 
 /// Whether an iteration's directory has an entry of this name.
 bool is_of_iteration(const std::filesystem::path& name);

@@ -12,6 +12,7 @@
 #include "base/paths.h"
 #include "formats/yaml.h"
 #include "megatron/checkpoint.h"
+#include "megatron/integrity.h"
 #include "megatron/names.h"
 #include "megatron/run_config.h"
 
@@ -315,9 +316,10 @@ fs::path MegatronWriter::finish() {
   write_run_config();
   write_train_state();
   copy_tokenizer();
-  // Its presence says that everything else is there.
+  // Its presence says that all data are there.
   write_text(iteration_ / "metadata.json",
              R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})");
+  write_integrity(iteration_);
   if (new_run_) write_trackers(directory_.path());
   finished_ = true;
   return directory_.path();

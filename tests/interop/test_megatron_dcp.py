@@ -2,7 +2,7 @@
 """Our Megatron directories, read by the real torch.distributed.checkpoint, and the reverse.
 
   .venv/bin/python tests/interop/test_megatron_dcp.py --trestle build/release/trestle
-      imports tests/fixtures/hf and checks what it wrote against what plain torch made of it; and every tensor of
+      imports tests/fixtures/hf and checks what it wrote, its integrity.json too, against what plain torch made of it; and every tensor of
       every fixture, optimizers' too, by its hash against what DCP reads
   ... check DIRECTORY REFERENCE
       every tensor of DIRECTORY equals REFERENCE: a safetensors file with tensors under their
@@ -73,6 +73,15 @@ def check_items(directory):
     return len(metadata.storage_data)
 
 
+def check_manifest(directory):
+    """integrity.json is what megatron-core 0.19's save_integrity_manifest makes of the directory, to the byte."""
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+             for path in sorted(directory.iterdir(), key=str) if path.is_file() and path.name != "integrity.json"}
+    wanted = json.dumps({"algorithm": "sha256", "files": files}, indent=2)
+    require((directory / "integrity.json").read_text() == wanted, f"{directory}/integrity.json is not {wanted}")
+    return len(files)
+
+
 def check(directory, reference):
     directory = iteration(directory)
     reference = Path(reference)
@@ -130,6 +139,7 @@ def check_import(trestle):
         target = Path(scratch, "run")
         run(trestle, "import", "--hf-model", FIXTURES / "hf", "--megatron-path", target)
         check(target, FIXTURES / "megatron" / "megatron_reference.safetensors")
+        print(f"passed: the manifest of {check_manifest(iteration(target))} files")
 
 
 def main():

@@ -1,0 +1,111 @@
+#include "megatron/integrity.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/text.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kAlgorithm = "sha256";
+
+// By read() and not through the map: pages of a whole checkpoint would count as this process's.
+std::string sha256_of(const fs::path& path) {
+  constexpr size_t kBlock = 1 << 20;
+  const MappedFile file(path);
+  std::vector<std::byte> block(std::min(kBlock, file.bytes().size()));
+  Digest digest(Digest::Kind::kSha256);
+  for (size_t at = 0; at < file.bytes().size(); at += block.size()) {
+    const size_t size = std::min(block.size(), file.bytes().size() - at);
+    file.copy(file.bytes().subspan(at, size), block.data());
+    digest.update({reinterpret_cast<const char*>(block.data()), size});
+  }
+  return digest.hex();
+}
+
+// A name leads to a file beside the manifest and nowhere else.
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string("/\0", 2)) == std::string::npos;
+}
+
+std::map<std::string, std::string> read_manifest(const fs::path& iteration) {
+  const fs::path path = iteration / kIntegrity;
+  if (!is_there(path)) {
+    user_error(
+        "{} has no {}, so that its files cannot be verified; megatron-core writes one with "
+        "verify_integrity=true",
+        iteration.string(), kIntegrity);
+  }
+  const Json manifest = read_json(path);
+  const Json files = manifest.is_object() ? manifest.value("files", Json()) : Json();
+  if (!files.is_object()) user_error("{} has no object \"files\"", path.string());
+  const Json algorithm = manifest.value("algorithm", Json(kAlgorithm));
+  if (algorithm != kAlgorithm) {
+    user_error("{} says algorithm {}; only {} is known", path.string(), one_line(algorithm.dump()),
+               kAlgorithm);
+  }
+  std::map<std::string, std::string> hashes;
+  for (const auto& [name, hash] : files.items()) {
+    if (!is_plain_name(name) || !hash.is_string()) {
+      user_error("{}: {} is no name of a file beside it with a hash as text", path.string(),
+                 one_line(name));
+    }
+    hashes[name] = hash.get<std::string>();
+  }
+  return hashes;
+}
+
+// What is wrong with a file, or nothing.
+std::string problem_of(const fs::path& path, const std::string& wanted) {
+  constexpr size_t kShown = 16;
+  if (!is_there(path)) return fmt::format("{} is missing", one_line(path.string()));
+  const std::string found = sha256_of(path);
+  if (found == wanted) return {};
+  return fmt::format("{} has SHA-256 {}..., not {}...: it is damaged or was changed",
+                     one_line(path.string()), found.substr(0, kShown),
+                     one_line(wanted.substr(0, kShown)));
+}
+
+}  // namespace
+
+void write_integrity(const fs::path& iteration) {
+  std::vector<std::string> names;
+  for (const auto& each : fs::directory_iterator(iteration)) {
+    if (each.is_regular_file()) names.push_back(each.path().filename().string());
+  }
+  std::ranges::sort(names);
+  Json files = Json::object();
+  for (const std::string& name : names) {
+    if (name != kIntegrity) files[name] = sha256_of(iteration / name);
+  }
+  // As Python's json.dump(indent=2) has it.
+  write_text(iteration / kIntegrity,
+             Json({{"algorithm", kAlgorithm}, {"files", std::move(files)}}).dump(2));
+}
+
+std::vector<std::string> integrity_problems(const fs::path& iteration) {
+  std::vector<std::string> problems;
+  for (const auto& [name, hash] : read_manifest(iteration)) {
+    std::string problem = problem_of(iteration / name, hash);
+    if (!problem.empty()) problems.push_back(fmt::format("{}: {}", kIntegrity, problem));
+  }
+  return problems;
+}
+
+void require_integrity(const fs::path& iteration) {
+  const std::vector<std::string> problems = integrity_problems(iteration);
+  if (problems.empty()) return;
+  const std::string more =
+      problems.size() > 1 ? fmt::format(" ({} such files)", problems.size()) : "";
+  user_error("{}{}", problems.front(), more);
+}
+
+}  // namespace trestle

@@ -1,0 +1,25 @@
+// integrity.json, the manifest that megatron-core 0.19 writes and compares under verify_integrity:
+// {"algorithm": "sha256", "files": {NAME: HEX}} of the files that lie directly in an iteration's
+// directory. Called by MegatronWriter, `inspect --check` and the trainer's resume.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace trestle {
+
+constexpr const char* kIntegrity = "integrity.json";
+
+/// Of every file that is there. Written last: a file that comes later is in no manifest, and no
+/// reader misses it there. Throws MachineError when the disk refuses.
+void write_integrity(const std::filesystem::path& iteration);
+
+/// Hashes the listed files again, a megabyte in memory at a time: a line for each that is missing
+/// or has other bytes. Throws UserError where the manifest is missing or is none.
+std::vector<std::string> integrity_problems(const std::filesystem::path& iteration);
+
+/// Throws UserError with the first of the problems and their number.
+void require_integrity(const std::filesystem::path& iteration);
+
+}  // namespace trestle
