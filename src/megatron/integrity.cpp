@@ -1,11 +1,10 @@
 #include "megatron/integrity.h"
 
 #include <algorithm>
-#include <map>
 
-#include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/file_digest.h"
 #include "base/json.h"
 #include "base/text.h"
 
@@ -16,18 +15,10 @@ namespace {
 
 constexpr const char* kAlgorithm = "sha256";
 
-// By read() and not through the map: pages of a whole checkpoint would count as this process's.
 std::string sha256_of(const fs::path& path) {
-  constexpr size_t kBlock = 1 << 20;
-  const MappedFile file(path);
-  std::vector<std::byte> block(std::min(kBlock, file.bytes().size()));
-  Digest digest(Digest::Kind::kSha256);
-  for (size_t at = 0; at < file.bytes().size(); at += block.size()) {
-    const size_t size = std::min(block.size(), file.bytes().size() - at);
-    file.copy(file.bytes().subspan(at, size), block.data());
-    digest.update({reinterpret_cast<const char*>(block.data()), size});
-  }
-  return digest.hex();
+  FileDigest digest(path);
+  digest.settled(fs::file_size(path));
+  return digest.finish();
 }
 
 // A name leads to a file beside the manifest and nowhere else.
@@ -67,6 +58,7 @@ std::map<std::string, std::string> read_manifest(const fs::path& iteration) {
 std::string problem_of(const fs::path& path, const std::string& wanted) {
   constexpr size_t kShown = 16;
   if (!is_there(path)) return fmt::format("{} is missing", one_line(path.string()));
+  if (!fs::is_regular_file(path)) return fmt::format("{} is no file", one_line(path.string()));
   const std::string found = sha256_of(path);
   if (found == wanted) return {};
   return fmt::format("{} has SHA-256 {}..., not {}...: it is damaged or was changed",
@@ -76,7 +68,7 @@ std::string problem_of(const fs::path& path, const std::string& wanted) {
 
 }  // namespace
 
-void write_integrity(const fs::path& iteration) {
+void write_integrity(const fs::path& iteration, const std::map<std::string, std::string>& known) {
   std::vector<std::string> names;
   for (const auto& each : fs::directory_iterator(iteration)) {
     if (each.is_regular_file()) names.push_back(each.path().filename().string());
@@ -84,7 +76,9 @@ void write_integrity(const fs::path& iteration) {
   std::ranges::sort(names);
   Json files = Json::object();
   for (const std::string& name : names) {
-    if (name != kIntegrity) files[name] = sha256_of(iteration / name);
+    if (name == kIntegrity) continue;
+    const auto found = known.find(name);
+    files[name] = found == known.end() ? sha256_of(iteration / name) : found->second;
   }
   // As Python's json.dump(indent=2) has it.
   write_text(iteration / kIntegrity,

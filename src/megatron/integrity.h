@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,11 @@ namespace trestle {
 
 constexpr const char* kIntegrity = "integrity.json";
 
-/// Of every file that is there. Written last: a file that comes later is in no manifest, and no
-/// reader misses it there. Throws MachineError when the disk refuses.
-void write_integrity(const std::filesystem::path& iteration);
+/// Of every file that is there; those of `known` have been hashed already. Written last: a file
+/// that comes later is in no manifest, and no reader misses it there. Throws MachineError when the
+/// disk refuses.
+void write_integrity(const std::filesystem::path& iteration,
+                     const std::map<std::string, std::string>& known = {});
 
 /// Hashes the listed files again, a megabyte in memory at a time: a line for each that is missing
 /// or has other bytes. Throws UserError where the manifest is missing or is none.

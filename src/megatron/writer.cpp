@@ -319,7 +319,7 @@ fs::path MegatronWriter::finish() {
   // Its presence says that all data are there.
   write_text(iteration_ / "metadata.json",
              R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})");
-  write_integrity(iteration_);
+  write_integrity(iteration_, data_.sha256());
   if (new_run_) write_trackers(directory_.path());
   finished_ = true;
   return directory_.path();

@@ -19,7 +19,7 @@ void size(PickleWriter& out, const std::vector<int64_t>& sizes) {
 }  // namespace
 
 TorchDistWriter::RankFile::RankFile(const std::filesystem::path& directory, std::string file_name)
-    : name(std::move(file_name)), file(directory / name) {}
+    : name(std::move(file_name)), file(directory / name), digest(file.temporary()) {}
 
 TorchDistWriter::TorchDistWriter(const std::filesystem::path& directory, int64_t ranks)
     : directory_(directory) {
@@ -65,6 +65,7 @@ void TorchDistWriter::end_if_full(RankFile& rank) {
   rank.chunk->length = rank.stream->finish();
   rank.chunk = nullptr;
   rank.stream.reset();
+  rank.digest.settled(rank.file.offset());
 }
 
 void TorchDistWriter::write_object(const std::string& key, SavedArchiveWriter object,
@@ -75,6 +76,7 @@ void TorchDistWriter::write_object(const std::string& key, SavedArchiveWriter ob
   TORCH_CHECK(rank.chunk == nullptr, key, " is written into an open chunk");
   const uint64_t start = rank.file.offset();
   const uint64_t length = object.write(rank.file);
+  rank.digest.settled(rank.file.offset());
   place.chunks.push_back({{{}, {}, number}, start, length});
 }
 
@@ -138,7 +140,10 @@ std::string TorchDistWriter::metadata() const {
 }
 
 void TorchDistWriter::commit() {
-  for (RankFile& rank : ranks_) rank.file.commit();
+  for (RankFile& rank : ranks_) {
+    rank.file.commit();
+    sha256_[rank.name] = rank.digest.finish();
+  }
   write_text(directory_ / ".metadata", metadata());
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/file_digest.h"
 #include "formats/tensor_source.h"
 #include "pytorch/torch_save.h"
 
@@ -40,6 +41,8 @@ class TorchDistWriter {
   void write_object(const std::string& key, SavedArchiveWriter object, int64_t rank = 0);
   /// Data on the disk first, then `.metadata` under its name: whoever sees it can read everything.
   void commit();
+  /// By the names of the ranks' files, behind commit(): hashed while they were written.
+  const std::map<std::string, std::string>& sha256() const { return sha256_; }
 
  private:
   struct Chunk {
@@ -54,6 +57,7 @@ class TorchDistWriter {
   struct RankFile {
     std::string name;
     OutputFile file;
+    FileDigest digest;
     std::optional<SavedTensorStream> stream;
     uint64_t left = 0;
     Chunk* chunk = nullptr;  // the open one
@@ -68,6 +72,7 @@ class TorchDistWriter {
   std::deque<RankFile> ranks_;
   std::vector<std::string> order_;
   std::map<std::string, Entry> entries_;
+  std::map<std::string, std::string> sha256_;
 };
 
 }  // namespace trestle

@@ -47,6 +47,9 @@ TEST_F(Integrity, EachDamageIsNamed) {
   testing::expect_mentions(problems[0], {".metadata is missing"});
   testing::expect_mentions(problems[1], {"common.pt has SHA-256 ", "not ba7816bf8f01cfea..."});
   EXPECT_REFUSED(require_integrity(directory_), ".metadata is missing", "(2 such files)");
+  fs::create_directory(directory_ / ".metadata");
+  testing::expect_mentions(integrity_problems(directory_)[0], {".metadata is no file"});
+  fs::remove(directory_ / ".metadata");
   // One that came later is nobody's business.
   write_text(directory_ / "common.pt", "abc");
   write_text(directory_ / ".metadata", "");
