@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +16,18 @@
 #include "model/ministral3.h"
 
 namespace trestle::testing {
+
+/// The other models of the family, less of each (tools/goldens/kin.py); they have logits, losses
+/// and greedy tokens, but no stages and no gradients.
+inline constexpr std::array kKin = {"kin/medium_3_5", "kin/shieldstral", "kin/devstral_small_2",
+                                    "kin/devstral_2", "kin/small_3",     "kin/ernie_image_pe"};
+
+/// The name of a golden as one of a test, whose names have letters, digits and _ only.
+inline std::string test_name(const ::testing::TestParamInfo<const char*>& info) {
+  std::string name = info.param;
+  std::ranges::replace(name, '/', '_');
+  return name;
+}
 
 struct Golden {
   explicit Golden(const std::string& name, const std::string& file = "golden.safetensors")

@@ -19,7 +19,7 @@ from safetensors.torch import save
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from goldens import checks, lora, models, record, runs  # noqa: E402
+from goldens import checks, kin, lora, models, record, runs  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -138,14 +138,24 @@ def make_runs(model):
     write(folder / "packed.safetensors", runs.packed_full(model, folder))
 
 
+def make_kin(model):
+    """The other models of the family, less of each."""
+    golden = kin.make(model, GOLDEN / model.name)
+    write(GOLDEN / model.name / "golden.safetensors", golden)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", nargs="+", help="the models to make: tied untied mistral text")
+    parser.add_argument("--only", nargs="+", help="the models to make: tied untied mistral text kin/medium_3_5 ...")
     parser.add_argument("--runs", action="store_true", help="only the files of make_runs")
     args = parser.parse_args()
     torch.set_num_threads(1)  # one order of summation, whatever the machine
     transformers.logging.disable_progress_bar()
+    for model in kin.all_models():
+        if not args.runs and (not args.only or model.name in args.only):
+            print(model.name)
+            make_kin(model)
     for model in models.all_models():
         if args.only and model.name not in args.only:
             continue

@@ -89,13 +89,15 @@ void generate(const GenerateFlags& flags) {
           .generate(prompts, flags.sampling, flags.json ? Generator::OnToken() : stream);
   const Generation& answer = result.sequences.front();
   if (flags.json) {
-    const Json report = {{"text", tokenizer.decode(answer.ids)},
-                         {"ids", answer.ids},
-                         {"prompt_tokens", answer.prompt_tokens},
-                         {"finish_reason", answer.finish_reason}};
+    Json report = {{"text", tokenizer.decode(answer.ids)},
+                   {"ids", answer.ids},
+                   {"prompt_tokens", answer.prompt_tokens},
+                   {"finish_reason", answer.finish_reason}};
+    if (flags.sampling.logprobs > 0) report["logprobs"] = logprobs_json(answer.logprobs, tokenizer);
     print_now(report.dump() + "\n");
   } else {
     print_now(decoder.flush() + "\n");
+    if (flags.sampling.logprobs > 0) print_now("\n" + logprobs_table(answer.logprobs, tokenizer));
   }
   const GenerationStats& stats = result.stats;
   fmt::print(stderr, "prefill {}, decode {}\n", rate(stats.prefill_tokens, stats.prefill_seconds),
@@ -133,9 +135,13 @@ void add_generate(Command app) {
              "draw from tokens at least this share as probable as the likeliest");
   add_number(command, "--seed", sampling.seed, between(0, kMostSeed),
              "of the draws; the same seed draws the same text");
+  add_number(command, "--logprobs", sampling.logprobs, between(1, kMostLogprobs),
+             "tell each token's log-probability and the N likeliest: natural logarithms over the "
+             "whole vocabulary, before temperature and what else draws");
   command.add_switch(
       "--json", flags->json,
-      R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead)");
+      R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead, and with )"
+      R"(--logprobs OpenAI's "logprobs")");
   command.on_run([command, flags] {
     refuse_unused(command, *flags);
     generate(*flags);

@@ -72,6 +72,10 @@ void check_prompts(const ModelConfig& config, const std::vector<Sample>& prompts
                    const SamplingOptions& options) {
   validate(options);
   const int64_t context = config.text.max_position_embeddings;
+  if (options.logprobs > config.text.vocab_size) {
+    user_error("--logprobs {}, but the model has {} tokens to choose from", options.logprobs,
+               config.text.vocab_size);
+  }
   for (const Sample& prompt : prompts) {
     const auto length = static_cast<int64_t>(prompt.ids.size());
     if (length == 0) user_error("a prompt has no tokens");
@@ -120,13 +124,17 @@ GenerationResult Generator::generate(const std::vector<Sample>& prompts,
                 prompt.packing.longest() + options.max_new_tokens, model_.build());
   std::vector<int64_t> ids;  // the newest of each sequence
   const auto choose = [&](const at::Tensor& last_BD) {
-    ids = sampler.next(model_.language_model().head(last_BD));
+    const at::Tensor logits_BV = model_.language_model().head(last_BD);
+    ids = sampler.next(logits_BV);
+    std::vector<Logprobs> logprobs;
+    if (options.logprobs > 0) logprobs = logprobs_of(logits_BV, ids, options.logprobs);
     size_t running = 0;
     for (size_t i = 0; i < ids.size(); ++i) {
       Generation& sequence = sequences[i];
       // A finished sequence runs along with its neighbours, unread.
       if (!sequence.finish_reason.empty()) continue;
       sequence.ids.push_back(ids[i]);
+      if (!logprobs.empty()) sequence.logprobs.push_back(std::move(logprobs[i]));
       if (on_token) on_token(i, ids[i]);
       const auto made = static_cast<int64_t>(sequence.ids.size());
       if (is_stop(ids[i])) {

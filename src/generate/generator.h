@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/processor.h"
+#include "generate/logprobs.h"
 #include "generate/sampling.h"
 #include "model/config.h"
 
@@ -21,6 +22,8 @@ struct Generation {
   /// "stop" at a stop token, "length" at max_new_tokens.
   std::string_view finish_reason;
   int64_t prompt_tokens = 0;
+  /// Of each of `ids` where SamplingOptions::logprobs asks for them, else empty.
+  std::vector<Logprobs> logprobs = {};
 };
 
 struct GenerationStats {

@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "generate/logprobs.h"
 
 namespace trestle {
 
@@ -41,6 +42,9 @@ void validate(const SamplingOptions& options) {
   }
   if (!(options.temperature >= 0) || !std::isfinite(options.temperature)) {
     user_error("--temperature {} is not a number from 0 up; 0 is greedy", options.temperature);
+  }
+  if (options.logprobs < 0 || options.logprobs > kMostLogprobs) {
+    user_error("--logprobs {} is outside 0 to {}", options.logprobs, kMostLogprobs);
   }
   if (options.top_k < 0) user_error("--top-k {} is below 0; 0 keeps all tokens", options.top_k);
   if (!(options.top_p > 0 && options.top_p <= 1)) {

@@ -22,6 +22,8 @@ struct SamplingOptions {
   /// Tokens at least this share as probable as the likeliest.
   double min_p = 0;
   uint64_t seed = 0;
+  /// How many of the likeliest tokens are told of each (Generation::logprobs); 0: none.
+  int64_t logprobs = 0;
 };
 
 /// Throws UserError that names the flag of a value out of range.

@@ -182,6 +182,7 @@ TABLE = {
         "--top-p": [Trial(0.01, Changed(out), DRAWN), Trial(0.5, Refused(NOTHING)), Trial(0.5, Refused(NOTHING), {"--temperature": 0})],
         "--min-p": [Trial(1, Changed(out), DRAWN), Trial(0.5, Refused(NOTHING))],
         "--seed": [Trial(7, Changed(out), DRAWN), Trial(0, Refused(NOTHING))],
+        "--logprobs": [Trial(3, Gains(out, "likeliest")), Trial(3, Gains(out, '"top_logprobs"'), {"--json": True})],
         "--json": [Trial(True, Gains(out, '"finish_reason"'))],
     },
     "evaluate": of_model(out, {"--image-max-edge": 28, "--rows": 12}) | of_images(out, {}, {"--hf-model-path": TEXT_ONLY, "--maker": "jsonl", "--data": LINES}) | {

@@ -34,7 +34,8 @@ ROWS = whole(0, MILLIARD)
 NUMBERS = {
     "import": {"--tensor-model-parallel-size": whole(1, 2**20), "--pipeline-model-parallel-size": whole(1, 2**20)},
     "generate": IMAGES | {"--base-bits": BITS, "--max-new-tokens": whole(1, TOKENS), "--temperature": FROM_0, "--top-k": whole(0, TOKENS),
-                          "--top-p": share("above 0", 0), "--min-p": share(), "--seed": whole(0, 2**53)},
+                          "--top-p": share("above 0", 0), "--min-p": share(), "--seed": whole(0, 2**53),
+                          "--logprobs": whole(1, 20)},
     "evaluate": IMAGES | {"--base-bits": BITS, "--rows": ROWS, "--batch-size": whole(1, 10**6), "--max-new-tokens": whole(1, TOKENS)},
     "data check": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},
     "data show": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "errors.h"
@@ -44,6 +45,7 @@ std::vector<int64_t> answer(const Ministral3& model, const Sample& prompt,
 class GreedyTokens : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, GreedyTokens,
                          ::testing::Values("tied", "untied", "mistral", "text"));
+INSTANTIATE_TEST_SUITE_P(Kin, GreedyTokens, ::testing::ValuesIn(testing::kKin), testing::test_name);
 
 TEST_P(GreedyTokens, EqualTransformers) {
   const Golden golden(GetParam());
@@ -59,6 +61,79 @@ TEST_P(GreedyTokens, EqualTransformers) {
   EXPECT_EQ(result.stats.decode_tokens, 15);
   EXPECT_GT(result.stats.prefill_seconds, 0);
   EXPECT_GT(result.stats.decode_seconds, 0);
+}
+
+class LogprobsOf : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Kin, LogprobsOf, ::testing::ValuesIn(testing::kKin), testing::test_name);
+
+// Against transformers' log_softmax.
+TEST_P(LogprobsOf, EveryTokenAndTheLikeliest) {
+  const Golden golden(GetParam());
+  const auto model = eval_model(golden);
+  const Generation answer =
+      Generator(*model, {})
+          .generate({greedy_prompt(golden)}, {.max_new_tokens = 16, .logprobs = 20})
+          .sequences.at(0);
+  ASSERT_EQ(answer.logprobs.size(), 16u);
+  const auto ids = to_vector(golden["greedy.top_ids"]);
+  for (size_t i = 0; i < 16; ++i) {
+    const Logprobs& got = answer.logprobs[i];
+    const auto row = static_cast<int64_t>(i);
+    EXPECT_EQ(got.chosen.id, answer.ids[i]);
+    EXPECT_NEAR(got.chosen.logprob, golden["greedy.logprobs"][row].item<double>(), 1e-4);
+    ASSERT_EQ(got.top.size(), 20u);
+    for (size_t k = 0; k < 20; ++k) {
+      const double wanted =
+          golden["greedy.top_logprobs"][row][static_cast<int64_t>(k)].item<double>();
+      EXPECT_NEAR(got.top[k].logprob, wanted, 1e-4);
+      // Neighbours that lie within the tolerance may change places.
+      const bool apart = k > 0 && got.top[k - 1].logprob - got.top[k].logprob > 1e-3 && k < 19 &&
+                         got.top[k].logprob - got.top[k + 1].logprob > 1e-3;
+      if (apart) {
+        EXPECT_EQ(got.top[k].id, ids[20 * i + k]) << i << " " << k;
+      }
+    }
+  }
+}
+
+TEST(Logprobs, AreOfTheLogitsBeforeWhatDraws) {
+  const Golden golden("kin/shieldstral");
+  const auto model = eval_model(golden);
+  const auto first = [&](const SamplingOptions& options) {
+    return Generator(*model, {})
+        .generate({greedy_prompt(golden), text_prompt(9, 1)}, options)
+        .sequences.at(0)
+        .logprobs.at(0);
+  };
+  const Logprobs greedy = first({.max_new_tokens = 1, .logprobs = 5});
+  const Logprobs drawn = first({.max_new_tokens = 1,
+                                .temperature = 9,
+                                .top_k = 150,
+                                .top_p = 0.99,
+                                .seed = 3,
+                                .logprobs = 5});
+  for (size_t k = 0; k < 5; ++k) {
+    EXPECT_EQ(drawn.top[k].id, greedy.top[k].id);
+    EXPECT_NEAR(drawn.top[k].logprob, greedy.top[k].logprob, 1e-6);
+  }
+  EXPECT_NE(drawn.chosen.id, greedy.chosen.id);  // temperature 9 is nearly even
+  EXPECT_LT(drawn.chosen.logprob, greedy.chosen.logprob);
+  EXPECT_TRUE(Generator(*model, {})
+                  .generate({text_prompt(9, 1)}, {.max_new_tokens = 1})
+                  .sequences.at(0)
+                  .logprobs.empty());
+  EXPECT_REFUSED(first({.logprobs = 21}), "--logprobs 21", "20");
+}
+
+TEST(Logprobs, OfEqualTokensTheLowerIdComesFirst) {
+  const at::Tensor logits = at::tensor({0.f, 1.f, 0.f, 1.f}).view({1, 4});
+  const Logprobs got = logprobs_of(logits, {2}, 4).at(0);
+  const double e = std::exp(1.0), total = 2 + 2 * e;
+  EXPECT_NEAR(got.chosen.logprob, std::log(1 / total), 1e-12);
+  std::vector<int64_t> ids;
+  for (const TokenLogprob& each : got.top) ids.push_back(each.id);
+  EXPECT_EQ(ids, (std::vector<int64_t>{1, 3, 0, 2}));
+  EXPECT_NEAR(got.top[0].logprob, std::log(e / total), 1e-12);
 }
 
 // Each token from a forward over everything before it.

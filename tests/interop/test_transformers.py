@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Trestle against transformers, live, on the tiny models of tests/golden and on the three official sizes' configs,
-shrunk, each tied and untied.
+"""Trestle against transformers, live, on the tiny models of tests/golden, their kin included, and on the three official
+sizes' configs, shrunk, each tied and untied.
 
   .venv/bin/python tests/interop/test_transformers.py --trestle build/release/trestle
 
@@ -21,7 +21,7 @@ from transformers.integrations import finegrained_fp8
 
 import checks
 from checks import at_most, close, require, run, same_tensors
-from goldens import models
+from goldens import kin, models
 
 GOLDEN = checks.ROOT / "tests" / "golden"
 LOGITS, LOSS, COSINE = 1e-4, 1e-5, 0.999
@@ -144,7 +144,7 @@ def main():
     args = checks.parser(__doc__).parse_args()
     checks.quiet_transformers()
     counted = checks.Counted(args.only)
-    for model in [*models.all_models(), *official_sizes()]:
+    for model in [*models.all_models(), *kin.all_models(), *official_sizes()]:
         counted.run_methods(lambda scratch: Checks(args.trestle, model, scratch), model.name)
     return counted.status()
 

@@ -27,7 +27,9 @@ class FullFineTuning : public ::testing::TestWithParam<const char*> {};
 
 INSTANTIATE_TEST_SUITE_P(Models, FullFineTuning,
                          ::testing::Values("tied", "untied", "mistral", "text"),
-                         [](const auto& info) { return std::string(info.param); });
+                         testing::test_name);
+INSTANTIATE_TEST_SUITE_P(Kin, FullFineTuning, ::testing::ValuesIn(testing::kKin),
+                         testing::test_name);
 
 // users' pain point 20: odd first losses, NaN.
 TEST_P(FullFineTuning, TenLossesEqualTransformers) {

@@ -19,8 +19,9 @@ def set_epsilon(value):
 
 def scale_inverse_frequencies(model):
     rotary = record.text_tower(model).rotary_emb
+    dims = 2 * rotary.inv_freq.numel()
     rotary.inv_freq = 1.0 / rotary.config.rope_parameters["rope_theta"] ** (
-        torch.arange(0, 16, 2) / 16)
+        torch.arange(0, dims, 2) / dims)
 
 
 def set_attention_factor(model):
@@ -91,10 +92,10 @@ def use_last_layer(model):
 
 
 @torch.no_grad()
-def check_terms_show(model, batch):
-    """Each term put to the value where it vanishes must move the logits by VISIBLE."""
+def check_terms_show(model, batch, terms=None):
+    """Each term (of ablations(), or those given) put to the value where it vanishes must move the logits by VISIBLE."""
     reference = record.forward(model, batch).logits
-    for name, change in ablations(model):
+    for name, change in terms or ablations(model):
         other = copy.deepcopy(model)
         change(other)
         moved = (record.forward(other, batch).logits - reference).abs().max().item()

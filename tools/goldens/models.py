@@ -126,15 +126,18 @@ def write_model(model, folder):
     (folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True) + "\n")
     (folder / "generation_config.json").write_text(json.dumps(
         {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}, indent=2) + "\n")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    tied = model.config.get("tie_word_embeddings", False)
+    config.tie_word_embeddings = tied  # said or not
     with torch.device("meta"):
-        empty = model_class(model)._from_config(transformers.AutoConfig.from_pretrained(folder))
+        empty = model_class(model)._from_config(config)
     generator = torch.Generator().manual_seed(model.seed)
     weights = {}
     for name, parameter in sorted(empty.named_parameters()):
-        if name == "lm_head.weight" and model.config["tie_word_embeddings"]:
+        if name == "lm_head.weight" and tied:
             continue
         weights[model.disk_name(name)] = random_weight(
-            name, parameter.shape, generator, model.embed_std)
+            name, parameter.shape, generator, model.embed_std).to(getattr(torch, model.config["dtype"]))
     (folder / "model.safetensors").write_bytes(save(weights, {"format": "pt"}))
 
 
