@@ -83,6 +83,8 @@ def texts():
     tensors = {"a": torch.zeros(2, 3), "b": torch.zeros(3, dtype=torch.bfloat16), "c": torch.zeros(0, 2)}
     seed("safetensors", "three", safetensors.torch.save(tensors, {"format": "pt"}))
     seed("safetensors", "none", safetensors.torch.save({}))
+    header = b'{"a":{"dtype":"F4","shape":[3,2],"data_offsets":[0,3]},"b":{"dtype":"F6_E3M2","shape":[4],"data_offsets":[3,6]}}'
+    seed("safetensors", "packed", struct.pack("<Q", len(header)) + header + b"abcdef")
 
     config = json.loads((FIXTURES / "hf" / "config.json").read_text())
     seed("json", "config", json.dumps(config))

@@ -12,6 +12,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       const auto bytes = byte_size(info);
       const uint64_t offset = header.offsets.at(name);
       fuzz::expect(bytes && offset <= size && *bytes <= size - offset);
+      // What is read row by row is all of it, of packed types too.
+      fuzz::expect(info.row_bytes() * static_cast<uint64_t>(info.rows()) == *bytes);
     }
   });
   return 0;

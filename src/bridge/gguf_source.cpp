@@ -13,6 +13,7 @@
 #include "bridge/gguf_metadata.h"
 #include "bridge/gguf_names.h"
 #include "bridge/table.h"
+#include "checkpoint/config_foreign.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/mistral_names.h"
 #include "formats/safetensors.h"
@@ -121,8 +122,26 @@ int64_t image_token(const GgufFile& language) {
   return image == tokens->end() ? kUsual : image - tokens->begin();
 }
 
+// By the architecture's name, or by the key that llama.cpp's dense architectures have for them too.
+void refuse_experts(const Keys& keys, const std::string& path, const std::string& architecture) {
+  if (const auto name = mixture_of_experts(architecture)) {
+    user_error(
+        "{}: general.architecture={} is {}, a mixture of experts; only dense models are "
+        "supported",
+        path, architecture, *name);
+  }
+  const std::string key = architecture + ".expert_count";
+  if (keys.find(key) && keys.integer(key) != 0) {
+    user_error(
+        "{}: {}={} makes it a mixture of experts, which is not supported; only dense models "
+        "are",
+        path, key, keys.integer(key));
+  }
+}
+
 void require_architecture(const GgufFile& file, const char* wanted) {
   const std::string name = Keys(file).text("general.architecture");
+  refuse_experts(Keys(file), file.path().string(), name);
   if (name != wanted) {
     user_error("{}: general.architecture is {}; this is read of {} only", file.path().string(),
                name, wanted);

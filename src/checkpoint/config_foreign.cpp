@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
+
+#include "base/error.h"
 
 namespace trestle {
 
@@ -41,7 +44,31 @@ constexpr std::array kFactors = {
     "logit_scale",          "logits_scaling",     "residual_multiplier", "attention_multiplier",
     "embedding_multiplier", "lm_head_multiplier", "scale_emb",           "rotary_pct"};
 
+constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kMixtures = {
+    {{"mistral4", "Mistral Small 4"},
+     {"mistral_large4", "Mistral Large 4"},
+     {"mistral_large4_text", "Mistral Large 4"},
+     {"mixtral", "Mixtral"}}};
+
 }  // namespace
+
+std::optional<std::string_view> mixture_of_experts(std::string_view type) {
+  const auto* found =
+      std::ranges::find(kMixtures, type, [](const auto& each) { return each.first; });
+  return found == kMixtures.end() ? std::nullopt : std::optional(found->second);
+}
+
+void refuse_mixtures_of_experts(const ConfigSection& top) {
+  const auto refuse = [](const ConfigSection& section) {
+    const std::string type = section.text("model_type", "");
+    if (const auto name = mixture_of_experts(type)) {
+      user_error("{}: {}model_type={} is {}, a mixture of experts; only dense models are supported",
+                 section.what(), section.prefix(), type, *name);
+    }
+  };
+  refuse(top);
+  if (top.has("text_config")) refuse(top.child("text_config"));
+}
 
 void refuse_foreign_keys(const ConfigSection& section) {
   const auto refuse = [&](const char* key, const Json& value) {

@@ -112,6 +112,12 @@ void HfCheckpoint::collect_tensors() {
   for (const auto& file : files_) {
     for (const auto& [name, info] : file->tensors()) {
       if (is_ignored(name)) continue;
+      if (info.packed != nullptr) {
+        user_error(
+            "{} is {}, a type that no weight is read of; take a checkpoint in F8_E4M3, BF16, "
+            "F16 or F32",
+            place(*file, name), describe(info));
+      }
       const auto native = mistral ? canonical_of_mistral(name) : std::nullopt;
       if (mistral && !native) {
         user_error("{} has no place in Mistral's form", place(*file, name));
@@ -150,6 +156,11 @@ void HfCheckpoint::collect_tensors() {
     } else if (is_float8(stored.info.dtype)) {
       user_error("{} is {}; of the FP8 types only F8_E4M3 is read",
                  place(*stored.file, stored.name), describe(stored.info));
+    } else if (!at::isFloatingType(stored.info.dtype)) {
+      user_error(
+          "{} is {}; weights are floating-point numbers, and other quantisations than FP8 "
+          "are not read",
+          place(*stored.file, stored.name), describe(stored.info));
     } else if (!scale.empty()) {
       user_error("{} is {} but has a scale, {}; only FP8 weights are scaled",
                  place(*stored.file, stored.name), describe(stored.info), scale.mapped().name);

@@ -319,6 +319,7 @@ void check_quantization(const ConfigSection& section) {
 ModelConfig parse_hf_config(const Json& json, std::string_view what) {
   const ConfigSection top(json, std::string(what), "");
   if (!top.has("model_type")) user_error("{}: model_type is missing", what);
+  refuse_mixtures_of_experts(top);
   const bool multimodal = top.choice<bool>(
       "model_type", "", {{"mistral3", true}, {"ministral3", false}, {"mistral", false}});
   check_quantization(top);

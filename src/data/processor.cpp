@@ -16,7 +16,8 @@ Processor::Processor(const std::filesystem::path& directory, const ImageLimits& 
     : tokenizer_(Tokenizer::open(directory)),
       encoder_(tokenizer_),
       images_(read_image_processor_config(directory)),
-      mismatch_(patch_mismatch(directory, images_)) {
+      no_pictures_(text_only_model(directory)) {
+  if (no_pictures_.empty()) no_pictures_ = patch_mismatch(directory, images_);
   if (limits.max_edge > 0) images_.longest_edge = std::min(images_.longest_edge, limits.max_edge);
   images_.max_tokens = limits.max_tokens;
 }
@@ -29,7 +30,7 @@ Sample Processor::process(Conversation conversation, Ending ending, int64_t imag
   for (Message& message : conversation.messages) {
     for (Part& part : message.parts) {
       if (part.kind != Part::Kind::kImage) continue;
-      if (!mismatch_.empty()) throw UserError(mismatch_);
+      if (!no_pictures_.empty()) throw UserError(no_pictures_);
       ImageRef& image = part.image;
       image.decoded = image.bytes
                           ? decode_image(std::as_bytes(std::span(*image.bytes)), image.source)

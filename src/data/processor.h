@@ -48,14 +48,15 @@ class Processor {
   /// Loads the pictures (path, URL, data: URI or bytes), encodes the conversation around them and
   /// cuts nothing. `image_tokens` bounds the ids of each picture further; 0: it does not. Throws
   /// UserError naming the picture or the message, and for any picture where the directory's model
-  /// cuts it into other patches than its image processor (patch_mismatch).
+  /// is of text only (text_only_model) or cuts it into other patches than its image processor
+  /// (patch_mismatch).
   Sample process(Conversation conversation, Ending ending, int64_t image_tokens = 0) const;
 
  private:
   Tokenizer tokenizer_;
   ChatEncoder encoder_;
   ImageProcessorConfig images_;
-  std::string mismatch_;  // empty, or why no picture can be taken
+  std::string no_pictures_;  // empty, or why no picture can be taken
 };
 
 }  // namespace trestle

@@ -26,7 +26,7 @@ constexpr uint64_t kMaxHeader = 100'000'000;  // the reference reader's limit
 constexpr int kMaxDepth = 4;
 constexpr size_t kMaxDimensions = 64;  // ATen's own limit
 
-constexpr std::array<std::pair<std::string_view, at::ScalarType>, 20> kDtypes = {{
+constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kDtypes = {{
     {"BOOL", at::kBool},
     {"U8", at::kByte},
     {"I8", at::kChar},
@@ -41,7 +41,6 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 20> kDtypes = 
     {"F32", at::kFloat},
     {"F64", at::kDouble},
     {"C64", at::kComplexFloat},
-    {"C128", at::kComplexDouble},
     {"F8_E4M3", at::kFloat8_e4m3fn},
     {"F8_E5M2", at::kFloat8_e5m2},
     {"F8_E4M3FNUZ", at::kFloat8_e4m3fnuz},
@@ -49,11 +48,21 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 20> kDtypes = 
     {"F8_E8M0", at::kFloat8_e8m0fnu},
 }};
 
+constexpr std::array<PackedType, 3> kPackedTypes = {{{"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}}};
+
 std::optional<at::ScalarType> dtype_named(std::string_view name) {
   for (const auto& [text, dtype] : kDtypes) {
     if (text == name) return dtype;
   }
   return std::nullopt;
+}
+
+bool ends_within_a_byte(const TensorInfo& info) {
+  if (info.packed == nullptr) return false;
+  // Only the last bits of the product count, so that it may wrap.
+  auto bits = static_cast<uint64_t>(info.packed->bits);
+  for (const int64_t size : info.shape) bits *= static_cast<uint64_t>(size);
+  return bits % 8 != 0;
 }
 
 struct Range {
@@ -68,8 +77,12 @@ TensorInfo parse_info(const nlohmann::json& entry, const std::string& where) {
   if (dtype == entry.end() || !dtype->is_string()) user_error("{}: dtype is missing", where);
   const auto& dtype_text = dtype->get_ref<const std::string&>();
   TensorInfo info;
+  const auto* packed = std::ranges::find(kPackedTypes, dtype_text, &PackedType::name);
   if (const auto known = dtype_named(dtype_text)) {
     info.dtype = *known;
+  } else if (packed != kPackedTypes.end()) {
+    info.dtype = at::kByte;
+    info.packed = packed;
   } else {
     user_error("{}: dtype {} is not supported", where, dtype_text);
   }
@@ -112,7 +125,8 @@ std::optional<std::string_view> safetensors_dtype(at::ScalarType dtype) {
 }
 
 std::string describe(const TensorInfo& info) {
-  const auto dtype = safetensors_dtype(info.dtype);
+  const auto dtype =
+      info.packed != nullptr ? std::optional(info.packed->name) : safetensors_dtype(info.dtype);
   return fmt::format("{} [{}]", dtype ? *dtype : c10::toString(info.dtype),
                      fmt::join(info.shape, ", "));
 }
@@ -124,14 +138,17 @@ TensorInfo info_of(const at::Tensor& tensor) {
 std::optional<uint64_t> byte_size(const TensorInfo& info) {
   // An empty tensor's other sizes still make strides, so the product without its zeros must fit
   // too.
-  int64_t bytes = static_cast<int64_t>(c10::elementSize(info.dtype));
+  const int64_t unit = info.packed != nullptr ? info.packed->bits
+                                              : static_cast<int64_t>(c10::elementSize(info.dtype));
+  int64_t units = unit;  // bits of packed types, bytes of others
   bool empty = false;
   for (const int64_t size : info.shape) {
     if (size < 0) return std::nullopt;
     empty = empty || size == 0;
-    if (__builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes)) return std::nullopt;
+    if (__builtin_mul_overflow(units, std::max<int64_t>(size, 1), &units)) return std::nullopt;
   }
-  return empty ? 0 : static_cast<uint64_t>(bytes);
+  if (empty) return 0;
+  return static_cast<uint64_t>(info.packed != nullptr ? units / 8 + (units % 8 != 0) : units);
 }
 
 nlohmann::json parse_tensor_json(std::string_view text, std::string_view what) {
@@ -198,6 +215,10 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, const std::str
     const Range range = parse_range(entry, where);
     const auto bytes = byte_size(info);
     if (!bytes) user_error("{}: {} is larger than any file", where, describe(info));
+    if (ends_within_a_byte(info)) {
+      user_error("{}: {} has elements of {} bits, which do not fill whole bytes", where,
+                 describe(info), info.packed->bits);
+    }
     if (range.end - range.begin != *bytes) {
       user_error("{}: {} needs {} bytes but its data_offsets span {}; the file is damaged", where,
                  describe(info), *bytes, range.end - range.begin);
@@ -237,6 +258,10 @@ at::Tensor SafetensorsFile::read(const std::string& name) const {
   const auto found = header_.tensors.find(name);
   if (found == header_.tensors.end()) user_error("{} has no tensor {}", path().string(), name);
   const TensorInfo& info = found->second;
+  if (info.packed != nullptr) {
+    user_error("{}: tensor {} is {}, a type that is listed and checked but not loaded",
+               path().string(), name, describe(info));
+  }
   const std::byte* data = file_->bytes().data() + header_.offsets.at(name);
   // The map is read-only; TensorSource forbids callers to write.
   at::Tensor view = at::from_blob(

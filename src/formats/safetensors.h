@@ -34,7 +34,8 @@ std::optional<std::string_view> safetensors_dtype(at::ScalarType dtype);
 std::string describe(const TensorInfo& info);
 /// dtype and shape of a tensor in memory.
 TensorInfo info_of(const at::Tensor& tensor);
-/// Bytes of the data; nothing where a size is negative or the product passes 64 bits.
+/// Bytes of the data, of packed types rounded up; nothing where a size is negative or the product
+/// passes 64 bits.
 std::optional<uint64_t> byte_size(const TensorInfo& info);
 
 /// JSON whose keys are tensor names (a header, a shard index). Unlike parse_json it refuses

@@ -7,6 +7,11 @@
 namespace trestle {
 
 uint64_t TensorInfo::row_bytes() const {
+  if (packed != nullptr) {
+    auto bits = static_cast<uint64_t>(packed->bits);
+    for (const int64_t size : shape) bits *= static_cast<uint64_t>(size);
+    return bits / 8;
+  }
   uint64_t bytes = c10::elementSize(dtype);
   for (size_t axis = 1; axis < shape.size(); ++axis) bytes *= static_cast<uint64_t>(shape[axis]);
   return bytes;

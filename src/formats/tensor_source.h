@@ -10,17 +10,28 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace trestle {
 
+/// A type whose elements share bytes, for which torch has none: listed, checked and hashed, never
+/// made a tensor.
+struct PackedType {
+  std::string_view name;  // "F4"
+  int64_t bits;
+};
+
 struct TensorInfo {
   at::ScalarType dtype = at::kFloat;
   std::vector<int64_t> shape;
+  /// Of the format's table where the elements are packed, and `dtype` is then Byte; else null.
+  const PackedType* packed = nullptr;
   bool operator==(const TensorInfo&) const = default;
 
-  /// Size of the leading axis; a tensor without axes has one row.
-  int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
+  /// Size of the leading axis; a tensor without axes has one row, and a packed one, whose rows may
+  /// end within a byte.
+  int64_t rows() const { return shape.empty() || packed != nullptr ? 1 : shape[0]; }
   uint64_t row_bytes() const;
 };
 

@@ -36,6 +36,10 @@ ImageProcessorConfig read_image_processor_config(const std::filesystem::path& di
 std::string patch_mismatch(const std::filesystem::path& directory,
                            const ImageProcessorConfig& config);
 
+/// The line to refuse a picture with where the directory's config.json (or params.json, where there
+/// is none) is that of a text-only model. Empty where it has a vision tower, or says nothing.
+std::string text_only_model(const std::filesystem::path& directory);
+
 struct ImageGrid {
   /// Pixels after the resize: rows and cols times patch_size * spatial_merge_size.
   int64_t height = 0;

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -130,6 +131,21 @@ ImageProcessorConfig read_image_processor_config(const fs::path& directory) {
     s.read_side("spatial_merge_size", config.spatial_merge_size);
   });
   return config;
+}
+
+std::string text_only_model(const fs::path& directory) {
+  // What names the kind of model, and what it has if it sees.
+  for (const auto& [file, kind, tower] : {std::tuple{"config.json", "model_type", "vision_config"},
+                                          std::tuple{"params.json", "dim", "vision_encoder"}}) {
+    const fs::path path = directory / file;
+    if (!has_file(path)) continue;
+    const Json model = read_json(path);
+    if (!model.is_object() || !model.contains(kind)) return "";
+    if (model.contains(tower) && !model[tower].is_null()) return "";
+    return fmt::format("{} is of a text-only model (it has no {}), which takes no pictures",
+                       path.string(), tower);
+  }
+  return "";
 }
 
 std::string patch_mismatch(const fs::path& directory, const ImageProcessorConfig& config) {

@@ -112,6 +112,12 @@ MegatronWriter::MegatronWriter(MegatronOutput output, const TensorList& tensors)
       place.layer = layer->layer;
       place.whole.shape.insert(place.whole.shape.begin(), layers);
       const auto& whole = wholes.try_emplace(place.key, place.whole).first->second;
+      if (whole.dtype != place.whole.dtype) {
+        user_error(
+            "{} is {}, but {} in a layer before; Megatron's form has one type for all layers: "
+            "turn the checkpoint into one with export --dtype first",
+            name, c10::toString(info.dtype), c10::toString(whole.dtype));
+      }
       TORCH_CHECK(whole == place.whole, name, " differs from the other layers");
     }
     TORCH_CHECK(pending_.emplace(name, std::move(place)).second, name, " occurs twice");

@@ -113,6 +113,17 @@ TEST_F(Convert, EveryModelFixtureComesBack) {
   }
 }
 
+TEST_F(Convert, AnotherTypeInOneLayerIsRefused) {
+  testing::write_variant("fixtures/hf", directory_ / "mixed", [](auto& tensors, Json&) {
+    for (auto& [name, tensor] : tensors) {
+      if (name.ends_with("layers.1.mlp.down_proj.weight")) tensor = tensor.to(at::kFloat);
+    }
+  });
+  EXPECT_REFUSED(import_checkpoint(directory_ / "mixed", directory_ / "run"),
+                 "layers.1.mlp.linear_fc2.weight", "Float", "BFloat16", "--dtype");
+  EXPECT_FALSE(fs::exists(directory_ / "run"));
+}
+
 TEST_F(Convert, ErrorsAreOneLineAndLeaveNothing) {
   const fs::path run = directory_ / "run";
   EXPECT_REFUSED(import_checkpoint(directory_ / "absent", run), "does not exist");

@@ -189,6 +189,20 @@ TEST(HfCheckpointBadInput, Fp8WithoutAFittingScale) {
       {kQ, "F8_E5M2", "F8_E4M3"});
 }
 
+// Whole types only: those of 4 and 6 bits can be written by hand alone.
+TEST(HfCheckpointBadInput, WeightsOfTypesThatAreNotRead) {
+  for (const auto dtype : {at::kFloat8_e4m3fnuz, at::kFloat8_e5m2fnuz, at::kFloat8_e8m0fnu,
+                           at::kByte, at::kInt, at::kBool, at::kComplexFloat}) {
+    const TempDir dir;
+    write_variant(kUntied, dir / "m", [&](NamedTensors& tensors, Json&) {
+      at::Tensor& weight = *find(tensors, kQ);
+      weight = at::zeros(weight.sizes(), at::kByte).to(dtype);
+    });
+    const std::string type(*safetensors_dtype(dtype));
+    EXPECT_REFUSED(HfCheckpoint(dir / "m"), kQ, type + " [");
+  }
+}
+
 // --- tied embeddings ---
 
 // users' pain point 6: tied embeddings.

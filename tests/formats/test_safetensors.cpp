@@ -109,6 +109,42 @@ TEST(Safetensors, WritesNonContiguousTensorsByValue) {
   EXPECT_TRUE(at::equal(SafetensorsFile(dir / "t.safetensors").read("x"), transposed));
 }
 
+// The library itself is asked by interop/test_safetensors.py.
+TEST(Safetensors, PackedTypesAreListedAndNotLoaded) {
+  const TempDir dir;
+  const std::string header = R"({"a":{"dtype":"F4","shape":[3,2],"data_offsets":[0,3]},)"
+                             R"("b":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[3,6]},)"
+                             R"("c":{"dtype":"F6_E3M2","shape":[0,5],"data_offsets":[6,6]},)"
+                             R"("d":{"dtype":"F8_E8M0","shape":[2],"data_offsets":[6,8]}})";
+  write_raw(dir / "packed.safetensors", header, "abcdefgh");
+  const SafetensorsFile file(dir / "packed.safetensors");
+  EXPECT_EQ(describe(file.tensors().at("a")), "F4 [3, 2]");
+  EXPECT_EQ(byte_size(file.tensors().at("a")), 3u);
+  EXPECT_EQ(byte_size(file.tensors().at("b")), 3u);
+  EXPECT_EQ(byte_size(file.tensors().at("c")), 0u);
+  std::string bytes(3, ' ');
+  file.read_rows("b", {0, 1}, reinterpret_cast<std::byte*>(bytes.data()));
+  EXPECT_EQ(bytes, "def");
+  for (const char* name : {"a", "b", "c"}) {
+    EXPECT_REFUSED(file.read(name), "packed.safetensors", std::string("tensor ") + name, "F",
+                   "not loaded");
+  }
+  EXPECT_EQ(file.read("d").scalar_type(), at::kFloat8_e8m0fnu);
+}
+
+TEST(SafetensorsBadInput, PackedElementsFillWholeBytes) {
+  const auto refusal = [](const char* dtype, const char* shape, int bytes) {
+    return open_error(fmt::format(R"({{"a":{{"dtype":"{}","shape":{},"data_offsets":[0,{}]}}}})",
+                                  dtype, shape, bytes),
+                      std::string(static_cast<size_t>(bytes), 'x'));
+  };
+  expect_mentions(refusal("F4", "[3]", 2), {"tensor a", "F4 [3]", "4 bits", "whole bytes"});
+  expect_mentions(refusal("F4", "[]", 1), {"F4 []", "whole bytes"});
+  expect_mentions(refusal("F6_E2M3", "[2, 3]", 5), {"F6_E2M3 [2, 3]", "6 bits"});
+  expect_mentions(refusal("F6_E3M2", "[8]", 7), {"needs 6 bytes", "span 7"});
+  expect_mentions(refusal("F4", "[4611686018427387904, 2]", 0), {"larger than any file"});
+}
+
 TEST(SafetensorsBadInput, MissingShortOrForeignFiles) {
   const TempDir dir;
   EXPECT_REFUSED(SafetensorsFile file(dir / "none.safetensors"), "none.safetensors",
@@ -139,8 +175,8 @@ TEST(SafetensorsBadInput, HeaderIsNotWhatItShouldBe) {
   expect_mentions(open_error(R"({"a":3})", ""), {"tensor a", "not an object"});
   const std::string a = R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
   expect_mentions(open_error("{" + a + "," + a + "}", "x"), {"a appears twice"});
-  expect_mentions(open_error(R"({"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}})", "x"),
-                  {"tensor a", "dtype F4 is not supported"});
+  expect_mentions(open_error(R"({"a":{"dtype":"F5","shape":[2],"data_offsets":[0,1]}})", "x"),
+                  {"tensor a", "dtype F5 is not supported"});
   expect_mentions(open_error(R"({"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}})", "x"),
                   {"tensor a", "shape [-1]"});
   expect_mentions(open_error(R"({"a":{"dtype":"U8","shape":[1.5],"data_offsets":[0,1]}})", "x"),
