@@ -14,10 +14,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::or_refused([&] {
     const ParquetFile parquet(file.fill(data, size), {"image.bytes", "ground_truth"});
     for (int64_t row = 0; row < std::min<int64_t>(parquet.rows(), 16); ++row) {
-      if (const auto bytes = parquet.bytes(0, row)) fuzz::touch(std::as_bytes(std::span(*bytes)));
-      if (const auto text = parquet.bytes(1, row)) json_to_tags(parse_json(*text, "input"));
+      const ParquetRow cells = parquet.row(row);
+      if (const auto bytes = cells.bytes(0)) fuzz::touch(std::as_bytes(std::span(*bytes)));
+      if (const auto text = cells.bytes(1)) json_to_tags(parse_json(*text, "input"));
     }
-    parquet.integer(0, parquet.rows() - 1);
+    parquet.row(parquet.rows() - 1).integer(0);
   });
   fuzz::or_refused([&] {
     const std::filesystem::path path = file.fill(data, size);
@@ -27,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (int64_t row = 0; row < std::min<int64_t>(parquet.rows(), 16); ++row) {
       Json cells = Json::object();
       for (size_t i = 0; i < columns.size(); ++i) {
-        fuzz::or_refused([&] { cells[columns[i]] = parquet.value(i, row); });
+        fuzz::or_refused([&] { cells[columns[i]] = parquet.row(row).value(i); });
       }
       fuzz::or_refused([&] { parse_conversation(cells, "input"); });
     }

@@ -85,9 +85,9 @@ class ColumnsDataset : public Dataset {
   };
 
   Cells read(int64_t index) const {
-    return rows_.at(index, [&](const ParquetFile& file, int64_t row, const std::string& name) {
-      Cells cells{Json::object(), name, fs::path(file.path()).parent_path()};
-      for (size_t i = 0; i < columns_.size(); ++i) cells.row[columns_[i]] = file.value(i, row);
+    return rows_.at(index, [&](const ParquetRow& row, const std::string& name) {
+      Cells cells{Json::object(), name, fs::path(row.path()).parent_path()};
+      for (size_t i = 0; i < columns_.size(); ++i) cells.row[columns_[i]] = row.value(i);
       return cells;
     });
   }

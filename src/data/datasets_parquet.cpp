@@ -25,9 +25,9 @@ Part picture_part(std::optional<std::string_view> bytes, const std::string& name
   return part;
 }
 
-std::string text_cell(const ParquetFile& file, size_t column, int64_t row, const char* what,
+std::string text_cell(const ParquetRow& row, size_t column, const char* what,
                       const std::string& name) {
-  const auto text = file.bytes(column, row);
+  const auto text = row.bytes(column);
   if (!text) user_error("{} has no {}", name, what);
   return std::string(*text);
 }
@@ -45,16 +45,16 @@ class CordDataset : public Dataset {
   }
 
   Conversation row(int64_t index) const override {
-    return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
-      return exchange({picture_part(file.bytes(0, row), name)}, kDescribe,
-                      json_to_tags(parse_truth(file, row, name)));
+    return rows_.at(index, [](const ParquetRow& row, const std::string& name) {
+      return exchange({picture_part(row.bytes(0), name)}, kDescribe,
+                      json_to_tags(parse_truth(row, name)));
     });
   }
   Json ground_truth(int64_t index) const override { return rows_.at(index, parse_truth); }
 
  private:
-  static Json parse_truth(const ParquetFile& file, int64_t row, const std::string& name) {
-    const auto text = file.bytes(1, row);
+  static Json parse_truth(const ParquetRow& row, const std::string& name) {
+    const auto text = row.bytes(1);
     const Json truth = text ? parse_json(*text, name) : Json();
     if (!truth.is_object() || !truth.contains("gt_parse") || !truth["gt_parse"].is_object()) {
       user_error("{}: ground_truth has no gt_parse object", name);
@@ -79,15 +79,14 @@ class MedpixDataset : public Dataset {
   }
 
   Conversation row(int64_t index) const override {
-    return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
-      return exchange({picture_part(file.bytes(0, row), name)},
-                      text_cell(file, 1, row, "question", name),
-                      text_cell(file, 2, row, "answer", name));
+    return rows_.at(index, [](const ParquetRow& row, const std::string& name) {
+      return exchange({picture_part(row.bytes(0), name)}, text_cell(row, 1, "question", name),
+                      text_cell(row, 2, "answer", name));
     });
   }
   Json ground_truth(int64_t index) const override {
-    return rows_.at(index, [](const ParquetFile& file, int64_t row, const std::string& name) {
-      return Json(text_cell(file, 2, row, "answer", name));
+    return rows_.at(index, [](const ParquetRow& row, const std::string& name) {
+      return Json(text_cell(row, 2, "answer", name));
     });
   }
 
@@ -103,8 +102,8 @@ class RavenDataset : public Dataset {
     // Without the pictures' bytes: they are most of the file.
     const ParquetRows small(files, {"images[].path", "texts[].user"});
     for (int64_t row = 0; row < small.size(); ++row) {
-      const bool whole = small.at(row, [](const ParquetFile& file, int64_t at, const std::string&) {
-        return !file.list(0, at).empty() && !file.list(1, at).empty();
+      const bool whole = small.at(row, [](const ParquetRow& each, const std::string&) {
+        return !each.list(0).empty() && !each.list(1).empty();
       });
       if (whole) used_.push_back(row);
     }
@@ -122,16 +121,15 @@ class RavenDataset : public Dataset {
   }
 
   Conversation row(int64_t index) const override {
-    return rows_.at(place(index), [](const ParquetFile& file, int64_t row,
-                                     const std::string& name) {
+    return rows_.at(place(index), [](const ParquetRow& row, const std::string& name) {
       std::vector<Part> pictures;
-      for (const auto& bytes : file.list(0, row)) {
+      for (const auto& bytes : row.list(0)) {
         pictures.push_back(picture_part(bytes, fmt::format("{} image {}", name, pictures.size())));
       }
       Conversation conversation;
-      for (size_t turn = 0; turn < file.list(1, row).size(); ++turn) {
-        Conversation each = exchange(std::move(pictures), text(file, 1, row, turn, "user", name),
-                                     text(file, 2, row, turn, "assistant", name));
+      for (size_t turn = 0; turn < row.list(1).size(); ++turn) {
+        Conversation each = exchange(std::move(pictures), text(row, 1, turn, "user", name),
+                                     text(row, 2, turn, "assistant", name));
         pictures.clear();
         std::ranges::move(each.messages, std::back_inserter(conversation.messages));
       }
@@ -140,19 +138,18 @@ class RavenDataset : public Dataset {
   }
   // Of the last turn, which is what evaluation asks for.
   Json ground_truth(int64_t index) const override {
-    return rows_.at(place(index),
-                    [](const ParquetFile& file, int64_t row, const std::string& name) {
-                      const size_t turns = file.list(2, row).size();
-                      return Json(text(file, 2, row, turns - 1, "assistant", name));
-                    });
+    return rows_.at(place(index), [](const ParquetRow& row, const std::string& name) {
+      const size_t turns = row.list(2).size();
+      return Json(text(row, 2, turns - 1, "assistant", name));
+    });
   }
 
  private:
   int64_t place(int64_t index) const { return used_.at(static_cast<size_t>(index)); }
 
-  static std::string text(const ParquetFile& file, size_t column, int64_t row, size_t turn,
-                          const char* what, const std::string& name) {
-    const auto items = file.list(column, row);
+  static std::string text(const ParquetRow& row, size_t column, size_t turn, const char* what,
+                          const std::string& name) {
+    const auto items = row.list(column);
     if (turn >= items.size() || !items[turn]) {
       user_error("{}: its text {} has no {}", name, turn, what);
     }

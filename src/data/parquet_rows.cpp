@@ -11,10 +11,11 @@ namespace trestle {
 namespace fs = std::filesystem;
 
 ParquetRows::ParquetRows(const std::vector<fs::path>& files,
-                         const std::vector<std::string>& columns)
+                         const std::vector<std::string>& columns,
+                         const std::shared_ptr<GroupStore>& store)
     : columns_(columns) {
   for (const fs::path& file : files) {
-    files_.emplace_back(file, columns);
+    files_.emplace_back(file, columns, store);
     size_ += files_.back().rows();
   }
 }
@@ -58,6 +59,12 @@ std::vector<fs::path> ParquetRows::files() const {
   return files;
 }
 
-void ParquetRows::past_the_end() { TORCH_CHECK(false, "row past the end"); }
+ParquetRow ParquetRows::find(int64_t index) const {
+  for (const ParquetFile& file : files_) {
+    if (index < file.rows()) return file.row(index);
+    index -= file.rows();
+  }
+  TORCH_CHECK(false, "row past the end");
+}
 
 }  // namespace trestle

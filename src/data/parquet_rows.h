@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <mutex>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,8 +16,10 @@ namespace trestle {
 
 class ParquetRows {
  public:
+  /// `store`: as ParquetFile has it.
   ParquetRows(const std::vector<std::filesystem::path>& files,
-              const std::vector<std::string>& columns);
+              const std::vector<std::string>& columns,
+              const std::shared_ptr<GroupStore>& store = nullptr);
 
   int64_t size() const { return size_; }
   /// Throws UserError where a file has a column that is not read and would be lost with what it
@@ -29,20 +31,15 @@ class ParquetRows {
   /// In the order of their rows.
   std::vector<std::filesystem::path> files() const;
 
-  /// fn(file, row within it, "FILE row N"). A Parquet reader keeps one row group, so one at a time:
-  /// other threads wait.
+  /// fn(ParquetRow, "FILE row N"). From many threads at once.
   template <class Function>
   auto at(int64_t index, const Function& fn) const {
-    const std::scoped_lock lock(mutex_);
-    for (const ParquetFile& file : files_) {
-      if (index < file.rows()) return fn(file, index, fmt::format("{} row {}", file.path(), index));
-      index -= file.rows();
-    }
-    past_the_end();
+    const ParquetRow row = find(index);
+    return fn(row, fmt::format("{} row {}", row.path(), row.number()));
   }
 
  private:
-  [[noreturn]] static void past_the_end();
+  ParquetRow find(int64_t index) const;
 
   // fn(file, column) for those that are not read and say something.
   template <class Function>
@@ -51,7 +48,6 @@ class ParquetRows {
   std::vector<std::string> columns_;
   std::vector<ParquetFile> files_;
   int64_t size_ = 0;
-  mutable std::mutex mutex_;
 };
 
 }  // namespace trestle

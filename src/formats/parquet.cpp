@@ -13,25 +13,14 @@
 #include "base/error.h"
 #include "base/paths.h"
 #include "base/text.h"
-#include "formats/arrow_layouts.h"
-#include "formats/parquet_json.h"
+#include "formats/parquet_group.h"
+#include "formats/parquet_store.h"
 
 namespace trestle {
 
 namespace {
 
 constexpr int64_t kMaxRowsOfGroup = 1 << 24;
-
-std::optional<std::string_view> cell(const arrow::Array& array, int64_t index,
-                                     const std::string& path, const std::string& name) {
-  if (array.IsNull(index)) return std::nullopt;
-  if (array.type_id() == arrow::Type::NA) return std::nullopt;
-  const auto bytes = bytes_of(array, index);
-  if (!bytes) {
-    user_error("{}: column {} is {}, not bytes or text", path, name, array.type()->ToString());
-  }
-  return bytes;
-}
 
 using Field = parquet::arrow::SchemaField;
 
@@ -79,9 +68,9 @@ parquet::ReaderProperties properties_for(int64_t file_size) {
   return properties;
 }
 
-// Some of Arrow's reasons end in a line break.
+// Some of Arrow's reasons are several lines, or end in a line break.
 [[noreturn]] void refuse(const std::string& path, std::string_view why) {
-  user_error("{}: cannot be read as Parquet: {}", path, trimmed(why));
+  user_error("{}: cannot be read as Parquet: {}", path, one_line(std::string(trimmed(why))));
 }
 
 // Rows of which the leaf says something, at most: below a list or struct a null may be that of
@@ -124,111 +113,81 @@ std::vector<ParquetColumn> columns_in(const parquet::FileMetaData& file) {
 }  // namespace
 
 struct ParquetFile::Reader {
-  std::string path;
-  std::vector<std::string> names;
-  std::unique_ptr<parquet::arrow::FileReader> file;
+  std::shared_ptr<ParquetColumns> columns = std::make_shared<ParquetColumns>();
+  std::shared_ptr<arrow::io::ReadableFile> input;
+  parquet::ReaderProperties properties;
+  std::shared_ptr<parquet::FileMetaData> footer;
   // First row of each row group, and the end.
   std::vector<int64_t> starts;
   std::vector<int> leaves;
-  int64_t loaded = -1;
-  // Of each name its values, and of a list column the lists that they belong to.
-  struct Column {
-    std::shared_ptr<arrow::Array> values, lists;
-    int64_t length() const { return lists ? lists->length() : values->length(); }
-  };
-  std::vector<Column> columns;
+  std::shared_ptr<GroupStore> store;
+  std::vector<std::shared_ptr<GroupStore::Slot>> slots;  // one a group
 
+  const std::string& path() const { return columns->path; }
   void check(const arrow::Status& status) const {
-    if (!status.ok()) refuse(path, status.message());
+    if (!status.ok()) refuse(path(), status.message());
   }
 
-  // Loads the row group that holds `row`; returns the row within it.
-  int64_t seek(int64_t row) {
-    if (row < 0 || row >= starts.back()) {
-      user_error("{} has {} rows; row {} was asked for", path, starts.back(), row);
-    }
-    const auto after = std::upper_bound(starts.begin(), starts.end(), row);
-    const auto group = static_cast<int>(after - starts.begin()) - 1;
-    if (group != loaded) {
-      loaded = -1;
-      std::shared_ptr<arrow::Table> table;
-      try {
-        check(file->ReadRowGroup(group, leaves).Value(&table));
-        columns.clear();
-        for (const std::string& name : names) columns.push_back(column(*table, name));
-        // The footer counts rows, the pages hold them; a damaged file may disagree with itself.
-        const int64_t wanted = starts[static_cast<size_t>(group) + 1] - *(after - 1);
-        for (const Column& each : columns) {
-          if (each.length() != wanted) {
-            user_error("{}: row group {} should have {} rows and holds {}; the file is damaged",
-                       path, group, wanted, each.length());
-          }
-        }
-      } catch (const parquet::ParquetException& error) {
-        refuse(path, error.what());
-      }
-      loaded = group;
-    }
-    return row - starts[static_cast<size_t>(group)];
-  }
-
-  Column column(const arrow::Table& table, const std::string& name) const {
-    // A whole column may have a dot in its own name.
-    const size_t dot = table.GetColumnByName(name) ? std::string::npos : name.find('.');
-    const bool is_list = name.find("[]") != std::string::npos;
-    const auto chunked = table.GetColumnByName(name.substr(0, is_list ? name.find("[]") : dot));
-    if (!chunked) user_error("{} has no column {}", path, name);
-    auto joined = arrow::Concatenate(chunked->chunks());
-    check(joined.status());
-    std::shared_ptr<arrow::Array> array = *joined;
-    Column result;
-    if (is_list) {
-      result.lists = array;
-      array = list_values(*array);
-      if (!array) {
-        user_error("{}: column {} is {}, not a list", path, name, result.lists->type()->ToString());
-      }
-    }
-    result.values = array;
-    if (dot == std::string::npos) return result;
-    if (array->type_id() != arrow::Type::STRUCT) {
-      user_error("{}: column {} is {}, not a struct", path, name.substr(0, dot),
-                 array->type()->ToString());
-    }
-    // Flattened, so that a null struct makes its fields null.
-    const auto& structs = static_cast<const arrow::StructArray&>(*array);
-    const int index = structs.struct_type()->GetFieldIndex(name.substr(dot + 1));
-    if (index < 0) user_error("{} has no column {}", path, name);
-    auto field = structs.GetFlattenedField(index);
-    check(field.status());
-    result.values = *field;
-    return result;
-  }
-};
-
-ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::string> columns)
-    : reader_(std::make_unique<Reader>()) {
-  reader_->path = path.string();
-  reader_->names = std::move(columns);
-  const auto input = opened_file(path);
-  const auto size = input->GetSize();
-  reader_->check(size.status());
-  try {
+  // Each decoding has a reader of its own: Arrow's is for one thread.
+  std::unique_ptr<parquet::arrow::FileReader> open() const {
     parquet::arrow::FileReaderBuilder builder;
-    reader_->check(builder.Open(input, properties_for(*size)));
+    check(builder.Open(input, properties, footer));
     // Read where it is asked for: reading ahead would start a pool of threads, which may be
     // refused, for row groups that come one at a time from a local file.
     parquet::ArrowReaderProperties on_this_thread(/*use_threads=*/false);
     on_this_thread.set_pre_buffer(false);
     on_this_thread.set_arrow_extensions_enabled(true);  // JSON and UUIDs are told from texts
     builder.properties(on_this_thread);
-    reader_->check(builder.Build(&reader_->file));
-    const auto metadata = reader_->file->parquet_reader()->metadata();
+    std::unique_ptr<parquet::arrow::FileReader> reader;
+    check(builder.Build(&reader));
+    return reader;
+  }
+
+  int64_t rows_of(int group) const {
+    const auto at = static_cast<size_t>(group);
+    return starts[at + 1] - starts[at];
+  }
+
+  // What its columns take once they are decompressed, as the footer has it: a guess.
+  int64_t decoded_size(int group) const {
+    constexpr int64_t kMost = int64_t{1} << 40;
+    const auto rows = footer->RowGroup(group);
+    int64_t size = 0;
+    for (const int leaf : leaves) {
+      size += std::clamp<int64_t>(rows->ColumnChunk(leaf)->total_uncompressed_size(), 0, kMost);
+    }
+    return std::min(size, kMost);
+  }
+
+  std::shared_ptr<const ParquetGroup> decode(int group) const {
+    try {
+      std::shared_ptr<arrow::Table> table;
+      check(open()->ReadRowGroup(group, leaves).Value(&table));
+      return std::make_shared<const ParquetGroup>(columns, *table, group, rows_of(group));
+    } catch (const parquet::ParquetException& error) {
+      refuse(path(), error.what());
+    }
+  }
+};
+
+ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::string> columns,
+                         std::shared_ptr<GroupStore> store)
+    : reader_(std::make_unique<Reader>()) {
+  reader_->columns->path = path.string();
+  reader_->columns->names = std::move(columns);
+  reader_->store = store ? std::move(store) : GroupStore::of_process();
+  reader_->input = opened_file(path);
+  const auto size = reader_->input->GetSize();
+  reader_->check(size.status());
+  reader_->properties = properties_for(*size);
+  try {
+    const auto file = reader_->open();
+    reader_->footer = file->parquet_reader()->metadata();
     reader_->starts.push_back(0);
-    for (int i = 0; i < metadata->num_row_groups(); ++i) {
+    for (int i = 0; i < reader_->footer->num_row_groups(); ++i) {
       // Arrow asks for memory by this number before it has seen a row. A row of ours, a picture and
       // its text, takes a byte at least.
-      const int64_t rows = metadata->RowGroup(i)->num_rows();
+      const int64_t rows = reader_->footer->RowGroup(i)->num_rows();
       const int64_t most = std::min(kMaxRowsOfGroup, *size);
       if (rows < 0 || rows > most) {
         user_error("{}: row group {} claims {} rows in a file of {} bytes; at most {} are read",
@@ -237,10 +196,14 @@ ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::str
       reader_->starts.push_back(reader_->starts.back() + rows);
     }
     // Only leaves under the wanted columns are read.
-    for (const std::string& name : reader_->names) {
-      const Field* field = find_field(reader_->file->manifest().schema_fields, name);
+    for (const std::string& name : reader_->columns->names) {
+      const Field* field = find_field(file->manifest().schema_fields, name);
       if (field == nullptr) user_error("{} has no column {}", path.string(), name);
       add_leaves(*field, reader_->leaves);
+    }
+    for (int i = 0; i < reader_->footer->num_row_groups(); ++i) {
+      reader_->slots.push_back(
+          std::make_shared<GroupStore::Slot>(reader_->rows_of(i), reader_->decoded_size(i)));
     }
   } catch (const parquet::ParquetException& error) {
     refuse(path.string(), error.what());
@@ -251,46 +214,45 @@ ParquetFile::~ParquetFile() = default;
 ParquetFile::ParquetFile(ParquetFile&&) noexcept = default;
 
 int64_t ParquetFile::rows() const { return reader_->starts.back(); }
-const std::string& ParquetFile::path() const { return reader_->path; }
+const std::string& ParquetFile::path() const { return reader_->path(); }
 
-std::optional<std::string_view> ParquetFile::bytes(size_t column, int64_t row) const {
-  const int64_t index = reader_->seek(row);
-  return cell(*reader_->columns[column].values, index, reader_->path, reader_->names[column]);
+ParquetRow ParquetFile::row(int64_t row) const {
+  const std::vector<int64_t>& starts = reader_->starts;
+  if (row < 0 || row >= starts.back()) {
+    user_error("{} has {} rows; row {} was asked for", path(), starts.back(), row);
+  }
+  const auto after = std::upper_bound(starts.begin(), starts.end(), row);
+  const auto group = static_cast<size_t>(after - starts.begin()) - 1;
+  return {reader_->store->get(reader_->slots[group],
+                              [&] { return reader_->decode(static_cast<int>(group)); }),
+          row, row - starts[group]};
 }
 
-std::vector<std::optional<std::string_view>> ParquetFile::list(size_t column, int64_t row) const {
-  const int64_t index = reader_->seek(row);
-  const Reader::Column& each = reader_->columns[column];
-  std::vector<std::optional<std::string_view>> items;
-  if (each.lists->IsNull(index)) return items;
-  const auto range = items_of(*each.lists, index);
-  if (!range) {
-    user_error("{}: column {} row {} leaves its values; the file is damaged", reader_->path,
-               reader_->names[column], row);
-  }
-  for (int64_t i = range->first; i < range->first + range->count; ++i) {
-    items.push_back(cell(*each.values, i, reader_->path, reader_->names[column]));
-  }
-  return items;
+ParquetRow::ParquetRow(std::shared_ptr<const ParquetGroup> group, int64_t row, int64_t index)
+    : group_(std::move(group)), row_(row), index_(index) {}
+
+const std::string& ParquetRow::path() const { return group_->columns().path; }
+
+std::optional<std::string_view> ParquetRow::bytes(size_t column) const {
+  return group_->bytes(column, index_);
 }
 
-int64_t ParquetFile::integer(size_t column, int64_t row) const {
-  const Json cell = value(column, row);
+std::vector<std::optional<std::string_view>> ParquetRow::list(size_t column) const {
+  return group_->list(column, index_, row_);
+}
+
+Json ParquetRow::value(size_t column) const { return group_->value(column, index_, row_); }
+
+int64_t ParquetRow::integer(size_t column) const {
+  const Json cell = value(column);
   const bool fits = !cell.is_number_unsigned() || cell.get<uint64_t>() <= INT64_MAX;
   if (cell.is_number_integer() && fits) return cell.get<int64_t>();
-  user_error("{}: column {} row {} is no integer", reader_->path, reader_->names[column], row);
-}
-
-Json ParquetFile::value(size_t column, int64_t row) const {
-  const int64_t index = reader_->seek(row);
-  return json_of_cell(
-      *reader_->columns[column].values, index,
-      fmt::format("{}: column {} row {}", reader_->path, reader_->names[column], row));
+  user_error("{}: column {} row {} is no integer", path(), group_->columns().names[column], row_);
 }
 
 std::vector<ParquetColumn> ParquetFile::all_columns() const {
   try {
-    return columns_in(*reader_->file->parquet_reader()->metadata());
+    return columns_in(*reader_->footer);
   } catch (const parquet::ParquetException& error) {
     refuse(path(), error.what());
   }

@@ -14,15 +14,15 @@ TEST(Parquet, RowsInOneGroupOrSeveral) {
   for (const char* name : {"plain", "snappy", "groups"}) {
     const ParquetFile file(kSeeds / name, kColumns);
     ASSERT_EQ(file.rows(), 3) << name;
-    EXPECT_EQ(file.bytes(0, 0), "picture");
-    EXPECT_EQ(file.bytes(1, 0), R"({"gt_parse": {"total": "1"}})");
+    EXPECT_EQ(file.row(0).bytes(0), "picture");
+    EXPECT_EQ(file.row(0).bytes(1), R"({"gt_parse": {"total": "1"}})");
     // A null field, and a field of a null struct.
-    EXPECT_FALSE(file.bytes(0, 1));
-    EXPECT_FALSE(file.bytes(0, 2));
-    EXPECT_FALSE(file.bytes(1, 2));
-    EXPECT_REFUSED(file.bytes(0, 3), "3 rows");
-    EXPECT_REFUSED(file.bytes(0, -1), "3 rows");
-    EXPECT_REFUSED(file.integer(0, 0), "no integer");
+    EXPECT_FALSE(file.row(1).bytes(0));
+    EXPECT_FALSE(file.row(2).bytes(0));
+    EXPECT_FALSE(file.row(2).bytes(1));
+    EXPECT_REFUSED(file.row(3).bytes(0), "3 rows");
+    EXPECT_REFUSED(file.row(-1).bytes(0), "3 rows");
+    EXPECT_REFUSED(file.row(0).integer(0), "no integer");
   }
   EXPECT_REFUSED(ParquetFile(kSeeds / "plain", {"labels"}), "labels");
 }

@@ -8,6 +8,7 @@
 
 #include "errors.h"
 #include "formats/parquet.h"
+#include "formats/parquet_store.h"
 #include "temp_dir.h"
 
 namespace trestle {
@@ -34,7 +35,7 @@ class Layouts : public ::testing::Test {
     auto file = arrow::io::FileOutputStream::Open(path.string()).ValueOrDie();
     const auto properties = parquet::ArrowWriterProperties::Builder().store_schema()->build();
     const arrow::Status status =
-        parquet::arrow::WriteTable(*table, arrow::default_memory_pool(), file, 2,
+        parquet::arrow::WriteTable(*table, arrow::default_memory_pool(), file, kRowsOfGroup,
                                    parquet::default_writer_properties(), properties);
     EXPECT_TRUE(status.ok()) << status.ToString();
     EXPECT_TRUE(file->Close().ok());
@@ -47,12 +48,23 @@ class Layouts : public ::testing::Test {
 
   // The rows of a column as JSON.
   Json rows(const Type& type, const std::string& values) {
-    const ParquetFile file(write({{"c", type}}, {values}), {"c"});
+    const std::filesystem::path path = write({{"c", type}}, {values});
+    const ParquetFile file(path, {"c"});
     Json out = Json::array();
-    for (int64_t row = 0; row < file.rows(); ++row) out.push_back(file.value(0, row));
+    for (int64_t row = 0; row < file.rows(); ++row) out.push_back(file.row(row).value(0));
+    // The same from a group that has been put out to a file: the first, by the last.
+    const auto store = std::make_shared<GroupStore>(0, folder_.path(), 0);
+    const ParquetFile again(path, {"c"}, store);
+    EXPECT_EQ(again.row(0).value(0), out[0]);
+    EXPECT_EQ(again.row(file.rows() - 1).value(0), out.back());
+    for (int64_t row = 0; row < file.rows(); ++row) {
+      EXPECT_EQ(again.row(row).value(0), out[static_cast<size_t>(row)]) << type->ToString();
+    }
+    EXPECT_EQ(store->spilled(), file.rows() > kRowsOfGroup ? 1 : 0) << type->ToString();
     return out;
   }
 
+  static constexpr int64_t kRowsOfGroup = 2;
   const trestle::testing::TempDir folder_;
 };
 
@@ -69,9 +81,9 @@ TEST_F(Layouts, OfBytes) {
   for (const Type& type : {arrow::binary(), arrow::large_binary(), arrow::binary_view(),
                            arrow::fixed_size_binary(3)}) {
     const ParquetFile file(write({{"c", type}}, {R"(["abc", null])"}), {"c"});
-    EXPECT_EQ(file.bytes(0, 0), "abc") << type->ToString();
-    EXPECT_FALSE(file.bytes(0, 1));
-    EXPECT_EQ(file.value(0, 0), Json::binary({'a', 'b', 'c'})) << type->ToString();
+    EXPECT_EQ(file.row(0).bytes(0), "abc") << type->ToString();
+    EXPECT_FALSE(file.row(1).bytes(0));
+    EXPECT_EQ(file.row(0).value(0), Json::binary({'a', 'b', 'c'})) << type->ToString();
   }
 }
 
@@ -98,9 +110,9 @@ TEST_F(Layouts, OfListsOfStructs) {
                                [{"bytes": "y", "n": 3}, {"bytes": "z", "n": 4}]])";
       const ParquetFile file(write({{"c", type}}, {values}), {"c[].bytes"});
       using Items = std::vector<std::optional<std::string_view>>;
-      EXPECT_EQ(file.list(0, 0), (Items{"x", std::nullopt}));
-      EXPECT_EQ(file.list(0, 1), Items{});
-      EXPECT_EQ(file.list(0, 2), (Items{"y", "z"}));
+      EXPECT_EQ(file.row(0).list(0), (Items{"x", std::nullopt}));
+      EXPECT_EQ(file.row(1).list(0), Items{});
+      EXPECT_EQ(file.row(2).list(0), (Items{"y", "z"}));
     }
   }
   EXPECT_REFUSED(ParquetFile(write({{"c", arrow::utf8()}}, {R"(["a"])"}), {"c[].bytes"}),
@@ -159,10 +171,10 @@ TEST_F(Layouts, JsonOfTheDatasetsLibrary) {
   const ParquetFile file(
       write(arrow::Table::Make(arrow::schema({arrow::field("c", wrapped->type())}), {wrapped})),
       {"c"});
-  EXPECT_EQ(file.value(0, 0), Json::parse(R"({"content": "hi"})"));
-  EXPECT_EQ(file.value(0, 1), Json::parse(R"({"content": [{"type": "text"}]})"));
-  EXPECT_EQ(file.value(0, 2), Json::object());
-  EXPECT_REFUSED(file.value(0, 3), "column c row 3: not valid JSON");
+  EXPECT_EQ(file.row(0).value(0), Json::parse(R"({"content": "hi"})"));
+  EXPECT_EQ(file.row(1).value(0), Json::parse(R"({"content": [{"type": "text"}]})"));
+  EXPECT_EQ(file.row(2).value(0), Json::object());
+  EXPECT_REFUSED(file.row(3).value(0), "column c row 3: not valid JSON");
 }
 
 TEST_F(Layouts, ColumnsAreToldWithWhatTheyHold) {
