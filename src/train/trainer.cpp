@@ -70,6 +70,23 @@ void settle_length(TrainConfig& config, const Dataset& dataset) {
   check_schedule(config, true);
 }
 
+// Keys that speak of pictures, of a model that takes none.
+void refuse_keys_of_vision(const TrainConfig& config, const ModelConfig& model) {
+  if (model.vision) return;
+  const auto refuse = [](const char* key, bool given, const std::string& value) {
+    if (given) {
+      user_error("{}={} has no effect: the model is of text only; leave it out", key, value);
+    }
+  };
+  refuse("model.freeze_vision_model", config.model.freeze_vision_model, "true");
+  refuse("model.freeze_vision_projection", config.model.freeze_vision_projection, "true");
+  const auto refuse_bound = [&](const char* key, int64_t bound) {
+    refuse(key, bound != 0, std::to_string(bound));
+  };
+  refuse_bound("dataset.image_max_edge", config.dataset.image_max_edge);
+  refuse_bound("dataset.image_max_tokens", config.dataset.image_max_tokens);
+}
+
 int64_t peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -89,6 +106,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
       dataset_(make_dataset(config_.dataset.maker_name, {.path = config_.dataset.path_or_dataset,
                                                          .split = config_.dataset.split,
                                                          .subset = config_.dataset.subset})) {
+  refuse_keys_of_vision(config_, base_.config());
   settle_length(config_, *dataset_);
   std::optional<SavedRun> saved;
   if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);

@@ -29,6 +29,7 @@ class Kin : public testing::InDirectory<::testing::TestWithParam<const char*>> {
 
 INSTANTIATE_TEST_SUITE_P(Models, Kin, ::testing::ValuesIn(testing::kKin), testing::test_name);
 
+// users' pain point 35: a sibling read with Ministral 3's constants.
 TEST_P(Kin, LogitsAreTransformers) {
   const Golden golden(GetParam());
   const TextConfig text = OpenCheckpoint(source()).config().text;
@@ -53,6 +54,7 @@ TEST_P(Kin, ToMegatronAndBackIsBitExact) {
   }
 }
 
+// users' pain point 35: a sibling read with Ministral 3's constants.
 TEST_P(Kin, ToMistralsFormAndBackIsBitExact) {
   const OpenCheckpoint open(source());
   const auto write = [&] {

@@ -112,6 +112,13 @@ class TextOnly(Commands):
             self.refused("logits", "--hf-model-path", path, "--inputs", "seen", "--output", "logits.safetensors",
                          names=["pixel_values", "no vision tower"])
 
+    def test_keys_of_pictures(self):
+        model = self.text_model()
+        for key, value in (("model.freeze_vision_model", "true"), ("model.freeze_vision_projection", "true"),
+                           ("dataset.image_max_edge", 56), ("dataset.image_max_tokens", 50)):
+            line = ("finetune", "--recipe", "ministral3_3b_sft_config", *self.finetune(model, "rows.jsonl")[3:], f"{key}={value}")
+            self.refused(*line, names=[f"{key}={value}", "text only"], progress=True)
+
     def test_a_run(self):
         """A Megatron run has the tokenizer's files and no config.json."""
         run = self.folder / "megatron"
