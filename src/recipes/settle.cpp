@@ -173,6 +173,31 @@ void add_of_validation(const TrainConfig& config, Dead& dead) {
   }
 }
 
+// Whether each source says it itself, so that the run's own key is nobody's default.
+template <class Source>
+bool all_say(const std::vector<Source>& sources, std::optional<std::string> DataSource::*what) {
+  return std::ranges::all_of(sources,
+                             [&](const Source& each) { return (each.data.*what).has_value(); });
+}
+
+// An entry of a source that chooses nothing of what its maker reads.
+template <class Source>
+void refuse_without_choice(std::string_view key, const std::vector<Source>& sources,
+                           const std::string& usual_maker) {
+  for (const Source& source : sources) {
+    const DataSource& data = source.data;
+    const std::string maker = data.maker_name.value_or(usual_maker);
+    if (!data.split.value_or("").empty() && !split_matters(maker, data.path)) {
+      user_error("{}: split: {} has no effect: {} is read whole, whatever the split; leave it out",
+                 key, *data.split, data.path);
+    }
+    if (!data.subset.empty() && !is_on_hub(maker, data.path)) {
+      user_error("{}: subset: {} has no effect: {} is no data set on the Hub by its name", key,
+                 data.subset, data.path);
+    }
+  }
+}
+
 void add_of_splits(const TrainConfig& config, Dead& dead) {
   const auto add = [&](const char* key, const std::string& path) {
     if (path.empty() || split_matters(config.dataset.maker_name, path)) return;
@@ -184,6 +209,27 @@ void add_of_splits(const TrainConfig& config, Dead& dead) {
   };
   add("dataset.split", config.dataset.path_or_dataset);
   add_subset("dataset.subset", config.dataset.path_or_dataset);
+  const auto& blend = config.dataset.blend;
+  if (!blend.empty()) {
+    const std::string why = "dataset.blend says it of each of its sets";
+    dead.add("dataset.subset", why);
+    if (all_say(blend, &DataSource::split)) dead.add("dataset.split", why);
+    const auto& validation = config.validation;
+    const bool has_other = validation.is_on() && !validation.path_or_dataset.empty();
+    if (all_say(blend, &DataSource::maker_name) && !has_other &&
+        all_say(validation.sets, &DataSource::maker_name)) {
+      dead.add("dataset.maker_name", why);
+    }
+  }
+  refuse_without_choice("dataset.blend", blend, config.dataset.maker_name);
+  const auto& sets = config.validation.sets;
+  refuse_without_choice("validation.sets", sets, config.dataset.maker_name);
+  if (!sets.empty()) {
+    const std::string why = "validation.sets says it of each of them";
+    dead.add("validation.subset", why);
+    if (all_say(sets, &DataSource::split)) dead.add("validation.split", why);
+    return;
+  }
   // By default it chooses among the files of the training data.
   const std::string& own = config.validation.path_or_dataset;
   add("validation.split", own.empty() ? config.dataset.path_or_dataset : own);
@@ -319,7 +365,7 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
 }
 
 void name_data(DatasetOptions& dataset) {
-  if (!dataset.path_or_dataset.empty()) return;
+  if (!dataset.path_or_dataset.empty() || !dataset.blend.empty()) return;
   dataset.path_or_dataset = hub_name_of_maker(dataset.maker_name).path;
 }
 
