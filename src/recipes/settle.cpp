@@ -173,11 +173,20 @@ void add_of_validation(const TrainConfig& config, Dead& dead) {
   }
 }
 
-// Whether each source says it itself, so that the run's own key is nobody's default.
+// Whether each source says its maker itself, so that the run's own is nobody's.
 template <class Source>
-bool all_say(const std::vector<Source>& sources, std::optional<std::string> DataSource::*what) {
+bool all_name_makers(const std::vector<Source>& sources) {
   return std::ranges::all_of(sources,
-                             [&](const Source& each) { return (each.data.*what).has_value(); });
+                             [](const Source& each) { return each.data.maker_name.has_value(); });
+}
+
+// Whether the run's own split is that of a source: where it says none and reads one of several.
+template <class Source>
+bool any_takes_split(const std::vector<Source>& sources, const std::string& usual_maker) {
+  return std::ranges::any_of(sources, [&](const Source& each) {
+    return !each.data.split &&
+           split_matters(each.data.maker_name.value_or(usual_maker), each.data.path);
+  });
 }
 
 // An entry of a source that chooses nothing of what its maker reads.
@@ -198,6 +207,28 @@ void refuse_without_choice(std::string_view key, const std::vector<Source>& sour
   }
 }
 
+void add_of_sources(const TrainConfig& config, Dead& dead) {
+  const std::string& maker = config.dataset.maker_name;
+  const auto& blend = config.dataset.blend;
+  const auto& sets = config.validation.sets;
+  refuse_without_choice("dataset.blend", blend, maker);
+  refuse_without_choice("validation.sets", sets, maker);
+  const std::string of_blend = "no set of dataset.blend takes it";
+  if (!blend.empty()) {
+    dead.add("dataset.subset", of_blend);
+    if (!any_takes_split(blend, maker)) dead.add("dataset.split", of_blend);
+    const bool has_other = config.validation.is_on() && !config.validation.path_or_dataset.empty();
+    if (all_name_makers(blend) && all_name_makers(sets) && !has_other) {
+      dead.add("dataset.maker_name", of_blend);
+    }
+  }
+  if (!sets.empty()) {
+    const std::string of_sets = "no set of validation.sets takes it";
+    dead.add("validation.subset", of_sets);
+    if (!any_takes_split(sets, maker)) dead.add("validation.split", of_sets);
+  }
+}
+
 void add_of_splits(const TrainConfig& config, Dead& dead) {
   const auto add = [&](const char* key, const std::string& path) {
     if (path.empty() || split_matters(config.dataset.maker_name, path)) return;
@@ -209,27 +240,8 @@ void add_of_splits(const TrainConfig& config, Dead& dead) {
   };
   add("dataset.split", config.dataset.path_or_dataset);
   add_subset("dataset.subset", config.dataset.path_or_dataset);
-  const auto& blend = config.dataset.blend;
-  if (!blend.empty()) {
-    const std::string why = "dataset.blend says it of each of its sets";
-    dead.add("dataset.subset", why);
-    if (all_say(blend, &DataSource::split)) dead.add("dataset.split", why);
-    const auto& validation = config.validation;
-    const bool has_other = validation.is_on() && !validation.path_or_dataset.empty();
-    if (all_say(blend, &DataSource::maker_name) && !has_other &&
-        all_say(validation.sets, &DataSource::maker_name)) {
-      dead.add("dataset.maker_name", why);
-    }
-  }
-  refuse_without_choice("dataset.blend", blend, config.dataset.maker_name);
-  const auto& sets = config.validation.sets;
-  refuse_without_choice("validation.sets", sets, config.dataset.maker_name);
-  if (!sets.empty()) {
-    const std::string why = "validation.sets says it of each of them";
-    dead.add("validation.subset", why);
-    if (all_say(sets, &DataSource::split)) dead.add("validation.split", why);
-    return;
-  }
+  add_of_sources(config, dead);
+  if (!config.validation.sets.empty()) return;
   // By default it chooses among the files of the training data.
   const std::string& own = config.validation.path_or_dataset;
   add("validation.split", own.empty() ? config.dataset.path_or_dataset : own);
