@@ -1,6 +1,6 @@
 // Parquet files as the cord data set reads them, and as own data are: every column whole. Arrow is
 // not instrumented: what counts is what we do with what it says.
-#include "formats/parquet.h"
+#include "parquet/parquet.h"
 
 #include "base/json.h"
 #include "chat/json.h"

@@ -38,6 +38,7 @@ EQUIVALENT = Path(__file__).resolve().parent / "mutants_equivalent.txt"
 # Tests by ctest's names: the unit tests, the stage's own first, and the scripts that walk through it.
 UNITS = {
     "formats": ["formats", "pytorch", "megatron", "checkpoint", "bridge", "peft", "data", "generate", "train"],
+    "parquet": ["parquet", "data", "generate", "train"],
     "pytorch": ["pytorch", "megatron", "checkpoint", "bridge", "peft", "train"],
     "megatron": ["megatron", "checkpoint", "bridge", "peft", "train"],
     "checkpoint": ["checkpoint", "bridge", "peft", "data", "generate", "train"],
@@ -52,6 +53,7 @@ FILES = ["check", "bad_mistral", "compare", "bad_input", "adapters", "crash", "i
 RUNS = ["finetune", "keys", "adapters", "bad_input", "data_commands", "crash", "kill", "interop_trackers"]
 SCRIPTS = {
     "formats": FILES,
+    "parquet": RUNS,
     "pytorch": FILES,
     "megatron": FILES,
     "checkpoint": FILES,

@@ -186,6 +186,11 @@ void unknown_key(std::string_view key, const std::vector<FieldText>& known) {
   user_error("unknown option {}; did you mean {}?", key, nearest(key, names));
 }
 
+void emit_text(YAML::Emitter& out, const std::string& text) {
+  if (text == "null" || text == "~") out << YAML::DoubleQuoted;  // the word, and not nothing
+  out << text;
+}
+
 YAML::Node load_yaml(const std::string& text, std::string_view what) {
   if (text.size() > kMaxYamlBytes) {
     user_error("{} has {} bytes; a config has at most {}", what, text.size(), kMaxYamlBytes);
@@ -208,6 +213,55 @@ struct Flattened {
   std::set<std::string> paths;
   size_t visited = 0;  // aliases make a short text a huge tree
 };
+
+// A list or map of plain values, or null.
+std::string flow_text(const YAML::Node& node, const std::string& path, std::string_view what) {
+  YAML::Emitter out;
+  const auto add = [&](const YAML::Node& value) {
+    if (!value.IsNull() && !(value.IsScalar() && is_usual_yaml_tag(value.Tag()))) {
+      user_error("{}: {} is not a list of plain values", what, path);
+    }
+    if (value.IsNull()) {
+      out << YAML::Null;
+    } else {
+      emit_text(out, value.Scalar());
+    }
+  };
+  if (node.IsMap()) {
+    out << YAML::Flow << YAML::BeginMap;
+    for (const auto& entry : node) {
+      out << YAML::Key;
+      add(entry.first);
+      out << YAML::Value;
+      add(entry.second);
+    }
+    out << YAML::EndMap;
+  } else if (node.IsSequence()) {
+    out << YAML::Flow << YAML::BeginSeq;
+    for (const auto& each : node) add(each);
+    out << YAML::EndSeq;
+  } else {
+    add(node);
+  }
+  return out.c_str();
+}
+
+// Plain items as they stand; lists and maps of plain values, as a blend of data sets has them, in
+// YAML's flow style.
+std::string text_of_list(const YAML::Node& list, const std::string& path, std::string_view what,
+                         Flattened& into) {
+  std::vector<std::string> items;
+  for (const auto& item : list) {
+    if (item.IsScalar()) {
+      items.push_back(item.Scalar());
+      continue;
+    }
+    into.visited += item.size();
+    if (into.visited > kMaxYamlValues) user_error("{}: over {} values", what, kMaxYamlValues);
+    items.push_back(flow_text(item, path, what));
+  }
+  return fmt::format("[{}]", fmt::join(items, ", "));
+}
 
 void flatten_into(const YAML::Node& node, const std::string& prefix, std::string_view what,
                   int depth, Flattened& into) {
@@ -234,12 +288,7 @@ void flatten_into(const YAML::Node& node, const std::string& prefix, std::string
   if (node.IsNull() || node.IsMap()) {
     into.out.push_back({prefix, std::nullopt});
   } else if (node.IsSequence()) {
-    std::vector<std::string> items;
-    for (const auto& item : node) {
-      if (!item.IsScalar()) user_error("{}: {} is not a list of plain values", what, prefix);
-      items.push_back(item.Scalar());
-    }
-    into.out.push_back({prefix, fmt::format("[{}]", fmt::join(items, ", "))});
+    into.out.push_back({prefix, text_of_list(node, prefix, what, into)});
   } else {
     into.out.push_back({prefix, node.Scalar()});
   }
@@ -295,6 +344,11 @@ std::string yaml_of(const std::vector<FieldText>& fields) {
       out += fmt::format("{:{}}{}:\n", "", 2 * level, parts[level]);
     }
     open = parts;
+    const std::string name = each.path.substr(start);
+    if (each.kind == FieldText::Kind::kFlow) {
+      out += fmt::format("{:{}}{}: {}\n", "", 2 * parts.size(), name, each.value);
+      continue;
+    }
     YAML::Emitter value;
     if (each.kind == FieldText::Kind::kList) {
       std::vector<std::string> items;
@@ -303,13 +357,10 @@ std::string yaml_of(const std::vector<FieldText>& fields) {
       value << YAML::Flow << items;
     } else if (each.kind == FieldText::Kind::kNull) {
       value << YAML::Null;
-    } else if (each.value == "null" || each.value == "~") {
-      value << YAML::DoubleQuoted << each.value;  // the word, and not nothing
     } else {
-      value << each.value;
+      emit_text(value, each.value);
     }
-    out +=
-        fmt::format("{:{}}{}: {}\n", "", 2 * parts.size(), each.path.substr(start), value.c_str());
+    out += fmt::format("{:{}}{}: {}\n", "", 2 * parts.size(), name, value.c_str());
   }
   return out;
 }

@@ -235,7 +235,8 @@ void parse_value(std::string_view key, std::string_view text, std::optional<std:
 
 /// Every settable path, in order: for printing, YAML, resuming and "did you mean".
 struct FieldText {
-  enum class Kind { kScalar, kList, kNull };
+  /// kFlow: its value is YAML as it stands.
+  enum class Kind { kScalar, kList, kNull, kFlow };
   std::string path, value, help;
   Kind kind = Kind::kScalar;
   OnResume on_resume = OnResume::kSame;
@@ -385,6 +386,8 @@ void apply_override(T& config, std::string_view assignment, const T& defaults = 
 /// anything but mappings, scalars and lists, and on a path that is there twice.
 std::vector<Assignment> flatten_yaml(const YAML::Node& node, std::string_view what);
 YAML::Node load_yaml(const std::string& text, std::string_view what);
+/// Quoted where it would be read as something else.
+void emit_text(YAML::Emitter& out, const std::string& text);
 
 template <HasFields T>
 void apply_yaml(T& config, const std::string& text, std::string_view what, const T& defaults = {}) {

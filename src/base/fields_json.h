@@ -2,15 +2,21 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 
 #include "base/fields.h"
 #include "base/json.h"
 
 namespace trestle {
 
+// A list of data sets is its text, as the config has it.
 template <class T>
 Json json_of_value(const T& value) {
-  return value;
+  if constexpr (std::is_convertible_v<const T&, Json>) {
+    return value;
+  } else {
+    return format_value(value);
+  }
 }
 template <class T>
 Json json_of_value(const std::optional<T>& value) {

@@ -19,6 +19,7 @@
 #include "train/run_directory.h"
 #include "train/stop_signal.h"
 #include "train/trainer.h"
+#include "train/training_data.h"
 
 namespace trestle {
 
@@ -89,8 +90,9 @@ void finetune(const FinetuneFlags& flags) {
   Trainer trainer(run.config, run.asked);
   const TrainConfig& config = trainer.config();  // with what data and adapter settle
   tell_of_parallelism(config);
-  fmt::print(stderr, "data {}\n",
-             describe_files(trainer.dataset(), config.dataset.path_or_dataset));
+  for (const std::string& line : describe_training_data(config, trainer.dataset())) {
+    fmt::print(stderr, "data {}\n", line);
+  }
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
   int64_t trainable = 0, total = 0;
   for (const at::Tensor& parameter : trainer.model().parameters()) {

@@ -105,6 +105,10 @@ Files parquet_files(const Maker& maker, const DataName& name) {
 
 }  // namespace
 
+std::string Dataset::row_name(int64_t index, const std::string& name) const {
+  return fmt::format("row {} of {}", index, name);
+}
+
 std::vector<std::string> dataset_makers() {
   std::vector<std::string> names;
   for (const auto& [name, maker] : makers()) names.push_back(name);

@@ -16,6 +16,13 @@
 
 namespace trestle {
 
+/// Of several data sets that are learnt from together (data/blend.h), one: its rows stand behind
+/// those of the one before.
+struct BlendPart {
+  int64_t rows = 0;
+  double weight = 1;
+};
+
 /// row() and ground_truth() may be called from many threads at once: a set keeps an index and reads
 /// the row when asked, or guards the reader that it keeps.
 class Dataset {
@@ -31,6 +38,10 @@ class Dataset {
   /// Columns of its files that it does not read and that nobody knows, and in how many rows at most
   /// they say something. What rows read and leave is in their Conversation::unread.
   virtual std::map<std::string, int64_t> unknown_columns() const { return {}; }
+  /// For messages: "row 7 of NAME".
+  virtual std::string row_name(int64_t index, const std::string& name) const;
+  /// One, but for a blend.
+  virtual std::vector<BlendPart> parts() const { return {{size(), 1}}; }
 };
 
 /// What is read, and which of it.

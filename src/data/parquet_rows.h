@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "formats/parquet.h"
+#include "parquet/parquet.h"
 
 namespace trestle {
 

@@ -32,7 +32,8 @@ SampleStream::SampleStream(const Dataset& dataset, const Processor& processor,
     : dataset_(dataset),
       processor_(processor),
       options_(std::move(options)),
-      order_(dataset.size(), options_.seed, options_.shuffle) {
+      order_(dataset.parts(), options_.seed, options_.shuffle),
+      samples_for_all_(order_.samples_for_all()) {
   TORCH_CHECK(options_.start % options_.ranks == 0, "a stream starts between samples of all ranks");
   // What a worker sets is also what threads to come begin with; that is put back.
   const int threads = at::get_num_threads();
@@ -72,7 +73,7 @@ SampleStream::Slot SampleStream::make(int64_t row) const {
   Slot slot{.row = row, .sample = {}, .error = {}};
   try {
     slot.sample = fit(processor_, dataset_.row(row), options_.max_length, options_.overlong,
-                      fmt::format("row {} of {}", row, options_.name));
+                      dataset_.row_name(row, options_.name));
   } catch (...) {
     slot.error = std::current_exception();
   }
@@ -109,7 +110,7 @@ SampleStream::Slot SampleStream::take() {
 }
 
 SampleStream::Taken SampleStream::next() {
-  for (int64_t dropped = 0; dropped <= dataset_.size(); ++dropped) {
+  for (int64_t dropped = 0; dropped <= samples_for_all_; ++dropped) {
     Slot slot = take();
     if (slot.error) std::rethrow_exception(slot.error);
     if (slot.sample) return {slot.row, std::move(*slot.sample)};

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "data/batch.h"
+#include "data/blend.h"
 #include "data/datasets.h"
 #include "data/overlong.h"
 
@@ -34,8 +35,8 @@ struct StreamOptions {
   std::string name;
 };
 
-/// Which sample comes when is settled by the options alone and not by the threads, so that a run
-/// goes on from a position to the bit.
+/// Which sample comes when is settled by the options and the parts of the data set alone
+/// (BlendOrder) and not by the threads, so that a run goes on from a position to the bit.
 class SampleStream {
  public:
   struct Taken {
@@ -78,10 +79,11 @@ class SampleStream {
   // Between the threads, under the mutex.
   std::mutex mutex_;
   std::condition_variable made_, wanted_;
-  SampleOrder order_;
+  BlendOrder order_;
   std::map<int64_t, Slot> ready_;  // by n
   int64_t claimed_ = 0;
   int64_t running_ = 0;  // threads
+  int64_t samples_for_all_ = 0;
   bool stopping_ = false;
   std::vector<std::jthread> threads_;
 };

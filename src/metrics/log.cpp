@@ -39,11 +39,18 @@ Scalars scalars_of(const StepMetrics& metrics) {
           {"skipped", metrics.skipped.empty() ? 0.0 : 1.0}};
 }
 
+// Megatron's of one of several validation sets.
+std::string suffix(const ValidationMetrics& metrics) {
+  return metrics.set.empty() ? "" : "-" + metrics.set;
+}
+
 Scalars scalars_of(const ValidationMetrics& metrics) {
-  Scalars scalars = {{"lm loss validation", metrics.loss},
-                     {"lm loss validation ppl", std::exp(std::min(20.0, metrics.loss))}};
+  const std::string of_set = suffix(metrics);
+  Scalars scalars = {
+      {"lm loss validation" + of_set, metrics.loss},
+      {"lm loss validation" + of_set + " ppl", std::exp(std::min(20.0, metrics.loss))}};
   for (const auto& [name, score] : metrics.scores) {
-    scalars.emplace_back("validation/" + name, score);
+    scalars.emplace_back("validation/" + name + of_set, score);
   }
   return scalars;
 }
@@ -101,12 +108,14 @@ void MetricsLog::write(const StepMetrics& metrics) {
 }
 
 void MetricsLog::write(const ValidationMetrics& metrics) {
-  Json line = {
-      {"step", metrics.step}, {"valid_loss", metrics.loss}, {"valid_seconds", metrics.seconds}};
-  for (const auto& [name, score] : metrics.scores) line["valid_" + name] = score;
+  const std::string of_set = suffix(metrics);
+  Json line = {{"step", metrics.step},
+               {"valid_loss" + of_set, metrics.loss},
+               {"valid_seconds", metrics.seconds}};
+  for (const auto& [name, score] : metrics.scores) line["valid_" + name + of_set] = score;
   append(line);
   write_scalars(metrics.step, scalars_of(metrics));
-  report_.set_answers(metrics.step, metrics.answers);
+  report_.set_answers(metrics.step, metrics.set, metrics.answers);
   report_.write("running");
 }
 
@@ -151,8 +160,8 @@ void MetricsLog::print_progress(const ValidationMetrics& metrics) {
   std::string scores;
   for (const auto& [name, score] : metrics.scores)
     scores += fmt::format("  {} {:.4f}", name, score);
-  fmt::print(stderr, "step {:>4}  validation loss {:.4f}{}  {:.1f} s\n", metrics.step, metrics.loss,
-             scores, metrics.seconds);
+  fmt::print(stderr, "step {:>4}  validation{} loss {:.4f}{}  {:.1f} s\n", metrics.step,
+             suffix(metrics), metrics.loss, scores, metrics.seconds);
 }
 
 }  // namespace trestle

@@ -72,10 +72,9 @@ void RunReport::add(const Json& line) {
   }
 }
 
-void RunReport::set_answers(int64_t step, std::vector<ScoredAnswer> answers) {
-  if (answers.empty()) return;
-  answers_step_ = step;
-  answers_ = std::move(answers);
+void RunReport::set_answers(int64_t step, const std::string& set,
+                            std::vector<ScoredAnswer> answers) {
+  if (!answers.empty()) answers_[set] = {step, std::move(answers)};
 }
 
 void RunReport::write(const std::string& status) const { write_text(path_, body(status)); }
@@ -125,18 +124,23 @@ std::string RunReport::charts() const {
 }
 
 std::string RunReport::answers() const {
-  if (answers_.empty()) return "";
+  std::string out;
+  for (const auto& [set, given] : answers_) out += answers_of(set, given);
+  return out;
+}
+
+std::string RunReport::answers_of(const std::string& set, const Answers& given) {
   std::string right, wrong;
   size_t rights = 0, wrongs = 0;
-  for (const ScoredAnswer& each : answers_) {
+  for (const ScoredAnswer& each : given.answers) {
     if (each.whole() ? rights++ < kAnswers : wrongs++ < kAnswers) {
       (each.whole() ? right : wrong) += answer_card(each);
     }
   }
   std::string out = fmt::format(
-      "<h2>Answers of the validation behind step {}</h2><p class=\"soft\">{} wholly right and {} "
+      "<h2>Answers of the validation behind step {}{}</h2><p class=\"soft\">{} wholly right and {} "
       "not, of the {} kept; greedy.</p>",
-      answers_step_, rights, wrongs, answers_.size());
+      given.step, set.empty() ? "" : " on " + escaped(set), rights, wrongs, given.answers.size());
   return out + wrong + right;
 }
 

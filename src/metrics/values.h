@@ -32,6 +32,8 @@ struct StepMetrics {
 /// What a validation behind step `step` found; a line of metrics.jsonl.
 struct ValidationMetrics {
   int64_t step = 0;
+  /// Of validation.sets the one; empty without.
+  std::string set = {};
   /// Mean over the targets of the rows it took.
   double loss = 0;
   /// By name: exact_match, field_f1, ...; higher is better. Empty where only the loss was asked

@@ -31,12 +31,13 @@ constexpr std::string_view kSamples =
 constexpr std::string_view kComet =
     "Comet is not written to; use logger.wandb_project or TensorBoard";
 
+constexpr std::string_view kSets =
+    "each set says its name and its data: validation.sets=[{name: N, path: A}, {name: M, path: B}]";
+
 constexpr std::string_view kNotYet = "is not here yet; leave it out";
 
 constexpr BridgeKeys kTable[] = {
     // What is still to come.
-    {"validation", "validation_set_names", kRefused, kNotYet, "null"},
-    {"validation", "multiple_validation_sets", kRefused, kNotYet, "false"},
     {"checkpoint", "save_retain_interval ckpt_step", kRefused, kNotYet, "null"},
     {"checkpoint", "most_recent_k", kRefused, kNotYet, "-1|null"},
     {"checkpoint", "save_optim save_rng load_optim load_rng", kRefused, kNotYet, "true"},
@@ -81,6 +82,8 @@ constexpr BridgeKeys kTable[] = {
     {"validation", "eval_iters eval_interval start_eval_at_iter", kTaken},
     {"validation", "eval_global_batch_size eval_micro_batch_size", kRefused,
      "validation takes training's batches; leave it out", "null"},
+    {"validation", "validation_set_names", kRefused, kSets, "null"},
+    {"validation", "multiple_validation_sets", kRefused, kSets, "false"},
     {"validation", "full_validation", kRefused,
      "validation.eval_iters says how many global batches; give as many as there are", "false"},
     {"validation", "skip_train", kRefused, "trestle evaluate measures without training", "false"},
@@ -137,7 +140,11 @@ constexpr BridgeKeys kTable[] = {
     // Data.
     {"dataset", "maker_name", kTaken, "",
      "cord_v2>make_cord_v2_dataset|medpix>make_medpix_dataset|raven>make_raven_dataset"},
-    {"dataset", "path_or_dataset split num_workers pack_sequences_in_batch", kTaken},
+    {"dataset", "path_or_dataset blend split num_workers pack_sequences_in_batch", kTaken},
+    {"dataset", "data_path blend_per_split", kRefused,
+     "name data in dataset.path_or_dataset or dataset.blend, those of validation in "
+     "validation.sets",
+     "null"},
     {"dataset", "source.dataset_name source.schema_adapter", kRenamed, "dataset.maker_name",
      "cord_v2>make_cord_v2_dataset|medpix>make_medpix_dataset|raven>make_raven_dataset"},
     {"dataset", "source.path_or_dataset source.load_kwargs.data_files.train", kRenamed,

@@ -17,9 +17,34 @@ void require(bool holds, std::string_view key, std::string_view value, std::stri
   if (!holds) user_error("{}={}: {}", key, value, allowed);
 }
 
+void check_blend(const TrainConfig& config) {
+  const DatasetOptions& dataset = config.dataset;
+  if (dataset.blend.empty()) return;
+  if (!dataset.path_or_dataset.empty()) {
+    user_error("dataset.blend and dataset.path_or_dataset={} both name data; leave one out",
+               dataset.path_or_dataset);
+  }
+  if (config.train.num_epochs) {
+    user_error(
+        "train.num_epochs={} has no meaning with dataset.blend, of which each set has passes of "
+        "its own; give train.train_iters or train.train_samples",
+        *config.train.num_epochs);
+  }
+}
+
 void check_validation(const ValidationOptions& options) {
-  const std::string& metric = options.best_metric;
-  if (metric.empty() || metric == kValidLoss) return;
+  if (!options.sets.empty() && !options.path_or_dataset.empty()) {
+    user_error("validation.sets and validation.path_or_dataset={} both name data; leave one out",
+               options.path_or_dataset);
+  }
+  const auto [metric, set] = options.best_metric_and_set();
+  if (metric.empty()) return;
+  if (!options.sets.empty() &&
+      std::ranges::find(options.sets, set, &ValidationSet::name) == options.sets.end()) {
+    user_error("validation.best_metric={} is of no set; write {}-{}, for one of validation.sets",
+               options.best_metric, metric, options.sets.front().name);
+  }
+  if (metric == kValidLoss) return;
   std::vector<std::string> names = score_names();
   if (std::ranges::find(names, metric) == names.end()) {
     names.emplace_back(kValidLoss);
@@ -55,6 +80,7 @@ void TrainConfig::validate_values() const {
   }
   check_schedule(*this, !train.num_epochs);
   check_validation(validation);
+  check_blend(*this);
   if (!train.num_epochs && validation.start_eval_at_iter.value_or(0) > train.train_iters) {
     user_error(
         "validation.start_eval_at_iter={} is above train.train_iters={}; nothing would be "
@@ -74,8 +100,9 @@ void TrainConfig::validate() const {
           "name the model to start from (--pretrained-checkpoint DIR)");
   require(!checkpoint.save.empty(), "checkpoint.save", "",
           "name a run directory (or set SAVE_DIR)");
-  require(!dataset.path_or_dataset.empty(), "dataset.path_or_dataset", "",
-          "name the data to train on: a file, a directory, or of Parquet a data set on the Hub");
+  require(!dataset.path_or_dataset.empty() || !dataset.blend.empty(), "dataset.path_or_dataset", "",
+          "name the data to train on: a file, a directory, or of Parquet a data set on the Hub; "
+          "dataset.blend takes several");
 }
 
 bool TrainConfig::draws() const {

@@ -4,15 +4,18 @@
 #include <cstdint>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "base/fields.h"
 #include "recipes/bounds.h"
+#include "recipes/data_source.h"
 
 namespace trestle {
 
 struct DatasetOptions {
   std::string maker_name = "make_cord_v2_dataset";
   std::string path_or_dataset;
+  std::vector<BlendSource> blend;
   std::string subset;
   std::string split = "train";
   bool shuffle = true;
@@ -29,6 +32,10 @@ struct DatasetOptions {
         field("path_or_dataset", &DatasetOptions::path_or_dataset, OnResume::kSameContent,
               "file or directory, or ORG/NAME[@REVISION] on the Hub; default: the one that the "
               "maker is for"),
+        field("blend", &DatasetOptions::blend, OnResume::kSameContent,
+              "several data sets, each by its weight, instead of path_or_dataset: "
+              "[{path: A, weight: 0.7, maker_name: jsonl}, {path: B, weight: 0.3, split: train, "
+              "subset: S}]"),
         field("subset", &DatasetOptions::subset, OnResume::kFree,
               "of a data set on the Hub; default: its own default, raven of make_raven_dataset"),
         field("split", &DatasetOptions::split, OnResume::kSame),

@@ -173,6 +173,62 @@ void add_of_validation(const TrainConfig& config, Dead& dead) {
   }
 }
 
+// Whether each source says its maker itself, so that the run's own is nobody's.
+template <class Source>
+bool all_name_makers(const std::vector<Source>& sources) {
+  return std::ranges::all_of(sources,
+                             [](const Source& each) { return each.data.maker_name.has_value(); });
+}
+
+// Whether the run's own split is that of a source: where it says none and reads one of several.
+template <class Source>
+bool any_takes_split(const std::vector<Source>& sources, const std::string& usual_maker) {
+  return std::ranges::any_of(sources, [&](const Source& each) {
+    return !each.data.split &&
+           split_matters(each.data.maker_name.value_or(usual_maker), each.data.path);
+  });
+}
+
+// An entry of a source that chooses nothing of what its maker reads.
+template <class Source>
+void refuse_without_choice(std::string_view key, const std::vector<Source>& sources,
+                           const std::string& usual_maker) {
+  for (const Source& source : sources) {
+    const DataSource& data = source.data;
+    const std::string maker = data.maker_name.value_or(usual_maker);
+    if (!data.split.value_or("").empty() && !split_matters(maker, data.path)) {
+      user_error("{}: split: {} has no effect: {} is read whole, whatever the split; leave it out",
+                 key, *data.split, data.path);
+    }
+    if (!data.subset.empty() && !is_on_hub(maker, data.path)) {
+      user_error("{}: subset: {} has no effect: {} is no data set on the Hub by its name", key,
+                 data.subset, data.path);
+    }
+  }
+}
+
+void add_of_sources(const TrainConfig& config, Dead& dead) {
+  const std::string& maker = config.dataset.maker_name;
+  const auto& blend = config.dataset.blend;
+  const auto& sets = config.validation.sets;
+  refuse_without_choice("dataset.blend", blend, maker);
+  refuse_without_choice("validation.sets", sets, maker);
+  const std::string of_blend = "no set of dataset.blend takes it";
+  if (!blend.empty()) {
+    dead.add("dataset.subset", of_blend);
+    if (!any_takes_split(blend, maker)) dead.add("dataset.split", of_blend);
+    const bool has_other = config.validation.is_on() && !config.validation.path_or_dataset.empty();
+    if (all_name_makers(blend) && all_name_makers(sets) && !has_other) {
+      dead.add("dataset.maker_name", of_blend);
+    }
+  }
+  if (!sets.empty()) {
+    const std::string of_sets = "no set of validation.sets takes it";
+    dead.add("validation.subset", of_sets);
+    if (!any_takes_split(sets, maker)) dead.add("validation.split", of_sets);
+  }
+}
+
 void add_of_splits(const TrainConfig& config, Dead& dead) {
   const auto add = [&](const char* key, const std::string& path) {
     if (path.empty() || split_matters(config.dataset.maker_name, path)) return;
@@ -184,6 +240,8 @@ void add_of_splits(const TrainConfig& config, Dead& dead) {
   };
   add("dataset.split", config.dataset.path_or_dataset);
   add_subset("dataset.subset", config.dataset.path_or_dataset);
+  add_of_sources(config, dead);
+  if (!config.validation.sets.empty()) return;
   // By default it chooses among the files of the training data.
   const std::string& own = config.validation.path_or_dataset;
   add("validation.split", own.empty() ? config.dataset.path_or_dataset : own);
@@ -319,7 +377,7 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
 }
 
 void name_data(DatasetOptions& dataset) {
-  if (!dataset.path_or_dataset.empty()) return;
+  if (!dataset.path_or_dataset.empty() || !dataset.blend.empty()) return;
   dataset.path_or_dataset = hub_name_of_maker(dataset.maker_name).path;
 }
 

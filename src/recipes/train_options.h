@@ -6,9 +6,12 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "base/fields.h"
 #include "recipes/bounds.h"
+#include "recipes/data_source.h"
 
 namespace trestle {
 
@@ -60,6 +63,7 @@ struct ValidationOptions {
   int64_t eval_iters = 10;
   std::optional<int64_t> start_eval_at_iter;
   std::string path_or_dataset;
+  std::vector<ValidationSet> sets;
   std::string subset;
   std::string split = "validation";
   int64_t answers = 0;
@@ -68,6 +72,12 @@ struct ValidationOptions {
 
   /// Megatron Bridge's two ways to turn it off.
   bool is_on() const { return eval_interval > 0 && eval_iters > 0; }
+  /// Of best_metric the metric, and the name of the set that it is of; "" without sets.
+  std::pair<std::string, std::string> best_metric_and_set() const {
+    const size_t dash = sets.empty() ? best_metric.size() : best_metric.find('-');
+    if (dash >= best_metric.size()) return {best_metric, ""};
+    return {best_metric.substr(0, dash), best_metric.substr(dash + 1)};
+  }
   static constexpr auto fields() {
     return std::tuple(
         field("eval_interval", &ValidationOptions::eval_interval, OnResume::kFree,
@@ -79,6 +89,9 @@ struct ValidationOptions {
         field("path_or_dataset", &ValidationOptions::path_or_dataset, OnResume::kFree,
               "file, directory or ORG/NAME[@REVISION] of the same maker; default: the training "
               "data's directory or name"),
+        field("sets", &ValidationOptions::sets, OnResume::kFree,
+              "several sets by name instead of path_or_dataset: [{name: N, path: A, maker_name: "
+              "jsonl, split: S}, {name: M, path: B}]"),
         field("subset", &ValidationOptions::subset, OnResume::kFree,
               "of a data set on the Hub; default: dataset.subset where the data are the same"),
         field("split", &ValidationOptions::split, OnResume::kFree,
@@ -88,8 +101,8 @@ struct ValidationOptions {
         field("max_new_tokens", &ValidationOptions::max_new_tokens, OnResume::kFree,
               between(1, kMostTokens), "longest such answer"),
         field("best_metric", &ValidationOptions::best_metric, OnResume::kFree,
-              "valid_loss or a score: the checkpoint that is best by it is kept, and best.json "
-              "names it"));
+              "valid_loss or a score, with -NAME behind it that of one of the sets: the checkpoint "
+              "that is best by it is kept, and best.json names it"));
   }
 };
 

@@ -203,6 +203,12 @@ void settle_run_directory(TrainConfig& config) {
   require_apart(save, "peft.adapter_path", config.peft.adapter_path);
   require_no_output(save, "dataset.path_or_dataset", config.dataset.path_or_dataset);
   require_no_output(save, "validation.path_or_dataset", config.validation.path_or_dataset);
+  for (const BlendSource& each : config.dataset.blend) {
+    require_no_output(save, "dataset.blend", each.data.path);
+  }
+  for (const ValidationSet& each : config.validation.sets) {
+    require_no_output(save, "validation.sets", each.data.path);
+  }
   require_no_output(save, "dataset.feature_cache", config.dataset.feature_cache);
   require_no_output(save, "logger.tensorboard_dir", config.logger.tensorboard_dir);
   require_no_output(save, "logger.wandb_save_dir", config.logger.wandb_save_dir.value_or(""));

@@ -1,7 +1,6 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
-#include <fmt/ranges.h>
 #include <sys/resource.h>
 
 #include <chrono>
@@ -25,6 +24,7 @@
 #include "train/diagnose.h"
 #include "train/micro_batches.h"
 #include "train/stop_signal.h"
+#include "train/training_data.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -53,9 +53,9 @@ void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
   for (const std::string& key : asked.keys) {
     if (!key.starts_with("validation.") || !config.validation.is_on()) continue;
     user_error(
-        "{} has no effect: dataset.path_or_dataset={} has no validation split; name "
-        "validation.path_or_dataset",
-        key, config.dataset.path_or_dataset);
+        "{} has no effect: {} has no validation split; name validation.path_or_dataset or "
+        "validation.sets",
+        key, name_of_training_data(config));
   }
 }
 
@@ -103,15 +103,13 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                           "checkpoint.pretrained_checkpoint")),
       processor_(base_.assets(),
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
-      dataset_(make_dataset(config_.dataset.maker_name, {.path = config_.dataset.path_or_dataset,
-                                                         .split = config_.dataset.split,
-                                                         .subset = config_.dataset.subset})) {
+      dataset_(make_training_data(config_)) {
   refuse_keys_of_vision(config_, base_.config());
   settle_length(config_, *dataset_);
   std::optional<SavedRun> saved;
   if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);
   identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
-                                    {"dataset.path_or_dataset", content_of(dataset_->files())}});
+                                    content_of_training_data(*dataset_)});
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (saved && known) saved->require_same(identity_, asked_.may_change);
@@ -148,10 +146,10 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .overlong = *overlong_of_name(config_.dataset.overlong),
                     .workers = config_.dataset.num_workers,
                     .start = progress_.consumed_samples,
-                    .name = config_.dataset.path_or_dataset});
-  validation_ = Validation::make(config_, processor_);
-  if (!validation_) refuse_validation_keys(asked_, config_);
-  if (validation_) progress_.best = validation_->comparable(progress_.best);
+                    .name = name_of_training_data(config_)});
+  validations_ = Validation::make_all(config_, processor_);
+  if (validations_.empty()) refuse_validation_keys(asked_, config_);
+  for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
 }
 
 void Trainer::freeze() {
@@ -253,7 +251,7 @@ std::string Trainer::accumulate(const Drawn& drawn, StepMetrics& metrics) {
   metrics.loss += loss.item<double>();
   if (!std::isfinite(metrics.loss)) {
     return fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
-                       fmt::join(drawn.rows, ", "), first_bad_tensor(*model_, batch));
+                       row_names(*dataset_, drawn.rows), first_bad_tensor(*model_, batch));
   }
   // It asks for no gradient where only the vision tower trains and no sample has a picture.
   if (loss.requires_grad()) loss.backward();
@@ -287,7 +285,7 @@ StepMetrics Trainer::step() {
   if (why.empty()) {
     metrics.grad_norm = clip_grad_norm(optimizer_->parameters(), config_.optimizer.clip_grad);
     why = fault(metrics);
-    if (!why.empty()) why += fmt::format("; rows {}", fmt::join(drawn.rows, ", "));
+    if (!why.empty()) why += fmt::format("; rows {}", row_names(*dataset_, drawn.rows));
   }
   if (why.empty()) {
     optimizer_->step(metrics.lr, weight_decay(config_, metrics.step));
@@ -310,13 +308,17 @@ void Trainer::save() {
 }
 
 bool Trainer::validate(MetricsLog& log) {
-  if (!validation_ || !validation_->is_due(progress_.step)) return false;
-  const ValidationMetrics metrics = validation_->run(*model_, features_.get(), progress_.step);
-  log.write(metrics);
-  MetricsLog::print_progress(metrics);
-  const auto best = validation_->better(metrics, progress_.best);
-  if (best) progress_.best = best;
-  return best.has_value();
+  bool is_best = false;
+  for (const auto& validation : validations_) {
+    if (!validation->is_due(progress_.step)) continue;
+    const ValidationMetrics metrics = validation->run(*model_, features_.get(), progress_.step);
+    log.write(metrics);
+    MetricsLog::print_progress(metrics);
+    const auto best = validation->better(metrics, progress_.best);
+    if (best) progress_.best = best;
+    is_best = is_best || best;
+  }
+  return is_best;
 }
 
 void Trainer::write_best() const {

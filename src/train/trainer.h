@@ -87,7 +87,7 @@ class Trainer {
   std::unique_ptr<AdamW> optimizer_;
   Progress progress_;
   std::unique_ptr<SampleStream> stream_;
-  std::unique_ptr<Validation> validation_;
+  std::vector<std::unique_ptr<Validation>> validations_;
 };
 
 }  // namespace trestle

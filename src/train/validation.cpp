@@ -34,42 +34,69 @@ class EvaluationMode {
 
 }  // namespace
 
-std::unique_ptr<Validation> Validation::make(const TrainConfig& config,
-                                             const Processor& processor) {
+std::vector<Validation::Source> Validation::sources(const TrainConfig& config) {
   const ValidationOptions& options = config.validation;
-  if (!options.is_on()) return nullptr;
+  const std::string& maker = config.dataset.maker_name;
+  std::vector<Source> sources;
+  for (const auto& [name, data] : options.sets) {
+    sources.push_back({name,
+                       data.maker_name.value_or(maker),
+                       {.path = data.path,
+                        .split = data.split.value_or(options.split),
+                        .subset = data.subset,
+                        .key = "validation.sets"}});
+  }
+  if (!sources.empty()) return sources;
   DataName data{.path = options.path_or_dataset,
                 .split = options.split,
                 .subset = options.subset,
                 .key = "validation.path_or_dataset"};
-  if (data.path.empty()) {
-    data.path = config.dataset.path_or_dataset;
-    data.key = "dataset.path_or_dataset";
-    if (data.subset.empty()) data.subset = config.dataset.subset;
-    if (const auto why = why_no_split(config.dataset.maker_name, data)) {
-      fmt::print(stderr,
-                 "no validation: {} has no file of split '{}', {}; name "
-                 "validation.path_or_dataset\n",
-                 data.path, data.split, *why);
-      return nullptr;
-    }
+  if (!data.path.empty()) return {{"", maker, data}};
+  if (!config.dataset.blend.empty()) {
+    fmt::print(stderr,
+               "no validation: no set of dataset.blend is measured by itself; name "
+               "validation.path_or_dataset or validation.sets\n");
+    return {};
   }
-  std::unique_ptr<Validation> validation(new Validation(config, processor, data));
-  fmt::print(stderr, "validation data {}\n", describe_files(*validation->dataset_, data.path));
-  validation->check_best_metric();
-  validation->measured_on_ = validation->describe_measure();
-  return validation;
+  data.path = config.dataset.path_or_dataset;
+  data.key = "dataset.path_or_dataset";
+  if (data.subset.empty()) data.subset = config.dataset.subset;
+  if (const auto why = why_no_split(maker, data)) {
+    fmt::print(stderr,
+               "no validation: {} has no file of split '{}', {}; name "
+               "validation.path_or_dataset\n",
+               data.path, data.split, *why);
+    return {};
+  }
+  return {{"", maker, data}};
 }
 
-Validation::Validation(const TrainConfig& config, const Processor& processor, const DataName& data)
+std::vector<std::unique_ptr<Validation>> Validation::make_all(const TrainConfig& config,
+                                                              const Processor& processor) {
+  std::vector<std::unique_ptr<Validation>> all;
+  if (!config.validation.is_on()) return all;
+  for (const Source& source : sources(config)) {
+    std::unique_ptr<Validation> validation(new Validation(config, processor, source));
+    fmt::print(stderr, "validation data {}{}\n", source.set.empty() ? "" : source.set + ": ",
+               describe_files(*validation->dataset_, source.data.path));
+    validation->check_best_metric();
+    validation->measured_on_ = validation->describe_measure();
+    all.push_back(std::move(validation));
+  }
+  return all;
+}
+
+Validation::Validation(const TrainConfig& config, const Processor& processor, const Source& source)
     : config_(config),
       processor_(processor),
-      path_(data.path),
-      dataset_(make_dataset(config.dataset.maker_name, data)) {}
+      source_(source),
+      dataset_(make_dataset(source.maker, source.data)) {
+  const auto [metric, set] = config.validation.best_metric_and_set();
+  if (set == source.set) metric_ = metric;
+}
 
 void Validation::check_best_metric() const {
-  const std::string& metric = config_.validation.best_metric;
-  if (metric.empty() || metric == kValidLoss) return;
+  if (metric_.empty() || metric_ == kValidLoss) return;
   // Which scores there are is settled by the truths, so that it need not wait for answers.
   Evaluation evaluation;
   for (int64_t row = 0; row < std::min(config_.validation.answers, dataset_->size()); ++row) {
@@ -80,9 +107,10 @@ void Validation::check_best_metric() const {
   }
   std::vector<std::string> names;
   for (const auto& [name, score] : evaluation.scores()) names.push_back(name);
-  if (std::ranges::find(names, metric) == names.end()) {
-    user_error("validation.best_metric={} does not apply to {}; it has {} and {}", metric, path_,
-               fmt::join(names, ", "), kValidLoss);
+  if (std::ranges::find(names, metric_) == names.end()) {
+    user_error("validation.best_metric={} does not apply to {}; it has {} and {}",
+               config_.validation.best_metric, source_.data.path, fmt::join(names, ", "),
+               kValidLoss);
   }
 }
 
@@ -94,10 +122,10 @@ int64_t Validation::rows_of_loss() const {
 std::string Validation::describe_measure() const {
   constexpr size_t kDigits = 16;
   const ValidationOptions& options = config_.validation;
-  if (options.best_metric.empty()) return {};
+  if (metric_.empty()) return {};
   std::set<std::string> keys = {"dataset.maker_name", "dataset.image_max_edge",
                                 "dataset.image_max_tokens"};
-  const bool by_loss = options.best_metric == kValidLoss;
+  const bool by_loss = metric_ == kValidLoss;
   if (by_loss) {
     keys.insert({"model.seq_length", "dataset.overlong"});
   } else {
@@ -108,7 +136,9 @@ std::string Validation::describe_measure() const {
                   by_loss ? rows_of_loss() : std::min(options.answers, dataset_->size()),
                   content_of(dataset_->files()).substr(0, kDigits));
   for (const FieldText& field : list_fields(config_)) {
-    if (keys.contains(field.path)) text += fmt::format(", {}={}", field.path, field.value);
+    if (!keys.contains(field.path)) continue;
+    const bool is_maker = field.path == "dataset.maker_name";
+    text += fmt::format(", {}={}", field.path, is_maker ? source_.maker : field.value);
   }
   return text;
 }
@@ -119,7 +149,7 @@ bool Validation::is_comparable(const BestStep& best) const {
 
 std::optional<BestStep> Validation::comparable(const std::optional<BestStep>& best) const {
   const std::string& name = config_.validation.best_metric;
-  if (!best || name.empty() || is_comparable(*best)) return best;
+  if (!best || metric_.empty() || is_comparable(*best)) return best;
   fmt::print(
       stderr,
       "the best so far, {} {:.4f} of step {}, was measured on {}; this run measures {} on "
@@ -145,7 +175,7 @@ double Validation::loss(const Ministral3& model, FeatureCache* features) const {
     std::vector<Sample> samples;
     for (int64_t row = first; row < std::min(rows, first + batch); ++row) {
       auto sample = fit(processor_, dataset_->row(row), config_.model.seq_length, overlong,
-                        fmt::format("row {} of {}", row, path_));
+                        dataset_->row_name(row, source_.data.path));
       if (sample) samples.push_back(std::move(*sample));
     }
     for (const std::vector<size_t>& group : micro_batches(config_, samples)) {
@@ -156,7 +186,9 @@ double Validation::loss(const Ministral3& model, FeatureCache* features) const {
       targets += count;
     }
   }
-  if (targets == 0) user_error("the first {} rows of {} have no target to validate", rows, path_);
+  if (targets == 0) {
+    user_error("the first {} rows of {} have no target to validate", rows, source_.data.path);
+  }
   return sum / static_cast<double>(targets);
 }
 
@@ -165,6 +197,7 @@ ValidationMetrics Validation::run(Ministral3& model, FeatureCache* features, int
   const EvaluationMode mode(model);
   ValidationMetrics metrics;
   metrics.step = step;
+  metrics.set = source_.set;
   metrics.loss = loss(model, features);
   if (config_.validation.answers > 0) {
     EvaluationOptions options;
@@ -180,15 +213,14 @@ ValidationMetrics Validation::run(Ministral3& model, FeatureCache* features, int
 
 std::optional<BestStep> Validation::better(const ValidationMetrics& metrics,
                                            const std::optional<BestStep>& before) const {
-  const std::string& name = config_.validation.best_metric;
-  if (name.empty()) return std::nullopt;
-  const bool by_loss = name == kValidLoss;
-  const double value = by_loss ? metrics.loss : metrics.scores.at(name);
+  if (metric_.empty()) return std::nullopt;
+  const bool by_loss = metric_ == kValidLoss;
+  const double value = by_loss ? metrics.loss : metrics.scores.at(metric_);
   if (!std::isfinite(value)) return std::nullopt;
   if (before && is_comparable(*before)) {
     if (by_loss ? value >= before->value : value <= before->value) return std::nullopt;
   }
-  return BestStep{metrics.step, name, value, measured_on_};
+  return BestStep{metrics.step, config_.validation.best_metric, value, measured_on_};
 }
 
 }  // namespace trestle

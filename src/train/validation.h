@@ -1,5 +1,5 @@
-// Validation inside the training loop: loss and scores on rows that are not trained on, and which
-// step was the best. Called by the trainer.
+// Validation inside the training loop: loss and scores on rows that are not trained on, of one set
+// or of several by name, and which step was the best. Called by the trainer.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +19,11 @@ namespace trestle {
 
 class Validation {
  public:
-  /// As validation.* say; null where it is off or, with a line on stderr, where there is nothing to
-  /// validate on. Keeps references to the config and the processor. Throws UserError when the data
-  /// cannot be opened or has no such score as validation.best_metric.
-  static std::unique_ptr<Validation> make(const TrainConfig& config, const Processor& processor);
+  /// As validation.* say, one a set; none where it is off or, with a line on stderr, where there is
+  /// nothing to validate on. Keeps references to the config and the processor. Throws UserError
+  /// when data cannot be opened or have no such score as validation.best_metric.
+  static std::vector<std::unique_ptr<Validation>> make_all(const TrainConfig& config,
+                                                           const Processor& processor);
 
   /// Behind every validation.eval_interval-th step and the last.
   bool is_due(int64_t step) const;
@@ -30,17 +31,25 @@ class Validation {
   /// Throws UserError naming a row that cannot be used.
   ValidationMetrics run(Ministral3& model, FeatureCache* features, int64_t step) const;
   /// What validation.best_metric is measured on: rows, their files by content (content_of), and the
-  /// values of keys on which the number depends. Empty where no metric is named.
+  /// values of keys on which the number depends. Empty where no metric is named, or that of
+  /// another set.
   const std::string& measured_on() const { return measured_on_; }
   /// `best` where its number is one of the same metric, measured on the same; nothing, and a line
   /// on stderr, where it is not: it says nothing of the numbers to come.
   std::optional<BestStep> comparable(const std::optional<BestStep>& best) const;
-  /// The metrics as the best ones, if by validation.best_metric they are better than `before`.
+  /// The metrics as the best ones, if validation.best_metric is of this set and they are better by
+  /// it than `before`.
   std::optional<BestStep> better(const ValidationMetrics& metrics,
                                  const std::optional<BestStep>& before) const;
 
  private:
-  Validation(const TrainConfig& config, const Processor& processor, const DataName& data);
+  // Where the rows come from: a set of its name, or of none, and by which maker.
+  struct Source {
+    std::string set, maker;
+    DataName data;
+  };
+  static std::vector<Source> sources(const TrainConfig& config);
+  Validation(const TrainConfig& config, const Processor& processor, const Source& source);
   double loss(const Ministral3& model, FeatureCache* features) const;
   void check_best_metric() const;
   int64_t rows_of_loss() const;
@@ -49,7 +58,8 @@ class Validation {
 
   const TrainConfig& config_;
   const Processor& processor_;
-  std::string path_;
+  const Source source_;
+  std::string metric_;  // of validation.best_metric, where that is of this set
   std::unique_ptr<Dataset> dataset_;
   std::string measured_on_;
 };

@@ -33,6 +33,10 @@ class At(str):
     """A path below the scratch folder of the test."""
 
 
+class In(str):
+    """A text in which GIVEN is that folder."""
+
+
 TRAIN, TEST, BOTH, LINES, PAGES, LINKS, LARGE, NAN, NOISY, BEFORE, ADAPTER = map(At, (
     "data/train.parquet", "data/test.parquet", "data", "lines.jsonl", "pages.jsonl", "links.jsonl", "large.jsonl", "nan", "noisy", "before",
     "adapter"))
@@ -123,6 +127,12 @@ TABLE = {
     "validation.eval_iters": [Trial(2, Changed(VALID_LOSS), VALID), Trial(2, Refused(NOTHING))],
     "validation.start_eval_at_iter": [Trial(2, Changed(VALID_LOSS), VALID), Trial(2, Refused(NOTHING))],
     "validation.path_or_dataset": [Trial(TRAIN, Changed(VALID_LOSS), VALID), Trial(TRAIN, Refused(NOTHING))],
+    "validation.sets": [
+        Trial(In("[{name: seen, path: GIVEN/data/train.parquet}, {name: new, path: GIVEN/data/test.parquet}]"),
+              Gains(err, "validation-new loss"),
+              {"validation.eval_interval": 1, "validation.eval_iters": 1, "dataset.path_or_dataset": BOTH}),
+        Trial("[{name: a, path: b}]", Refused("both name data"), VALID),
+        Trial("[{name: a, path: b}]", Refused(NOTHING), {"validation.eval_interval": 0})],
     "validation.split": [
         Trial("test", Changed(VALID_LOSS), VALID | {"validation.path_or_dataset": BOTH}), Trial("test", Refused(NOTHING)),
         Trial("test", Refused(NOTHING), VALID)],
@@ -156,6 +166,10 @@ TABLE = {
     "scheduler.lr_decay_iters": [Trial(3, Changed(RATE)), Trial(3, Refused(NOTHING), CONSTANT)],
     "dataset.maker_name": [Trial("jsonl", Needed("lines.jsonl"), {"dataset.path_or_dataset": LINES})],
     "dataset.path_or_dataset": [Trial(TEST, Changed(LOSS)), Trial(TRAIN, Needed("dataset.path_or_dataset"))],
+    "dataset.blend": [
+        Trial(In("[{path: GIVEN/data/train.parquet, weight: 0.5}, {path: GIVEN/lines.jsonl, weight: 0.5, maker_name: jsonl}]"),
+              Needed("dataset.path_or_dataset"), {"dataset.path_or_dataset": "null"}),
+        Trial("[a, b]", Refused("both name data"))],
     "dataset.split": [Trial("test", Changed(LOSS), {"dataset.path_or_dataset": BOTH}), Trial("test", Refused(NOTHING))],
     "dataset.subset": [Trial("other", Changed(LOSS), {"dataset.path_or_dataset": ON_HUB}), Trial("other", Refused(NOTHING))],
     "dataset.shuffle": [Trial("false", Changed(LOSS))],
@@ -256,7 +270,13 @@ class Keys(Walk):
     @classmethod
     def line(cls, keys):
         return ["finetune", "--recipe", "demo_config", *(
-            f"{key}={cls.folder / value if isinstance(value, At) else value}" for key, value in keys.items())]
+            f"{key}={cls.text_of(value)}" for key, value in keys.items())]
+
+    @classmethod
+    def text_of(cls, value):
+        if isinstance(value, In):
+            return value.replace("GIVEN", str(cls.folder))
+        return cls.folder / value if isinstance(value, At) else value
 
     @classmethod
     def made(cls, keys):

@@ -43,6 +43,7 @@ const std::map<std::string, std::string>& other_values() {
       {"validation.eval_iters", "2"},
       {"validation.start_eval_at_iter", "3"},
       {"validation.path_or_dataset", "elsewhere"},
+      {"validation.sets", "[{name: a, path: b}]"},
       {"validation.subset", "few"},
       {"validation.split", "test"},
       {"validation.answers", "1"},
@@ -67,6 +68,7 @@ const std::map<std::string, std::string>& other_values() {
       {"scheduler.lr_decay_iters", "50"},
       {"dataset.maker_name", "parquet"},
       {"dataset.subset", "few"},
+      {"dataset.blend", "[{path: a, weight: 1}]"},
       {"dataset.split", "test"},
       {"dataset.shuffle", "false"},
       {"dataset.num_workers", "1"},
@@ -159,8 +161,8 @@ TEST(Identity, WhatARunIsMadeOfIsNeverFree) {
                           "train.micro_batch_size"}) {
     EXPECT_EQ(classes.at(key), OnResume::kSame) << key;
   }
-  for (const char* key :
-       {"checkpoint.pretrained_checkpoint", "dataset.path_or_dataset", "peft.adapter_path"}) {
+  for (const char* key : {"checkpoint.pretrained_checkpoint", "dataset.path_or_dataset",
+                          "dataset.blend", "peft.adapter_path"}) {
     EXPECT_EQ(classes.at(key), OnResume::kSameContent) << key;
   }
   for (const char* key : {"train.train_iters", "optimizer.lr", "optimizer.min_lr",

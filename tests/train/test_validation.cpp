@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <limits>
+#include <map>
 
 #include "base/file.h"
 #include "errors.h"
@@ -43,6 +44,13 @@ class Validated : public testing::InDirectory<> {
     return config;
   }
 
+  // Of a config with one set.
+  static std::unique_ptr<Validation> only(const TrainConfig& config, const Processor& processor) {
+    auto all = Validation::make_all(config, processor);
+    EXPECT_LE(all.size(), 1u);
+    return all.empty() ? nullptr : std::move(all.front());
+  }
+
   struct Lines {
     std::vector<Json> steps, validations;
   };
@@ -52,7 +60,8 @@ class Validated : public testing::InDirectory<> {
     std::ifstream log(fs::path(config.checkpoint.save) / "metrics.jsonl");
     for (std::string line; std::getline(log, line);) {
       Json parsed = Json::parse(line);
-      (parsed.contains(kValidLoss) ? lines.validations : lines.steps).push_back(std::move(parsed));
+      (parsed.contains("valid_seconds") ? lines.validations : lines.steps)
+          .push_back(std::move(parsed));
     }
     return lines;
   }
@@ -67,7 +76,7 @@ TEST_F(Validated, TheLossIsThatOfTheFirstRows) {
   const TrainConfig config = this->config("loss");
   Trainer trainer(config);
   const Processor processor(kModel);
-  const auto validation = Validation::make(config, processor);
+  const auto validation = only(config, processor);
   ASSERT_NE(validation, nullptr);
   {
     // An adapter that says something: behind a B of zeros no dropout shows.
@@ -164,7 +173,7 @@ TEST_F(Validated, ABestStepIsBeatenByABetterOneOfItsMetric) {
   config.validation.best_metric = "field_f1";
   config.validation.answers = 1;
   const Processor processor(kModel);
-  const auto validation = Validation::make(config, processor);
+  const auto validation = only(config, processor);
   ValidationMetrics metrics;
   metrics.step = 4;
   metrics.loss = 1;
@@ -187,7 +196,7 @@ TEST_F(Validated, ABestIsOfWhatItWasMeasuredOn) {
     config.validation.best_metric = metric;
     config.validation.answers = 2;
     if (!override.empty()) apply_override(config, override);
-    return Validation::make(config, processor)->measured_on();
+    return only(config, processor)->measured_on();
   };
   const fs::path other = directory_ / "other";
   fs::create_directories(other);
@@ -242,7 +251,7 @@ TEST_F(Validated, ABestOfOtherRowsIsNotComparedWith) {
 TEST_F(Validated, ABestOfAnOlderCheckpointIsNotComparedWith) {
   TrainConfig config = this->config("older");
   config.validation.best_metric = kValidLoss;
-  const auto validation = Validation::make(config, Processor(kModel));
+  const auto validation = only(config, Processor(kModel));
   const BestStep here{2, kValidLoss, 0.5, validation->measured_on()};
   EXPECT_TRUE(validation->comparable(here));
   ::testing::internal::CaptureStderr();
@@ -252,7 +261,71 @@ TEST_F(Validated, ABestOfAnOlderCheckpointIsNotComparedWith) {
       {"valid_loss 0.5000 of step 2, was measured on data that the checkpoint does not"});
   // Without a metric there is no number to come, and the best stays what it was.
   config.validation.best_metric = "";
-  EXPECT_TRUE(Validation::make(config, Processor(kModel))->comparable(here));
+  EXPECT_TRUE(only(config, Processor(kModel))->comparable(here));
+}
+
+// Each as if it were the only one, and the best by one of them.
+TEST_F(Validated, SeveralSetsByName) {
+  TrainConfig both = config("both");
+  apply_override(both, fmt::format("validation.sets=[{{name: seen, path: {0}, split: train}}, "
+                                   "{{name: new, path: {0}}}]",
+                                   kData));
+  both.validation.best_metric = "field_f1-new";
+  both.validation.answers = 2;
+  both.validation.max_new_tokens = 8;
+  const Lines lines = run(both);
+  ASSERT_EQ(lines.validations.size(), 4u);
+  std::map<std::string, std::vector<double>> found;
+  for (const Json& line : lines.validations) {
+    for (const auto& [key, value] : line.items()) {
+      if (value.is_number() && key != "valid_seconds") found[key].push_back(value.get<double>());
+    }
+  }
+  EXPECT_EQ(found.at("step"), (std::vector<double>{2, 2, 4, 4}));
+  for (const auto& [name, split] : {std::pair("seen", "train"), std::pair("new", "test")}) {
+    TrainConfig alone = config(name);
+    alone.validation.path_or_dataset = kData;
+    alone.validation.split = split;
+    alone.validation.answers = 2;
+    alone.validation.max_new_tokens = 8;
+    const Lines its = run(alone);
+    for (const char* key : {"valid_loss", "valid_field_f1", "valid_anls"}) {
+      EXPECT_EQ(found.at(fmt::format("{}-{}", key, name)), losses(its.validations, key)) << key;
+    }
+    EXPECT_EQ(losses(its.steps, "loss"), losses(lines.steps, "loss"));
+  }
+  const Json best = read_json(fs::path(both.checkpoint.save) / "best.json");
+  EXPECT_EQ(best["metric"], "field_f1-new");
+  EXPECT_EQ(best["value"], std::ranges::max(found.at("valid_field_f1-new")));
+  const std::string report = read_text(fs::path(both.checkpoint.save) / "report.html", 1 << 24);
+  for (const char* part : {"behind step 4 on seen", "behind step 4 on new", "loss-seen"}) {
+    EXPECT_NE(report.find(part), std::string::npos) << part;
+  }
+}
+
+TEST_F(Validated, AResumedRunKnowsTheBestOfASet) {
+  TrainConfig whole = config("sets");
+  apply_override(whole, fmt::format("validation.sets=[{{name: seen, path: {0}, split: train}}, "
+                                    "{{name: new, path: {0}}}]",
+                                    kData));
+  whole.validation.best_metric = "valid_loss-new";
+  whole.train.train_iters = 8;
+  const auto wanted = run(whole);
+  TrainConfig parts = whole;
+  parts.checkpoint.save += "-parts";
+  parts.train.exit_interval = 4;
+  run(parts);
+  parts.train.exit_interval.reset();
+  parts.checkpoint.load = parts.checkpoint.save;
+  const auto got = run(parts);
+  EXPECT_EQ(losses(got.steps, "loss"), losses(wanted.steps, "loss"));
+  ASSERT_EQ(got.validations.size(), wanted.validations.size());
+  for (size_t i = 0; i < got.validations.size(); ++i) {
+    const char* key = i % 2 == 0 ? "valid_loss-seen" : "valid_loss-new";
+    EXPECT_EQ(got.validations[i].at(key), wanted.validations[i].at(key));
+  }
+  EXPECT_EQ(read_json(fs::path(parts.checkpoint.save) / "best.json"),
+            read_json(fs::path(whole.checkpoint.save) / "best.json"));
 }
 
 TEST_F(Validated, WhatCannotBeIsSaidBeforeTheFirstStep) {
@@ -266,7 +339,7 @@ TEST_F(Validated, WhatCannotBeIsSaidBeforeTheFirstStep) {
   EXPECT_REFUSED(const Trainer trainer(config), "does not apply");
   config.validation.best_metric = "";
   config.validation.split = "nowhere";
-  EXPECT_EQ(Validation::make(config, Processor(kModel)), nullptr);
+  EXPECT_EQ(only(config, Processor(kModel)), nullptr);
   config.validation.path_or_dataset = kData;
   EXPECT_REFUSED(const Trainer trainer(config), "split 'nowhere'");
 }

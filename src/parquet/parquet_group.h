@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "formats/arrow_spill.h"
+#include "parquet/arrow_spill.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "formats/arrow_layouts.h"
+#include "parquet/arrow_layouts.h"
 
 #include <arrow/api.h>
 #include <arrow/extension_type.h>

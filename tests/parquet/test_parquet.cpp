@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "errors.h"
-#include "formats/parquet.h"
+#include "parquet/parquet.h"
 
 namespace trestle {
 namespace {

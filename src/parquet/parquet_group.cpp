@@ -1,4 +1,4 @@
-#include "formats/parquet_group.h"
+#include "parquet/parquet_group.h"
 
 #include <arrow/api.h>
 #include <arrow/util/byte_size.h>
@@ -7,8 +7,8 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "formats/arrow_layouts.h"
-#include "formats/parquet_json.h"
+#include "parquet/arrow_layouts.h"
+#include "parquet/parquet_json.h"
 
 namespace trestle {
 

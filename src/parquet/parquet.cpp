@@ -1,4 +1,4 @@
-#include "formats/parquet.h"
+#include "parquet/parquet.h"
 
 #include <arrow/api.h>
 #include <arrow/io/file.h>
@@ -13,8 +13,8 @@
 #include "base/error.h"
 #include "base/paths.h"
 #include "base/text.h"
-#include "formats/parquet_group.h"
-#include "formats/parquet_store.h"
+#include "parquet/parquet_group.h"
+#include "parquet/parquet_store.h"
 
 namespace trestle {
 

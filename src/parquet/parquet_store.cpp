@@ -1,4 +1,4 @@
-#include "formats/parquet_store.h"
+#include "parquet/parquet_store.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "formats/parquet_group.h"
+#include "parquet/parquet_group.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -50,8 +50,8 @@ GroupStore::Group GroupStore::get(const std::shared_ptr<Slot>& slot,
 
 GroupStore::Group GroupStore::decoded_anew(const std::shared_ptr<Slot>& slot,
                                            const std::function<Group()>& decode) {
-  for (const auto& victim : take_victims(slot)) put_out(victim);
   try {
+    for (const auto& victim : take_victims(slot)) put_out(victim);
     Group group = decode();
     ++decoded_;
     slot->bytes = group->size_in_bytes();

@@ -1,4 +1,4 @@
-#include "formats/parquet_json.h"
+#include "parquet/parquet_json.h"
 
 #include <arrow/api.h>
 #include <arrow/util/float16.h>
@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "formats/arrow_layouts.h"
+#include "parquet/arrow_layouts.h"
 
 namespace trestle {
 

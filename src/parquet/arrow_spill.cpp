@@ -1,4 +1,4 @@
-#include "formats/arrow_spill.h"
+#include "parquet/arrow_spill.h"
 
 #include <arrow/api.h>
 #include <fcntl.h>

@@ -7,8 +7,8 @@
 #include <parquet/arrow/writer.h>
 
 #include "errors.h"
-#include "formats/parquet.h"
-#include "formats/parquet_store.h"
+#include "parquet/parquet.h"
+#include "parquet/parquet_store.h"
 #include "temp_dir.h"
 
 namespace trestle {

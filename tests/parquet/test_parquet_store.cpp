@@ -11,8 +11,8 @@
 #include <thread>
 
 #include "errors.h"
-#include "formats/parquet.h"
-#include "formats/parquet_store.h"
+#include "parquet/parquet.h"
+#include "parquet/parquet_store.h"
 #include "temp_dir.h"
 
 namespace trestle {

@@ -1,0 +1,85 @@
+// Several data sets learnt from at once, each by its weight. Called by the sample stream and the
+// trainer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/batch.h"
+#include "data/datasets.h"
+
+namespace trestle {
+
+/// Which row is the n-th sample of a run on several sets whose rows stand one behind the other, for
+/// every n: the set by the weights as megatron-core 0.19.2 interleaves them
+/// (build_blending_indices: the one that is furthest behind its weight, the first of equals), the
+/// row by the set's own SampleOrder. A set that is used up begins anew, in another order. With one
+/// part it is SampleOrder.
+class BlendOrder {
+ public:
+  /// `parts` are of one weight at least, all above 0. The n-th of them draws from `seed` and n.
+  BlendOrder(const std::vector<BlendPart>& parts, uint64_t seed, bool shuffle);
+  /// Takes as long as samples lie between this one and the one that was asked for before.
+  int64_t row(int64_t sample);
+  /// How many of the first `samples` are of each part.
+  std::vector<int64_t> counts(int64_t samples);
+  /// So many samples take each row once at least.
+  int64_t samples_for_all() const;
+
+ private:
+  size_t next_part() const;
+  void go_to(int64_t sample);
+
+  std::vector<BlendPart> parts_;
+  std::vector<double> shares_;
+  std::vector<int64_t> first_;  // row of each part
+  std::vector<SampleOrder> orders_;
+  int64_t drawn_ = 0;
+  std::vector<int64_t> counts_;  // of the first drawn_ samples
+};
+
+/// A set to blend, and by which maker it is read.
+struct BlendMember {
+  std::string maker;
+  DataName name;
+  /// All of them have one, or none: then each weighs as many as it has rows.
+  std::optional<double> weight = {};
+};
+
+class BlendedDataset : public Dataset {
+ public:
+  /// Throws UserError as make_dataset does, and for a set without rows.
+  explicit BlendedDataset(const std::vector<BlendMember>& members);
+
+  int64_t size() const override { return size_; }
+  std::vector<std::filesystem::path> files() const override;
+  Conversation row(int64_t index) const override;
+  Json ground_truth(int64_t index) const override;
+  std::map<std::string, int64_t> unknown_columns() const override;
+  std::string row_name(int64_t index, const std::string& name) const override;
+  std::vector<BlendPart> parts() const override { return parts_; }
+
+  struct Source {
+    BlendMember member;
+    std::unique_ptr<Dataset> dataset;
+  };
+  const std::vector<Source>& sources() const { return sources_; }
+  /// A line each: its share, its rows and files, and how many samples of a run are of it.
+  std::vector<std::string> describe(int64_t samples) const;
+
+ private:
+  struct Place {
+    const Source* source;
+    int64_t row;
+  };
+  Place place_of(int64_t index) const;
+
+  std::vector<Source> sources_;
+  std::vector<BlendPart> parts_;
+  int64_t size_ = 0;
+};
+
+}  // namespace trestle

@@ -1,0 +1,59 @@
+#include "train/training_data.h"
+
+#include <fmt/ranges.h>
+
+#include "base/digest.h"
+#include "data/blend.h"
+#include "train/identity.h"
+
+namespace trestle {
+
+std::unique_ptr<Dataset> make_training_data(const TrainConfig& config) {
+  const DatasetOptions& options = config.dataset;
+  if (options.blend.empty()) {
+    return make_dataset(
+        options.maker_name,
+        {.path = options.path_or_dataset, .split = options.split, .subset = options.subset});
+  }
+  std::vector<BlendMember> members;
+  for (const auto& [data, weight] : options.blend) {
+    members.push_back({data.maker_name.value_or(options.maker_name),
+                       {.path = data.path,
+                        .split = data.split.value_or(options.split),
+                        .subset = data.subset,
+                        .key = "dataset.blend"},
+                       weight});
+  }
+  return std::make_unique<BlendedDataset>(members);
+}
+
+std::pair<const std::string, std::string> content_of_training_data(const Dataset& dataset) {
+  const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
+  if (blend == nullptr) return {"dataset.path_or_dataset", content_of(dataset.files())};
+  Digest digest(Digest::Kind::kSha256);
+  for (size_t i = 0; i < blend->sources().size(); ++i) {
+    const BlendedDataset::Source& source = blend->sources()[i];
+    digest.update(fmt::format("{} {} {};", blend->parts()[i].weight, source.member.maker,
+                              content_of(source.dataset->files())));
+  }
+  return {"dataset.blend", digest.hex()};
+}
+
+std::string name_of_training_data(const TrainConfig& config) {
+  return config.dataset.blend.empty() ? config.dataset.path_or_dataset : "dataset.blend";
+}
+
+std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset) {
+  const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
+  if (blend == nullptr) return {describe_files(dataset, config.dataset.path_or_dataset)};
+  return blend->describe(config.train.train_iters * config.train.global_batch_size);
+}
+
+std::string row_names(const Dataset& dataset, const std::vector<int64_t>& rows) {
+  if (dataset.parts().size() == 1) return fmt::format("{}", fmt::join(rows, ", "));
+  std::vector<std::string> names;
+  for (const int64_t row : rows) names.push_back(dataset.row_name(row, ""));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace trestle

@@ -1,0 +1,32 @@
+// What a run learns from, as its config says: one data set, or several blended by weight. Called by
+// the trainer and `trestle finetune`.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "data/datasets.h"
+#include "recipes/config.h"
+
+namespace trestle {
+
+/// Throws UserError as make_dataset does.
+std::unique_ptr<Dataset> make_training_data(const TrainConfig& config);
+
+/// The key that names the data, and a SHA-256 of them (identity.h): of a blend of each set's files
+/// and of its weight, its maker and their order.
+std::pair<const std::string, std::string> content_of_training_data(const Dataset& dataset);
+
+/// For messages: "dataset.path_or_dataset=PATH" is PATH, a blend "dataset.blend".
+std::string name_of_training_data(const TrainConfig& config);
+
+/// A line a set: its files, and of a blend its share, its rows and how often the run takes them.
+std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset);
+
+/// "3, 7", and of a blend "row 3 of A, row 7 of B".
+std::string row_names(const Dataset& dataset, const std::vector<int64_t>& rows);
+
+}  // namespace trestle
