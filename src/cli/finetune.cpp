@@ -62,6 +62,13 @@ SettledRun settled(const FinetuneFlags& flags) {
   if (!flags.may_change.empty() && run.config.checkpoint.load.empty()) {
     user_error("--allow-change {} has no effect without checkpoint.load", flags.may_change.front());
   }
+  if (!flags.may_change.empty() && run.config.checkpoint.finetune &&
+      !run.config.trains_adapters()) {
+    user_error(
+        "--allow-change {} has no effect: checkpoint.finetune=true begins a run, which may differ "
+        "in any key",
+        flags.may_change.front());
+  }
   run.config.validate_values();
   refuse_without_effect(run);
   return run;

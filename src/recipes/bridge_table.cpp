@@ -38,12 +38,6 @@ constexpr std::string_view kNotYet = "is not here yet; leave it out";
 
 constexpr BridgeKeys kTable[] = {
     // What is still to come.
-    {"checkpoint", "save_retain_interval ckpt_step", kRefused, kNotYet, "null"},
-    {"checkpoint", "most_recent_k", kRefused, kNotYet, "-1|null"},
-    {"checkpoint", "save_optim save_rng load_optim load_rng", kRefused, kNotYet, "true"},
-    {"checkpoint", "finetune async_save verify_integrity also_save_hf_checkpoint", kRefused,
-     kNotYet, "false"},
-    {"checkpoint", "hf_source_path", kRefused, kNotYet, "null"},
     {"logger", "log_params_norm log_throughput log_progress log_memory_to_tensorboard", kRefused,
      kNotYet, "false"},
     {"logger",
@@ -194,7 +188,11 @@ constexpr BridgeKeys kTable[] = {
     {"tokenizer", "*", kNoEffect, "the tokenizer is the one of checkpoint.pretrained_checkpoint"},
 
     // Checkpoints.
-    {"checkpoint", "pretrained_checkpoint save load save_interval", kTaken},
+    {"checkpoint",
+     "pretrained_checkpoint save load save_interval most_recent_k save_retain_interval ckpt_step "
+     "finetune save_optim save_rng load_optim load_rng async_save verify_integrity "
+     "also_save_hf_checkpoint hf_source_path",
+     kTaken},
     {"checkpoint", "ckpt_format", kRefused, "checkpoints are torch_dist", "torch_dist"},
     {"checkpoint", "auto_detect_ckpt_format", kNoEffect,
      "what a directory holds is always looked at"},

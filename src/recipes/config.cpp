@@ -87,6 +87,9 @@ void TrainConfig::validate_values() const {
         "validated",
         *validation.start_eval_at_iter, train.train_iters);
   }
+  if (checkpoint.most_recent_k == 0) {
+    user_error("checkpoint.most_recent_k=0 would keep no checkpoint; use 1, or -1 for all of them");
+  }
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
       !trains_adapters()) {

@@ -15,7 +15,20 @@ struct CheckpointOptions {
   std::string pretrained_checkpoint;
   std::string save;
   std::string load;
+  std::optional<int64_t> ckpt_step;
+  bool finetune = false;
+  bool load_optim = true;
+  bool load_rng = true;
+  bool verify_integrity = false;
   int64_t save_interval = 50;
+  /// -1: all of them are kept; 0 is refused.
+  int64_t most_recent_k = -1;
+  std::optional<int64_t> save_retain_interval;
+  bool save_optim = true;
+  bool save_rng = true;
+  bool async_save = false;
+  bool also_save_hf_checkpoint = false;
+  std::string hf_source_path;
   static constexpr auto fields() {
     return std::tuple(
         field("pretrained_checkpoint", &CheckpointOptions::pretrained_checkpoint,
@@ -24,8 +37,34 @@ struct CheckpointOptions {
               "run directory; default $SAVE_DIR/NAME"),
         field("load", &CheckpointOptions::load, OnResume::kDerived,
               "run directory to resume from; auto: checkpoint.save, if it has a checkpoint"),
+        field("ckpt_step", &CheckpointOptions::ckpt_step, OnResume::kDerived,
+              between(0, kMostSteps), "the step of checkpoint.load to take; default: the newest"),
+        field("finetune", &CheckpointOptions::finetune, OnResume::kDerived,
+              "of checkpoint.load the weights alone, for a run that begins at step 0"),
+        field("load_optim", &CheckpointOptions::load_optim, OnResume::kDerived,
+              "false: optimizer and schedule begin anew"),
+        field("load_rng", &CheckpointOptions::load_rng, OnResume::kDerived,
+              "false: random numbers begin anew at rng.seed"),
+        field("verify_integrity", &CheckpointOptions::verify_integrity, OnResume::kDerived,
+              "hash the files of Megatron checkpoints again and compare, before they are loaded"),
         field("save_interval", &CheckpointOptions::save_interval, OnResume::kFree,
-              between(1, kMostSteps), "steps between checkpoints"));
+              between(1, kMostSteps), "steps between checkpoints"),
+        field("most_recent_k", &CheckpointOptions::most_recent_k, OnResume::kFree,
+              between(-1, kMostSteps), "checkpoints to keep beside the best; -1: all"),
+        field("save_retain_interval", &CheckpointOptions::save_retain_interval, OnResume::kFree,
+              between(1, kMostSteps),
+              "keep those of its multiples, and of others most_recent_k, or the last"),
+        field("save_optim", &CheckpointOptions::save_optim, OnResume::kFree,
+              "false: weights alone are saved, from which no run goes on exactly"),
+        field("save_rng", &CheckpointOptions::save_rng, OnResume::kFree,
+              "false: the random state is not saved"),
+        field("async_save", &CheckpointOptions::async_save, OnResume::kFree,
+              "train on while a copy of what is saved is written"),
+        field("also_save_hf_checkpoint", &CheckpointOptions::also_save_hf_checkpoint,
+              OnResume::kFree, "write RUN/iter_N/hf too, for transformers or peft"),
+        field("hf_source_path", &CheckpointOptions::hf_source_path, OnResume::kFree,
+              "whose config, tokenizer and processor files go there, and what an adapter names as "
+              "its base; default: pretrained_checkpoint"));
   }
 };
 

@@ -264,6 +264,22 @@ void add_of_peft(const TrainConfig& config, Dead& dead) {
   }
 }
 
+// A value that asks for what is done anyway is let be.
+void add_of_checkpoint(const TrainConfig& config, Dead& dead) {
+  const CheckpointOptions& checkpoint = config.checkpoint;
+  const bool begins = checkpoint.load.empty() || checkpoint.finetune;
+  const std::string_view why = checkpoint.load.empty()
+                                   ? "checkpoint.load is empty, so nothing is gone on with"
+                                   : "checkpoint.finetune=true takes the weights alone";
+  if (begins && !checkpoint.load_optim) dead.add("checkpoint.load_optim", std::string(why));
+  if (begins && !checkpoint.load_rng) dead.add("checkpoint.load_rng", std::string(why));
+  if (checkpoint.load.empty()) dead.add("checkpoint.ckpt_step", std::string(why));
+  if (!checkpoint.also_save_hf_checkpoint) {
+    dead.add("checkpoint.hf_source_path",
+             "checkpoint.also_save_hf_checkpoint=false, so nothing is exported");
+  }
+}
+
 void add_of_logger(const TrainConfig& config, Dead& dead) {
   const LoggerOptions& logger = config.logger;
   const std::optional<std::string>& project = logger.wandb_project;
@@ -388,6 +404,7 @@ void refuse_without_effect(const SettledRun& run) {
   add_of_validation(config, dead);
   add_of_splits(config, dead);
   add_of_peft(config, dead);
+  add_of_checkpoint(config, dead);
   add_of_logger(config, dead);
   if (!vision_is_frozen(config)) {
     const std::string why = "vision tower or projector train, so no features can be kept";

@@ -4,118 +4,46 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/ranges.h>
 
-#include <optional>
+#include <algorithm>
 
 #include "base/error.h"
-#include "megatron/writer.h"
+#include "megatron/integrity.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
-#include "recipes/schedule.h"
 
 namespace trestle {
 
 namespace {
 
-constexpr const char* kRandomState = "trestle.rng_state";
-constexpr const char* kProgress = "trestle.progress";
+const std::string kOptimizer = "optimizer.state.";
 
-Json schedule_state(const TrainConfig& config, const Progress& progress) {
-  return {{"max_lr", config.optimizer.lr},
-          {"min_lr", config.optimizer.min_lr},
-          {"lr_warmup_steps", std::llround(warmup_steps(config) *
-                                           static_cast<double>(config.train.global_batch_size))},
-          {"lr_decay_style", config.scheduler.lr_decay_style},
-          {"lr_decay_steps", decay_steps(config) * config.train.global_batch_size},
-          {"num_steps", progress.consumed_samples},
-          {"start_wd", config.scheduler.start_weight_decay.value_or(config.optimizer.weight_decay)},
-          {"end_wd", config.scheduler.end_weight_decay.value_or(config.optimizer.weight_decay)},
-          {"wd_incr_style", config.scheduler.weight_decay_incr_style},
-          {"wd_incr_steps", config.train.train_iters * config.train.global_batch_size}};
+Json own_of(const MegatronCheckpoint& checkpoint) {
+  Json own = checkpoint.object(kProgress).value_or(Json());
+  return own.is_object() ? own : Json::object();
 }
 
-// One group per weight-decay class, as megatron-core writes them, and with LoRA+ per rate.
-Json optimizer_state(const TrainConfig& config, const Progress& progress) {
-  Json groups = Json::array();
-  const double ratio = config.peft.lora_plus_ratio;
-  const auto add = [&](double multiplier, double rate) {
-    groups.push_back({{"is_expert_parallel", false},
-                      {"default_config", true},
-                      {"wd_mult", multiplier},
-                      {"lr_mult", rate},
-                      {"is_decoupled_lr", false},
-                      {"max_lr", config.optimizer.lr * rate},
-                      {"min_lr", config.optimizer.min_lr * rate},
-                      {"lr", learning_rate(config, progress.step + 1) * rate},
-                      {"bias_correction", true},
-                      {"betas", {config.optimizer.adam_beta1, config.optimizer.adam_beta2}},
-                      {"eps", config.optimizer.adam_eps},
-                      {"weight_decay", weight_decay(config, progress.step + 1) * multiplier},
-                      {"step", progress.step - progress.skipped}});
-  };
-  for (const double multiplier : {1.0, 0.0}) {
-    add(multiplier, 1.0);
-    if (ratio != 1) add(multiplier, ratio);
+// One of before 2026-11-30 does not say it: it is what a run that it began would say.
+std::string lineage_in(const Json& own, std::string_view what) {
+  if (const auto said = own.find("lineage"); said != own.end() && said->is_string()) {
+    return said->get<std::string>();
   }
-  return {{"optimizer", {{"param_groups", groups}}},
-          {"param_state_sharding_type", "fully_reshardable"}};
+  const auto identity = own.find("identity");
+  if (identity == own.end()) return {};
+  return lineage_of(RunIdentity::from_json(*identity, what));
 }
 
 }  // namespace
 
-void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
-                     const AdamW& optimizer, const Progress& progress, const TrainConfig& config,
-                     const RunIdentity& identity, const OpenCheckpoint& base) {
-  TensorList list;
-  std::map<std::string, at::Tensor> tensors;
-  std::optional<LoraConfig> adapters;
-  if (config.trains_adapters()) adapters = lora_config_of(model);
-  const bool bridges_form = adapters && is_bridges_form(*adapters);
-  const auto add = [&](const std::string& ours, const at::Tensor& tensor) {
-    const std::string name = bridges_form ? bridge_adapter_name(ours) : ours;
-    list.emplace_back(name, info_of(tensor));
-    tensors[name] = tensor.detach().contiguous();
-  };
-  for (const auto& entry : model.named_parameters()) {
-    if (!config.trains_adapters() || is_adapter_tensor(entry.key()))
-      add(entry.key(), entry.value());
-  }
-  for (const auto& [name, tensor] : optimizer.state()) add("optimizer.state." + name, tensor);
-  add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
-
-  Json run_config = {
-      {"checkpoint", {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}}}};
-  if (adapters) run_config["peft"] = peft_run_config(*adapters);
-  MegatronWriter writer({.run = run,
-                         .iteration = progress.step,
-                         .config = model.config(),
-                         .hf_config = base.config_json(),
-                         .tokenizer_files = base.side_files(),
-                         .common_state = {{"opt_param_scheduler", schedule_state(config, progress)},
-                                          {"optimizer", optimizer_state(config, progress)}},
-                         .train_state = {{"step", progress.step},
-                                         {"consumed_train_samples", progress.consumed_samples}},
-                         .run_config = std::move(run_config),
-                         .replace = true},
-                        list);
-  for (const auto& [name, info] : list) writer.write(name, tensors.at(name));
-  Json state = {{"skipped", progress.skipped},
-                {"skipped_on_end", progress.skipped_on_end},
-                {"recent_losses", progress.recent_losses},
-                {"identity", identity.to_json()}};
-  if (progress.best) {
-    state["best_step"] = progress.best->step;
-    state["best_metric"] = progress.best->metric;
-    state["best_value"] = progress.best->value;
-    state["best_measured_on"] = progress.best->measured_on;
-  }
-  writer.add_object(kProgress, state);
-  writer.commit();
+std::string lineage_of(const std::filesystem::path& iteration) {
+  const std::string lineage = lineage_in(own_of(MegatronCheckpoint(iteration)), iteration.string());
+  if (lineage.empty()) user_error("{} does not say which run made it", iteration.string());
+  return lineage;
 }
 
-SavedRun::SavedRun(const std::filesystem::path& path) : name_(path.string()), checkpoint_(path) {
-  own_ = checkpoint_.object(kProgress).value_or(Json());
-  if (!own_.is_object()) own_ = Json::object();
+SavedRun::SavedRun(const std::filesystem::path& path, bool verified)
+    : name_(path.string()), checkpoint_(path), own_(own_of(checkpoint_)) {
+  if (verified) require_integrity(checkpoint_.directory());
 }
 
 void SavedRun::require_same(const RunIdentity& now, const std::set<std::string>& may_change) const {
@@ -134,40 +62,90 @@ void SavedRun::require_same(const RunIdentity& now, const std::set<std::string>&
              name_);
 }
 
-Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
-  const at::NoGradGuard no_grad;
-  std::set<std::string> left_over;
-  for (const auto* tensors : {&checkpoint_.tensors(), &checkpoint_.state()}) {
-    for (const auto& [name, info] : *tensors) left_over.insert(name);
+void SavedRun::require_same_adapters(const RunIdentity& now,
+                                     const std::set<std::string>& may_change) const {
+  RunIdentity adapters = now;
+  adapters.contents.clear();
+  const auto identity = own_.find("identity");
+  if (identity != own_.end()) {
+    for (const auto& [key, value] : RunIdentity::from_json(*identity, name_).values) {
+      if (key.starts_with("peft.")) adapters.values[key] = value;
+    }
   }
-  const auto copy_into = [&](const std::string& ours, const at::Tensor& target) {
-    const std::string name = left_over.contains(ours) ? ours : bridge_adapter_name(ours);
-    if (left_over.erase(name) == 0) {
-      user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
-                 name_, name);
-    }
-    const at::Tensor stored = checkpoint_.read(name);
-    if (stored.sizes() != target.sizes()) {
-      user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, name,
-                 fmt::join(stored.sizes(), ", "), fmt::join(target.sizes(), ", "));
-    }
-    target.copy_(stored);
-  };
+  require_same_run(adapters, now, may_change, name_);
+}
+
+void SavedRun::take(Names& names, const std::string& ours, const at::Tensor& target) const {
+  const std::string name = names.contains(ours) ? ours : bridge_adapter_name(ours);
+  if (names.erase(name) == 0) {
+    user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
+               name_, name);
+  }
+  at::Tensor stored = checkpoint_.read(name);
+  // More rows are a padded vocabulary, as Megatron saves it.
+  if (may_be_padded(name) && stored.dim() == target.dim() && stored.size(0) > target.size(0)) {
+    stored = stored.narrow(0, 0, target.size(0));
+  }
+  if (stored.sizes() != target.sizes()) {
+    user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, name,
+               fmt::join(stored.sizes(), ", "), fmt::join(target.sizes(), ", "));
+  }
+  target.copy_(stored);
+}
+
+void SavedRun::require_used(const Names& names) const {
+  if (names.empty()) return;
+  user_error(
+      "checkpoint.load={} has {} tensors that this run has no place for, such as {}; was "
+      "it made with other adapters or frozen parts?",
+      name_, names.size(), *names.begin());
+}
+
+void SavedRun::load_weights(Ministral3& model) const {
+  const at::NoGradGuard no_grad;
+  Names names;
+  for (const auto& [name, info] : checkpoint_.tensors()) names.insert(name);
   for (const auto& entry : model.named_parameters()) {
     if (checkpoint_.is_adapter() && !is_adapter_tensor(entry.key())) continue;
-    copy_into(entry.key(), entry.value());
+    take(names, entry.key(), entry.value());
   }
-  for (const auto& [name, tensor] : optimizer.state()) copy_into("optimizer.state." + name, tensor);
-  if (left_over.erase(kRandomState) != 0) {
+  require_used(names);
+}
+
+void SavedRun::load_optimizer(Names& names, AdamW& optimizer) const {
+  const at::NoGradGuard no_grad;
+  const auto is_of_optimizer = [](const std::string& name) { return name.starts_with(kOptimizer); };
+  if (std::ranges::none_of(names, is_of_optimizer)) {
+    user_error(
+        "checkpoint.load={} was saved without its optimizer (checkpoint.save_optim=false); go on "
+        "with a new one by checkpoint.load_optim=false, or begin a run from its weights by "
+        "checkpoint.finetune=true",
+        name_);
+  }
+  for (const auto& [name, tensor] : optimizer.state()) take(names, kOptimizer + name, tensor);
+}
+
+RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {
+  Names names;
+  for (const auto& [name, info] : checkpoint_.state()) names.insert(name);
+  if (what.optimizer) {
+    load_optimizer(names, optimizer);
+  } else {
+    std::erase_if(names, [](const std::string& name) { return name.starts_with(kOptimizer); });
+  }
+  const bool has_random_state = names.erase(kRandomState) != 0;
+  if (has_random_state && what.random_state) {
     at::Generator generator = at::detail::getDefaultCPUGenerator();
     generator.set_state(checkpoint_.read(kRandomState).clone());
+  } else if (what.random_state) {
+    fmt::print(stderr, "checkpoint.load={} has no random state: it begins anew at rng.seed\n",
+               name_);
   }
-  if (!left_over.empty()) {
-    user_error(
-        "checkpoint.load={} has {} tensors that this run has no place for, such as {}; was "
-        "it made with other adapters or frozen parts?",
-        name_, left_over.size(), *left_over.begin());
-  }
+  require_used(names);
+  return progress(optimizer, what);
+}
+
+RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
   const Json state = checkpoint_.train_state();
   if (!state.contains("consumed_train_samples")) {
     user_error(
@@ -175,8 +153,8 @@ Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
         "missing or not a run's",
         name_);
   }
-  Progress progress{.step = checkpoint_.iteration(),
-                    .consumed_samples = state["consumed_train_samples"].get<int64_t>()};
+  RunProgress progress{.step = checkpoint_.iteration(),
+                       .consumed_samples = state["consumed_train_samples"].get<int64_t>()};
   progress.skipped = own_.value("skipped", int64_t{0});
   progress.skipped_on_end = own_.value("skipped_on_end", int64_t{0});
   progress.recent_losses = own_.value("recent_losses", std::vector<double>());
@@ -185,7 +163,12 @@ Progress SavedRun::load(Ministral3& model, AdamW& optimizer) const {
         BestStep{own_.value("best_step", int64_t{0}), own_.value("best_metric", std::string()),
                  own_.value("best_value", 0.0), own_.value("best_measured_on", std::string())};
   }
-  optimizer.set_steps(progress.step - progress.skipped);
+  progress.lineage = lineage_in(own_, name_);
+  progress.schedule_start =
+      what.optimizer ? own_.value("schedule_start", int64_t{0}) : progress.step;
+  progress.skipped_before =
+      what.optimizer ? own_.value("skipped_before", int64_t{0}) : progress.skipped;
+  optimizer.set_steps(progress.updates());
   return progress;
 }
 

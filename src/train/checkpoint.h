@@ -8,9 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "bridge/load.h"
 #include "megatron/checkpoint.h"
-#include "recipes/config.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
 
@@ -29,7 +27,7 @@ struct BestStep {
 };
 
 /// Where a run stands after a step.
-struct Progress {
+struct RunProgress {
   /// Steps made.
   int64_t step = 0;
   /// Samples taken: SampleStream::position.
@@ -39,36 +37,63 @@ struct Progress {
   /// Losses of the last steps that did, oldest first: what a spike is measured by.
   std::vector<double> recent_losses = {};
   std::optional<BestStep> best = {};
+  /// The step behind which optimizer and schedule began anew (checkpoint.load_optim=false), and
+  /// how many of the skipped steps lie before it.
+  int64_t schedule_start = 0, skipped_before = 0;
+  /// Tells a run's checkpoints from another's, however its keys change when it is resumed:
+  /// lineage_of the identity that it began with.
+  std::string lineage = {};
+
+  /// Of the optimizer that there is now.
+  int64_t updates() const { return (step - schedule_start) - (skipped - skipped_before); }
 };
 
-/// Writes `run`/iter_%07d with the trained tensors (adapters only in a LoRA or DoRA run), AdamW's
-/// state, the schedule, the position in the data, torch's random state and what run it is of. An
-/// iteration that is there already is replaced whole.
-void save_checkpoint(const std::filesystem::path& run, const Ministral3& model,
-                     const AdamW& optimizer, const Progress& progress, const TrainConfig& config,
-                     const RunIdentity& identity, const OpenCheckpoint& base);
+/// What a checkpoint has beside Megatron's entries.
+constexpr const char* kRandomState = "trestle.rng_state";
+constexpr const char* kProgress = "trestle.progress";
 
-/// A checkpoint of save_checkpoint to go on from.
+/// RunProgress::lineage of an iteration's directory. Throws UserError where no run of ours made it.
+std::string lineage_of(const std::filesystem::path& iteration);
+
+/// A checkpoint to go on from, or to take weights from.
 class SavedRun {
  public:
   /// `path` is a run, whose newest checkpoint is taken, or one of its iterations. Throws UserError
-  /// when there is none.
-  explicit SavedRun(const std::filesystem::path& path);
+  /// when there is none or, with `verified`, where integrity.json is missing or files are not as it
+  /// says.
+  explicit SavedRun(const std::filesystem::path& path, bool verified = false);
 
   /// Throws as require_same_run() does. A line on stderr tells of each permission in which nothing
   /// differs, and of a checkpoint that does not say which run it is of, so that nothing but its
   /// tensors is checked.
   void require_same(const RunIdentity& now, const std::set<std::string>& may_change) const;
 
-  /// Into a model and optimizer built from the same config. Throws UserError when the checkpoint's
-  /// tensors are not those that this config trains, each of them used once, or when its bytes are
-  /// not those that were written.
-  Progress load(Ministral3& model, AdamW& optimizer) const;
+  /// The same of the keys `peft.` alone, which say what an adapter's weights mean.
+  void require_same_adapters(const RunIdentity& now, const std::set<std::string>& may_change) const;
+
+  /// Into a model built from the same config. Throws UserError when the checkpoint's weights are
+  /// not those that this config trains, each of them used once, or when its bytes are not those
+  /// that were written. Optimizers are made behind it: they copy the weights.
+  void load_weights(Ministral3& model) const;
+  struct What {
+    bool optimizer = true, random_state = true;
+  };
+  /// The rest, likewise. Without the optimizer it and the schedule begin anew; without the random
+  /// state torch's stays as it is. Throws UserError where the optimizer is wanted and was not
+  /// saved.
+  RunProgress load_state(AdamW& optimizer, const What& what) const;
 
  private:
+  /// Names yet to be used, of which `take` uses one.
+  using Names = std::set<std::string>;
+  void take(Names& names, const std::string& ours, const at::Tensor& target) const;
+  void require_used(const Names& names) const;
+  void load_optimizer(Names& names, AdamW& optimizer) const;
+  RunProgress progress(AdamW& optimizer, const What& what) const;
+
   std::string name_;  // checkpoint.load
   MegatronCheckpoint checkpoint_;
-  Json own_;  // what save_checkpoint adds to Megatron's
+  Json own_;  // kProgress
 };
 
 }  // namespace trestle

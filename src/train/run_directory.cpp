@@ -1,6 +1,7 @@
 #include "train/run_directory.h"
 
 #include <fcntl.h>
+#include <fmt/ranges.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -27,26 +28,9 @@ constexpr std::array<std::string_view, 4> kFiles = {"best.json", "report.html", 
 constexpr std::array<std::string_view, 2> kTrackers = {kTracker, kTrackerState};
 constexpr std::array<std::string_view, 2> kFolders = {"tensorboard", "wandb"};
 
-// The number of an iter_0000012; nothing for other names.
-std::optional<int64_t> iteration_of(const std::string& name) {
-  constexpr std::string_view kPrefix = "iter_";
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  int64_t number = 0;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, number);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return number;
-}
-
 std::optional<int64_t> newest_iteration(const fs::path& run) {
-  std::optional<int64_t> newest;
-  std::error_code ignored;
-  for (const auto& each : fs::directory_iterator(run, ignored)) {
-    if (const auto number = iteration_of(each.path().filename().string())) {
-      newest = std::max(newest.value_or(0), *number);
-    }
-  }
-  return newest;
+  const std::vector<int64_t> all = iterations_of(run);
+  return all.empty() ? std::nullopt : std::optional(all.back());
 }
 
 // Of the lines of steps that were made, even where no checkpoint was reached.
@@ -178,7 +162,102 @@ void require_ahead(const fs::path& save, const std::string& load) {
   }
 }
 
+// A run or an iteration of one: nothing else can be gone on with.
+void require_run(const std::string& load) {
+  if (!is_there(load)) {
+    user_error("checkpoint.load={} does not exist; name a run, or auto", load);
+  }
+  if (is_megatron_checkpoint(load)) return;
+  const auto refuse = [&](std::string_view form, std::string_view key) {
+    user_error(
+        "checkpoint.load={} is a {}, and a run goes on from a Megatron checkpoint alone; to start "
+        "from its weights name it as {}",
+        load, form, key);
+  };
+  if (is_there(fs::path(load) / "adapter_config.json")) refuse("PEFT folder", "peft.adapter_path");
+  for (const char* name : {"config.json", "params.json"}) {
+    if (!is_there(fs::path(load) / name)) continue;
+    refuse(name == std::string_view("config.json") ? "Hugging Face folder" : "folder of Mistral's",
+           "checkpoint.pretrained_checkpoint");
+  }
+}
+
+// checkpoint.ckpt_step chooses among the iterations of checkpoint.load, which then names it.
+void settle_step(CheckpointOptions& checkpoint) {
+  if (!checkpoint.ckpt_step) return;
+  const int64_t step = *checkpoint.ckpt_step;
+  const std::string& load = checkpoint.load;
+  if (load.empty()) {
+    user_error("checkpoint.ckpt_step={} has no effect without checkpoint.load; name the run", step);
+  }
+  if (load == kAuto) {
+    user_error(
+        "checkpoint.ckpt_step={} and checkpoint.load=auto, which takes the newest, exclude each "
+        "other; name the run",
+        step);
+  }
+  require_run(load);
+  if (is_there(fs::path(load) / "metadata.json")) {
+    const auto number = iteration_of(resolved(load).filename().string());
+    if (number && *number != step) {
+      user_error("checkpoint.load={} is the checkpoint of step {}, but checkpoint.ckpt_step={}",
+                 load, *number, step);
+    }
+  } else {
+    const fs::path chosen = iteration_directory(load, step);
+    if (!is_there(chosen)) {
+      user_error("checkpoint.load={} has no checkpoint of checkpoint.ckpt_step={}; it has {}", load,
+                 step, fmt::join(iterations_of(load), ", "));
+    }
+    checkpoint.load = chosen.string();
+  }
+  checkpoint.ckpt_step.reset();
+}
+
+// checkpoint.finetune begins a run: what stands in checkpoint.save would be lost.
+void require_place_to_begin(const CheckpointOptions& checkpoint) {
+  const fs::path save = checkpoint.save;
+  if (checkpoint.load == kAuto) {
+    user_error(
+        "checkpoint.finetune=true begins a run, and checkpoint.load=auto goes on with one; name "
+        "the checkpoint whose weights are taken, or leave one of the two out");
+  }
+  require_run(checkpoint.load);
+  const auto newest = newest_iteration(save);
+  if (!newest && !has_metrics(save)) return;
+  user_error(
+      "checkpoint.save={} holds a run of {} steps, and checkpoint.finetune=true would begin "
+      "another "
+      "there; go on with it by checkpoint.load={} and checkpoint.finetune=false, or name another "
+      "directory",
+      save.string(), newest.value_or(0), save.string());
+}
+
 }  // namespace
+
+std::optional<int64_t> iteration_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "iter_";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int64_t number = 0;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, number);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return number;
+}
+
+fs::path iteration_directory(const fs::path& run, int64_t step) {
+  return run / fmt::format("iter_{:07}", step);
+}
+
+std::vector<int64_t> iterations_of(const fs::path& run) {
+  std::vector<int64_t> all;
+  std::error_code ignored;
+  for (const auto& each : fs::directory_iterator(run, ignored)) {
+    if (const auto number = iteration_of(each.path().filename().string())) all.push_back(*number);
+  }
+  std::ranges::sort(all);
+  return all;
+}
 
 RunLock::RunLock(const fs::path& run)
     : fd_(::open(run.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
@@ -215,6 +294,11 @@ void settle_run_directory(TrainConfig& config) {
   require_own_place(save);
   require_writable(save);
   if (!newest_iteration(save)) require_no_strangers(save);
+  settle_step(checkpoint);
+  if (checkpoint.finetune && !checkpoint.load.empty()) {
+    require_place_to_begin(checkpoint);
+    return;
+  }
   if (checkpoint.load == kAuto) {
     checkpoint.load.clear();
     if (is_megatron_checkpoint(save)) {
@@ -222,7 +306,7 @@ void settle_run_directory(TrainConfig& config) {
       checkpoint.load = checkpoint.save;
     } else if (const auto newest = newest_iteration(save)) {
       // Killed between the first checkpoint's name, behind which it is whole, and the tracker.
-      checkpoint.load = (save / fmt::format("iter_{:07}", *newest)).string();
+      checkpoint.load = iteration_directory(save, *newest).string();
     }
     // Without a checkpoint there is nothing to lose in the lines of steps that are made again.
     if (checkpoint.load.empty()) return;
@@ -241,9 +325,7 @@ void settle_run_directory(TrainConfig& config) {
         "auto), or name another directory",
         save.string(), *newest, save.string());
   }
-  if (!is_there(checkpoint.load)) {
-    user_error("checkpoint.load={} does not exist; name a run, or auto", checkpoint.load);
-  }
+  require_run(checkpoint.load);
   const fs::path from = resolved(checkpoint.load), to = resolved(save);
   if (from == to) {
     require_ahead(save, checkpoint.load);

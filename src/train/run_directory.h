@@ -5,14 +5,26 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "recipes/config.h"
 
 namespace trestle {
 
+/// The number of an iter_0000012; nothing for other names.
+std::optional<int64_t> iteration_of(const std::string& name);
+/// RUN/iter_0000012.
+std::filesystem::path iteration_directory(const std::filesystem::path& run, int64_t step);
+/// Numbers of all that has such a name in a run, sorted.
+std::vector<int64_t> iterations_of(const std::filesystem::path& run);
+
 /// checkpoint.load=auto becomes checkpoint.save where that holds a checkpoint, and nothing where it
-/// does not. Throws UserError, before anything is written, where checkpoint.save
+/// does not; with checkpoint.ckpt_step, which is taken back, it becomes that iteration. Throws
+/// UserError where checkpoint.load is no run or iteration or has no such step, where
+/// checkpoint.finetune would begin a run in the place of another, and, before anything is written,
+/// where checkpoint.save
 /// - holds a run that is not the one to go on with, or a newer iteration than the one to go on
 /// from,
 /// - lies within another run or checkpoint,

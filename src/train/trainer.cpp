@@ -14,6 +14,7 @@
 #include "base/paths.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
+#include "megatron/integrity.h"
 #include "metrics/log.h"
 #include "metrics/wandb.h"
 #include "model/ministral3.h"
@@ -23,6 +24,9 @@
 #include "recipes/settle.h"
 #include "train/diagnose.h"
 #include "train/micro_batches.h"
+#include "train/retention.h"
+#include "train/saver.h"
+#include "train/snapshot.h"
 #include "train/stop_signal.h"
 #include "train/training_data.h"
 
@@ -46,6 +50,14 @@ TrainConfig validated(TrainConfig config) {
   WandbRun::check(config);
   settle_run_directory(config);
   return config;
+}
+
+// checkpoint.verify_integrity: of what is in Megatron's form.
+fs::path with_integrity(fs::path path, const TrainConfig& config) {
+  if (config.checkpoint.verify_integrity && is_megatron_checkpoint(path)) {
+    require_integrity(megatron_directory(path));
+  }
+  return path;
 }
 
 // Of validation.*: those that make no sense where there is nothing to validate on.
@@ -99,20 +111,24 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
     : config_(validated(config)),
       found_(state_of(config_.checkpoint.save)),
       asked_(std::move(asked)),
-      base_(resolve_model(config_.checkpoint.pretrained_checkpoint,
-                          "checkpoint.pretrained_checkpoint")),
+      base_(with_integrity(resolve_model(config_.checkpoint.pretrained_checkpoint,
+                                         "checkpoint.pretrained_checkpoint"),
+                           config_)),
       processor_(base_.assets(),
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_training_data(config_)) {
   refuse_keys_of_vision(config_, base_.config());
   settle_length(config_, *dataset_);
+  const CheckpointOptions& checkpoint = config_.checkpoint;
   std::optional<SavedRun> saved;
-  if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);
+  if (!checkpoint.load.empty()) saved.emplace(checkpoint.load, checkpoint.verify_integrity);
+  const bool resumes = saved && !checkpoint.finetune;
   identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
                                     content_of_training_data(*dataset_)});
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
-  if (saved && known) saved->require_same(identity_, asked_.may_change);
+  if (resumes && known) saved->require_same(identity_, asked_.may_change);
+  huggingface_ = huggingface_folder(config_, base_);
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
   model_ = load_model(base_, {config_.dtype(), at::kCPU, config_.peft.base_bits});
   model_->train();
@@ -122,8 +138,12 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
     attach_lora(*model_, config_.peft, static_cast<uint64_t>(config_.rng.seed));
   } else {
     start_from_adapter();
-    if (saved) saved->require_same(identity_, asked_.may_change);
+    if (resumes) saved->require_same(identity_, asked_.may_change);
   }
+  if (saved && !resumes && config_.trains_adapters()) {
+    saved->require_same_adapters(identity_, asked_.may_change);
+  }
+  if (saved) saved->load_weights(*model_);
   model_->set_recompute(config_.recompute());
   features_ = FeatureCache::make(*model_, config_.dataset);
   AdamW::NamedTensors trained;
@@ -135,7 +155,11 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                                        .beta2 = config_.optimizer.adam_beta2,
                                        .eps = config_.optimizer.adam_eps,
                                        .lora_plus_ratio = config_.peft.lora_plus_ratio});
-  if (saved) progress_ = saved->load(*model_, *optimizer_);
+  if (resumes) {
+    progress_ = saved->load_state(
+        *optimizer_, {.optimizer = checkpoint.load_optim, .random_state = checkpoint.load_rng});
+  }
+  if (progress_.lineage.empty()) progress_.lineage = lineage_of(identity_);
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
   if (config_.trains_adapters()) take_initial_from_base(*model_);
   stream_ = std::make_unique<SampleStream>(
@@ -164,7 +188,9 @@ void Trainer::freeze() {
 }
 
 void Trainer::start_from_adapter() {
-  load_adapter(*model_, resolve_model(config_.peft.adapter_path, "peft.adapter_path"));
+  load_adapter(
+      *model_,
+      with_integrity(resolve_model(config_.peft.adapter_path, "peft.adapter_path"), config_));
   const LoraConfig held = lora_config_of(*model_);
   LoraConfig& config = config_.peft;
   const auto require = [&](const char* key, const std::string& value, const std::string& theirs) {
@@ -263,7 +289,8 @@ StepMetrics Trainer::step() {
   Drawn drawn = next_samples();
   StepMetrics metrics;
   metrics.step = ++progress_.step;
-  metrics.lr = learning_rate(config_, metrics.step);
+  const int64_t scheduled = metrics.step - progress_.schedule_start;
+  metrics.lr = learning_rate(config_, scheduled);
   // Counted first, so that each micro-batch weighs by its targets and not by its turn.
   for (const Sample& sample : drawn.samples) {
     metrics.target_tokens += sample.targets();
@@ -288,7 +315,7 @@ StepMetrics Trainer::step() {
     if (!why.empty()) why += fmt::format("; rows {}", row_names(*dataset_, drawn.rows));
   }
   if (why.empty()) {
-    optimizer_->step(metrics.lr, weight_decay(config_, metrics.step));
+    optimizer_->step(metrics.lr, weight_decay(config_, scheduled));
     progress_.skipped_on_end = 0;
     progress_.recent_losses.push_back(metrics.loss);
     if (progress_.recent_losses.size() > kRecentLosses) {
@@ -302,9 +329,11 @@ StepMetrics Trainer::step() {
   return metrics;
 }
 
-void Trainer::save() {
-  save_checkpoint(config_.checkpoint.save, *model_, *optimizer_, progress_, config_, identity_,
-                  base_);
+void Trainer::save(CheckpointSaver& saver, bool best) const {
+  saver.wait();  // so that there is one copy at a time
+  saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_,
+                           /*copied=*/saver.is_async()),
+             best);
 }
 
 bool Trainer::validate(MetricsLog& log) {
@@ -321,21 +350,6 @@ bool Trainer::validate(MetricsLog& log) {
   return is_best;
 }
 
-void Trainer::write_best() const {
-  const fs::path run = config_.checkpoint.save, file = run / "best.json";
-  const int64_t step = progress_.best ? progress_.best->step : 0;
-  const std::string checkpoint = fmt::format("iter_{:07}", step);
-  // A run that goes on under another directory has left its best behind.
-  if (!progress_.best || !fs::exists(run / checkpoint)) {
-    fs::remove(file);
-    return;
-  }
-  write_json(file, {{"step", step},
-                    {"metric", progress_.best->metric},
-                    {"value", progress_.best->value},
-                    {"checkpoint", checkpoint}});
-}
-
 int Trainer::run(const OnStep& on_step) {
   const fs::path directory = config_.checkpoint.save;
   std::error_code error;
@@ -350,8 +364,10 @@ int Trainer::run(const OnStep& on_step) {
         directory.string(), directory.string());
   }
   write_text(directory / kResolvedConfig, std::string(kResolvedConfigMark) + to_yaml(config_));
-  write_best();  // steps that a resumed run makes again do not count yet
+  remove_remains(directory);
+  write_best(directory, progress_.best);  // steps that are made again do not count yet
   MetricsLog log(config_, progress_.step);
+  CheckpointSaver saver(config_.checkpoint, huggingface_);
   const StopSignal signal;
   const Clock::time_point began = Clock::now();
   while (progress_.step < config_.train.train_iters) {
@@ -369,10 +385,10 @@ int Trainer::run(const OnStep& on_step) {
     const bool best = stopped == 0 && validate(log);
     if (best || metrics.step % config_.checkpoint.save_interval == 0 ||
         metrics.step == config_.train.train_iters || exit || stopped != 0) {
-      save();
-      if (best) write_best();  // it names a checkpoint that is there
-      log.checkpoint_saved();
+      save(saver, best);
     }
+    if (stopped != 0) saver.wait();
+    if (saver.finished()) log.checkpoint_saved();
     if (stopped != 0) {
       fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n", signal_name(stopped),
                  metrics.step, directory.string());
@@ -382,6 +398,8 @@ int Trainer::run(const OnStep& on_step) {
     }
     if (exit) break;
   }
+  saver.wait();
+  if (saver.finished()) log.checkpoint_saved();
   log.finish(progress_.step < config_.train.train_iters ? RunEnd::kStopped : RunEnd::kFinished);
   found_ = state_of(directory);
   return 0;

@@ -16,6 +16,7 @@
 #include "recipes/settle.h"
 #include "train/checkpoint.h"
 #include "train/feature_cache.h"
+#include "train/huggingface_folder.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
 #include "train/run_directory.h"
@@ -25,6 +26,7 @@ namespace trestle {
 
 class Ministral3;
 
+class CheckpointSaver;
 class MetricsLog;
 
 class Trainer {
@@ -49,7 +51,7 @@ class Trainer {
   const TrainConfig& config() const { return config_; }
   /// Null where it is off.
   const FeatureCache* features() const { return features_.get(); }
-  const Progress& progress() const { return progress_; }
+  const RunProgress& progress() const { return progress_; }
   const Dataset& dataset() const { return *dataset_; }
 
  private:
@@ -71,9 +73,8 @@ class Trainer {
   void start_from_adapter();
   /// Where a validation is due: tells the log, and returns whether it was the best so far.
   bool validate(MetricsLog& log);
-  void save();
-  /// best.json says which checkpoint is progress_.best; there is none where that is not here.
-  void write_best() const;
+  /// `best`: best.json is to name it.
+  void save(CheckpointSaver& saver, bool best) const;
 
   TrainConfig config_;
   RunState found_;  // in checkpoint.save, when this was made and behind each run()
@@ -85,7 +86,8 @@ class Trainer {
   std::shared_ptr<Ministral3> model_;
   std::unique_ptr<FeatureCache> features_;
   std::unique_ptr<AdamW> optimizer_;
-  Progress progress_;
+  RunProgress progress_;
+  std::optional<HuggingFaceFolder> huggingface_;
   std::unique_ptr<SampleStream> stream_;
   std::vector<std::unique_ptr<Validation>> validations_;
 };

@@ -246,6 +246,36 @@ class Training(Crashes):
         prepare = self.trained(1, 1e-3)
         self.killed_anywhere(Job(finetune("run", 2, 1e-3, **{"checkpoint.load": "run"}), "run", prepare, tracked))
 
+    def test_async_save_killed(self):
+        """As one that waits: the writer's thread dies with the process."""
+        settings = {"checkpoint.load": "run", "checkpoint.async_save": "true"}
+        self.killed_anywhere(Job(finetune("run", 2, 1e-3, **settings), "run", self.trained(1, 1e-3), tracked))
+
+    def test_async_save_without_space(self):
+        settings = {"checkpoint.load": "run", "checkpoint.async_save": "true"}
+        self.disk_full_anywhere(Job(finetune("run", 2, 1e-3, **settings), "run", self.trained(1, 1e-3), tracked))
+
+    def test_removal_killed(self):
+        """checkpoint.most_recent_k: whatever has the name of a checkpoint is whole, and the next run ends the removal."""
+        settings = {"checkpoint.load": "auto", "checkpoint.most_recent_k": 1}
+        job = Job(finetune("run", 4, 1e-3, **settings), "run", self.trained(3, 1e-3), tracked)
+        old, new, calls, _ = self.learn(job)
+        self.assertEqual(sorted(path.name for path in (self.finished / "run").glob("*iter_*")), ["iter_0000004"])
+        halves = 0
+        for at in sorted(set(self.points(calls)) | set(range(calls - 40, calls + 1))):
+            message = f"killed at call {at} of {calls}"
+            folder = self.fresh(job)
+            done = run(job.arguments, folder, LD_PRELOAD=str(FAULTS), FAULT_AT=str(at), FAULT="kill")
+            self.assertEqual(done.returncode, -signal.SIGKILL, f"{message}: {done.stderr}")
+            self.assert_whole(job, folder, (old, new), message)
+            for path in (folder / "run").glob("iter_*"):
+                self.assert_check(path, True)
+            halves += bool(list((folder / "run").glob(".iter_*.removed")))
+            done = run(finetune("run", 5, 1e-3, **settings), folder)
+            self.assertEqual(done.returncode, 0, f"{message}: {done.stderr}")
+            self.assertEqual([path.name for path in (folder / "run").glob("*iter_*")], ["iter_0000005"], message)
+        self.assertGreater(halves, 2)
+
     def replacing(self):
         """The second step again with another rate: the tracker still names the first, as a kill in time leaves it."""
         trained = self.trained(2, 1e-3)

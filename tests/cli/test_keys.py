@@ -37,9 +37,9 @@ class In(str):
     """A text in which GIVEN is that folder."""
 
 
-TRAIN, TEST, BOTH, LINES, PAGES, LINKS, LARGE, NAN, NOISY, BEFORE, ADAPTER = map(At, (
+TRAIN, TEST, BOTH, LINES, PAGES, LINKS, LARGE, NAN, NOISY, BEFORE, BARE, DROPPED, ADAPTER = map(At, (
     "data/train.parquet", "data/test.parquet", "data", "lines.jsonl", "pages.jsonl", "links.jsonl", "large.jsonl", "nan", "noisy", "before",
-    "adapter"))
+    "bare", "dropped", "adapter"))
 
 USUAL = {
     "checkpoint.pretrained_checkpoint": DEMO, "checkpoint.save": "run", "dataset.path_or_dataset": TRAIN, "train.train_iters": 2,
@@ -202,6 +202,25 @@ TABLE = {
     "checkpoint.pretrained_checkpoint": [Trial(NOISY, Changed(LOSS)), Trial(DEMO, Needed("checkpoint.pretrained_checkpoint"))],
     "checkpoint.save": [Trial("other", Gains(files, "other/metrics.jsonl")), Trial("run", Needed("checkpoint.save"))],
     "checkpoint.load": [Trial(BEFORE, Changed(metric("step")), {"train.train_iters": 3})],
+    "checkpoint.ckpt_step": [
+        Trial(1, Changed(metric("step")), {"checkpoint.load": BEFORE, "train.train_iters": 3}), Trial(1, Refused(NOTHING))],
+    "checkpoint.finetune": [Trial("true", Changed(metric("step")), {"checkpoint.load": BEFORE, "train.train_iters": 3})],
+    "checkpoint.load_optim": [Trial("false", Changed(LOSS), {"checkpoint.load": BEFORE, "train.train_iters": 4}), Trial("false", Refused(NOTHING)),
+                              Trial("false", Refused(NOTHING), {"checkpoint.load": BEFORE, "checkpoint.finetune": "true"})],
+    "checkpoint.load_rng": [
+        Trial("false", Changed(LOSS), {"checkpoint.load": DROPPED, "peft.dropout": 0.5, "train.train_iters": 3}),
+        Trial("false", Refused(NOTHING)), Trial("false", Refused(NOTHING), {"checkpoint.load": BEFORE, "checkpoint.finetune": "true"})],
+    "checkpoint.verify_integrity": [
+        Trial("true", Refused("has no integrity.json"), {"checkpoint.load": BARE, "train.train_iters": 3})],
+    "checkpoint.most_recent_k": [Trial(1, Loses(files, "run/iter_0000001/metadata.json"), {"checkpoint.save_interval": 1})],
+    "checkpoint.save_retain_interval": [Trial(2, Loses(files, "run/iter_0000001/metadata.json"), {"checkpoint.save_interval": 1})],
+    "checkpoint.save_optim": [Trial("false", Changed(file("run/iter_0000002/.metadata")))],
+    "checkpoint.save_rng": [Trial("false", Changed(file("run/iter_0000002/.metadata")))],
+    "checkpoint.async_save": [Trial("true", Gains(err, "GB more memory, for a copy of what is saved"))],
+    "checkpoint.also_save_hf_checkpoint": [Trial("true", Gains(files, "run/iter_0000002/hf/adapter_config.json"))],
+    "checkpoint.hf_source_path": [
+        Trial("org/model", Changed(file("run/iter_0000002/hf/adapter_config.json")), {"checkpoint.also_save_hf_checkpoint": "true"}),
+        Trial("org/model", Refused(NOTHING))],
     "checkpoint.save_interval": [Trial(1, Gains(files, "run/iter_0000001/metadata.json"))],
     "logger.log_interval": [Trial(2, Loses(err, "step    1/2"))],
     "logger.tensorboard_dir": [Trial("watch", Gains(files, "watch/events"))],
@@ -253,7 +272,10 @@ class Keys(Walk):
             changed = "language_model.model.layers.0.mlp.up_proj.weight"
             tensors[changed] = tensors[changed] + change
             save_file(tensors, folder / name / "model.safetensors")
-        cls.made({"checkpoint.save": folder / BEFORE})
+        cls.made({"checkpoint.save": folder / BEFORE, "checkpoint.save_interval": 1})
+        cls.made({"checkpoint.save": folder / DROPPED, "peft.dropout": 0.5})
+        shutil.copytree(folder / BEFORE, folder / BARE)
+        (folder / BARE / "iter_0000002" / "integrity.json").unlink()
         cls.made({"checkpoint.save": folder / ADAPTER, "optimizer.lr": 0.05})
 
     @classmethod

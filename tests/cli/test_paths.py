@@ -108,6 +108,7 @@ KEYS = {
     "checkpoint.pretrained_checkpoint": (DIRECTORY, finetune()),
     "checkpoint.save": (FOLDER, finetune(*BASE)),
     "checkpoint.load": (DIRECTORY, finetune(*BASE)),
+    "checkpoint.hf_source_path": (DIRECTORY, finetune(*BASE, "--peft-scheme", "none", "checkpoint.also_save_hf_checkpoint=true")),
     "logger.tensorboard_dir": (FOLDER, finetune(*BASE)),
     "logger.wandb_save_dir": (FOLDER, finetune(*BASE, "logger.wandb_project=project")),
 }

@@ -2,7 +2,8 @@
 """Our Megatron directories, read by the real torch.distributed.checkpoint, and the reverse.
 
   .venv/bin/python tests/interop/test_megatron_dcp.py --trestle build/release/trestle
-      imports tests/fixtures/hf and checks what it wrote, its integrity.json too, against what plain torch made of it; and every tensor of
+      imports tests/fixtures/hf and checks what it wrote, its integrity.json too, against what plain torch made of it; a
+      run without its optimizer; and every tensor of
       every fixture, optimizers' too, by its hash against what DCP reads
   ... check DIRECTORY REFERENCE
       every tensor of DIRECTORY equals REFERENCE: a safetensors file with tensors under their
@@ -142,6 +143,27 @@ def check_import(trestle):
         print(f"passed: the manifest of {check_manifest(iteration(target))} files")
 
 
+def check_run(trestle):
+    """A run's checkpoint without optimizer, written by a thread, is one for other readers too."""
+    with tempfile.TemporaryDirectory() as scratch:
+        data, target = Path(scratch, "data.jsonl"), Path(scratch, "run")
+        data.write_text(json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n")
+        run(trestle, "finetune", "--recipe", "demo_config", "--peft-scheme", "none", "--dataset-type", "jsonl", *(
+            f"{key}={value}" for key, value in {
+                "checkpoint.pretrained_checkpoint": FIXTURES / "hf", "checkpoint.save": target, "dataset.path_or_dataset": data,
+                "train.train_iters": 2, "train.global_batch_size": 1, "train.micro_batch_size": 1, "scheduler.lr_warmup_iters": 0,
+                "checkpoint.save_optim": "false", "checkpoint.async_save": "true",
+                "checkpoint.also_save_hf_checkpoint": "true"}.items()))
+        directory = iteration(target)
+        tensors, imported = read(directory), load_file(FIXTURES / "megatron" / "megatron_reference.safetensors")
+        require(tensors.keys() - {"trestle.rng_state"} == imported.keys(), "a run's tensors are not those of its model")
+        check_items(directory)
+        require("optimizer" not in torch.load(directory / "common.pt", weights_only=True), "common.pt has an optimizer")
+        require(load_file(directory / "hf" / "model.safetensors").keys() == load_file(FIXTURES / "hf" / "model.safetensors").keys(),
+                "the export of a run has other tensors than the model that it is of")
+        print(f"passed: a run without its optimizer, and the manifest of {check_manifest(directory)} files")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trestle", help="the program; import and check")
@@ -152,6 +174,7 @@ def main():
         parser.error(f"{arguments.mode} takes two paths")
     if arguments.trestle:
         check_import(arguments.trestle)
+        check_run(arguments.trestle)
         check_hashes(arguments.trestle)
     elif arguments.mode == "check":
         check(*arguments.paths)

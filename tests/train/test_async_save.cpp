@@ -1,0 +1,124 @@
+// checkpoint.async_save: the same bytes as a save that waits, written beside the steps that follow.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "base/file.h"
+#include "errors.h"
+#include "model/ministral3.h"
+#include "train/saver.h"
+#include "train/testing.h"
+
+namespace trestle {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Names below a run, with the bytes of all but what says how long it took, or that it is
+// another run.
+std::map<std::string, std::string> contents(const fs::path& run) {
+  const std::set<std::string> apart = {"metrics.jsonl", "report.html", "resolved_config.yaml"};
+  std::map<std::string, std::string> files;
+  for (const auto& each : fs::recursive_directory_iterator(run)) {
+    const fs::path name = each.path().lexically_relative(run);
+    if (!each.is_regular_file() || apart.contains(name.string()) ||
+        name.begin()->string() == "tensorboard") {
+      continue;
+    }
+    files[name.string()] = read_text(each.path());
+  }
+  return files;
+}
+
+class AsyncSave : public testing::RunTest {
+ protected:
+  // Dropout draws from torch's random numbers in each step.
+  TrainConfig lora(const std::string& name, bool async) const {
+    TrainConfig config = this->config(name, "lora");
+    config.model.params_dtype = "float32";
+    config.peft.dropout = 0.1;
+    config.checkpoint.save_interval = 1;
+    config.checkpoint.async_save = async;
+    return config;
+  }
+};
+
+TEST_F(AsyncSave, BytesAreThoseOfASaveThatWaits) {
+  for (const bool full : {false, true}) {
+    SCOPED_TRACE(full);
+    const std::string name = full ? "full" : "lora";
+    TrainConfig waits = lora(name, false), goes_on = lora(name + "-async", true);
+    for (TrainConfig* config : {&waits, &goes_on}) {
+      config->validation.path_or_dataset = config->dataset.path_or_dataset;
+      config->validation.eval_interval = 2;
+      config->validation.best_metric = "valid_loss";
+      config->checkpoint.most_recent_k = 3;
+      config->checkpoint.also_save_hf_checkpoint = true;
+      if (full) config->peft = {}, config->peft.scheme = "";
+    }
+    const std::vector<double> losses = this->losses(waits);
+    EXPECT_EQ(this->losses(goes_on), losses);
+    const auto one = contents(waits.checkpoint.save), other = contents(goes_on.checkpoint.save);
+    ASSERT_GT(one.size(), 20u);
+    EXPECT_TRUE(one.contains("iter_0000006/integrity.json"));
+    ASSERT_EQ(one.size(), other.size());
+    for (const auto& [file, bytes] : one) EXPECT_TRUE(other.at(file) == bytes) << file;
+  }
+}
+
+TEST_F(AsyncSave, GoesOnToTheBit) {
+  TrainConfig config = lora("run", true);
+  config.checkpoint.most_recent_k = 2;
+  expect_exact_resume(config);
+}
+
+// What the snapshot holds is what was there when it was taken, whatever the run does then.
+TEST_F(AsyncSave, ASnapshotSharesNothingWithTheRun) {
+  TrainConfig config = lora("run", true);
+  Trainer trainer(config);
+  trainer.step();
+  AdamW::NamedTensors trained;
+  for (const auto& entry : trainer.model().named_parameters()) {
+    if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
+  }
+  const AdamW optimizer(trained, {});
+  const OpenCheckpoint base(config.checkpoint.pretrained_checkpoint);
+  const Snapshot copied = take_snapshot(config, trainer.model(), optimizer, trainer.progress(), {},
+                                        base, /*copied=*/true);
+  const Snapshot shared = take_snapshot(config, trainer.model(), optimizer, trainer.progress(), {},
+                                        base, /*copied=*/false);
+  ASSERT_EQ(copied.tensors.size(), shared.tensors.size());
+  ASSERT_GT(copied.tensors.size(), 4u);
+  for (size_t i = 0; i < copied.tensors.size(); ++i) {
+    EXPECT_TRUE(at::equal(copied.tensors[i], shared.tensors[i]));
+    EXPECT_FALSE(copied.tensors[i].is_alias_of(shared.tensors[i])) << copied.list[i].first;
+  }
+}
+
+// A directory that cannot be replaced, at a step whose save the run does not wait for.
+TEST_F(AsyncSave, AnErrorOfTheWriterEndsTheRun) {
+  std::map<bool, std::string> said;
+  for (const bool async : {false, true}) {
+    TrainConfig config = lora("run", async);
+    config.checkpoint.save_interval = 2;
+    Trainer trainer(config);
+    int64_t steps = 0;
+    const auto in_the_way = [&](const StepMetrics& metrics) {
+      steps = metrics.step;
+      // A file where the second checkpoint goes.
+      if (metrics.step == 3) write_text(directory_ / "run" / "iter_0000004", "in the way");
+    };
+    said[async] = testing::error_of([&] { trainer.run(in_the_way); });
+    testing::expect_mentions(said[async], {"iter_0000004"});
+    EXPECT_GE(steps, 4);
+    EXPECT_LE(steps, 6);
+    EXPECT_EQ(MegatronCheckpoint(config.checkpoint.save).iteration(), 2);  // the older one is there
+    fs::remove_all(config.checkpoint.save);
+  }
+  EXPECT_EQ(said[true], said[false]);
+}
+
+}  // namespace
+}  // namespace trestle
