@@ -16,8 +16,10 @@
 #include "recipes/settle.h"
 #include "train/checkpoint.h"
 #include "train/feature_cache.h"
+#include "train/flops.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
+#include "train/params_norm.h"
 #include "train/run_directory.h"
 #include "train/validation.h"
 
@@ -85,6 +87,9 @@ class Trainer {
   std::shared_ptr<Ministral3> model_;
   std::unique_ptr<FeatureCache> features_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<ModelFlops> flops_;
+  /// Null where it is not asked for.
+  std::unique_ptr<ParamsNorm> params_norm_;
   Progress progress_;
   std::unique_ptr<SampleStream> stream_;
   std::unique_ptr<Validation> validation_;
