@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/recipes/bridge_keys.txt: every key that megatron-bridge's ConfigContainer has for Ministral 3.
+"""Writes src/recipes/bridge_names.cpp: every key that megatron-bridge's ConfigContainer has for Ministral 3.
 
   pip download --no-deps --python-version 3.12 --only-binary=:all: megatron-bridge==0.6.2 megatron-core==0.19.2
   .venv/bin/python tools/make_bridge_keys.py megatron_bridge-*.whl megatron_core-*.whl
@@ -9,10 +9,28 @@ Reads the dataclasses' source and runs none of it: the packages want GPUs.
 
 import ast
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
-OUT = Path(__file__).resolve().parent.parent / "tests" / "recipes" / "bridge_keys.txt"
+OUT = Path(__file__).resolve().parent.parent / "src" / "recipes" / "bridge_names.cpp"
+SOURCE = """// Made by tools/make_bridge_keys.py: the keys of megatron-bridge 0.6.2 with megatron-core 0.19.2.
+#include "recipes/bridge_keys.h"
+
+namespace trestle {{
+
+namespace {{
+
+constexpr BridgeNames kNames[] = {{
+{rows}
+}};
+
+}}  // namespace
+
+std::span<const BridgeNames> bridge_names() {{ return kNames; }}
+
+}}  // namespace trestle
+"""
 GROUPS = {
     "rng": ["RNGConfig"], "rerun_state_machine": ["RerunStateMachineConfig"], "train": ["TrainingConfig"],
     "validation": ["ValidationConfig"], "optimizer": ["OptimizerConfig"], "ddp": ["DistributedDataParallelConfig"],
@@ -61,7 +79,16 @@ def main():
     keys = sorted(f"{group}.{field}" for group, names in GROUPS.items() for name in names
                   for field in fields_of(classes, name))
     assert len(keys) > 600, len(keys)
-    OUT.write_text("".join(f"{key}\n" for key in dict.fromkeys(keys)))
+    sections = {}
+    for key in dict.fromkeys(keys):
+        section, name = key.split(".", 1)
+        sections.setdefault(section, []).append(name)
+    rows = []
+    for section, names in sections.items():
+        lines = textwrap.wrap(" ".join(names), 88, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(f'     "{line} "' for line in lines[:-1]) + ("\n" if lines[1:] else "") + f'     "{lines[-1]}"'
+        rows.append(f'    {{"{section}",\n{text}}},')
+    OUT.write_text(SOURCE.format(rows="\n".join(rows)))
 
 
 if __name__ == "__main__":

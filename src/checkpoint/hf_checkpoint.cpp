@@ -173,6 +173,22 @@ void HfCheckpoint::collect_tensors() {
   }
 }
 
+namespace {
+
+// In words, and not by a default: transformers writes true at the top for whatever had no flag
+// there, and false below it.
+bool says_tied(const Json& config) {
+  const auto says = [](const Json& level, bool value) {
+    const auto found = level.find("tie_word_embeddings");
+    return found != level.end() && *found == value;
+  };
+  const auto text = config.find("text_config");
+  if (text == config.end()) return says(config, true);
+  return says(*text, true) || (says(config, true) && !says(*text, false));
+}
+
+}  // namespace
+
 void HfCheckpoint::settle_tie() {
   const std::optional<bool> stated = stated_tie(config_json_);
   const bool has_head = stored_.contains(kHead);
@@ -184,15 +200,19 @@ void HfCheckpoint::settle_tie() {
     user_error("{}=false but {} holds no {}; set it to true or add the tensor", flag,
                directory_.string(), mistral ? spelled_name(kHead, spelling_) : kHead);
   }
-  bool tied = stated.value_or(!has_head);
-  // Where the flags leave it open, or say tied, a head equal to the embedding is only a copy of it.
-  if (stated != false && has_head && stored_.contains(kEmbedding)) {
+  bool tied = !has_head;
+  if (has_head && stated == true && stored_.contains(kEmbedding)) {
+    // A head equal to the embedding is only a copy of it.
     tied = equal_bytes(read(kHead), read(kEmbedding));
-    if (stated == true && !tied) {
-      const HfStored& head = stored_.at(kHead);
-      user_error("{}=true but {} differs from {}; set it to false{}", flag,
-                 place(*head.file, head.name), stored_.at(kEmbedding).name,
-                 mistral ? "" : " at both levels");
+    const HfStored& head = stored_.at(kHead);
+    const std::string& embedding = stored_.at(kEmbedding).name;
+    if (!tied && mistral) {
+      user_error("{}=true but {} differs from {}; set it to false", flag,
+                 place(*head.file, head.name), embedding);
+    }
+    if (!tied && says_tied(config_json_)) {
+      fmt::print(stderr, "{}=true but {} differs from {}: taken as untied, as transformers does\n",
+                 flag, place(*head.file, head.name), embedding);
     }
   }
   config_.text.tie_word_embeddings = tied;

@@ -357,9 +357,8 @@ std::optional<bool> stated_tie(const Json& config) {
   const std::optional<bool> top = flag(config);
   const auto text_config = config.find("text_config");
   if (text_config == config.end()) return top.value_or(false);  // one level, its default false
-  const std::optional<bool> text = flag(*text_config);
-  if (text == false && top == true) return std::nullopt;
-  return text ? text : top;
+  if (top == false && flag(*text_config) == true) return std::nullopt;
+  return top.value_or(true);
 }
 
 std::optional<Fp8Block> stated_fp8_block(const Json& config, std::string_view what) {

@@ -24,11 +24,11 @@ ModelConfig parse_hf_config(const Json& config, std::string_view what);
 /// parse_hf_config of `directory`/config.json.
 ModelConfig read_hf_config(const std::filesystem::path& directory);
 
-/// What the config says of tied embeddings; nothing where only the tensors can tell.
-/// `text_config.tie_word_embeddings` counts before the top level, with one exception: top level
-/// true over text false is what transformers 5.x itself writes for any checkpoint that had no flag
-/// at the top (its default there is true), tied or not, and like transformers we then look whether
-/// lm_head is there.
+/// What the config says of tied embeddings, as transformers 5 reads it: of a multimodal model the
+/// top level alone (its default is true), of a text model its one level (false). Nothing for a top
+/// level of false over a text_config of true, which peft writes behind a head that was trained
+/// beside a tied embedding: untied where there is a head; where there is none only text_config
+/// makes sense.
 std::optional<bool> stated_tie(const Json& config);
 
 /// `quantization_config.weight_block_size`; nothing where it is absent or null.

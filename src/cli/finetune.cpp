@@ -69,9 +69,20 @@ SettledRun settled(const FinetuneFlags& flags) {
         "in any key",
         flags.may_change.front());
   }
-  run.config.validate_values();
-  refuse_without_effect(run);
+  in_typed_words(run.typed, [&] {
+    run.config.validate_values();
+    refuse_without_effect(run);
+  });
   return run;
+}
+
+// As a file that is given back says it. What the rows will say is not known before they are read.
+std::string printed(const TrainConfig& config) {
+  std::string yaml = std::string(kResolvedConfigMark) + to_yaml(config);
+  if (!config.train.num_epochs) return yaml;
+  const std::string line = fmt::format("\n  train_iters: {}\n", config.train.train_iters);
+  return yaml.replace(yaml.find(line), line.size(),
+                      "\n  train_iters: ~  # of train.num_epochs and the number of rows\n");
 }
 
 // A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
@@ -87,13 +98,7 @@ void tell_of_parallelism(const TrainConfig& config) {
   }
 }
 
-void finetune(const FinetuneFlags& flags) {
-  const SettledRun run = settled(flags);
-  for (const std::string& note : run.notes) fmt::print(stderr, "{}\n", note);
-  if (flags.print_config) {
-    fmt::print("{}{}", kResolvedConfigMark, to_yaml(run.config));
-    return;
-  }
+void train(const SettledRun& run) {
   Trainer trainer(run.config, run.asked);
   const TrainConfig& config = trainer.config();  // with what data and adapter settle
   tell_of_parallelism(config);
@@ -117,6 +122,16 @@ void finetune(const FinetuneFlags& flags) {
   }
   // To whoever started it the run has ended by the signal, saved as it is.
   if (const int stopped = trainer.run(); stopped != 0) end_by_signal(stopped);
+}
+
+void finetune(const FinetuneFlags& flags) {
+  const SettledRun run = settled(flags);
+  for (const std::string& note : run.notes) fmt::print(stderr, "{}\n", note);
+  if (flags.print_config) {
+    fmt::print("{}", printed(run.config));
+    return;
+  }
+  in_typed_words(run.typed, [&] { train(run); });
 }
 
 // As docs/keys.md has it.

@@ -94,11 +94,15 @@ std::vector<Assignment> chosen_keys(const RecipeChoice& choice) {
 
 void spell_short_flags(std::vector<std::string>& arguments) {
   for (std::string& argument : arguments) {
-    const std::string_view flag = std::string_view(argument).substr(0, argument.find('='));
+    std::string_view flag = std::string_view(argument).substr(0, argument.find('='));
+    // Python's argparse takes -gb4 as it takes -gb 4.
+    const bool is_glued =
+        flag.size() == argument.size() && flag.size() > 3 && flag[3] >= '0' && flag[3] <= '9';
+    if (is_glued) flag = flag.substr(0, 3);
     const auto found =
         std::ranges::find(kShortFlags, flag, [](const auto& each) { return each.first; });
     if (found != kShortFlags.end()) {
-      argument.replace(0, flag.size(), found->second);
+      argument.replace(0, flag.size(), std::string(found->second) + (is_glued ? "=" : ""));
     }
   }
 }

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "metrics/memory.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -22,21 +23,6 @@ namespace {
 fs::path tensorboard_directory(const TrainConfig& config) {
   const std::string& named = config.logger.tensorboard_dir;
   return named.empty() ? fs::path(config.checkpoint.save) / "tensorboard" : fs::path(named);
-}
-
-// The names are those of Megatron-LM's training_log and evaluate_and_print_results where it has
-// one; the throughput's is Megatron Bridge's.
-Scalars scalars_of(const StepMetrics& metrics) {
-  return {{"lm loss", metrics.loss},
-          {"learning-rate", metrics.lr},
-          {"grad-norm", metrics.grad_norm},
-          {"iteration-time", metrics.seconds},
-          {"throughput/tokens_per_sec", static_cast<double>(metrics.tokens) / metrics.seconds},
-          {"target-tokens", static_cast<double>(metrics.target_tokens)},
-          {"images", static_cast<double>(metrics.images)},
-          {"forwards", static_cast<double>(metrics.forwards)},
-          {"peak-memory-bytes", static_cast<double>(metrics.peak_memory_bytes)},
-          {"skipped", metrics.skipped.empty() ? 0.0 : 1.0}};
 }
 
 // Megatron's of one of several validation sets.
@@ -57,12 +43,45 @@ Scalars scalars_of(const ValidationMetrics& metrics) {
 
 }  // namespace
 
+// The names are those of Megatron-LM's training_log and evaluate_and_print_results where it has
+// one; those of the throughput and of memory are Megatron Bridge's.
+Scalars MetricsLog::scalars_of(const StepMetrics& metrics) const {
+  Scalars scalars = {
+      {"lm loss", metrics.loss},
+      {"learning-rate", metrics.lr},
+      {"grad-norm", metrics.grad_norm},
+      {"iteration-time", metrics.seconds},
+      {"throughput/tokens_per_sec", static_cast<double>(metrics.tokens) / metrics.seconds},
+      {"target-tokens", static_cast<double>(metrics.target_tokens)},
+      {"images", static_cast<double>(metrics.images)},
+      {"forwards", static_cast<double>(metrics.forwards)},
+      {"peak-memory-bytes", static_cast<double>(metrics.peak_memory_bytes)},
+      {"skipped", metrics.skipped.empty() ? 0.0 : 1.0}};
+  if (metrics.params_norm) scalars.emplace_back("params-norm", *metrics.params_norm);
+  if (options_.log_throughput_to_tensorboard) {
+    const double tflops = metrics.flops / metrics.seconds / 1e12;
+    const double samples = static_cast<double>(global_batch_size_) / metrics.seconds;
+    scalars.insert(scalars.end(), {{"throughput/tflops/device", tflops},
+                                   {"throughput/tflops", tflops},
+                                   {"throughput/batches_per_sec", 1 / metrics.seconds},
+                                   {"throughput/samples_per_sec", samples}});
+  }
+  if (options_.log_memory_to_tensorboard) {
+    const Scalars memory = process_memory();
+    scalars.insert(scalars.end(), memory.begin(), memory.end());
+  }
+  return scalars;
+}
+
 MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
     : path_(fs::path(config.checkpoint.save) / "metrics.jsonl"),
       first_step_(first_step),
       last_step_(config.train.train_iters),
+      options_(config.logger),
+      global_batch_size_(config.train.global_batch_size),
       report_(fs::path(config.checkpoint.save) / "report.html", to_yaml(config), last_step_),
       wandb_(WandbRun::start(config, first_step)),
+      mlflow_(MlflowRun::start(config, first_step)),
       // A validation before the first step is of step 0.
       tensorboard_(tensorboard_directory(config), first_step == 0 ? 0 : first_step + 1) {
   std::string kept;
@@ -74,11 +93,13 @@ MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
       if (parsed.is_object() && parsed.value("step", first_step + 1) <= first_step) {
         kept += line + "\n";
         report_.add(parsed);
+        add_to_totals(parsed);
       }
     }
   }
   write_text(path_, kept);
   file_.open(path_, std::ios::app);
+  if (options_.log_progress) progress_.emplace(config.checkpoint.save, totals_);
 }
 
 MetricsLog::~MetricsLog() {
@@ -101,10 +122,14 @@ void MetricsLog::write(const StepMetrics& metrics) {
                {"images", metrics.images},
                {"forwards", metrics.forwards},
                {"seconds", metrics.seconds},
-               {"peak_memory_bytes", metrics.peak_memory_bytes}};
+               {"peak_memory_bytes", metrics.peak_memory_bytes},
+               {"flops", metrics.flops}};
+  if (metrics.params_norm) line["params_norm"] = *metrics.params_norm;
   if (!metrics.skipped.empty()) line["skipped"] = metrics.skipped;
   append(line);
-  write_scalars(metrics.step, scalars_of(metrics));
+  if (metrics.step % options_.tensorboard_log_interval == 0) {
+    write_scalars(metrics.step, scalars_of(metrics));
+  }
 }
 
 void MetricsLog::write(const ValidationMetrics& metrics) {
@@ -114,7 +139,7 @@ void MetricsLog::write(const ValidationMetrics& metrics) {
                {"valid_seconds", metrics.seconds}};
   for (const auto& [name, score] : metrics.scores) line["valid_" + name + of_set] = score;
   append(line);
-  write_scalars(metrics.step, scalars_of(metrics));
+  write_scalars(metrics.step, trestle::scalars_of(metrics));
   report_.set_answers(metrics.step, metrics.set, metrics.answers);
   report_.write("running");
 }
@@ -124,19 +149,40 @@ void MetricsLog::append(const Json& line) {
   file_ << line.dump() << '\n' << std::flush;
   if (!file_) machine_error("cannot write {}: {}", path_.string(), std::strerror(errno));
   report_.add(line);
+  add_to_totals(line);
+}
+
+void MetricsLog::add_to_totals(const Json& line) {
+  const auto number = [&](const char* key) {
+    const auto found = line.find(key);
+    return found != line.end() && found->is_number() ? found->get<double>() : 0;
+  };
+  totals_.flops += number("flops");
+  totals_.tokens += static_cast<int64_t>(number("tokens"));
 }
 
 void MetricsLog::write_scalars(int64_t step, const Scalars& scalars) {
   tensorboard_.write(step, scalars);
   if (wandb_) wandb_->write(step, scalars);
+  if (mlflow_) mlflow_->write(step, scalars);
 }
 
-void MetricsLog::checkpoint_saved() const { report_.write("running"); }
+void MetricsLog::checkpoint_saved(int64_t step) {
+  report_.write("running");
+  if (progress_) progress_->saved(step, totals_);
+  if (mlflow_) mlflow_->add_checkpoint(step);
+}
 
 void MetricsLog::finish(RunEnd end) {
   finished_ = true;
   const bool failed = end == RunEnd::kFailed;
   report_.write(failed ? "failed" : end == RunEnd::kFinished ? "finished" : "stopped");
+  if (mlflow_) {
+    mlflow_->finish(failed                        ? MlflowMeta::kFailed
+                    : end == RunEnd::kInterrupted ? MlflowMeta::kKilled
+                                                  : MlflowMeta::kFinished);
+  }
+  // Last, as it may wait for its upload.
   if (wandb_) wandb_->finish(failed ? 1 : 0, end != RunEnd::kInterrupted);
 }
 
@@ -150,9 +196,14 @@ void MetricsLog::print_progress(const StepMetrics& metrics) const {
   const double done = static_cast<double>(metrics.step - first_step_);
   const auto left =
       static_cast<int64_t>(elapsed / done * static_cast<double>(last_step_ - metrics.step));
+  std::string more;
+  if (metrics.params_norm) more += fmt::format("  params {:.3f}", *metrics.params_norm);
+  if (options_.log_throughput) {
+    more += fmt::format("  {:.4g} TFLOP/s", metrics.flops / metrics.seconds / 1e12);
+  }
   fmt::print(stderr,
-             "step {:>4}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  eta {}:{:02}\n",
-             metrics.step, last_step_, metrics.loss, metrics.lr, metrics.grad_norm,
+             "step {:>4}/{}  loss {:.4f}  lr {:.2e}  grad {:.3f}{}  {:.0f} tok/s  eta {}:{:02}\n",
+             metrics.step, last_step_, metrics.loss, metrics.lr, metrics.grad_norm, more,
              static_cast<double>(metrics.tokens) / metrics.seconds, left / 60, left % 60);
 }
 

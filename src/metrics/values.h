@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,10 @@ struct StepMetrics {
   int64_t forwards = 0;
   double seconds = 0;
   int64_t peak_memory_bytes = 0;
+  /// Operations of matrix products and attention (train/flops.h).
+  double flops = 0;
+  /// 2-norm of all weights behind the step; with logger.log_params_norm.
+  std::optional<double> params_norm = {};
   /// Why nothing was changed (train.on_nan=skip); empty in a step that was made.
   std::string skipped = {};
 };

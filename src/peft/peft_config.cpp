@@ -184,6 +184,13 @@ PeftTargets read_targets(const Json& json, std::string_view what) {
   targets.named = read_list<std::string>(json, "target_modules");
   const auto excluded = read_list<std::string>(json, "exclude_modules");
   targets.excluded = excluded.value_or(std::vector<std::string>());
+  const auto text_of = [&](const char* key) -> std::optional<std::string> {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_string()) return std::nullopt;
+    return found->get<std::string>();
+  };
+  targets.pattern = text_of("target_modules");
+  targets.excluded_pattern = text_of("exclude_modules");
   const Json pattern = json.value("layers_pattern", Json());
   const bool other_layers =
       is_set(json, "layers_pattern") && pattern != "layers" && pattern != Json::array({"layers"});

@@ -12,11 +12,13 @@
 
 namespace trestle {
 
-/// Which modules have an adapter, as far as names and numbers say it; a regular expression is not
-/// read.
+/// Which modules have an adapter, as far as names and numbers say it; regular expressions are kept
+/// for whoever knows how the file spells its modules.
 struct PeftTargets {
   /// target_modules, where it is a list: modules, or ends of their names.
   std::optional<std::vector<std::string>> named;
+  /// target_modules and exclude_modules, where they are texts.
+  std::optional<std::string> pattern, excluded_pattern;
   std::vector<std::string> excluded;
   std::optional<std::vector<int64_t>> layers;
   /// Nothing of it is a regular expression: what is allowed must be there.

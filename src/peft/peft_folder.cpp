@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <initializer_list>
 #include <map>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "base/json.h"
 #include "formats/safetensors.h"
 #include "model/ministral3.h"
+#include "peft/name_pattern.h"
 #include "peft/peft_config.h"
 #include "peft/sites.h"
 
@@ -115,33 +117,113 @@ bool is_meant(const std::string& target, const std::string& module, const PairsB
                              [&](const auto& each) { return each.first.starts_with(component); });
 }
 
-// What peft would load of the file is all of it, and all that it makes has its tensors there.
-void require_targets(const PairsByModule& pairs, const std::vector<AdapterSite>& sites,
-                     const PeftTargets& targets, const fs::path& directory) {
+// Canonical modules that the config chooses and the file lacks, and those that the file has and the
+// config does not choose.
+struct Differences {
   std::vector<std::string> left_out, missing;
+};
+
+Differences differences(const PairsByModule& pairs, const std::vector<AdapterSite>& sites,
+                        const PeftTargets& targets) {
+  Differences found;
   for (const auto& [module, pair] : pairs) {
-    if (!targets.allow(module)) left_out.push_back(module);
+    if (!targets.allow(module)) found.left_out.push_back(module);
   }
-  if (!left_out.empty()) {
-    user_error(
-        "{}: {} modules of {} are not among those that target_modules, exclude_modules and "
-        "layers_to_transform of {} leave: {}; mend the list",
-        directory.string(), left_out.size(), kWeightsFile, kConfigFile, list_some(left_out));
-  }
-  if (!targets.exact) return;
+  if (!targets.exact) return found;
   for (const AdapterSite& site : sites) {
     for (const std::string& module : site.hf) {
       const bool wanted = targets.allow(module) &&
                           std::ranges::any_of(*targets.named, [&](const std::string& target) {
                             return is_meant(target, module, pairs);
                           });
-      if (wanted && !pairs.contains(module)) missing.push_back(module);
+      if (wanted && !pairs.contains(module)) found.missing.push_back(module);
     }
   }
-  if (!missing.empty()) {
+  return found;
+}
+
+// How the file spells its modules, which is how peft's model had them.
+HfSpelling spelling_of(const PairsByModule& pairs) {
+  const auto& [module, pair] = *pairs.begin();
+  const std::string spelled = pair.a.substr(0, pair.a.size() - kA.size());
+  for (const HfSpelling each : {HfSpelling::kModelFirst, HfSpelling::kLanguageModelFirst}) {
+    if (spelled.ends_with(spelled_name(module, each))) return each;
+  }
+  return HfSpelling::kTextOnly;
+}
+
+// Whether an expression takes a module, under one of some spellings; nothing where it ran too long.
+std::optional<bool> takes(const NamePattern& pattern, const std::string& module,
+                          std::initializer_list<HfSpelling> spellings) {
+  for (const HfSpelling each : spellings) {
+    const auto found = pattern.matches(spelled_name(module, each));
+    if (!found || *found) return found;
+  }
+  return false;
+}
+
+// Regular expressions are peft's own, of whole names. What is missed is told by the spelling of the
+// file, which is that of peft's model; what is left out by any, as keys are renamed on the way to a
+// file. Of a tower without any adapter nothing is missed: the model that it was made in may have
+// had none. Nothing where an expression cannot be read here.
+std::optional<Differences> differences_of_patterns(const PairsByModule& pairs,
+                                                   const std::vector<AdapterSite>& sites,
+                                                   const PeftTargets& targets) {
+  std::optional<NamePattern> wanted, excluded;
+  if (targets.pattern) wanted = NamePattern::compile(*targets.pattern);
+  if (targets.excluded_pattern) excluded = NamePattern::compile(*targets.excluded_pattern);
+  if ((targets.pattern && !wanted) || (targets.excluded_pattern && !excluded)) return std::nullopt;
+  const HfSpelling own = spelling_of(pairs);
+  Differences found;
+  for (const AdapterSite& site : sites) {
+    for (const std::string& module : site.hf) {
+      const auto chosen = [&](std::initializer_list<HfSpelling> spellings) {
+        return wanted ? takes(*wanted, module, spellings) : std::optional(targets.allow(module));
+      };
+      const auto taken_out = excluded ? takes(*excluded, module, {own}) : std::optional(false);
+      const auto here = chosen({own});
+      const auto anywhere =
+          chosen({HfSpelling::kModelFirst, HfSpelling::kLanguageModelFirst, HfSpelling::kTextOnly});
+      if (!here || !anywhere || !taken_out) return std::nullopt;
+      const bool may = targets.allow(module) && !*taken_out;
+      const std::string component = module.substr(0, module.find('.') + 1);
+      const bool in_file = std::ranges::any_of(
+          pairs, [&](const auto& each) { return each.first.starts_with(component); });
+      if (*here && may && in_file && !pairs.contains(module)) found.missing.push_back(module);
+      if (!(*anywhere && may) && pairs.contains(module)) found.left_out.push_back(module);
+    }
+  }
+  std::ranges::sort(found.left_out);
+  return found;
+}
+
+// What peft would load of the file is all of it, and all that it makes has its tensors there.
+void require_targets(const PairsByModule& pairs, const std::vector<AdapterSite>& sites,
+                     const PeftTargets& targets, const fs::path& directory) {
+  // peft's word for every projection, of any model.
+  const bool has_pattern =
+      (targets.pattern && targets.pattern != "all-linear") || targets.excluded_pattern;
+  auto found = has_pattern ? differences_of_patterns(pairs, sites, targets)
+                           : std::optional(differences(pairs, sites, targets));
+  if (!found) {
+    fmt::print(stderr,
+               "{}: a regular expression of {} cannot be read here, so that nothing says whether "
+               "the adapter is whole\n",
+               directory.string(), kConfigFile);
+    return;
+  }
+  if (!found->left_out.empty()) {
+    user_error(
+        "{}: {} modules of {} are not among those that target_modules, exclude_modules and "
+        "layers_to_transform of {} leave: {}; mend the list",
+        directory.string(), found->left_out.size(), kWeightsFile, kConfigFile,
+        list_some(found->left_out));
+  }
+  if (!found->missing.empty()) {
     user_error(
         "{}: {} lists {} modules more in target_modules than {} has: {}; the adapter is incomplete",
-        directory.string(), kConfigFile, missing.size(), kWeightsFile, list_some(missing));
+        directory.string(), kConfigFile, found->missing.size(), kWeightsFile,
+        list_some(found->missing));
   }
 }
 

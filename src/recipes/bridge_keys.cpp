@@ -3,10 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <optional>
 #include <utility>
 
 #include "base/error.h"
+#include "base/number.h"
 #include "base/text.h"
 
 namespace trestle {
@@ -25,11 +27,22 @@ bool any_part(std::string_view text, char separator, Visit&& visit) {
 }
 
 bool is_beginning(std::string_view name) { return name.ends_with('*'); }
+// Of what lies in a mapping whose keys are anybody's.
+bool is_below(std::string_view name) { return name.ends_with(".*"); }
+
+// Whether the Bridge has the key, or names none of the section's: env_vars.* are anybody's.
+bool is_of_the_bridge(std::string_view section, std::string_view rest) {
+  for (const BridgeNames& each : bridge_names()) {
+    if (each.section != section) continue;
+    return any_part(each.names, ' ', [&](std::string_view name) { return name == rest; });
+  }
+  return true;
+}
 
 // How much of a key a row's best name says: all of it (npos), the length of its beginning, or
 // nothing.
-std::optional<size_t> match(const BridgeKeys& row, std::string_view section,
-                            std::string_view rest) {
+std::optional<size_t> match(const BridgeKeys& row, std::string_view section, std::string_view rest,
+                            bool is_known) {
   if (row.section != section) return std::nullopt;
   if (row.names == rest) return std::string_view::npos;
   std::optional<size_t> best;
@@ -38,7 +51,7 @@ std::optional<size_t> match(const BridgeKeys& row, std::string_view section,
       best = std::string_view::npos;
       return true;
     }
-    if (!is_beginning(name)) return false;
+    if (!is_beginning(name) || !(is_known || is_below(name))) return false;
     name.remove_suffix(1);
     if (rest.starts_with(name) && (!best || *best < name.size())) best = name.size();
     return false;
@@ -46,17 +59,33 @@ std::optional<size_t> match(const BridgeKeys& row, std::string_view section,
   return best;
 }
 
-// A value as YAML has it, where Python spells it otherwise.
+// Without quotes.
 std::string_view plain(std::string_view value) {
   value = trimmed(value);
   if (value.size() >= 2 && value.front() == value.back() &&
       (value.front() == '"' || value.front() == '\'')) {
     value = value.substr(1, value.size() - 2);
   }
-  if (value == "True") return "true";
-  if (value == "False") return "false";
-  if (value == "None") return "null";
   return value;
+}
+
+bool is_word(std::string_view value, std::string_view word) {
+  return std::ranges::equal(
+      value, word, [](char a, char b) { return std::tolower(static_cast<unsigned char>(a)) == b; });
+}
+
+bool is_list(std::string_view value) {
+  return value.size() >= 2 && ((value.front() == '[' && value.back() == ']') ||
+                               (value.front() == '{' && value.back() == '}'));
+}
+
+// Lists of plain values; no list lies in a list here.
+bool same_lists(std::string_view wanted, std::string_view given) {
+  if (wanted.front() != given.front()) return false;
+  std::vector<std::string> a, b;
+  parse_value("", wanted.substr(1, wanted.size() - 2), a);
+  parse_value("", given.substr(1, given.size() - 2), b);
+  return std::ranges::equal(a, b, same_value);
 }
 
 // A value of the Bridge's, and the one here that stands for it.
@@ -78,9 +107,9 @@ std::vector<ValuePair> value_pairs(const BridgeKeys& row) {
 // The value that stands for one of the Bridge's, if the row has it.
 std::optional<std::string_view> mapped(const BridgeKeys& row,
                                        const std::optional<std::string>& given) {
-  const std::string_view value = given ? plain(*given) : std::string_view("null");
+  const std::string_view value = given ? std::string_view(*given) : "null";
   for (const ValuePair& each : value_pairs(row)) {
-    if (each.theirs == value) return each.ours;
+    if (same_value(each.theirs, value)) return each.ours;
   }
   return std::nullopt;
 }
@@ -114,7 +143,7 @@ class Translation {
   explicit Translation(From from) : from_(from) {}
 
   void add(Assignment given) {
-    const BridgeKeys* row = find_bridge_key(given.key);
+    const BridgeKeys* row = find_bridge_key(given.key, from_ == From::kBridgesFile);
     if (row != nullptr && given.value && trimmed(*given.value) == "None") given.value.reset();
     if (is_foreign_group(given.key) && (row == nullptr || !row->names.empty())) {
       if (!given.value || given.value == "{}") return;
@@ -144,6 +173,9 @@ class Translation {
   }
 
   OfBridge finish(std::string_view file) && {
+    if (!tags_.empty()) {
+      out_.assignments.push_back({std::string(kTags), fmt::format("[{}]", fmt::join(tags_, ", "))});
+    }
     if (left_out_ > 0) {
       out_.notes.push_back(
           fmt::format("{}: {} keys of Megatron Bridge have no effect here (trestle recipes "
@@ -154,7 +186,29 @@ class Translation {
   }
 
  private:
+  // MLflow's tags are a mapping there, whole or key by key, and a list of name=value here.
+  bool take_tags(const Assignment& given) {
+    const bool is_one = given.key.starts_with(kTags) && given.key.size() > kTags.size() + 1;
+    if (!is_one && (given.key != kTags || !given.value || !given.value->starts_with('{'))) {
+      return false;
+    }
+    std::vector<Assignment> tags;
+    if (is_one) {
+      tags.push_back({given.key.substr(kTags.size() + 1), given.value});
+    } else {
+      tags = flatten_yaml(load_yaml(*given.value, given.key), given.key);
+    }
+    for (const auto& [name, value] : tags) {
+      if (value.value_or("").find(',') != std::string::npos) {
+        user_error("{}: {}={}: a comma parts tags; leave it out", kTags, name, *value);
+      }
+      tags_.push_back(fmt::format("{}={}", name, value.value_or("")));
+    }
+    return true;
+  }
+
   void take(const BridgeKeys& row, Assignment given) {
+    if (take_tags(given)) return;
     const auto value = mapped(row, given.value);
     if (row.how == BridgeHow::kRenamed) {
       // The Bridge's files state what they do not ask for.
@@ -168,6 +222,7 @@ class Translation {
       if (row.words == "dataset.path_or_dataset" && given.value && given.value->starts_with('[')) {
         user_error("{}: name one file, or a directory", text_of(given));
       }
+      out_.typed[std::string(row.words)] = given.key;
       given.key = row.words;
     }
     out_.assignments.push_back(std::move(given));
@@ -181,8 +236,11 @@ class Translation {
     }
   }
 
+  static constexpr std::string_view kTags = "logger.mlflow_tags";
+
   From from_;
   OfBridge out_;
+  std::vector<std::string> tags_;
   size_t left_out_ = 0;
 };
 
@@ -206,14 +264,62 @@ void say_nulls(Assignment& given, bool has_validation) {
 
 }  // namespace
 
-const BridgeKeys* find_bridge_key(std::string_view key) {
+bool same_value(std::string_view wanted, std::string_view given) {
+  wanted = plain(wanted);
+  given = plain(given);
+  if (wanted == given) return true;
+  if (is_list(wanted) && is_list(given)) return same_lists(wanted, given);
+  const auto is_null = [](std::string_view value) {
+    return value == "null" || value == "None" || value == "~";
+  };
+  if (is_null(wanted)) return is_null(given);
+  if (is_word(wanted, "true")) return is_word(given, "true") || given == "1" || given == "on";
+  if (is_word(wanted, "false")) return is_word(given, "false") || given == "0" || given == "off";
+  double a = 0, b = 0;
+  return number_problem(wanted, a).empty() && number_problem(given, b).empty() && a == b;
+}
+
+std::vector<std::string> bridge_key_names() {
+  std::vector<std::string> names;
+  for (const BridgeNames& each : bridge_names()) {
+    any_part(each.names, ' ', [&](std::string_view name) {
+      names.push_back(fmt::format("{}.{}", each.section, name));
+      return false;
+    });
+  }
+  return names;
+}
+
+std::string in_typed_words(std::string message, const TypedKeys& typed) {
+  const auto names = [](std::string_view text, std::string_view key) {
+    const auto is_of_a_key = [](char c) { return std::isalnum(c) != 0 || c == '_' || c == '.'; };
+    for (size_t at = text.find(key); at != text.npos; at = text.find(key, at + 1)) {
+      const size_t end = at + key.size();
+      if ((at == 0 || !is_of_a_key(text[at - 1])) &&
+          (end == text.size() || !is_of_a_key(text[end]))) {
+        return true;
+      }
+    }
+    return false;
+  };
+  std::string told;
+  for (const auto& [ours, theirs] : typed) {
+    if (names(message, ours) && !names(message, theirs)) {
+      told += fmt::format("{}{} is {} here", told.empty() ? "" : ", ", theirs, ours);
+    }
+  }
+  return told.empty() ? message : fmt::format("{} ({})", message, told);
+}
+
+const BridgeKeys* find_bridge_key(std::string_view key, bool of_any_version) {
   const size_t dot = std::min(key.find('.'), key.size());
   const std::string_view section = key.substr(0, dot);
   const std::string_view rest = dot < key.size() ? key.substr(dot + 1) : std::string_view();
+  const bool is_known = of_any_version || is_of_the_bridge(section, rest);
   const BridgeKeys* found = nullptr;
   size_t length = 0;
   for (const BridgeKeys& row : bridge_keys()) {
-    const std::optional<size_t> said = match(row, section, rest);
+    const std::optional<size_t> said = match(row, section, rest, is_known);
     if (said && (found == nullptr || *said > length)) {
       found = &row;
       length = *said;

@@ -3,11 +3,13 @@
 // settle.
 #pragma once
 
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "base/fields.h"
 
 namespace trestle {
@@ -38,14 +40,43 @@ struct BridgeKeys {
 };
 
 std::span<const BridgeKeys> bridge_keys();
-/// The row of a dotted key, an exact name before a beginning; null for none.
-const BridgeKeys* find_bridge_key(std::string_view key);
+/// The row of a dotted key, an exact name before a beginning; null for none. A beginning speaks of
+/// keys that the Bridge has, which a misspelt one is not; of a file that the Bridge wrote
+/// (`of_any_version`) it speaks of all, as other versions had others.
+const BridgeKeys* find_bridge_key(std::string_view key, bool of_any_version = false);
+
+/// Every key of megatron-bridge 0.6.2: a section's names, parted by spaces.
+struct BridgeNames {
+  std::string_view section, names;
+};
+std::span<const BridgeNames> bridge_names();
+/// Dotted.
+std::vector<std::string> bridge_key_names();
+
+/// Whether `given` says what `wanted` does: 0.00 and 0.0, 1e-4 and 0.0001, False and false, 0 where
+/// false is wanted, [ 0 ] and [0].
+bool same_value(std::string_view wanted, std::string_view given);
+
+/// Our key -> the Bridge's that was typed for it.
+using TypedKeys = std::map<std::string, std::string>;
+/// A message about our keys, with those that were typed.
+std::string in_typed_words(std::string message, const TypedKeys& typed);
+/// action(), whose UserErrors are told so.
+template <class Action>
+decltype(auto) in_typed_words(const TypedKeys& typed, Action&& action) {
+  try {
+    return action();
+  } catch (const UserError& error) {
+    throw UserError(in_typed_words(std::string(error.what()), typed));
+  }
+}
 
 struct OfBridge {
   /// In our words: what has no effect is gone.
   std::vector<Assignment> assignments;
   /// A line each for whoever asked.
   std::vector<std::string> notes;
+  TypedKeys typed = {};
   /// A file that Megatron Bridge wrote: it states every key, and asks for none by name.
   bool is_written = false;
 };

@@ -38,16 +38,6 @@ constexpr std::string_view kNotYet = "is not here yet; leave it out";
 
 constexpr BridgeKeys kTable[] = {
     // What is still to come.
-    {"logger", "log_params_norm log_throughput log_progress log_memory_to_tensorboard", kRefused,
-     kNotYet, "false"},
-    {"logger",
-     "memory_keys log_memory_interval mlflow_experiment mlflow_run_name "
-     "mlflow_tracking_uri mlflow_tags mlflow_description",
-     kRefused, kNotYet, "null"},
-    {"logger", "mlflow_log_artifacts", kRefused, kNotYet, "true"},
-    {"profiling", "use_nsys_profiler use_pytorch_profiler record_memory_history nvtx_ranges",
-     kRefused, kNotYet, "false"},
-    {"profiling", "*", kNoEffect, "no profiler is on"},
 
     // How long and in what portions.
     {"train",
@@ -147,8 +137,10 @@ constexpr BridgeKeys kTable[] = {
     {"dataset", "source.subset", kRenamed, "dataset.subset"},
     {"dataset", "source", kRefused, "name its parts: dataset.source.dataset_name=cord_v2",
      "null|{}"},
-    {"dataset", "source.load_kwargs* source.adapter_kwargs*", kRefused,
-     "arguments of Python functions; name the files in dataset.path_or_dataset", "null|{}"},
+    {"dataset",
+     "source.load_kwargs source.load_kwargs.* source.adapter_kwargs source.adapter_kwargs.*",
+     kRefused, "arguments of Python functions; name the files in dataset.path_or_dataset",
+     "null|{}"},
     {"dataset",
      "validation_source.path_or_dataset validation_source.load_kwargs.data_files.validation",
      kRenamed, "validation.path_or_dataset"},
@@ -232,28 +224,59 @@ constexpr BridgeKeys kTable[] = {
 
     // What is written beside them.
     {"logger",
-     "log_interval tensorboard_dir wandb_project wandb_exp_name wandb_save_dir wandb_entity",
+     "log_interval log_throughput log_params_norm log_progress tensorboard_dir "
+     "tensorboard_log_interval log_throughput_to_tensorboard log_memory_to_tensorboard "
+     "wandb_project wandb_exp_name wandb_save_dir wandb_entity mlflow_experiment mlflow_run_name "
+     "mlflow_tracking_uri mlflow_tags mlflow_tags.* mlflow_description mlflow_log_artifacts",
      kTaken},
     {"logger", "comet_*", kRefused, kComet, "null"},
-    {"logger", "moe_* skip_train_metrics_log", kNoEffect, kOtherFamily},
+    {"logger", "moe_*", kNoEffect, kOtherFamily},
+    {"logger", "skip_train_metrics_log", kRefused,
+     "metrics.jsonl has every step; logger.log_interval and tensorboard_log_interval thin the rest",
+     "false"},
     {"logger", "save_config_filepath", kRefused,
      "a run has its config as resolved_config.yaml in checkpoint.save", "null"},
     {"logger", "log_energy log_device_memory_used", kRefused, "a reading of a GPU", "false"},
+    {"logger", "memory_keys", kRefused,
+     "names of CUDA's allocator; logger.log_memory_to_tensorboard has what a process has",
+     "null|{}"},
+    {"logger", "log_memory_interval", kNoEffect,
+     "Megatron-LM's, which the Bridge does not read; metrics.jsonl has peak_memory_bytes"},
     {"logger", "log_max_attention_logit", kRefused, "attention keeps no logits to look at",
      "false"},
     {"logger", "log_num_zeros_in_grad", kRefused, "metrics.jsonl has grad_norm", "false"},
-    {"logger", "tensorboard_log_interval tensorboard_queue_size", kNoEffect,
-     "each step of metrics.jsonl is in TensorBoard's file"},
-    {"logger",
-     "log_loss_scale_to_tensorboard log_l2_norm_grad_to_tensorboard "
-     "log_runtime_to_tensorboard log_world_size_to_tensorboard log_timers_to_tensorboard "
-     "log_throughput_to_tensorboard log_validation_ppl_to_tensorboard runtime_time_unit "
-     "throughput_window_size",
-     kNoEffect, "TensorBoard's file has what docs/metrics.md lists"},
-    {"logger",
-     "timing_log_level timing_log_option barrier_with_L1_time logging_level filter_warnings "
-     "modules_to_filter set_level_for_all_loggers",
+    {"logger", "log_l2_norm_grad_to_tensorboard", kRefused,
+     "grad-norm is that of all weights; there is none of each", "false"},
+    {"logger", "log_runtime_to_tensorboard", kRefused,
+     "progress lines have the time left, TensorBoard's clock the time taken", "false"},
+    {"logger", "runtime_time_unit", kNoEffect, "logger.log_runtime_to_tensorboard is off"},
+    {"logger", "tensorboard_queue_size", kNoEffect,
+     "each value is in its file before the next step"},
+    {"logger", "throughput_window_size", kNoEffect,
+     "each value is that of its step; TensorBoard smooths"},
+    {"logger", "log_timers_to_tensorboard log_validation_ppl_to_tensorboard", kNoEffect,
+     "iteration-time and the perplexity are always there"},
+    {"logger", "log_loss_scale_to_tensorboard", kNoEffect, kLossScale},
+    {"logger", "log_world_size_to_tensorboard", kNoEffect, "it is 1: one process"},
+    {"logger", "timing_log_level timing_log_option barrier_with_L1_time", kNoEffect,
+     "the parts of a step are timed by profiling.use_pytorch_profiler"},
+    {"logger", "logging_level filter_warnings modules_to_filter set_level_for_all_loggers",
      kNoEffect, kPython},
+
+    {"profiling",
+     "use_pytorch_profiler profile_step_start profile_step_end pytorch_profiler_collect_shapes",
+     kTaken},
+    {"profiling", "profile_ranks", kRefused, "one process is rank 0", "[0]|[]|null"},
+    {"profiling", "use_nsys_profiler nvtx_ranges", kRefused,
+     "nsys looks at CUDA; set profiling.use_pytorch_profiler", "false"},
+    {"profiling", "record_shapes", kNoEffect, "profiling.use_nsys_profiler is off"},
+    {"profiling", "record_memory_history", kRefused,
+     "a record of CUDA's allocator; set logger.log_memory_to_tensorboard", "false"},
+    {"profiling", "memory_snapshot_path", kNoEffect, "profiling.record_memory_history is off"},
+    {"profiling", "pytorch_profiler_collect_callstack", kRefused,
+     "stacks of Python; there is no Python here", "false"},
+    {"profiling", "pytorch_profiler_collect_chakra", kRefused,
+     "traces are Chrome's, in RUN/torch_profile", "false"},
 
     // Adapters.
     {"peft", "target_modules dim alpha dropout lora_A_init_method lora_B_init_method", kTaken},

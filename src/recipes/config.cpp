@@ -90,6 +90,20 @@ void TrainConfig::validate_values() const {
   if (checkpoint.most_recent_k == 0) {
     user_error("checkpoint.most_recent_k=0 would keep no checkpoint; use 1, or -1 for all of them");
   }
+  if (profiling.use_pytorch_profiler) {
+    const int64_t start = profiling.profile_step_start, end = profiling.profile_step_end;
+    if (end <= std::max<int64_t>(start, 1)) {
+      user_error(
+          "profiling.profile_step_end={} and profiling.profile_step_start={}: no step lies between "
+          "them; the end is the first step that is not traced",
+          end, start);
+    }
+    if (!train.num_epochs && start > train.train_iters) {
+      user_error(
+          "profiling.profile_step_start={} is above train.train_iters={}; nothing would be traced",
+          start, train.train_iters);
+    }
+  }
   peft.validate();
   if (model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection &&
       !trains_adapters()) {

@@ -13,6 +13,7 @@
 #include "recipes/dataset_options.h"
 #include "recipes/model_options.h"
 #include "recipes/output_options.h"
+#include "recipes/profiling_options.h"
 #include "recipes/train_options.h"
 
 namespace trestle {
@@ -27,6 +28,7 @@ struct TrainConfig {
   LoraConfig peft;
   CheckpointOptions checkpoint;
   LoggerOptions logger;
+  ProfilingOptions profiling;
   RngOptions rng;
   static constexpr auto fields() {
     return std::tuple(
@@ -34,7 +36,8 @@ struct TrainConfig {
         field("validation", &TrainConfig::validation), field("optimizer", &TrainConfig::optimizer),
         field("scheduler", &TrainConfig::scheduler), field("dataset", &TrainConfig::dataset),
         field("peft", &TrainConfig::peft), field("checkpoint", &TrainConfig::checkpoint),
-        field("logger", &TrainConfig::logger), field("rng", &TrainConfig::rng));
+        field("logger", &TrainConfig::logger), field("profiling", &TrainConfig::profiling),
+        field("rng", &TrainConfig::rng));
   }
 
   /// Where a key that Megatron Bridge spells otherwise is here: train.eval_interval,

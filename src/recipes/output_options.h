@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "base/fields.h"
 #include "recipes/bounds.h"
@@ -70,18 +71,45 @@ struct CheckpointOptions {
 
 struct LoggerOptions {
   int64_t log_interval = 1;
+  bool log_throughput = false;
+  bool log_params_norm = false;
+  bool log_progress = false;
   std::string tensorboard_dir;
+  int64_t tensorboard_log_interval = 1;
+  bool log_throughput_to_tensorboard = false;
+  bool log_memory_to_tensorboard = false;
   /// Nothing: the environment says. Set, even to "", they go before it.
   std::optional<std::string> wandb_project;
   std::optional<std::string> wandb_entity;
   std::string wandb_exp_name;
   std::optional<std::string> wandb_save_dir;
+  std::string mlflow_experiment;
+  std::string mlflow_run_name;
+  /// Nothing: the environment says.
+  std::optional<std::string> mlflow_tracking_uri;
+  /// Each `name=value`.
+  std::vector<std::string> mlflow_tags;
+  std::string mlflow_description;
+  bool mlflow_log_artifacts = true;
   static constexpr auto fields() {
     return std::tuple(
         field("log_interval", &LoggerOptions::log_interval, OnResume::kFree, between(1, kMostSteps),
               "steps between progress lines"),
+        field("log_throughput", &LoggerOptions::log_throughput, OnResume::kFree,
+              "TFLOP/s in progress lines (docs/metrics.md)"),
+        field("log_params_norm", &LoggerOptions::log_params_norm, OnResume::kFree,
+              "the 2-norm of all weights, each step"),
+        field("log_progress", &LoggerOptions::log_progress, OnResume::kFree,
+              "progress.txt: a line at the start and at each checkpoint"),
         field("tensorboard_dir", &LoggerOptions::tensorboard_dir, OnResume::kFree,
               "default: RUN/tensorboard"),
+        field("tensorboard_log_interval", &LoggerOptions::tensorboard_log_interval, OnResume::kFree,
+              between(1, kMostSteps),
+              "steps between those that TensorBoard, W&B and MLflow are told of"),
+        field("log_throughput_to_tensorboard", &LoggerOptions::log_throughput_to_tensorboard,
+              OnResume::kFree, "TFLOP/s, batches and samples a second for them"),
+        field("log_memory_to_tensorboard", &LoggerOptions::log_memory_to_tensorboard,
+              OnResume::kFree, "the process's memory for them"),
         field("wandb_project", &LoggerOptions::wandb_project, OnResume::kFree,
               "turns Weights & Biases on, and off where it is set to nothing; default "
               "$WANDB_PROJECT"),
@@ -90,7 +118,18 @@ struct LoggerOptions {
         field("wandb_exp_name", &LoggerOptions::wandb_exp_name, OnResume::kFree,
               "the run's name there; default: the run directory's"),
         field("wandb_save_dir", &LoggerOptions::wandb_save_dir, OnResume::kFree,
-              "where wandb/ is; default $WANDB_DIR, then the run directory"));
+              "where wandb/ is; default $WANDB_DIR, then the run directory"),
+        field("mlflow_experiment", &LoggerOptions::mlflow_experiment, OnResume::kFree,
+              "turns MLflow on"),
+        field("mlflow_run_name", &LoggerOptions::mlflow_run_name, OnResume::kFree,
+              "default: the run directory's name"),
+        field("mlflow_tracking_uri", &LoggerOptions::mlflow_tracking_uri, OnResume::kFree,
+              "a folder or file: URI; default $MLFLOW_TRACKING_URI, then RUN/mlruns"),
+        field("mlflow_tags", &LoggerOptions::mlflow_tags, OnResume::kFree, "[name=value, ...]"),
+        field("mlflow_description", &LoggerOptions::mlflow_description, OnResume::kFree,
+              "the run's description there"),
+        field("mlflow_log_artifacts", &LoggerOptions::mlflow_log_artifacts, OnResume::kFree,
+              "checkpoints are the run's artifacts there, as links where the disk can"));
   }
 };
 

@@ -30,7 +30,7 @@ std::vector<std::string> told_of_two_values(const std::vector<Assignment>& comma
   for (const Assignment& each : command_line) {
     const std::string value = each.value.value_or("null");
     const auto [at, is_new] = last.emplace(each.key, value);
-    if (!is_new && at->second != value) {
+    if (!is_new && !same_value(at->second, value) && !same_value(value, at->second)) {
       notes.push_back(fmt::format("{0}={1} gives way to {0}={2}, which comes later", each.key,
                                   at->second, value));
       at->second = value;
@@ -282,6 +282,14 @@ void add_of_checkpoint(const TrainConfig& config, Dead& dead) {
 
 void add_of_logger(const TrainConfig& config, Dead& dead) {
   const LoggerOptions& logger = config.logger;
+  if (logger.mlflow_experiment.empty()) {
+    dead.add("logger.mlflow_", "logger.mlflow_experiment is not set, so MLflow is off");
+    dead.allow("logger.mlflow_experiment");
+  }
+  if (!config.profiling.use_pytorch_profiler) {
+    dead.add("profiling.", "profiling.use_pytorch_profiler=false, so nothing is traced",
+             "profiling.use_pytorch_profiler");
+  }
   const std::optional<std::string>& project = logger.wandb_project;
   if (project ? !project->empty() : is_set("WANDB_PROJECT")) return;
   const std::string why = project
@@ -341,27 +349,47 @@ void give_way(SettledRun& run, const std::vector<Assignment>& command_line,
 
 }  // namespace
 
-SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
-                  const std::vector<Assignment>& command_line_given, bool is_resolved) {
-  auto [file, notes, is_written] = of_bridge_file(file_given, "--config", command_line_given);
-  auto [command_line, more_notes, is_none] = of_bridge(command_line_given);
+namespace {
+
+// What may have been meant is a key of ours or of the Bridge's.
+void require_known(const std::string& key, const std::map<std::string, std::string>& values,
+                   bool may_be_group) {
+  const auto is_in_group = [&](const auto& each) { return each.first.starts_with(key + "."); };
+  if (values.contains(key) || (may_be_group && std::ranges::any_of(values, is_in_group))) return;
+  std::vector<FieldText> known = list_fields(TrainConfig{});
+  for (std::string& each : bridge_key_names()) {
+    known.emplace_back();
+    known.back().path = std::move(each);
+  }
+  unknown_key(key, known);
+}
+
+SettledRun settle_translated(const std::string& name, OfBridge of_file, OfBridge of_line,
+                             bool is_resolved) {
+  auto& [file, notes, typed_in_file, is_written] = of_file;
+  auto& [command_line, more_notes, typed, is_none] = of_line;
   name_no_scheme(file);
   name_no_scheme(command_line);
   FinetuneArguments arguments;
   arguments.name = name;
   arguments.peft = scheme_of(file, command_line);
   const TrainConfig defaults = recipe(name, arguments);
-  SettledRun run{defaults, {}, std::move(notes)};
+  SettledRun run{defaults, {}, std::move(notes), typed};
+  run.typed.merge(typed_in_file);
   const auto add_notes = [&run](const std::vector<std::string>& lines) {
     run.notes.insert(run.notes.end(), lines.begin(), lines.end());
   };
   add_notes(more_notes);
   add_notes(told_of_two_values(command_line));
   if (!is_written) add_notes(told_of_two_values(file));
-  for (const Assignment& each : file) set_field(run.config, each, defaults);
+  const auto before = values_of(defaults);
+  for (const Assignment& each : file) {
+    require_known(each.key, before, /*may_be_group=*/true);
+    set_field(run.config, each, defaults);
+  }
   // A file may be a whole resolved config: what it leaves as it was it does not ask for, and one
   // that Megatron Bridge wrote asks for nothing by name.
-  const auto before = values_of(defaults), after = values_of(run.config);
+  const auto after = values_of(run.config);
   for (const Assignment& each : file) {
     if (!before.contains(each.key)) continue;  // an empty group
     if (!is_written && !is_resolved && before.at(each.key) != after.at(each.key))
@@ -370,7 +398,7 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
   give_way(run, command_line, defaults);
   for (const Assignment& each : command_line) {
     // What came before it for the keys of a group would be lost.
-    if (!before.contains(each.key)) unknown_key(each.key, list_fields(run.config));
+    require_known(each.key, before, /*may_be_group=*/false);
     set_field(run.config, each, defaults);
     if (each.value) {
       run.asked.keys.insert(each.key);
@@ -390,6 +418,19 @@ SettledRun settle(const std::string& name, const std::vector<Assignment>& file_g
   }
   add_notes(told_of_freezing(run.config, run.asked.keys));
   return run;
+}
+
+}  // namespace
+
+SettledRun settle(const std::string& name, const std::vector<Assignment>& file_given,
+                  const std::vector<Assignment>& command_line_given, bool is_resolved) {
+  OfBridge file = of_bridge_file(file_given, "--config", command_line_given);
+  OfBridge command_line = of_bridge(command_line_given);
+  TypedKeys typed = command_line.typed;
+  typed.insert(file.typed.begin(), file.typed.end());
+  return in_typed_words(typed, [&] {
+    return settle_translated(name, std::move(file), std::move(command_line), is_resolved);
+  });
 }
 
 void name_data(DatasetOptions& dataset) {

@@ -2,6 +2,7 @@
 // were asked for by name. Called by `trestle finetune`.
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -29,6 +30,8 @@ struct SettledRun {
   /// A line each for whoever asked: a key that the command line gives two values, one of Megatron
   /// Bridge's that changes nothing here.
   std::vector<std::string> notes = {};
+  /// Of keys that were given in Megatron Bridge's words (in_typed_words).
+  std::map<std::string, std::string> typed = {};
 };
 
 /// The recipe, then the file's assignments, then the command line's. peft.scheme, wherever it

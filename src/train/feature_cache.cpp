@@ -110,11 +110,15 @@ FeatureCache::FeatureCache(const Ministral3& model, const DatasetOptions& option
       directory_(options.feature_cache),
       memory_left_(options.feature_cache_mb << 20) {}
 
-void FeatureCache::fill(ModelInput& input) {
-  if (input.images_CHW.empty()) return;
-  std::vector<at::Tensor> all;
-  for (const at::Tensor& image : input.images_CHW) all.push_back(features(image));
-  input.features = all.size() == 1 ? all.front() : at::cat(all);
+std::vector<at::Tensor> FeatureCache::fill(ModelInput& input) {
+  std::vector<at::Tensor> all, made;
+  for (const at::Tensor& image : input.images_CHW) {
+    const int64_t before = counts_.made;
+    all.push_back(features(image));
+    if (counts_.made > before) made.push_back(image);
+  }
+  if (!all.empty()) input.features = all.size() == 1 ? all.front() : at::cat(all);
+  return made;
 }
 
 at::Tensor FeatureCache::features(const at::Tensor& image_CHW) {

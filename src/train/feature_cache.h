@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "model/input.h"
 #include "recipes/config.h"
@@ -31,8 +32,9 @@ class FeatureCache {
   /// weights. Throws UserError when dataset.feature_cache is there and no directory.
   static std::unique_ptr<FeatureCache> make(const Ministral3& model, const DatasetOptions& options);
 
-  /// Sets input.features to the bits that model.image_features would give.
-  void fill(ModelInput& input);
+  /// Sets input.features to the bits that model.image_features would give. Returns the pictures
+  /// whose features were made for it.
+  std::vector<at::Tensor> fill(ModelInput& input);
   const Counts& counts() const { return counts_; }
 
  private:

@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/paths.h"
 #include "megatron/checkpoint.h"
+#include "metrics/mlflow_store.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -23,10 +24,12 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kAuto = "auto";
-constexpr std::array<std::string_view, 4> kFiles = {"best.json", "report.html", "metrics.jsonl",
-                                                    "wandb_run_id.txt"};
+constexpr std::array<std::string_view, 6> kFiles = {"best.json",        "report.html",
+                                                    "metrics.jsonl",    "progress.txt",
+                                                    "wandb_run_id.txt", "mlflow_run_id.txt"};
 constexpr std::array<std::string_view, 2> kTrackers = {kTracker, kTrackerState};
-constexpr std::array<std::string_view, 2> kFolders = {"tensorboard", "wandb"};
+constexpr std::array<std::string_view, 4> kFolders = {"tensorboard", "wandb", "mlruns",
+                                                      "torch_profile"};
 
 std::optional<int64_t> newest_iteration(const fs::path& run) {
   const std::vector<int64_t> all = iterations_of(run);
@@ -291,6 +294,10 @@ void settle_run_directory(TrainConfig& config) {
   require_no_output(save, "dataset.feature_cache", config.dataset.feature_cache);
   require_no_output(save, "logger.tensorboard_dir", config.logger.tensorboard_dir);
   require_no_output(save, "logger.wandb_save_dir", config.logger.wandb_save_dir.value_or(""));
+  if (const auto& uri = config.logger.mlflow_tracking_uri; uri && !uri->empty()) {
+    const char* key = "logger.mlflow_tracking_uri";
+    require_no_output(save, key, mlflow_folder(*uri, key).string());
+  }
   require_own_place(save);
   require_writable(save);
   if (!newest_iteration(save)) require_no_strangers(save);

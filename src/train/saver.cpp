@@ -60,8 +60,9 @@ CheckpointSaver::~CheckpointSaver() {
 
 void CheckpointSaver::save(Snapshot snapshot, bool is_best) {
   wait();
+  const int64_t step = snapshot.progress.step;
   if (!async_) {
-    collect(write_whole(snapshot, is_best, folder_, retention_));
+    collect(write_whole(snapshot, is_best, folder_, retention_), step);
     return;
   }
   uint64_t bytes = 0;
@@ -75,25 +76,26 @@ void CheckpointSaver::save(Snapshot snapshot, bool is_best) {
   std::future<Notes> pending = task->get_future();
   thread_ = start_thread([task] { (*task)(); }, "checkpoint.async_save=true");
   pending_ = std::move(pending);
+  pending_step_ = step;
 }
 
-bool CheckpointSaver::finished() {
+std::optional<int64_t> CheckpointSaver::finished() {
   if (pending_.valid() && pending_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) {
     wait();
   }
-  return std::exchange(finished_, false);
+  return std::exchange(finished_, std::nullopt);
 }
 
 void CheckpointSaver::wait() {
   if (!pending_.valid()) return;
   pending_.wait();
   thread_.join();  // the snapshot's memory is free
-  collect(pending_.get());
+  collect(pending_.get(), pending_step_);
 }
 
-void CheckpointSaver::collect(const Notes& notes) {
+void CheckpointSaver::collect(const Notes& notes, int64_t step) {
   for (const std::string& note : notes) tell(note);
-  finished_ = true;
+  finished_ = step;
 }
 
 void CheckpointSaver::tell(const std::string& note) {

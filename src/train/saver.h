@@ -3,6 +3,7 @@
 // on. Called by the trainer.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <future>
 #include <optional>
@@ -33,15 +34,16 @@ class CheckpointSaver {
   /// Waits for the one before; then `snapshot` (copied, where is_async()) is written. `is_best`:
   /// best.json names it when it is there. Throws what the writer of either met.
   void save(Snapshot snapshot, bool is_best);
-  /// Whether a checkpoint has become whole since this was asked last. Throws what its writer met.
-  bool finished();
+  /// The step of the checkpoint that has become whole since this was asked last. Throws what its
+  /// writer met.
+  std::optional<int64_t> finished();
   /// No checkpoint is being written any more. Throws what its writer met.
   void wait();
 
  private:
   /// Lines about what retention left.
   using Notes = std::vector<std::string>;
-  void collect(const Notes& notes);
+  void collect(const Notes& notes, int64_t step);
   /// Once.
   void tell(const std::string& note);
 
@@ -49,9 +51,10 @@ class CheckpointSaver {
   Retention retention_;
   std::optional<HuggingFaceFolder> folder_;
   std::set<std::string> told_;  // lines
-  bool finished_ = false;
+  std::optional<int64_t> finished_;
   // The thread has copies of all it works on, and gives back what is here.
   std::future<Notes> pending_;
+  int64_t pending_step_ = 0;
   std::jthread thread_;
 };
 

@@ -16,6 +16,8 @@
 #include "hub/hub.h"
 #include "megatron/integrity.h"
 #include "metrics/log.h"
+#include "metrics/mlflow.h"
+#include "metrics/profile.h"
 #include "metrics/wandb.h"
 #include "model/ministral3.h"
 #include "peft/lora.h"
@@ -48,6 +50,7 @@ TrainConfig validated(TrainConfig config) {
   require_place("checkpoint.save", config.checkpoint.save);
   require_place("logger.tensorboard_dir", config.logger.tensorboard_dir);
   WandbRun::check(config);
+  MlflowRun::check(config);
   settle_run_directory(config);
   return config;
 }
@@ -155,6 +158,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                                        .beta2 = config_.optimizer.adam_beta2,
                                        .eps = config_.optimizer.adam_eps,
                                        .lora_plus_ratio = config_.peft.lora_plus_ratio});
+  flops_ = std::make_unique<ModelFlops>(*model_);
   if (resumes) {
     progress_ = saved->load_state(
         *optimizer_, {.optimizer = checkpoint.load_optim, .random_state = checkpoint.load_rng});
@@ -162,6 +166,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   if (progress_.lineage.empty()) progress_.lineage = lineage_of(identity_);
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
   if (config_.trains_adapters()) take_initial_from_base(*model_);
+  if (config_.logger.log_params_norm) {
+    params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_);
+  }
   stream_ = std::make_unique<SampleStream>(
       *dataset_, processor_,
       StreamOptions{.seed = static_cast<uint64_t>(config_.rng.seed),
@@ -270,8 +277,9 @@ void Trainer::refuse(StepMetrics& metrics, const std::string& why) {
 std::string Trainer::accumulate(const Drawn& drawn, StepMetrics& metrics) {
   ++metrics.forwards;
   Batch batch = collate(drawn.samples);
-  if (features_) features_->fill(batch.input);
+  const auto pictures = features_ ? features_->fill(batch.input) : batch.input.images_CHW;
   const auto [sum, targets] = model_->loss_sum(batch.input, batch.labels_T);
+  metrics.flops += flops_->of(batch.input, pictures, targets);
   if (targets == 0) return {};
   const at::Tensor loss = sum / static_cast<double>(metrics.target_tokens);
   metrics.loss += loss.item<double>();
@@ -324,6 +332,7 @@ StepMetrics Trainer::step() {
   } else {
     refuse(metrics, why);
   }
+  if (params_norm_) metrics.params_norm = params_norm_->now();
   metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   metrics.peak_memory_bytes = peak_memory_bytes();
   return metrics;
@@ -368,10 +377,13 @@ int Trainer::run(const OnStep& on_step) {
   write_best(directory, progress_.best);  // steps that are made again do not count yet
   MetricsLog log(config_, progress_.step);
   CheckpointSaver saver(config_.checkpoint, huggingface_);
+  StepProfile profile(config_, progress_.step);
   const StopSignal signal;
   const Clock::time_point began = Clock::now();
   while (progress_.step < config_.train.train_iters) {
+    profile.begin_step(progress_.step + 1);
     const StepMetrics metrics = step();
+    profile.end_step(metrics.step);
     log.write(metrics);
     if (metrics.step % config_.logger.log_interval == 0 || !metrics.skipped.empty()) {
       log.print_progress(metrics);
@@ -388,8 +400,9 @@ int Trainer::run(const OnStep& on_step) {
       save(saver, best);
     }
     if (stopped != 0) saver.wait();
-    if (saver.finished()) log.checkpoint_saved();
+    if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
     if (stopped != 0) {
+      profile.finish();
       fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n", signal_name(stopped),
                  metrics.step, directory.string());
       log.finish(RunEnd::kInterrupted);
@@ -399,7 +412,8 @@ int Trainer::run(const OnStep& on_step) {
     if (exit) break;
   }
   saver.wait();
-  if (saver.finished()) log.checkpoint_saved();
+  if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
+  profile.finish();
   log.finish(progress_.step < config_.train.train_iters ? RunEnd::kStopped : RunEnd::kFinished);
   found_ = state_of(directory);
   return 0;

@@ -11,6 +11,7 @@
 #include "bridge/load.h"
 #include "data/datasets.h"
 #include "data/sample_stream.h"
+#include "metrics/flops.h"
 #include "metrics/values.h"
 #include "recipes/config.h"
 #include "recipes/settle.h"
@@ -19,6 +20,7 @@
 #include "train/huggingface_folder.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
+#include "train/params_norm.h"
 #include "train/run_directory.h"
 #include "train/validation.h"
 
@@ -86,6 +88,9 @@ class Trainer {
   std::shared_ptr<Ministral3> model_;
   std::unique_ptr<FeatureCache> features_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<ModelFlops> flops_;
+  /// Null where it is not asked for.
+  std::unique_ptr<ParamsNorm> params_norm_;
   RunProgress progress_;
   std::optional<HuggingFaceFolder> huggingface_;
   std::unique_ptr<SampleStream> stream_;

@@ -210,12 +210,12 @@ TEST(HfConfig, TiedEmbeddingsFromBothLevels) {
   EXPECT_EQ(stated("true", "true"), true);
   EXPECT_EQ(stated("false", "false"), false);
   EXPECT_EQ(stated("true", ""), true);
-  EXPECT_EQ(stated("false", ""), false);
+  EXPECT_EQ(stated("false", ""), true);  // the top level's default
   EXPECT_EQ(stated("", "true"), true);
   EXPECT_EQ(stated("", "false"), false);
-  EXPECT_EQ(stated("true", "false"), true);
-  EXPECT_EQ(stated("false", "true"), std::nullopt);
-  EXPECT_EQ(stated("", ""), std::nullopt);
+  EXPECT_EQ(stated("true", "false"), std::nullopt);
+  EXPECT_EQ(stated("false", "true"), true);
+  EXPECT_EQ(stated("", ""), true);
 }
 
 TEST(HfConfigBadInput, IsRefusedByName) {

@@ -67,7 +67,7 @@ class Bridge(Runs):
                 self.assertAlmostEqual(lines[1]["lr"], float(rates[0]) / 10)
 
     def test_its_launchers_short_flags(self):
-        done = self.finetune("--model", "ministral3_3b", "--mode", "dora", "--dataset", "cord-v2", "-ms", "20", "-gb", "4", "-mb", "2",
+        done = self.finetune("--model", "ministral3_3b", "--mode", "dora", "--dataset", "cord-v2", "-ms20", "-gb", "4", "-mb2",
                              "-sl", "2048", "-tp", "2", "-pp=3", "-cp", "4", "-vp=1", "--lr", "3e-4", "--min_lr", "3e-5",
                              "--warmup_iters", "1", "--pretrained_checkpoint", DEMO, "--save_dir", "run", "--save_interval", "5",
                              "--dry-run", *TWO_STEPS[1:])
@@ -118,6 +118,19 @@ class Lengths(Runs):
         self.assertIn("nothing to train", done.stderr)
         self.assertFalse((self.folder / "none").exists())
 
+    def test_a_printed_config_of_epochs_is_true(self):
+        """Their steps follow from the rows, which are not read yet; given back it is the same run."""
+        words = ["--recipe", "ministral3_3b_peft_config", "--pretrained-checkpoint", DEMO, "dataset.maker_name=jsonl",
+                 "dataset.path_or_dataset=five.jsonl", "model.params_dtype=float32", "train.global_batch_size=2",
+                 "scheduler.lr_warmup_iters=0", "peft.dim=4", "validation.eval_interval=0", "train.num_epochs=1"]
+        printed = self.finetune(*words, "--print-config").stdout
+        self.assertIn("\n  train_iters: ~  # of train.num_epochs and the number of rows\n", printed)
+        (self.folder / "printed.yaml").write_text(printed)
+        self.finetune("--config", "printed.yaml", "checkpoint.save=given_back")
+        self.finetune(*words, "checkpoint.save=told")
+        self.assertEqual(len(self.losses("told")), 3)
+        self.assertEqual(self.losses("given_back"), self.losses("told"))
+
     def test_a_resolved_config_is_the_same_run(self):
         for name, arguments in {"samples": ["train.train_samples=7"], "epochs": ["train.num_epochs=1"],
                                 "constant": ["train.train_iters=3", "scheduler.lr_decay_style=constant"]}.items():
@@ -151,6 +164,14 @@ class Lengths(Runs):
     def test_validation_may_be_off_twice(self):
         done = self.finetune("validation.eval_interval=0", "train.eval_iters=0", "--print-config")
         self.assertIn("\n  eval_interval: 0\n  eval_iters: 0\n", done.stdout)
+
+    def test_errors_name_what_was_typed(self):
+        self.refused("finetune", "dataset.seq_length=many", "--print-config",
+                     names=["model.seq_length=many", "dataset.seq_length is model.seq_length here"])
+        self.refused("finetune", "train.eval_iters=5", "validation.eval_interval=0", "--print-config",
+                     names=["validation.eval_iters=5 has no effect", "train.eval_iters is validation.eval_iters here"])
+        self.refused("finetune", "ddp.nonsense=1", "--print-config", names=["unknown option ddp.nonsense", "did you mean ddp."])
+        self.refused("finetune", "-gb4x", "--print-config", names=["train.global_batch_size=4x"])
 
     def test_a_switch_is_on_or_off(self):
         for value in ("maybe", "5", "9" * 20):

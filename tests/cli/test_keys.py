@@ -9,6 +9,7 @@ fails, and an entry of the table that the program does not know.
 import functools
 import http.server
 import json
+import re
 import shutil
 import threading
 import time
@@ -55,6 +56,8 @@ UNTIL_2 = {"train.train_iters": "null", "train.exit_interval": 2}
 WSD = {"scheduler.lr_decay_style": "WSD", "scheduler.lr_wsd_decay_iters": 2}
 CONSTANT = {"scheduler.lr_decay_style": "constant"}
 WANDB = {"logger.wandb_project": "walk"}
+MLFLOW = {"logger.mlflow_experiment": "walk"}
+TRACE = {"profiling.use_pytorch_profiler": "true", "profiling.profile_step_start": 1, "profiling.profile_step_end": 2}
 
 LOSS = metric("loss")
 RATE = metric("lr")
@@ -77,6 +80,24 @@ def processor(done):
 def written(words):
     """Whether one of the tracker's files has the words."""
     return lambda done: any(words.encode() in path.read_bytes() for path in done.folder.rglob("*.wandb"))
+
+
+def told(name):
+    """The file of MLflow's that has this name: a tag, a parameter or a metric."""
+    return lambda done: [path.read_text() for path in sorted(done.folder.rglob(name)) if path.is_file()]
+
+
+def trace(done):
+    """The step marks of a trace, and whether it has shapes."""
+    path = done.folder / "run" / "torch_profile" / "rank-0.json"
+    text = path.read_text() if path.is_file() else ""
+    return sorted(re.findall(r"ProfilerStep#\d+", text)), "Input Dims" in text
+
+
+def scalars(done):
+    """How often TensorBoard's file has each name."""
+    data = b"".join(path.read_bytes() for path in sorted(done.folder.rglob("events.out.tfevents.*")))
+    return {name: data.count(name.encode()) for name in ("lm loss", "throughput/tflops/device", "memory/mem-reserved-gigabytes")}
 
 
 def requests(done):
@@ -222,6 +243,22 @@ TABLE = {
         Trial("org/model", Changed(file("run/iter_0000002/hf/adapter_config.json")), {"checkpoint.also_save_hf_checkpoint": "true"}),
         Trial("org/model", Refused(NOTHING))],
     "checkpoint.save_interval": [Trial(1, Gains(files, "run/iter_0000001/metadata.json"))],
+    "logger.log_throughput": [Trial("true", Gains(err, " TFLOP/s"))],
+    "logger.log_params_norm": [Trial("true", Changed(metric("params_norm")))],
+    "logger.log_progress": [Trial("true", Gains(files, "run/progress.txt"))],
+    "logger.tensorboard_log_interval": [Trial(2, Changed(scalars))],
+    "logger.log_throughput_to_tensorboard": [Trial("true", Changed(scalars))],
+    "logger.log_memory_to_tensorboard": [Trial("true", Changed(scalars))],
+    "logger.mlflow_experiment": [Trial("walk", Gains(err, "MLflow: run run of walk is in run/mlruns"))],
+    "logger.mlflow_run_name": [Trial("named", Changed(told("mlflow.runName")), MLFLOW), Trial("named", Refused(NOTHING))],
+    "logger.mlflow_tracking_uri": [Trial("file:store", Gains(err, "is in store;"), MLFLOW), Trial("store", Refused(NOTHING))],
+    "logger.mlflow_tags": [Trial("[team=walk]", Changed(told("team")), MLFLOW), Trial("[team=walk]", Refused(NOTHING))],
+    "logger.mlflow_description": [Trial("told", Changed(told("mlflow.note.content")), MLFLOW), Trial("told", Refused(NOTHING))],
+    "logger.mlflow_log_artifacts": [Trial("false", Changed(told("metadata.json")), MLFLOW), Trial("false", Refused(NOTHING))],
+    "profiling.use_pytorch_profiler": [Trial("true", Changed(trace), {"train.train_iters": 11})],
+    "profiling.profile_step_start": [Trial(2, Changed(trace), TRACE | {"profiling.profile_step_end": 3}), Trial(2, Refused(NOTHING))],
+    "profiling.profile_step_end": [Trial(3, Changed(trace), TRACE), Trial(3, Refused(NOTHING))],
+    "profiling.pytorch_profiler_collect_shapes": [Trial("true", Changed(trace), TRACE), Trial("true", Refused(NOTHING))],
     "logger.log_interval": [Trial(2, Loses(err, "step    1/2"))],
     "logger.tensorboard_dir": [Trial("watch", Gains(files, "watch/events"))],
     "logger.wandb_project": [Trial("walk", Gains(files, "run/wandb/offline-run-"))],

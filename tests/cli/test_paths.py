@@ -111,6 +111,7 @@ KEYS = {
     "checkpoint.hf_source_path": (DIRECTORY, finetune(*BASE, "--peft-scheme", "none", "checkpoint.also_save_hf_checkpoint=true")),
     "logger.tensorboard_dir": (FOLDER, finetune(*BASE)),
     "logger.wandb_save_dir": (FOLDER, finetune(*BASE, "logger.wandb_project=project")),
+    "logger.mlflow_tracking_uri": (FOLDER, finetune(*BASE, "logger.mlflow_experiment=experiment")),
 }
 # Texts that are no paths.
 WORDS = {
@@ -126,7 +127,8 @@ KEY_WORDS = {
     "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "validation.split",
     "validation.subset", "dataset.subset", "dataset.blend", "validation.sets", "validation.best_metric", "scheduler.lr_decay_style", "scheduler.lr_wsd_decay_style", "scheduler.weight_decay_incr_style", "dataset.maker_name", "dataset.split", "dataset.overlong",
     "peft.scheme", "peft.target_modules", "peft.lora_A_init_method", "peft.lora_B_init_method", "logger.wandb_project",
-    "logger.wandb_entity", "logger.wandb_exp_name",
+    "logger.wandb_entity", "logger.wandb_exp_name", "logger.mlflow_experiment", "logger.mlflow_run_name", "logger.mlflow_tags",
+    "logger.mlflow_description",
 }
 READ = {**{name: each for name, each in PATHS.items() if each[0] in (FILE, DIRECTORY, EITHER)},
         **{("", key): each for key, each in KEYS.items() if each[0] in (FILE, DIRECTORY, EITHER)}}

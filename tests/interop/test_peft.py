@@ -110,6 +110,28 @@ def check_theirs_in_trestle(trestle, name, scratch, **options):
     same_logits(written["logits"].view_as(plain), theirs, plain)
 
 
+def check_head_of_its_own(trestle, scratch):
+    """A head trained beside a tied embedding and merged: two tensors under two flags, of which the top one counts."""
+    base = load_base("tied")
+    plain = logits_of(base, "tied")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=LANGUAGE + "q_proj", modules_to_save=["lm_head"]))
+    generator = torch.Generator().manual_seed(5)
+    for key, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data + 0.1 * torch.randn(parameter.shape, generator=generator)
+    merged = scratch / "merged"
+    adapted.merge_and_unload().save_pretrained(merged)
+    config = json.loads((merged / "config.json").read_text())
+    flags = config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"]
+    require(flags == (False, True), f"peft writes other flags today: {flags}")
+    theirs = logits_of(type(base).from_pretrained(merged).eval(), "tied")
+    for top in (False, True):  # and both true, as other tools write
+        (merged / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": top}))
+        written, said = checks.logits(trestle, merged, golden_batch("tied"))
+        same_logits(written["logits"].view_as(plain), theirs, plain)
+        require(("taken as untied" in said) == top, f"told: {said}")
+
+
 def check_refused(trestle, name, scratch, says, **options):
     adapter = scratch / "adapter"
     peft_adapter(name, adapter, **options)
@@ -246,6 +268,7 @@ def cases(trestle, ours):
               "rank_pattern": {"v_proj": 2}})):
         yield f"peft's in trestle: {title}", (
             lambda s, n=name, o=options: check_theirs_in_trestle(trestle, n, s, **o))
+    yield "peft's merge of a head of its own", lambda s: check_head_of_its_own(trestle, s)
     for title, says, options in (
             ("alphas by expression", "alpha_pattern",
              {"target_modules": every, "alpha_pattern": {"[qk]_proj": 2}}),

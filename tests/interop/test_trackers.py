@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What a run tells, read by TensorBoard's and Weights & Biases' own code.
+"""What a run tells, read by TensorBoard's, Weights & Biases' and MLflow's own code.
 
   .venv/bin/python tests/interop/test_trackers.py --trestle build/release/trestle [TestCase.test ...]
 
 Real runs of `trestle finetune` on the fixture of tests/fixtures/hf, whole and resumed. TensorBoard's
 readers and wandb's messages give the values of metrics.jsonl; the real `wandb sync` uploads a run to
-a stand-in of W&B's server on 127.0.0.1, and stand-ins of `wandb` show what happens when it fails.
+a stand-in of W&B's server on 127.0.0.1, and stand-ins of `wandb` show what happens when it fails. MLflow's client
+finds experiment, run, parameters, tags, the whole history of each metric, and the checkpoints.
 """
 
 import gzip
@@ -22,10 +23,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 import zlib
 from pathlib import Path
 
+os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # since 3.13 it opens a folder for whoever asks for it
+import mlflow  # noqa: E402
+import yaml  # noqa: E402
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
@@ -382,6 +387,109 @@ class Wandb(Trackers):
         self.assertIn('"trestle finetune"', server.files["wandb-metadata.json"])
         for directory in self.wandb_directories():
             self.assertTrue((directory / f"run-{run_id}.wandb.synced").exists())
+
+
+class Mlflow(Trackers):
+    EXPERIMENT = "logger.mlflow_experiment=receipts of May"
+
+    def start(self, *overrides, **options):
+        return super().start(*overrides, **{"MLFLOW_TRACKING_URI": ""} | options)
+
+    def client(self, store="run/mlruns"):
+        return mlflow.MlflowClient(str(self.folder / store))
+
+    def runs(self, client, name="receipts of May"):
+        return client.search_runs([client.get_experiment_by_name(name).experiment_id])
+
+    def equal_to_metrics(self, client, run, lines):
+        """Each step once and in order."""
+        for tag, key in SCALARS.items():
+            history = client.get_metric_history(run.info.run_id, tag)
+            self.assertEqual([(each.step, each.value) for each in history], [(line["step"], line[key]) for line in lines], tag)
+        self.assertEqual(run.data.metrics["lm loss"], lines[-1]["loss"])
+        self.assertTrue(all(0 < each.timestamp <= time.time() * 1000 for each in history))
+
+    def test_whole_run(self):
+        said = self.finetune(self.EXPERIMENT, "logger.mlflow_run_name=first try", "+logger.mlflow_tags.team=vision",
+                             "+logger.mlflow_tags.stage/of=dev", "logger.mlflow_description=two\nlines", "logger.log_params_norm=true",
+                             "logger.log_throughput_to_tensorboard=true", "logger.log_memory_to_tensorboard=true", "model.params_dtype=float32")
+        self.assertIn("MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri run/mlruns", said.splitlines()[-1])
+        client, lines = self.client(), lines_of(self.folder / "run")
+        self.assertEqual({each.name for each in client.search_experiments()}, {"Default", "receipts of May"})
+        [run] = self.runs(client)
+        info = run.info
+        self.assertEqual((info.status, info.run_name, info.lifecycle_stage), ("FINISHED", "first try", "active"))
+        self.assertLess(info.start_time, info.end_time)
+        self.assertEqual((self.folder / "run" / "mlflow_run_id.txt").read_text().strip(), info.run_id)
+        self.equal_to_metrics(client, run, lines)
+        tags = run.data.tags
+        self.assertEqual((tags["team"], tags["stage/of"], tags["mlflow.note.content"]), ("vision", "dev", "two\nlines"))
+        self.assertEqual((tags["mlflow.runName"], tags["mlflow.source.name"]), ("first try", "trestle finetune"))
+        config = yaml.safe_load((self.folder / "run" / "resolved_config.yaml").read_text())
+        self.assertEqual(set(run.data.params), {f"{group}.{key}" for group, keys in config.items() for key in keys})
+        for key, value in {"train.train_iters": "6", "dataset.shuffle": "true", "optimizer.lr": "0.005", "train.exit_interval": "null",
+                           "peft.target_modules": "[linear_qkv, linear_proj, linear_fc1, linear_fc2]"}.items():
+            self.assertEqual(run.data.params[key], value, key)
+        for line, tflops, norm in zip(lines, client.get_metric_history(info.run_id, "throughput/tflops_per_device"),
+                                      client.get_metric_history(info.run_id, "params-norm")):
+            self.assertTrue(math.isclose(tflops.value, line["flops"] / line["seconds"] / 1e12))
+            self.assertEqual(norm.value, line["params_norm"])
+        self.assertGreater(run.data.metrics["memory/mem-reserved-gigabytes"], 0.01)
+        names = [each.path for each in client.list_artifacts(info.run_id, "run/iter_0000003")]
+        self.assertIn("run/iter_0000003/metadata.json", names)
+        copied = Path(client.download_artifacts(info.run_id, "run/iter_0000006", str(self.folder)))
+        for each in (self.folder / "run" / "iter_0000006").rglob("*"):
+            if each.is_file():
+                self.assertEqual((copied / each.relative_to(self.folder / "run" / "iter_0000006")).read_bytes(), each.read_bytes())
+
+    def test_resumed_run_is_one_run_in_a_store_of_many(self):
+        store = f"logger.mlflow_tracking_uri=file://{self.folder}/a%20store"
+        mlflow.MlflowClient(str(self.folder / "a store")).create_experiment("receipts of May")
+        self.finetune(self.EXPERIMENT, store, name="another", iterations=1)
+        self.finetune(self.EXPERIMENT, store, "train.exit_interval=3")
+        self.finetune(self.EXPERIMENT, store, "checkpoint.load=run", iterations=5)
+        # As if killed before the checkpoint of step 5: steps 4 and 5 are made again.
+        shutil.rmtree(self.folder / "run" / "iter_0000005")
+        for file in (self.folder / "run").glob("latest_*"):
+            file.unlink()
+        self.finetune(self.EXPERIMENT, store, "checkpoint.load=auto", "optimizer.lr=5e-2", iterations=6)
+        client = self.client("a store")
+        runs = {run.info.run_name: run for run in self.runs(client)}
+        self.assertEqual(set(runs), {"run", "another"})
+        self.equal_to_metrics(client, runs["run"], lines_of(self.folder / "run"))
+        self.assertEqual(runs["run"].info.status, "FINISHED")
+        # To MLflow a parameter has one value for ever; the last config is resolved_config.yaml.
+        self.assertEqual(runs["run"].data.params["optimizer.lr"], "0.005")
+        self.assertFalse((self.folder / "run" / "mlruns").exists())
+
+    def test_variable(self):
+        self.finetune(self.EXPERIMENT, iterations=1, MLFLOW_TRACKING_URI=str(self.folder / "given"))
+        self.assertEqual(len(self.runs(self.client("given"))), 1)
+        said = self.finetune(self.EXPERIMENT, iterations=1, name="other", status=2, MLFLOW_TRACKING_URI="http://127.0.0.1:5000")
+        self.assertIn("MLFLOW_TRACKING_URI=http://127.0.0.1:5000: nothing is sent", said.splitlines()[-1])
+        self.finetune(iterations=1, name="off", MLFLOW_TRACKING_URI="http://127.0.0.1:5000")
+        self.assertFalse((self.folder / "off" / "mlruns").exists())
+
+    def test_ends_by_signals_and_errors(self):
+        def status_of(name):
+            client = self.client(f"{name}/mlruns")
+            [run] = self.runs(client)
+            return client, run, run.info.status
+
+        self.finetune(self.EXPERIMENT, "dataset.shuffle=false", "model.seq_length=18", status=2)
+        self.assertEqual(status_of("run")[2], "FAILED")
+        for name, how, wanted in (("stopped", signal.SIGTERM, "KILLED"), ("killed", signal.SIGKILL, "RUNNING")):
+            started = self.start(self.EXPERIMENT, name=name, iterations=100_000)
+            self.assertTrue(any(line.startswith("step    9/") for line in started.stderr), "no step was made")
+            started.send_signal(how)
+            started.communicate()
+            client, run, status = status_of(name)
+            self.assertEqual(status, wanted)
+            lines = lines_of(self.folder / name)
+            history = client.get_metric_history(run.info.run_id, "lm loss")
+            self.assertGreaterEqual(len(history), 9)
+            self.assertLessEqual(abs(len(lines) - len(history)), 1)
+            self.assertEqual([each.value for each in history][:8], [line["loss"] for line in lines][:8])
 
 
 class Report(Trackers):

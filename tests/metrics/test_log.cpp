@@ -4,13 +4,17 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <random>
+#include <regex>
+#include <sstream>
 
 #include "base/crc.h"
 #include "base/file.h"
 #include "base/protobuf.h"
 #include "errors.h"
 #include "metrics/log.h"
+#include "metrics/mlflow.h"
 #include "metrics/run_report.h"
 #include "metrics/wandb.h"
 #include "temp_dir.h"
@@ -23,7 +27,8 @@ namespace fs = std::filesystem;
 class Metrics : public testing::InDirectory<> {
  protected:
   void SetUp() override {
-    for (const char* name : {"WANDB_PROJECT", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR"}) {
+    for (const char* name :
+         {"WANDB_PROJECT", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", "MLFLOW_TRACKING_URI"}) {
       unsetenv(name);
     }
   }
@@ -132,6 +137,14 @@ std::string file_in(const fs::path& directory, std::string_view extension) {
   return {};
 }
 
+// MLflow's, by its whole name.
+std::string mlflow_file(const fs::path& directory, std::string_view name) {
+  for (const auto& entry : fs::recursive_directory_iterator(directory / "mlruns")) {
+    if (entry.path().filename() == name) return read_text(entry.path());
+  }
+  return {};
+}
+
 TEST_F(Metrics, AValidationIsOfItsStep) {
   TrainConfig asked = config();
   asked.logger.wandb_project = "p";
@@ -193,6 +206,180 @@ TEST_F(Metrics, ReportShowsCurvesScoresAndAnswers) {
 TEST_F(Metrics, ARunThatIsNotFinishedFailed) {
   { const MetricsLog log(config(), 0); }
   EXPECT_NE(report().find("failed"), std::string::npos);
+}
+
+TEST_F(Metrics, TrackersAreToldOfEachNthStep) {
+  TrainConfig asked = config();
+  asked.logger.tensorboard_log_interval = 2;
+  asked.logger.mlflow_experiment = "e";
+  MetricsLog log(asked, 0);
+  for (int64_t i = 1; i <= 4; ++i) {
+    log.write(StepMetrics{.step = i, .loss = 1.5, .tokens = 1, .seconds = 1});
+  }
+  log.write(ValidationMetrics{.step = 3, .loss = 1});
+  log.finish(RunEnd::kFinished);
+  const std::string history = mlflow_file(directory_, "lm loss");
+  EXPECT_EQ(std::ranges::count(history, '\n'), 2);
+  EXPECT_TRUE(history.ends_with(" 1.5 4\n")) << history;
+  EXPECT_EQ(std::ranges::count(read_text(directory_ / "metrics.jsonl"), '\n'), 5);
+  // A validation is told of whatever its step.
+  EXPECT_TRUE(mlflow_file(directory_, "lm loss validation").ends_with(" 1 3\n"));
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST_F(Metrics, ProgressIsMegatrons) {
+  TrainConfig asked = config();
+  asked.logger.log_progress = true;
+  setenv("SLURM_JOB_ID", "77", 1);
+  {
+    MetricsLog log(asked, 0);
+    for (int64_t i = 1; i <= 2; ++i) {
+      log.write(
+          StepMetrics{.step = i, .loss = 1, .tokens = 30'000'000, .seconds = 1, .flops = 1.25e15});
+    }
+    log.checkpoint_saved(2);
+    log.finish(RunEnd::kStopped);
+  }
+  // One step is made again.
+  MetricsLog log(asked, 1);
+  log.checkpoint_saved(1);
+  unsetenv("SLURM_JOB_ID");
+  const auto lines = lines_of(read_text(directory_ / "progress.txt"));
+  ASSERT_EQ(lines.size(), 4u);
+  const auto expect_line = [&](size_t i, const std::string& pattern) {
+    const std::string head = "\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d\tJob ID: 77\t# GPUs: 1\t";
+    EXPECT_TRUE(std::regex_match(lines[i], std::regex(head + pattern))) << lines[i];
+  };
+  const std::string rate = "throughput: \\d+\\.\\d MODEL_TFLOP/s/GPU\t";
+  const std::string saved = "Job " + rate + "Cumulative " + rate;
+  expect_line(0, "Starting job");
+  expect_line(1, "Saved checkpoint\tIteration: 2\t" + saved +
+                     "Floating-point operations: 2\\.50e\\+15\tTokens \\(in billions\\): 0\\.06");
+  expect_line(2, "Starting job");
+  expect_line(3,
+              "Saved checkpoint\tIteration: 1\tJob throughput: 0\\.0 MODEL_TFLOP/s/GPU\t"
+              "Cumulative " +
+                  rate +
+                  "Floating-point operations: 1\\.25e\\+15\tTokens \\(in billions\\): 0\\.03");
+}
+
+TEST_F(Metrics, MlflowTakesNamesAndFoldersThatAreSome) {
+  for (const char* name : {"a", "a b", "a/b", "train.lr", "a:b"}) {
+    EXPECT_EQ(mlflow_name_problem(name), std::nullopt) << name;
+  }
+  for (const char* name : {"", "/a", "../a", "a/../b", "./a", "a//b", "a/", "a=b", "a\nb", "."}) {
+    EXPECT_NE(mlflow_name_problem(name), std::nullopt) << name;
+  }
+  EXPECT_NE(mlflow_name_problem(std::string(251, 'a')), std::nullopt);
+
+  EXPECT_EQ(mlflow_folder("runs/here", "k"), "runs/here");
+  EXPECT_EQ(mlflow_folder("/a b", "k"), "/a b");
+  EXPECT_EQ(mlflow_folder("file:///a%20b/c%zz", "k"), "/a b/c%zz");
+  EXPECT_EQ(mlflow_folder("file://localhost/a", "k"), "/a");
+  EXPECT_EQ(mlflow_folder("file:a", "k"), "a");
+  for (const char* uri : {"http://127.0.0.1:5000", "https://a", "sqlite:///mlflow.db", "databricks",
+                          "databricks://x", "file://there/a", "file:"}) {
+    EXPECT_REFUSED(mlflow_folder(uri, "the.key"), std::string("the.key=") + uri);
+  }
+}
+
+TEST_F(Metrics, MlflowRefusesWhatItWouldNotTake) {
+  const auto refused = [&](auto&& change) {
+    TrainConfig asked = config();
+    asked.logger.mlflow_experiment = "e";
+    change(asked.logger);
+    return testing::error_of([&] { MlflowRun::check(asked); });
+  };
+  using Options = LoggerOptions;
+  const auto expect = [&](const std::string& said, const std::string& part) {
+    EXPECT_NE(said.find(part), std::string::npos) << said;
+  };
+  expect(refused([](Options& o) { o.mlflow_tags = {"team"}; }), "'team' is no name=value");
+  expect(refused([](Options& o) { o.mlflow_tags = {"../a=b"}; }), "../a=b");
+  expect(refused([](Options& o) { o.mlflow_tags = {"mlflow.user=me"}; }), "MLflow's own");
+  expect(refused([](Options& o) { o.mlflow_tags = {"a=1", "a/b=2"}; }), "a and a/b cannot both be");
+  expect(refused([](Options& o) { o.mlflow_tags = {"a=1", "a=2"}; }), "a and a cannot both be");
+  expect(refused([](Options& o) { o.mlflow_experiment = std::string(501, 'a'); }), "501 bytes");
+  expect(refused([](Options& o) { o.mlflow_tracking_uri = "http://a"; }), "http://a");
+  setenv("MLFLOW_TRACKING_URI", "https://b", 1);
+  expect(refused([](Options&) {}), "MLFLOW_TRACKING_URI=https://b");
+  TrainConfig off = config();
+  EXPECT_EQ(MlflowRun::start(off, 0), nullptr);
+}
+
+TEST_F(Metrics, MlflowGoesOnWithItsRun) {
+  TrainConfig asked = config();
+  asked.logger.mlflow_experiment = "e";
+  asked.logger.mlflow_log_artifacts = false;
+  const auto metric = [&] { return mlflow_file(directory_, "lm loss"); };
+  {
+    const auto run = MlflowRun::start(asked, 0);
+    for (int64_t i = 1; i <= 3; ++i) run->write(i, {{"lm loss", static_cast<double>(i)}});
+  }
+  const std::string id = read_text(directory_ / "mlflow_run_id.txt");
+  EXPECT_NE(mlflow_file(directory_, "mlflow.runName"), "");
+  // As a kill may leave it.
+  for (const auto& entry : fs::recursive_directory_iterator(directory_ / "mlruns")) {
+    if (entry.path().filename() == "lm loss") {
+      std::ofstream(entry.path(), std::ios::app) << "1796012235 3.1";
+    }
+  }
+  TrainConfig changed = asked;
+  changed.train.train_iters = 9;
+  {
+    const auto run = MlflowRun::start(changed, 2);
+    run->write(3, {{"lm loss", 7}});
+    run->finish(MlflowMeta::kKilled);
+  }
+  EXPECT_EQ(read_text(directory_ / "mlflow_run_id.txt"), id);
+  const auto lines = lines_of(metric());
+  ASSERT_EQ(lines.size(), 3u) << metric();
+  EXPECT_TRUE(lines[1].ends_with(" 2 2"));
+  EXPECT_TRUE(lines[2].ends_with(" 7 3"));
+  // To MLflow a parameter has one value for ever.
+  EXPECT_EQ(mlflow_file(directory_, "train.train_iters"), "4");
+  // Without its folder a run of its own begins.
+  fs::remove_all(directory_ / "mlruns");
+  EXPECT_NE(MlflowRun::start(asked, 2), nullptr);
+  EXPECT_NE(read_text(directory_ / "mlflow_run_id.txt"), id);
+  write_text(directory_ / "mlflow_run_id.txt", "../../up");
+  EXPECT_REFUSED(MlflowRun::start(asked, 2), "'../../up' is no MLflow run id");
+}
+
+TEST_F(Metrics, MlflowsCheckpointsAreLinks) {
+  TrainConfig asked = config();
+  asked.logger.mlflow_experiment = "e";
+  fs::create_directories(directory_ / "iter_0000002" / "tokenizer");
+  write_text(directory_ / "iter_0000002" / "common.pt", "a");
+  write_text(directory_ / "iter_0000002" / "tokenizer" / "t.json", "b");
+  const auto run = MlflowRun::start(asked, 0);
+  run->add_checkpoint(2);
+  run->add_checkpoint(2);  // a step made again
+  int64_t links = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(directory_ / "mlruns")) {
+    links += entry.is_regular_file() && entry.hard_link_count() == 2;
+  }
+  EXPECT_EQ(links, 2);
+  EXPECT_EQ(mlflow_file(directory_, "t.json"), "b");
+}
+
+TEST_F(Metrics, AnExperimentThatWasDeletedIsNotWrittenTo) {
+  const fs::path store = directory_ / "store";
+  const fs::path made = mlflow_experiment(store, "e");
+  EXPECT_EQ(mlflow_experiment(store, "e"), made);
+  EXPECT_NE(mlflow_experiment(store, "another"), made);
+  EXPECT_TRUE(fs::exists(store / "0" / "meta.yaml"));
+  fs::create_directories(store / "123");
+  write_text(store / "123" / "meta.yaml", "name: [");  // passed over, as MLflow does
+  fs::create_directories(store / ".trash");
+  fs::rename(made, store / ".trash" / made.filename());
+  EXPECT_REFUSED(mlflow_experiment(store, "e"), "logger.mlflow_experiment=e");
 }
 
 TEST_F(Metrics, AResumedReportHasTheStepsBefore) {

@@ -223,17 +223,61 @@ TEST(PeftFolder, PartOfTheLayersAndParts) {
     config["layers_to_transform"] = 1;
   });
   EXPECT_EQ(load_adapter(*Golden("tied").model(), second).modules, 4);
-  const fs::path partial = variant(scratch, [](NamedTensors& tensors, Json&) {
-    std::erase_if(tensors, [](const auto& each) {
-      return each.first.find("layers.1.") == std::string::npos ||
-             each.first.find("k_proj") != std::string::npos;
-    });
-  });
   const auto model = Golden("tied").model();
-  EXPECT_EQ(load_adapter(*model, partial).modules, 4);
+  EXPECT_EQ(load_adapter(*model, second).modules, 4);
   save_peft_folder(*model, scratch / "out");
   EXPECT_EQ(read_safetensors(scratch / "out" / kWeights).size(), 12u);
-  EXPECT_TRUE(at::equal(logits_with(scratch / "out"), logits_with(partial)));
+  EXPECT_TRUE(at::equal(logits_with(scratch / "out"), logits_with(second)));
+}
+
+// What an expression chooses must be there, as what a list names must.
+TEST(PeftFolder, AnExpressionIsHeldToTheFile) {
+  const TempDir scratch;
+  // Layer 1 without k_proj, under some target_modules and exclude_modules.
+  const auto partial = [&](const Json& targets, const Json& excluded = nullptr) {
+    return variant(scratch, [&](NamedTensors& tensors, Json& config) {
+      std::erase_if(tensors, [](const auto& each) {
+        return each.first.find("layers.1.") == std::string::npos ||
+               each.first.find("k_proj") != std::string::npos;
+      });
+      config["target_modules"] = targets;
+      config["exclude_modules"] = excluded;
+    });
+  };
+  const std::string all =
+      R"(.*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj))";
+  const std::string of_one =
+      R"(.*language_model\.layers\.1\..*\.([qvo]_proj|(?:gate|up|down)_proj))";
+  const std::string every =
+      R"((?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)))";
+  for (const auto& [targets, excluded] :
+       std::vector<std::pair<Json, Json>>{{of_one, nullptr},
+                                          {all, R"(.*(layers\.[02]\.|k_proj).*)"},
+                                          {kParts, R"(.*(layers\.[02]\.|k_proj).*)"},
+                                          {of_one, {"vision_tower"}}}) {
+    EXPECT_EQ(load_adapter(*Golden("tied").model(), partial(targets, excluded)).modules, 4)
+        << targets << excluded;
+  }
+  const auto refused = [&](const Json& targets, const Json& excluded = nullptr) {
+    return error_of([&] { load_adapter(*Golden("tied").model(), partial(targets, excluded)); });
+  };
+  expect_mentions(refused(all), {"15 modules more in target_modules", "model.layers.0.",
+                                 "the adapter is incomplete"});
+  EXPECT_EQ(refused(all).substr(refused(all).find(": ")),
+            refused(kParts).substr(refused(kParts).find(": ")));
+  expect_mentions(refused(every), {"12 modules more", "model.layers.0."});
+  expect_mentions(refused(all, R"(.*layers\.0.*)"),
+                  {"8 modules more", "model.layers.1.self_attn.k_proj"});
+  expect_mentions(refused(R"(.*layers\.1\..*q_proj)"),
+                  {"5 modules of", "model.layers.1.mlp.down_proj"});
+  // Python's (?a) and what runs too long are no reason to refuse an adapter.
+  for (const char* odd : {R"((((((a*)*)*)*)*)*.*[)", R"((?:(?:(?:.+)+)+)+[!?])"}) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(load_adapter(*Golden("tied").model(), partial(odd)).modules, 4);
+    EXPECT_NE(::testing::internal::GetCapturedStderr().find("cannot be read here"),
+              std::string::npos)
+        << odd;
+  }
 }
 
 TEST(PeftFolder, RankStabilisedScaleIsHonoured) {

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <set>
 
@@ -18,14 +17,6 @@ namespace {
 using testing::error_of;
 using testing::expect_mentions;
 
-// Of megatron-bridge 0.6.2, made by tools/make_bridge_keys.py.
-std::vector<std::string> keys_of_the_bridge() {
-  std::vector<std::string> keys;
-  std::ifstream file("recipes/bridge_keys.txt");
-  for (std::string line; std::getline(file, line);) keys.push_back(line);
-  return keys;
-}
-
 std::map<std::string, std::string> values_of(const TrainConfig& config) {
   std::map<std::string, std::string> values;
   for (const FieldText& each : list_fields(config)) values[each.path] = each.value;
@@ -38,7 +29,7 @@ SettledRun settled(const std::vector<Assignment>& file,
 }
 
 TEST(BridgeKeys, EachOfTheBridgeIsKnown) {
-  const std::vector<std::string> keys = keys_of_the_bridge();
+  const std::vector<std::string> keys = bridge_key_names();
   ASSERT_GT(keys.size(), 800);
   const auto ours = values_of({});
   for (const std::string& key : keys) {
@@ -137,6 +128,120 @@ TEST(BridgeKeys, WhatChangesNothingIsToldAndTheRestRefused) {
                           given));
   }
   expect_mentions(refused("ddp_overlap", "1"), {"unknown option ddp_overlap"});
+}
+
+// A row of a whole section, or of a beginning, is none of what the section does not have.
+TEST(BridgeKeys, AMisspeltKeyIsNone) {
+  for (const auto& [key, meant] : std::map<std::string, std::string>{
+           {"ddp.overlap_grad_reduc", "ddp.overlap_grad_reduce"},
+           {"ddp.nonsense", "ddp."},
+           {"tokenizer.vocab_sise", "tokenizer.vocab_size"},
+           {"dist.local_ranc", "dist.local_rank"},
+           {"comm_overlap.tp_comm_overlab", "comm_overlap.tp_comm_overlap"},
+           {"mixed_precision.grad_reduce_in_fp31", "mixed_precision.grad_reduce_in_fp32"},
+           {"optimizer.sgd_momentun", "optimizer.sgd_momentum"},
+           {"model.moe_router_topq", "model.moe_router_topk"},
+           {"model.cuda_graph_scop", "model.cuda_graph_scope"},
+           {"checkpoint.ckpt_convert_formad", "checkpoint.ckpt_convert_format"},
+           {"ft.calc_ft_timeout", "ft.calc_ft_timeouts"},
+           {"logger.moe_routing_trace_paht", "logger.moe_routing_trace_path"},
+           {"logger.log_throughputt", "logger.log_throughput"},
+           {"train.train_itres", "train.train_iters"}}) {
+    const std::string line = error_of([&] { settled({}, {{key, "1"}}); });
+    expect_mentions(line, {"unknown option " + key + ";", "did you mean " + meant});
+    EXPECT_EQ(error_of([&] { settled({{key, "1"}}, {}); }), line);
+  }
+  // Other versions of the Bridge have other keys; what such a one wrote was not typed.
+  const std::vector<Assignment> written = {
+      {"_target_", "megatron.bridge.training.config.ConfigContainer"}, {"ddp.of_1_0", "1"}};
+  EXPECT_EQ(settled(written, {}).notes.size(), 1);
+  // Mappings have whatever keys their owner likes.
+  EXPECT_REFUSED(settled({}, {{"env_vars.NCCL_DEBUG", "INFO"}}), "set it in the environment");
+}
+
+TEST(BridgeKeys, ValuesAreComparedAsSuch) {
+  using Pair = std::pair<const char*, const char*>;
+  for (const auto& [wanted, given] : {Pair{"0.0", "0.00"},
+                                      {"0.0", "0"},
+                                      {"1e-4", "0.0001"},
+                                      {"inf", "Infinity"},
+                                      {"null", "None"},
+                                      {"null", "~"},
+                                      {"false", "False"},
+                                      {"false", "FALSE"},
+                                      {"false", "0"},
+                                      {"true", "on"},
+                                      {"[0]", "[ 0 ]"},
+                                      {"[0, 1]", "[0,1.0]"},
+                                      {"{}", "{ }"},
+                                      {"adam", "'adam'"},
+                                      {"-1", "-1.0"}}) {
+    EXPECT_TRUE(same_value(wanted, given)) << wanted << " " << given;
+  }
+  for (const auto& [wanted, given] : {Pair{"0.0", "0.01"},
+                                      {"0.0", "false"},
+                                      {"1", "true"},
+                                      {"null", "0"},
+                                      {"false", "null"},
+                                      {"false", "true"},
+                                      {"[0]", "[0, 1]"},
+                                      {"[]", "{}"},
+                                      {"adam", "Adam"},
+                                      {"0", "0x0"}}) {
+    EXPECT_FALSE(same_value(wanted, given)) << wanted << " " << given;
+  }
+  const auto notes = [](const std::vector<Assignment>& line) { return settled({}, line).notes; };
+  for (const auto& [key, value] :
+       std::map<std::string, std::string>{{"model.attention_dropout", "0.00"},
+                                          {"model.hidden_dropout", "0e0"},
+                                          {"optimizer.fp16", "FALSE"},
+                                          {"optimizer.grad_norm_skip_threshold", "Infinity"},
+                                          {"scheduler.lr_warmup_samples", "0.0"},
+                                          {"profiling.profile_ranks", "[ 0 ]"}}) {
+    EXPECT_TRUE(notes({{key, value}}).empty()) << key;
+  }
+  EXPECT_REFUSED(settled({}, {{"model.attention_dropout", "0.10"}}),
+                 "model.attention_dropout=0.10");
+  EXPECT_TRUE(notes({{"optimizer.lr", "1e-4"}, {"optimizer.lr", "0.0001"}}).empty());
+  EXPECT_EQ(notes({{"optimizer.lr", "1e-4"}, {"optimizer.lr", "0.0002"}}).size(), 1);
+}
+
+TEST(BridgeKeys, ErrorsSpeakOfWhatWasTyped) {
+  const auto refused = [&](const std::vector<Assignment>& file,
+                           const std::vector<Assignment>& line) {
+    return error_of([&] { settled(file, line); });
+  };
+  const std::string told = "(dataset.seq_length is model.seq_length here)";
+  expect_mentions(refused({}, {{"dataset.seq_length", "many"}}), {"model.seq_length=many", told});
+  expect_mentions(refused({{"dataset.seq_length", "0"}}, {}), {"model.seq_length=0", told});
+  const SettledRun run = settled({}, {{"train.eval_interval", "7"}, {"dataset.seq_length", "5"}});
+  const auto later = [&](const char* message) {
+    return error_of([&] { in_typed_words(run.typed, [&] { user_error("{}", message); }); });
+  };
+  EXPECT_EQ(later("model.seq_length=5 is short"),
+            fmt::format("model.seq_length=5 is short {}", told));
+  EXPECT_EQ(later("validation.eval_interval=7 and model.seq_length=5"),
+            "validation.eval_interval=7 and model.seq_length=5 (dataset.seq_length is "
+            "model.seq_length here, train.eval_interval is validation.eval_interval here)");
+  EXPECT_EQ(later("model.seq_length_x and my.model.seq_length"),
+            "model.seq_length_x and my.model.seq_length");
+  EXPECT_EQ(later("dataset.seq_length: model.seq_length"), "dataset.seq_length: model.seq_length");
+}
+
+TEST(BridgeKeys, TagsAreAMappingThere) {
+  const auto tags = [](const std::vector<Assignment>& line) {
+    return settled({}, line).config.logger.mlflow_tags;
+  };
+  const Assignment on = {"logger.mlflow_experiment", "e"};
+  using Tags = std::vector<std::string>;
+  EXPECT_EQ(tags({on, {"logger.mlflow_tags", "{team: vision, stage: dev}"}}),
+            (Tags{"team=vision", "stage=dev"}));
+  EXPECT_EQ(tags({on, {"+logger.mlflow_tags.team", "vision"}, {"+logger.mlflow_tags.a/b", "c"}}),
+            (Tags{"team=vision", "a/b=c"}));
+  EXPECT_EQ(tags({on, {"logger.mlflow_tags", "[team=vision]"}}), (Tags{"team=vision"}));
+  EXPECT_EQ(settled({{"logger.mlflow_tags.team", "vision"}}, {on}).config.logger.mlflow_tags,
+            (Tags{"team=vision"}));
+  EXPECT_REFUSED(settled({}, {on, {"logger.mlflow_tags.a", "b,c"}}), "a comma parts tags");
 }
 
 // The real Bridge's files, as they are.
