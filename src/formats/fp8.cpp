@@ -80,6 +80,19 @@ void check_fp8_scale(const at::Tensor& scale, std::string_view what) {
   }
 }
 
+Fp8Scales fp8_scales_of(const std::vector<int64_t>& weight_shape, const at::Tensor& scale,
+                        std::optional<Fp8Block> stated, std::string_view what) {
+  check_fp8_scale(scale, what);
+  const std::vector<int64_t> shape = scale.sizes().vec();
+  const Fp8Block block = fp8_block(weight_shape, shape, stated, what);
+  const Matrix grid = as_matrix(shape);
+  at::Tensor grid_row = at::empty({as_matrix(weight_shape).rows}, at::kInt);
+  auto* rows = grid_row.mutable_data_ptr<int32_t>();
+  for (int64_t i = 0; i < grid_row.numel(); ++i) rows[i] = static_cast<int32_t>(i / block.rows);
+  // A copy: a page of the file would be counted as held, with what lies around it.
+  return {scale.to(at::kFloat).reshape({grid.rows, grid.columns}).clone(), grid_row, block.columns};
+}
+
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what) {
   if (weight.scalar_type() != at::kFloat8_e4m3fn) {

@@ -55,6 +55,8 @@ class SavedRun {
   /// when there is none.
   explicit SavedRun(const std::filesystem::path& path);
 
+  /// What it says of its run; nothing where it does not.
+  std::optional<RunIdentity> identity() const;
   /// Throws as require_same_run() does. A line on stderr tells of each permission in which nothing
   /// differs, and of a checkpoint that does not say which run it is of, so that nothing but its
   /// tensors is checked.

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "bridge/load_quantized.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
 #include "metrics/log.h"
@@ -92,13 +93,14 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   settle_length(config_, *dataset_);
   std::optional<SavedRun> saved;
   if (!config_.checkpoint.load.empty()) saved.emplace(config_.checkpoint.load);
+  settle_base(saved);
   identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
                                     {"dataset.path_or_dataset", content_of(dataset_->files())}});
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (saved && known) saved->require_same(identity_, asked_.may_change);
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
-  model_ = load_model(base_, {config_.dtype(), at::kCPU, config_.peft.base_bits});
+  model_ = load_model(base_, base_build(config_.dtype(), config_.peft.base_bits));
   model_->train();
   if (!config_.trains_adapters()) {
     freeze();
@@ -134,6 +136,19 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   validation_ = Validation::make(config_, processor_);
   if (!validation_) refuse_validation_keys(asked_, config_);
   if (validation_) progress_.best = validation_->comparable(progress_.best);
+}
+
+void Trainer::settle_base(const std::optional<SavedRun>& saved) {
+  std::string& bits = config_.peft.base_bits;
+  const bool asked = bits != "auto";
+  // A checkpoint that does not say what its run was is older than any base in FP8.
+  const RunIdentity before = saved ? saved->identity().value_or(RunIdentity{}) : RunIdentity{};
+  bits = settled_base_bits(config_.peft, base_, saved ? &before : nullptr);
+  if (asked || bits != "fp8") return;
+  fmt::print(stderr,
+             "the base's FP8 projections stay FP8 in memory (peft.base_bits=fp8); "
+             "peft.base_bits=16 widens them to {}\n",
+             config_.model.params_dtype);
 }
 
 void Trainer::freeze() {
