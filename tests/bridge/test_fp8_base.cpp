@@ -17,7 +17,7 @@ using testing::kPerOddBlock;
 using testing::kPerRow;
 using testing::kPerTensor;
 
-constexpr Fp8Form kForms[] = {kPerTensor, kPerRow, kPerBlock, kPerOddBlock};
+constexpr Fp8Form kForms[] = {kPerTensor, kPerRow, kPerBlock, kPerOddBlock, testing::kPerWideBlock};
 // Three layers of four in the language model, two of seven in the vision tower, three of the
 // projector.
 constexpr int64_t kLanguage = 12, kAll = 12 + 14 + 3;
