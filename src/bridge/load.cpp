@@ -77,7 +77,7 @@ at::ScalarType OpenCheckpoint::dtype() const {
 void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
                   std::string_view prefix) {
   const at::NoGradGuard no_grad;
-  const auto quantized = quantized_weights(module);
+  const auto linears = projections(module);
   for (const auto& entry : module.named_parameters()) {
     const std::string name = std::string(prefix) + entry.key();
     at::Tensor parameter = entry.value();
@@ -95,9 +95,16 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
           "tensor {} has shape [{}] but the config says [{}]; are config and weights of one model?",
           name, fmt::join(found->second.shape, ", "), fmt::join(parameter.sizes(), ", "));
     }
-    if (const auto held = quantized.find(entry.key()); held != quantized.end()) {
-      quantize(megatron, name, parameter.scalar_type(), *held->second);
-      continue;
+    if (const auto each = linears.find(entry.key()); each != linears.end()) {
+      Linear& linear = *each->second;
+      if (linear.quantized() != nullptr) {
+        quantize(megatron, name, parameter.scalar_type(), *linear.quantized());
+        continue;
+      }
+      if (!linear.has_values()) {
+        if (hold_fp8(megatron, name, linear)) continue;
+        parameter = linear.weight;
+      }
     }
     // Straight into its place where nothing is to be cast.
     const bool cast = parameter.scalar_type() != found->second.dtype || !parameter.is_cpu() ||

@@ -61,8 +61,9 @@ class OpenCheckpoint {
 bool is_tied(const TensorSource& megatron, const Json& config_json);
 
 /// Fills every parameter from the tensor of its name, cast to the parameter's dtype, and then
-/// quantised where the module holds it so; `prefix` comes before the module's own names. Throws
-/// UserError when one is missing or has another shape; a padded vocabulary is cut.
+/// quantised, or else left in FP8, where the module holds it so; `prefix` comes before the module's
+/// own names. Throws UserError when one is missing or has another shape; a padded vocabulary is
+/// cut.
 void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
                   std::string_view prefix = {});
 

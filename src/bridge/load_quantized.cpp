@@ -2,18 +2,27 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "base/error.h"
-#include "model/linear.h"
+#include "bridge/views.h"
+#include "model/ministral3.h"
 
 namespace trestle {
 
-std::map<std::string, QuantizedWeight*> quantized_weights(const torch::nn::Module& module) {
-  std::map<std::string, QuantizedWeight*> weights;
+std::map<std::string, Linear*> projections(const torch::nn::Module& module) {
+  std::map<std::string, Linear*> found;
   for (const auto& entry : module.named_modules("", /*include_self=*/false)) {
     auto* linear = dynamic_cast<Linear*>(entry.value().get());
-    if (linear != nullptr && linear->quantized() != nullptr) {
-      weights[entry.key() + ".weight"] = linear->quantized();
-    }
+    if (linear != nullptr) found[entry.key() + ".weight"] = linear;
+  }
+  return found;
+}
+
+std::map<std::string, QuantizedWeight*> quantized_weights(const torch::nn::Module& module) {
+  std::map<std::string, QuantizedWeight*> weights;
+  for (const auto& [name, linear] : projections(module)) {
+    if (linear->quantized() != nullptr) weights[name] = linear->quantized();
   }
   return weights;
 }
@@ -29,6 +38,52 @@ void quantize(const TensorSource& source, const std::string& name, at::ScalarTyp
         "checkpoint, or hold its base in 16 bits",
         name, into.bits());
   }
+}
+
+bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into) {
+  auto scales = source.fp8_scales(name);
+  if (!scales) {
+    into.allocate();
+    return false;
+  }
+  const TensorInfo stored{at::kFloat8_e4m3fn, source.tensors().at(name).shape};
+  at::Tensor codes = at::empty(stored.shape, stored.dtype);
+  auto* out = static_cast<std::byte*>(codes.mutable_data_ptr());
+  for_row_blocks(stored, [&](RowRange range) {
+    source.read_fp8_rows(name, range,
+                         out + stored.row_bytes() * static_cast<uint64_t>(range.first));
+  });
+  into.hold(Fp8Weight(std::move(codes), std::move(*scales)));
+  return true;
+}
+
+int64_t count_fp8(const TensorSource& megatron, const ModelConfig& config) {
+  const Ministral3 shell(config, {at::kBFloat16, at::Device(at::kMeta)});
+  return std::ranges::count_if(projections(shell), [&](const auto& each) {
+    // The head is held as the embedding is.
+    return !may_be_padded(each.first) && megatron.fp8_scales(each.first);
+  });
+}
+
+Build base_build(at::ScalarType dtype, std::string_view bits) {
+  Build build{dtype, at::kCPU};
+  if (bits == "8") build.weight_bits = 8;
+  if (bits == "4") build.weight_bits = 4;
+  build.keep_fp8 = bits == "fp8";
+  return build;
+}
+
+NamedTensors held_tensors(Linear& linear) {
+  if (const QuantizedWeight* held = linear.quantized()) {
+    return {{"codes", held->codes()}, {"absmax", held->absmax()}};
+  }
+  if (const Fp8Weight* held = linear.fp8()) {
+    const Fp8Scales& scales = held->scales();
+    return {{"codes", held->codes()},
+            {fmt::format("scales of {}", scales.columns), scales.values},
+            {"grid rows", scales.grid_row}};
+  }
+  return {};
 }
 
 }  // namespace trestle

@@ -1,15 +1,19 @@
-// Weights that a model holds quantised, on their way from a checkpoint. Called by load.
+// Weights that a model holds quantised or in FP8, on their way from a checkpoint. Called by load,
+// and by whoever asks which they are.
 #pragma once
+
+#include <ATen/core/Tensor.h>
 
 #include <map>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "formats/tensor_source.h"
+#include "model/config.h"
+#include "model/linear.h"
 #include "model/quantized.h"
-
-namespace torch::nn {
-class Module;
-}
 
 namespace trestle {
 
@@ -22,5 +26,23 @@ std::map<std::string, QuantizedWeight*> quantized_weights(const torch::nn::Modul
 /// UserError, naming the tensor, where a value is no finite number.
 void quantize(const TensorSource& source, const std::string& name, at::ScalarType dtype,
               QuantizedWeight& into);
+
+/// The projections below `module` by the names of their weights; the pointers live as long as it.
+std::map<std::string, Linear*> projections(const torch::nn::Module& module);
+
+/// Of a projection that Build::keep_fp8 left without a weight: holds that of the checkpoint in FP8
+/// where it is stored so, a copy of codes and scales; else allocates one, and returns false.
+bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into);
+
+/// How many projections of such a model hold_fp8() would hold.
+int64_t count_fp8(const TensorSource& megatron, const ModelConfig& config);
+
+/// What peft.base_bits and --base-bits may say, but for `auto`: "16" (of `dtype`), "8", "4", or
+/// "fp8" (as the checkpoint has them).
+Build base_build(at::ScalarType dtype, std::string_view bits);
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+/// What a weight is held by, each with a name; nothing where it is held as it is.
+NamedTensors held_tensors(Linear& linear);
 
 }  // namespace trestle

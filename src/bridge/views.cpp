@@ -115,6 +115,32 @@ void HfAsMegatron::read_rows(const std::string& name, RowRange range, std::byte*
   }
 }
 
+std::optional<Fp8Scales> HfAsMegatron::fp8_scales(const std::string& name) const {
+  const Mapping& mapping = *by_name_.at(name);
+  if (mapping.hf.size() == 1) return hf_.fp8_scales(mapping.hf[0]);
+  std::vector<at::Tensor> values, grid_rows;
+  int64_t columns = 0, rows = 0;
+  for (const std::string& part : mapping.hf) {
+    auto scales = hf_.fp8_scales(part);
+    if (!scales || (columns != 0 && scales->columns != columns)) return {};
+    columns = scales->columns;
+    grid_rows.push_back(scales->grid_row + rows);
+    rows += scales->values.size(0);
+    values.push_back(std::move(scales->values));
+  }
+  return Fp8Scales{at::cat(values), mapping.layout.fuse(grid_rows, 0).to(at::kInt).contiguous(),
+                   columns};
+}
+
+void HfAsMegatron::read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const Mapping& mapping = *by_name_.at(name);
+  const auto row = static_cast<uint64_t>(mapping.shape[1]);
+  for (const auto& run : mapping.layout.runs(range.first, range.count, mapping.rows())) {
+    hf_.read_fp8_rows(mapping.hf[run.part], {run.part_row, run.rows},
+                      out + row * static_cast<uint64_t>(run.fused_row - range.first));
+  }
+}
+
 MegatronAsHf::MegatronAsHf(const TensorSource& megatron, const ModelConfig& config)
     : megatron_(megatron), table_(mappings(config)) {
   require_agreement(megatron, table_, Spoken::kMegatron, false);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,6 +40,10 @@ class HfAsMegatron : public TensorSource {
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   at::Tensor read(const std::string& name) const override;
   void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
+  /// Of what is made of several matrices: where all of them are in FP8, and their scales belong to
+  /// the same columns.
+  std::optional<Fp8Scales> fp8_scales(const std::string& name) const override;
+  void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const override;
   const std::vector<Mapping>& table() const { return table_; }
 
  private:

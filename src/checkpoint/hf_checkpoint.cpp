@@ -249,4 +249,16 @@ void HfCheckpoint::read_rows(const std::string& name, RowRange range, std::byte*
                       place(*entry.file, entry.name), reinterpret_cast<at::BFloat16*>(out));
 }
 
+std::optional<Fp8Scales> HfCheckpoint::fp8_scales(const std::string& name) const {
+  const HfStored& entry = stored(name);
+  if (entry.scale_file == nullptr || entry.info.shape.size() != 2) return {};
+  return fp8_scales_of(entry.info.shape, read_all_rows(*entry.scale_file, entry.scale_name),
+                       fp8_block_, place(*entry.file, entry.name));
+}
+
+void HfCheckpoint::read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const {
+  const HfStored& entry = stored(name);
+  entry.file->read_rows(entry.name, range, out);
+}
+
 }  // namespace trestle

@@ -43,6 +43,8 @@ class HfCheckpoint : public TensorSource {
   const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
   at::Tensor read(const std::string& name) const override;
   void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
+  std::optional<Fp8Scales> fp8_scales(const std::string& name) const override;
+  void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const override;
   /// The same tensor as it lies in the file, for `trestle inspect`.
   const HfStored& stored(const std::string& name) const;
 

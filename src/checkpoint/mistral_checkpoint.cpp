@@ -36,4 +36,24 @@ void MistralCheckpoint::read_rows(const std::string& name, RowRange range, std::
       directory().string() + ": tensor " + name);
 }
 
+std::optional<Fp8Scales> MistralCheckpoint::fp8_scales(const std::string& name) const {
+  auto scales = HfCheckpoint::fp8_scales(name);
+  const auto heads = rotary_heads(name, config());
+  if (scales && heads) {
+    scales->grid_row =
+        halves_from_pairs(scales->grid_row, *heads, directory().string() + ": tensor " + name);
+  }
+  return scales;
+}
+
+void MistralCheckpoint::read_fp8_rows(const std::string& name, RowRange range,
+                                      std::byte* out) const {
+  const auto heads = rotary_heads(name, config());
+  if (!heads) return HfCheckpoint::read_fp8_rows(name, range, out);
+  read_moved_rows(
+      {at::kByte, tensors().at(name).shape}, *heads, halves_from_pairs, range, out,
+      [&](RowRange whole, std::byte* rows) { HfCheckpoint::read_fp8_rows(name, whole, rows); },
+      directory().string() + ": tensor " + name);
+}
+
 }  // namespace trestle

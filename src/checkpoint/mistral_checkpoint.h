@@ -21,6 +21,8 @@ class MistralCheckpoint : public HfCheckpoint {
   /// before rows move, so a scale of a row stays with its row.
   at::Tensor read(const std::string& name) const override;
   void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
+  std::optional<Fp8Scales> fp8_scales(const std::string& name) const override;
+  void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const override;
 };
 
 }  // namespace trestle

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "bridge/load_quantized.h"
 #include "cli/number_flag.h"
 #include "hub/hub.h"
 #include "model/ministral3.h"
@@ -21,9 +22,11 @@ void ModelFlags::add_to(Command command) {
               "adapters");
   command.add("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       .one_of({"float32", "bfloat16"});
-  add_number(command, "--base-bits,--base_bits", base_bits, OneOfNumbers(4, 8, 16),
-             "bits of the projections in memory: 16 (as --dtype), 8, or 4; peft.base_bits of a "
-             "run gives what it was trained on");
+  command
+      .add("--base-bits,--base_bits", base_bits,
+           "bits of the projections in memory: 16 (as --dtype), 8, 4, or fp8 (those that the "
+           "checkpoint has so, as they are); peft.base_bits of a run gives what it was trained on")
+      .one_of({"4", "8", "16", "fp8"});
   format.add_to(command);
 }
 
@@ -38,7 +41,7 @@ void refuse_image_flags(const Command& command, std::string_view why) {
   command.refuse_given({"--image-max-edge", "--image-max-tokens"}, why);
 }
 
-OpenCheckpoint ModelFlags::open() const {
+OpenCheckpoint ModelFlags::open_named() const {
   constexpr const char *kHf = "--hf-model-path", *kMegatron = "--megatron-model-path";
   if (megatron_model_path.empty()) {
     if (hf_model_path.empty()) user_error("give {} or {}", kHf, kMegatron);
@@ -57,9 +60,17 @@ OpenCheckpoint ModelFlags::open() const {
   return OpenCheckpoint(weights, resolve_model(hf_model_path, kHf, HubFiles::kAssets), form);
 }
 
+OpenCheckpoint ModelFlags::open() const {
+  OpenCheckpoint checkpoint = open_named();
+  if (base_bits == "fp8" && count_fp8(checkpoint.weights(), checkpoint.config()) == 0) {
+    user_error("--base-bits fp8 has no effect: no projection of the model is in FP8; leave it out");
+  }
+  return checkpoint;
+}
+
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
   const bool half = dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16";
-  auto model = load_model(checkpoint, {half ? at::kBFloat16 : at::kFloat, at::kCPU, base_bits});
+  auto model = load_model(checkpoint, base_build(half ? at::kBFloat16 : at::kFloat, base_bits));
   if (!adapter_path.empty()) {
     const auto adapter = resolve_model(adapter_path, "--adapter-path");
     if (load_adapter(*model, adapter).changes_nothing) {

@@ -21,17 +21,21 @@ class Ministral3;
 
 struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
-  int64_t base_bits = 16;
+  std::string base_bits = "16";
   FormatFlag format;
 
   void add_to(Command command);
   /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF
   /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given, or
-  /// both and the first is no Megatron checkpoint.
+  /// both and the first is no Megatron checkpoint, and for --base-bits fp8 of a model that has
+  /// none.
   OpenCheckpoint open() const;
   /// With the adapter, in eval mode; in the asked dtype, or else the checkpoint's if it is
   /// bfloat16, or else float32.
   std::shared_ptr<Ministral3> load(const OpenCheckpoint& checkpoint) const;
+
+ private:
+  OpenCheckpoint open_named() const;
 };
 
 /// --image-max-edge and --image-max-tokens.

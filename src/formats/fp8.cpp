@@ -80,6 +80,21 @@ void check_fp8_scale(const at::Tensor& scale, std::string_view what) {
   }
 }
 
+Fp8Scales fp8_scales_of(const std::vector<int64_t>& weight_shape, const at::Tensor& scale,
+                        std::optional<Fp8Block> stated, std::string_view what) {
+  check_fp8_scale(scale, what);
+  const std::vector<int64_t> shape = scale.sizes().vec();
+  const Fp8Block block = fp8_block(weight_shape, shape, stated, what);
+  const Matrix grid = as_matrix(shape), matrix = as_matrix(weight_shape);
+  at::Tensor grid_row = at::empty({matrix.rows}, at::kInt);
+  auto* rows = grid_row.mutable_data_ptr<int32_t>();
+  for (int64_t i = 0; i < grid_row.numel(); ++i) rows[i] = static_cast<int32_t>(i / block.rows);
+  // A copy: a page of the file would be counted as held, with what lies around it.
+  // A config may state blocks that are wider than the matrix.
+  return {scale.to(at::kFloat).reshape({grid.rows, grid.columns}).clone(), grid_row,
+          std::clamp<int64_t>(block.columns, 1, std::max<int64_t>(matrix.columns, 1))};
+}
+
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,
                           std::optional<Fp8Block> stated, std::string_view what) {
   if (weight.scalar_type() != at::kFloat8_e4m3fn) {

@@ -1,5 +1,5 @@
-// FP8 (e4m3) weights with their `weight_scale_inv`, folded into bf16. Called by hf_checkpoint on
-// reading.
+// FP8 (e4m3) weights with their `weight_scale_inv`: folded into bf16, or what a model needs to hold
+// them as they are. Called by hf_checkpoint on reading.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "formats/tensor_source.h"
+#include "model/fp8_weight.h"
 
 namespace trestle {
 
@@ -33,6 +34,11 @@ Fp8Block fp8_block(const std::vector<int64_t>& weight_shape,
 
 /// Throws UserError unless the scale is of a floating type and finite throughout.
 void check_fp8_scale(const at::Tensor& scale, std::string_view what);
+
+/// The scales of a matrix of that shape as a held weight takes them; the arguments are fp8_block's.
+/// Throws UserError as it and check_fp8_scale do.
+Fp8Scales fp8_scales_of(const std::vector<int64_t>& weight_shape, const at::Tensor& scale,
+                        std::optional<Fp8Block> stated, std::string_view what);
 
 /// weight (float8_e4m3fn) * scale in fp32, rounded once to bf16; same shape. Scales must be finite.
 at::Tensor dequantize_fp8(const at::Tensor& weight, const at::Tensor& scale,

@@ -25,6 +25,12 @@ void TensorSource::read_rows(const std::string& name, RowRange range, std::byte*
               row * static_cast<uint64_t>(range.count));
 }
 
+std::optional<Fp8Scales> TensorSource::fp8_scales(const std::string&) const { return {}; }
+
+void TensorSource::read_fp8_rows(const std::string& name, RowRange, std::byte*) const {
+  TORCH_CHECK(false, name, " is not in FP8");
+}
+
 at::Tensor read_range(const TensorSource& source, const std::string& name, RowRange range) {
   const TensorInfo& info = source.tensors().at(name);
   std::vector<int64_t> shape = info.shape;

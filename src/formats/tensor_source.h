@@ -9,9 +9,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "model/fp8_weight.h"
 
 namespace trestle {
 
@@ -52,6 +55,11 @@ class TensorSource {
   /// Copies a range of rows to `out`, which has room for them: the same bytes as in read().
   /// Sources that can do so without making the whole tensor override it. Throws as read() does.
   virtual void read_rows(const std::string& name, RowRange range, std::byte* out) const;
+  /// Of a matrix that is stored in FP8, whose values read() gives: how its codes are scaled. Throws
+  /// as read() does, and where a scale is no finite number.
+  virtual std::optional<Fp8Scales> fp8_scales(const std::string& name) const;
+  /// Of the same matrix: the codes of a range of rows, a byte each.
+  virtual void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const;
 };
 
 /// Rows of a tensor as a tensor of their own; a tensor without axes has one row.

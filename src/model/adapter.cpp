@@ -8,13 +8,12 @@ namespace trestle {
 
 namespace {
 
-// Rows of a weight that are in fp32 at a time: a large weight has no whole copy.
-constexpr int64_t kRows = 256;
-
 // fn(first row, number of rows) for blocks that cover `rows`.
 template <class Function>
 void for_row_blocks(int64_t rows, const Function& fn) {
-  for (int64_t start = 0; start < rows; start += kRows) fn(start, std::min(kRows, rows - start));
+  for (int64_t start = 0; start < rows; start += kAdapterRows) {
+    fn(start, std::min(kAdapterRows, rows - start));
+  }
 }
 
 }  // namespace

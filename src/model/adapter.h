@@ -14,6 +14,9 @@
 
 namespace trestle {
 
+/// Rows of a weight that are in fp32 at a time: a large weight has no whole copy.
+constexpr int64_t kAdapterRows = 256;
+
 /// One low-rank pair: x -> (alpha / rank) B A x. `linear_in.weight` A is [rank, in],
 /// `linear_out.weight` B is [out, rank], DoRA's `weight_magnitude` m is [out].
 class LowRank : public torch::nn::Module {

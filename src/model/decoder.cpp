@@ -84,7 +84,8 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
       "final_layernorm", std::make_shared<RmsNorm>(config.hidden_size, config.rms_norm_eps, build));
   if (!config.tie_word_embeddings) {
     Build head = build;
-    head.weight_bits = 16;  // as the embedding, which in other models is the head
+    head.weight_bits = 16;
+    head.keep_fp8 = false;  // as the embedding, which in other models is the head
     output_layer_ = register_module(
         "output_layer", std::make_shared<Linear>(config.hidden_size, config.vocab_size, head));
   }

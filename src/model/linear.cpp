@@ -27,21 +27,62 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
     quantized_.emplace(out, in, build.weight_bits);
     values.device = at::kMeta;
   }
+  if (build.keep_fp8) values.device = at::kMeta;
   weight = register_parameter("weight", values.empty({out, in}));
   if (with_bias) bias = register_parameter("bias", build.empty({out}));
 }
 
 at::Tensor Linear::product(const at::Tensor& x) const {
+  if (fp8_) return fp8_linear(x, *fp8_);
   return quantized_ ? quantized_linear(x, *quantized_) : at::linear(x, weight);
 }
 
 at::Tensor Linear::product_and_bias(const at::Tensor& x) const {
-  if (!quantized_) return at::linear(x, weight, bias);
+  if (!is_held()) return at::linear(x, weight, bias);
   return bias.defined() ? product(x) + bias : product(x);
 }
 
 at::Tensor Linear::dense_weight() const {
+  if (fp8_) return fp8_->dense(weight.scalar_type());
   return quantized_ ? quantized_->dense(weight.scalar_type()) : weight;
+}
+
+void Linear::for_dense_rows(const std::function<void(int64_t, const at::Tensor&)>& fn) const {
+  if (!is_held()) return fn(0, weight);
+  const int64_t rows = weight.size(0);
+  const IndexRange all{0, weight.size(1)};
+  const int64_t row_bytes = std::max<int64_t>(1, all.count * weight.element_size());
+  // Whole blocks of what an adapter takes at a time, so that its sums are those of the whole.
+  const int64_t most = std::max<int64_t>(1, kTileBytes / row_bytes / kAdapterRows) * kAdapterRows;
+  for (int64_t first = 0; first < rows; first += most) {
+    const IndexRange range{first, std::min(most, rows - first)};
+    fn(first, fp8_ ? fp8_->dense(range, all, weight.scalar_type())
+                   : quantized_->dense(range, all, weight.scalar_type()));
+  }
+}
+
+void Linear::set_weight(at::Tensor value) {
+  value.requires_grad_(weight.requires_grad());
+  parameters_["weight"] = value;  // what named_parameters() gives
+  weight = std::move(value);
+}
+
+void Linear::hold(Fp8Weight fp8) {
+  TORCH_CHECK(!quantized_ && fp8.rows() == weight.size(0) && fp8.columns() == weight.size(1),
+              "a weight in FP8 has the shape of its projection");
+  set_weight(at::empty_like(weight, weight.options().device(at::kMeta)));
+  fp8_ = std::move(fp8);
+}
+
+void Linear::allocate() {
+  TORCH_CHECK(!is_held(), "this projection holds its weight in another form");
+  set_weight(at::empty_like(weight, weight.options().device(at::kCPU)));
+}
+
+void Linear::widen() {
+  if (!fp8_) return;
+  set_weight(dense_weight());
+  fp8_.reset();
 }
 
 at::Tensor Linear::forward(const at::Tensor& x) const {
@@ -62,13 +103,21 @@ const at::Tensor& Linear::row_norms() const {
   const bool training = at::GradMode::is_enabled();
   // What is kept serves training too, which takes no tensor made in inference mode.
   const c10::InferenceMode normal(false);
-  const at::Tensor& held = quantized_ ? quantized_->codes() : weight;
-  const at::Tensor& squares = row_squares_.get({held}, !(training && weight.requires_grad()),
-                                               [&] { return square_rows(dense_weight()); });
+  const at::Tensor& held = fp8_ ? fp8_->codes() : quantized_ ? quantized_->codes() : weight;
+  const at::Tensor& squares = row_squares_.get({held}, !(training && weight.requires_grad()), [&] {
+    std::vector<at::Tensor> sums;
+    for_dense_rows([&](int64_t, const at::Tensor& rows) { sums.push_back(square_rows(rows)); });
+    return at::cat(sums);
+  });
   std::vector<at::Tensor> sources = adapter_->low_rank_weights();
   sources.push_back(held);
-  return row_norms_.get(sources, !training,
-                        [&] { return adapter_->row_norms(dense_weight(), squares); });
+  return row_norms_.get(sources, !training, [&] {
+    std::vector<at::Tensor> norms;
+    for_dense_rows([&](int64_t first, const at::Tensor& rows) {
+      norms.push_back(adapter_->row_norms(rows, squares.narrow(0, first, rows.size(0)), first));
+    });
+    return at::cat(norms);
+  });
 }
 
 void Linear::attach(std::shared_ptr<Adapter> adapter) {
@@ -80,6 +129,7 @@ void Linear::merge_adapter() {
   if (!adapter_) return;
   TORCH_CHECK(!quantized_, "an adapter is merged into the original weight, not the quantised one");
   const at::NoGradGuard no_grad;
+  widen();
   weight.copy_(adapter_->merged(weight));
   unregister_module("adapter");
   adapter_ = nullptr;

@@ -4,12 +4,14 @@
 
 #include <torch/nn/module.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "model/adapter.h"
+#include "model/fp8_weight.h"
 #include "model/fused.h"
 #include "model/quantized.h"
 
@@ -22,6 +24,9 @@ struct Build {
   at::Device device = at::kCPU;
   /// 4 or 8: projections hold their weight as a QuantizedWeight, on the CPU; the rest is of dtype.
   int64_t weight_bits = 16;
+  /// Projections have no weight yet: the loader gives each `hold()` where the checkpoint has it in
+  /// FP8, else `allocate()`.
+  bool keep_fp8 = false;
 
   at::Tensor empty(at::IntArrayRef shape) const;
 };
@@ -56,8 +61,8 @@ class Derived {
   at::Tensor value_;
 };
 
-/// y = x W^T + b, weight [out, in]. A quantised weight gives gradients to x alone; `weight` then
-/// says its shape and dtype, on the meta device.
+/// y = x W^T + b, weight [out, in]. A weight that is held quantised or in FP8 gives gradients to x
+/// alone; `weight` then says its shape and dtype, on the meta device.
 class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in, int64_t out, const Build& build, bool bias = false,
@@ -68,26 +73,39 @@ class Linear : public torch::nn::Module {
   /// Of W + s B A, [out] in fp32: what a DoRA adapter divides by. Kept while no gradients are asked
   /// for; in training only the part of the frozen weight is.
   const at::Tensor& row_norms() const;
-  /// Adds the adapter to the weight (in fp32, rounded once) and removes it. Not where the weight is
-  /// quantised.
+  /// Adds the adapter to the weight (in fp32, rounded once) and removes it; one in FP8 is widened
+  /// first. Not where the weight is quantised.
   void merge_adapter();
   const std::shared_ptr<Adapter>& adapter() const { return adapter_; }
   const FusedLayout& layout() const { return layout_; }
-  /// The weight, or the values of the quantised one in its dtype, which are made anew each time.
+  /// The weight, or the values of the held one in its dtype, which are made anew each time.
   at::Tensor dense_weight() const;
-  /// Null where the weight is held as it is.
+  /// fn(first row, rows) for the same, as few rows at a time as one tile of a held weight has.
+  void for_dense_rows(const std::function<void(int64_t, const at::Tensor&)>& fn) const;
+  /// Null where the weight is held as it is, or in FP8.
   QuantizedWeight* quantized() { return quantized_ ? &*quantized_ : nullptr; }
+  /// Null where the weight is held as it is, or quantised.
+  const Fp8Weight* fp8() const { return fp8_ ? &*fp8_ : nullptr; }
+  /// Holds the weight in FP8.
+  void hold(Fp8Weight fp8);
+  /// Holds the weight as it is, on the CPU, uninitialised.
+  void allocate();
+  /// Of a weight in FP8: holds its values instead, which can be written to.
+  void widen();
   /// Not on the meta device.
-  bool has_values() const { return quantized_ || !weight.is_meta(); }
+  bool has_values() const { return is_held() || !weight.is_meta(); }
 
   at::Tensor weight, bias;
 
  private:
   at::Tensor product(const at::Tensor& x) const;
   at::Tensor product_and_bias(const at::Tensor& x) const;
+  bool is_held() const { return quantized_ || fp8_; }
+  void set_weight(at::Tensor value);
 
   FusedLayout layout_;
   std::optional<QuantizedWeight> quantized_;
+  std::optional<Fp8Weight> fp8_;
   std::shared_ptr<Adapter> adapter_;
   mutable Derived row_squares_, row_norms_;
 };

@@ -2,24 +2,22 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
 #include <cmath>
 #include <limits>
 #include <span>
 
+#include "model/tiled_product.h"
+
 namespace trestle {
 
 namespace {
 
 constexpr int64_t kBlock = QuantizedWeight::kBlock;
+static_assert(kTileColumns % kBlock == 0, "a tile starts at a block");
 // Values that one thread takes at a time.
 constexpr int64_t kGrain = 1 << 16;
-// Of a dense tile: small enough to come from the heap again and again (a mapping of its own would
-// be cleared page by page each time), large enough for a matrix product of full speed.
-constexpr int64_t kTileBytes = 16 << 20;
-
 // QLoRA, appendix E, with the digits of bitsandbytes.
 constexpr std::array<float, 16> kNf4 = {-1.0F,
                                         -0.6961928009986877F,
@@ -141,51 +139,6 @@ at::Tensor tile_of(const QuantizedWeight& weight, IndexRange rows, IndexRange co
   return out;
 }
 
-// fn(range) for ranges of at most `most` indices that cover `count`.
-template <class Function>
-void for_ranges(int64_t count, int64_t most, const Function& fn) {
-  for (int64_t first = 0; first < count; first += most) {
-    fn(IndexRange{first, std::min(most, count - first)});
-  }
-}
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-class QuantizedProduct : public torch::autograd::Function<QuantizedProduct> {
- public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
-                            const QuantizedWeight& weight) {
-    context->save_for_backward({weight.codes(), weight.absmax()});
-    context->saved_data["columns"] = weight.columns();
-    const IndexRange all{0, weight.columns()};
-    const int64_t most = std::max<int64_t>(
-        1, kTileBytes / std::max<int64_t>(1, weight.columns() * x.element_size()));
-    at::Tensor y = at::empty({x.size(0), weight.rows()}, x.options());
-    for_ranges(weight.rows(), most, [&](IndexRange rows) {
-      y.narrow(1, rows.first, rows.count)
-          .copy_(at::linear(x, weight.dense(rows, all, x.scalar_type())));
-    });
-    return y;
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& up) {
-    const variable_list saved = context->get_saved_variables();
-    const QuantizedWeight weight(saved[0], saved[1], context->saved_data["columns"].toInt());
-    const at::Tensor& up_TO = up.front();
-    const IndexRange all{0, weight.rows()};
-    // Tiles of columns, so that every sum over the rows is made in one product.
-    const int64_t blocks =
-        kTileBytes / (kBlock * up_TO.element_size()) / std::max<int64_t>(1, weight.rows());
-    at::Tensor down = at::empty({up_TO.size(0), weight.columns()}, up_TO.options());
-    for_ranges(weight.columns(), std::max<int64_t>(1, blocks) * kBlock, [&](IndexRange columns) {
-      down.narrow(1, columns.first, columns.count)
-          .copy_(at::mm(up_TO, weight.dense(all, columns, up_TO.scalar_type())));
-    });
-    return {down, at::Tensor()};
-  }
-};
-
 }  // namespace
 
 QuantizedWeight::QuantizedWeight(int64_t rows, int64_t columns, int64_t bits)
@@ -195,8 +148,10 @@ QuantizedWeight::QuantizedWeight(int64_t rows, int64_t columns, int64_t bits)
   TORCH_CHECK(bits == 4 || bits == 8, "weights are quantised to 4 or 8 bits, not ", bits);
 }
 
-QuantizedWeight::QuantizedWeight(at::Tensor codes, at::Tensor absmax, int64_t columns)
-    : codes_(std::move(codes)), absmax_(std::move(absmax)), columns_(columns) {}
+QuantizedWeight::QuantizedWeight(WeightParts parts)
+    : codes_(std::move(parts.tensors[0])),
+      absmax_(std::move(parts.tensors[1])),
+      columns_(parts.size) {}
 
 void QuantizedWeight::set_rows(int64_t first, const at::Tensor& values) {
   TORCH_CHECK(values.dim() == 2 && values.size(1) == columns_ && first >= 0 &&
@@ -239,7 +194,7 @@ at::Tensor QuantizedWeight::dense(IndexRange rows, IndexRange columns, at::Scala
 }
 
 at::Tensor quantized_linear(const at::Tensor& x, const QuantizedWeight& weight) {
-  return QuantizedProduct::apply(x, weight);
+  return TiledProduct<QuantizedWeight>::apply(x, weight);
 }
 
 }  // namespace trestle

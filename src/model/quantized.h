@@ -6,13 +6,9 @@
 
 #include <cstdint>
 
-namespace trestle {
+#include "model/tiles.h"
 
-/// Indices [first, first + count) of an axis.
-struct IndexRange {
-  int64_t first = 0;
-  int64_t count = 0;
-};
+namespace trestle {
 
 /// A matrix [rows, columns] in blocks of kBlock columns of one row, the last of a row perhaps
 /// shorter, each with its largest magnitude `absmax`, fp32 [rows, blocks].
@@ -28,8 +24,8 @@ class QuantizedWeight {
 
   /// All zeros. `bits` is 4 or 8.
   QuantizedWeight(int64_t rows, int64_t columns, int64_t bits);
-  /// From what codes() and absmax() gave.
-  QuantizedWeight(at::Tensor codes, at::Tensor absmax, int64_t columns);
+  explicit QuantizedWeight(WeightParts parts);
+  WeightParts parts() const { return {{codes_, absmax_}, columns_}; }
 
   /// Quantises [n, columns] fp32 into rows [first, first + n). A block with a value that is no
   /// finite number has NaN as its absmax.

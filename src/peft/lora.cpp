@@ -104,7 +104,12 @@ bool changes_nothing(const Ministral3& model) {
     if (!adapter) return true;
     // Only DoRA's depends on the base.
     if (!adapter->is_dora()) return adapter->changes_nothing(site.linear->weight);
-    return site.linear->has_values() && adapter->changes_nothing(site.linear->dense_weight());
+    if (!site.linear->has_values()) return false;
+    bool nothing = true;
+    site.linear->for_dense_rows([&](int64_t first, const at::Tensor& rows) {
+      nothing = nothing && adapter->changes_nothing(rows, first);
+    });
+    return nothing;
   });
 }
 
@@ -125,20 +130,24 @@ double LoraConfig::scaling_alpha() const {
   return use_rslora ? alpha * std::sqrt(static_cast<double>(dim)) : alpha;
 }
 
+bool LoraConfig::starts_with_pissa() const {
+  return pissa_iterations(lora_A_init_method).has_value();
+}
+
 void LoraConfig::validate() const {
   check_values(*this, "peft.");
-  if (base_bits != 16 && scheme.empty()) {
+  if (has_held_base() && scheme.empty()) {
     user_error(
         "peft.base_bits={} holds the weights in a form that cannot train; set peft.scheme to lora "
         "or dora, or peft.base_bits to 16",
         base_bits);
   }
-  const bool pissa = pissa_iterations(lora_A_init_method).has_value();
+  const bool pissa = starts_with_pissa();
   if (pissa && is_dora()) {
     user_error("peft.lora_A_init_method={} with peft.scheme=dora is not supported; use lora",
                lora_A_init_method);
   }
-  if (pissa && base_bits != 16) {
+  if (pissa && has_held_base()) {
     user_error(
         "peft.lora_A_init_method={} moves the base, which peft.base_bits={} holds in a form that "
         "cannot move; start otherwise or hold it in 16",

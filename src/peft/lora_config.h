@@ -23,9 +23,12 @@ struct LoraConfig {
   std::string lora_B_init_method = "zero";
   bool use_rslora = false;
   double lora_plus_ratio = 1;
-  int64_t base_bits = 16;
+  std::string base_bits = "auto";
   std::string adapter_path;
 
+  bool starts_with_pissa() const;
+  /// base_bits, in a form of which only adapters train.
+  bool has_held_base() const { return base_bits != "auto" && base_bits != "16"; }
   bool is_dora() const { return scheme == "dora"; }
   /// The alpha of which alpha / dim is the scale of B A: with use_rslora alpha * sqrt(dim)
   /// (Kalajdzievski 2023).
@@ -58,8 +61,11 @@ struct LoraConfig {
               "scale by alpha / sqrt(dim) instead"),
         field("lora_plus_ratio", &LoraConfig::lora_plus_ratio, OnResume::kFree, above(0, 1e6),
               "learning rate of B and of magnitudes over that of A (LoRA+)"),
-        field("base_bits", &LoraConfig::base_bits, OnResume::kSame, OneOfNumbers(4, 8, 16),
-              "of the base's projections in memory: 16 (as params_dtype), 8, or 4 (QLoRA's NF4)"),
+        field("base_bits", &LoraConfig::base_bits, OnResume::kSame,
+              OneOf("auto", "fp8", "4", "8", "16"),
+              "of the base's projections in memory: 16 (as params_dtype), 8, 4 (QLoRA's NF4), or "
+              "fp8 (those that the checkpoint has so, as they are); auto is fp8 under adapters "
+              "where there are such, but for pissa, else 16"),
         field("adapter_path", &LoraConfig::adapter_path, OnResume::kSameContent,
               "start from this adapter; it says dim, alpha and targets"));
   }

@@ -76,6 +76,7 @@ std::optional<int64_t> pissa_iterations(const std::string& method) {
 void start_pissa(const AdapterSite& site, int64_t iterations, const at::Generator& generator) {
   const at::NoGradGuard no_grad;
   Adapter& adapter = *site.linear->adapter();
+  site.linear->widen();  // what moves is no code
   const at::Tensor& weight = site.linear->weight;
   if (const auto& whole = adapter.whole()) {
     start_pair(*whole, weight, iterations, generator);

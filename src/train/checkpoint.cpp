@@ -46,11 +46,16 @@ SavedRun::SavedRun(const std::filesystem::path& path, bool verified)
   if (verified) require_integrity(checkpoint_.directory());
 }
 
+std::optional<RunIdentity> SavedRun::identity() const {
+  const auto found = own_.find("identity");
+  if (found == own_.end()) return {};
+  return RunIdentity::from_json(*found, name_);
+}
+
 void SavedRun::require_same(const RunIdentity& now, const std::set<std::string>& may_change) const {
-  if (const auto identity = own_.find("identity"); identity != own_.end()) {
+  if (const auto before = identity()) {
     // Told and not refused: a job that is started again has saved its difference the first time.
-    for (const std::string& key :
-         require_same_run(RunIdentity::from_json(*identity, name_), now, may_change, name_)) {
+    for (const std::string& key : require_same_run(*before, now, may_change, name_)) {
       fmt::print(stderr, "--allow-change {} was not needed: checkpoint.load={} has the same\n", key,
                  name_);
     }

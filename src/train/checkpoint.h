@@ -63,6 +63,8 @@ class SavedRun {
   /// says.
   explicit SavedRun(const std::filesystem::path& path, bool verified = false);
 
+  /// What it says of its run; nothing where it does not.
+  std::optional<RunIdentity> identity() const;
   /// Throws as require_same_run() does. A line on stderr tells of each permission in which nothing
   /// differs, and of a checkpoint that does not say which run it is of, so that nothing but its
   /// tensors is checked.

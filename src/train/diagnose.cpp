@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "bridge/load_quantized.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -11,13 +12,24 @@ namespace {
 
 bool is_finite(const at::Tensor& tensor) { return at::isfinite(tensor).all().item<bool>(); }
 
+// What quantised weights are made of was found finite when they were.
+bool is_finite(const Linear& linear) {
+  bool finite = true;
+  if (linear.fp8() != nullptr) {
+    linear.for_dense_rows([&](int64_t, const at::Tensor& rows) { finite &= is_finite(rows); });
+  }
+  return finite;
+}
+
 }  // namespace
 
 std::string first_bad_tensor(const Ministral3& model, const Batch& batch) {
   const at::NoGradGuard no_grad;
+  const auto linears = projections(model);
   for (const auto& entry : model.named_parameters()) {
-    if (entry.value().is_meta()) continue;  // quantised, and found finite when it was
-    if (!is_finite(entry.value())) return "parameter " + entry.key();
+    const bool finite =
+        entry.value().is_meta() ? is_finite(*linears.at(entry.key())) : is_finite(entry.value());
+    if (!finite) return "parameter " + entry.key();
   }
   const ModelInput& input = batch.input;
   for (size_t i = 0; i < input.images_CHW.size(); ++i) {

@@ -59,14 +59,12 @@ void add_weights(Digest& digest, const torch::nn::Module& module) {
     digest.update(fmt::format("{} {};", name, describe(info_of(held))));
     digest.update(bytes_of(held));
   };
-  const auto quantized = quantized_weights(module);
+  const auto linears = projections(module);
   for (const auto& entry : module.named_parameters()) {
-    if (const auto found = quantized.find(entry.key()); found != quantized.end()) {
-      add(entry.key() + " codes", found->second->codes());
-      add(entry.key() + " absmax", found->second->absmax());
-    } else {
-      add(entry.key(), entry.value());
-    }
+    const auto found = linears.find(entry.key());
+    const auto held = found == linears.end() ? NamedTensors{} : held_tensors(*found->second);
+    for (const auto& [name, values] : held) add(entry.key() + " " + name, values);
+    if (held.empty()) add(entry.key(), entry.value());
   }
 }
 

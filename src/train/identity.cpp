@@ -8,6 +8,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "bridge/load_quantized.h"
 #include "checkpoint/config_difference.h"
 #include "formats/safetensors.h"
 #include "model/ministral3.h"
@@ -22,6 +23,7 @@ constexpr uint64_t kSmallTensor = 64 << 10, kSmallModel = 64 << 20;
 constexpr int64_t kRows = 4;
 constexpr size_t kBlock = 64 << 10;
 constexpr size_t kBlocksInAll = 1024, kMostBlocksOfFile = 16;
+constexpr const char *kBaseBits = "peft.base_bits", *kDenseBase = "16";
 
 std::string_view bytes_of(const at::Tensor& contiguous) {
   return {static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes()};
@@ -69,7 +71,11 @@ bool must_stay(OnResume on_resume) {
 }
 
 // Of the keys that a file may not have: those that came later.
-std::map<std::string, std::string> defaults() { return identity_of(TrainConfig{}, {}).values; }
+std::map<std::string, std::string> defaults() {
+  auto values = identity_of(TrainConfig{}, {}).values;
+  values[kBaseBits] = kDenseBase;  // there was nothing else
+  return values;
+}
 
 std::string shortened(const std::string& digest) {
   return digest.empty() ? "nothing" : "SHA-256 " + digest.substr(0, 12);
@@ -110,6 +116,21 @@ RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::st
   // A seed that nothing is drawn from tells no run from another.
   if (!config.draws()) identity.values["rng.seed"] = format_value(RngOptions{}.seed);
   return identity;
+}
+
+std::string settled_base_bits(const LoraConfig& peft, const OpenCheckpoint& base,
+                              const RunIdentity* saved) {
+  if (peft.base_bits == "fp8" && count_fp8(base.weights(), base.config()) == 0) {
+    user_error("{}=fp8 has no effect: no projection of the base is in FP8; leave it out",
+               kBaseBits);
+  }
+  if (peft.base_bits != "auto") return peft.base_bits;
+  if (peft.scheme.empty() || peft.starts_with_pissa()) return kDenseBase;
+  if (saved != nullptr) {
+    const auto before = saved->values.find(kBaseBits);
+    if (before == saved->values.end() || before->second == kDenseBase) return kDenseBase;
+  }
+  return count_fp8(base.weights(), base.config()) == 0 ? kDenseBase : "fp8";
 }
 
 std::set<std::string> require_same_run(const RunIdentity& saved, const RunIdentity& now,

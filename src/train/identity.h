@@ -35,6 +35,13 @@ std::string lineage_of(const RunIdentity& identity);
 /// rng.seed is the default's where nothing is drawn from it (TrainConfig::draws).
 RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents);
 
+/// peft.base_bits of a run on `base`, `auto` settled. A run that goes on stays as it was begun:
+/// `saved` is what its checkpoint says, null where there is none or it says nothing. (Sums of
+/// products with an FP8 base differ in their last bits from those with its values, which is what
+/// runs had before they could keep it.) Throws UserError for `fp8` where nothing is in FP8.
+std::string settled_base_bits(const LoraConfig& peft, const OpenCheckpoint& base,
+                              const RunIdentity* saved);
+
 /// Throws UserError naming every key that a resumed run must have again (OnResume) and `now` does
 /// not, with both values, unless `may_change` has it. A content that one of the two does not know
 /// is not compared. `from` is the run that is resumed. A key that `saved` does not have is one that

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "bridge/load_quantized.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
 #include "megatron/integrity.h"
@@ -126,6 +127,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   std::optional<SavedRun> saved;
   if (!checkpoint.load.empty()) saved.emplace(checkpoint.load, checkpoint.verify_integrity);
   const bool resumes = saved && !checkpoint.finetune;
+  settle_base(saved);
   identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
                                     content_of_training_data(*dataset_)});
   // Before the weights are read, where the config alone says what the run is.
@@ -133,7 +135,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   if (resumes && known) saved->require_same(identity_, asked_.may_change);
   huggingface_ = huggingface_folder(config_, base_);
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
-  model_ = load_model(base_, {config_.dtype(), at::kCPU, config_.peft.base_bits});
+  model_ = load_model(base_, base_build(config_.dtype(), config_.peft.base_bits));
   model_->train();
   if (!config_.trains_adapters()) {
     freeze();
@@ -181,6 +183,19 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   validations_ = Validation::make_all(config_, processor_);
   if (validations_.empty()) refuse_validation_keys(asked_, config_);
   for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
+}
+
+void Trainer::settle_base(const std::optional<SavedRun>& saved) {
+  std::string& bits = config_.peft.base_bits;
+  const bool asked = bits != "auto";
+  // A checkpoint that does not say what its run was is older than any base in FP8.
+  const RunIdentity before = saved ? saved->identity().value_or(RunIdentity{}) : RunIdentity{};
+  bits = settled_base_bits(config_.peft, base_, saved ? &before : nullptr);
+  if (asked || bits != "fp8") return;
+  fmt::print(stderr,
+             "the base's FP8 projections stay FP8 in memory (peft.base_bits=fp8); "
+             "peft.base_bits=16 widens them to {}\n",
+             config_.model.params_dtype);
 }
 
 void Trainer::freeze() {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,7 @@ class Trainer {
   StepMetrics step();
 
   Ministral3& model() { return *model_; }
-  /// As it was settled: with checkpoint.load=auto and peft.adapter_path resolved.
+  /// As it was settled: with what is `auto` and peft.adapter_path resolved.
   const TrainConfig& config() const { return config_; }
   /// Null where it is off.
   const FeatureCache* features() const { return features_.get(); }
@@ -70,6 +71,8 @@ class Trainer {
   std::string fault(const StepMetrics& metrics) const;
   /// Stops the run or, with train.on_nan=skip, undoes the step.
   void refuse(StepMetrics& metrics, const std::string& why);
+  /// What peft.base_bits=auto means here; a line on stderr where that is FP8.
+  void settle_base(const std::optional<SavedRun>& saved);
   void freeze();
   /// The adapter says scheme, rank, alpha, dropout and targets, and the config then too.
   void start_from_adapter();

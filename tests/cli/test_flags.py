@@ -93,7 +93,7 @@ def of_model(view, unlike=None):
         "--megatron-model-path": [Trial(NOISY_RUN, Changed(view)), Trial(DEMO, Refused(NOTHING))],
         "--adapter-path": [Trial(ADAPTER, Changed(view))],
         "--dtype": [Trial("float32", Changed(view), unlike or {})],
-        "--base-bits": [Trial(4, Changed(view))],
+        "--base-bits": [Trial(4, Changed(view)), Trial("fp8", Refused("no projection of the model is in FP8"))],
         "--format": [Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model-path": BOTH}),
                      Trial("mistral", Refused("holds no such checkpoint"))],
     }

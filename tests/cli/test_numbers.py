@@ -26,21 +26,19 @@ def share(low_text="at least 0", low=-1e-9):
 
 EDGE = whole(0, 2**20)
 PICTURE_TOKENS = [0, 2, TOKENS], [-1, 1, TOKENS + 1], f"must be at least 2 and at most {TOKENS}, or 0 for none"
-BITS = [4, 8, 16], [3, 5, 17], "must be one of 4, 8, 16"
 FROM_0 = [0, 1e-9, 1e300], [-1e-9, "nan", "inf"], "must be at least 0"
 IMAGES = {"--image-max-edge": EDGE, "--image-max-tokens": PICTURE_TOKENS}
 ROWS = whole(0, MILLIARD)
 # What is accepted, what is refused, and what the refusal says.
 NUMBERS = {
     "import": {"--tensor-model-parallel-size": whole(1, 2**20), "--pipeline-model-parallel-size": whole(1, 2**20)},
-    "generate": IMAGES | {"--base-bits": BITS, "--max-new-tokens": whole(1, TOKENS), "--temperature": FROM_0, "--top-k": whole(0, TOKENS),
+    "generate": IMAGES | {"--max-new-tokens": whole(1, TOKENS), "--temperature": FROM_0, "--top-k": whole(0, TOKENS),
                           "--top-p": share("above 0", 0), "--min-p": share(), "--seed": whole(0, 2**53),
                           "--logprobs": whole(1, 20)},
-    "evaluate": IMAGES | {"--base-bits": BITS, "--rows": ROWS, "--batch-size": whole(1, 10**6), "--max-new-tokens": whole(1, TOKENS)},
+    "evaluate": IMAGES | {"--rows": ROWS, "--batch-size": whole(1, 10**6), "--max-new-tokens": whole(1, TOKENS)},
     "data check": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},
     "data show": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},
     "compare": {"--max-new-tokens": whole(0, TOKENS), "--max-error": FROM_0},
-    "logits": {"--base-bits": BITS},
     "preprocess": {"--longest-edge": whole(1, 2**16)},
     "demo": {"--steps": ROWS, "--min-field": share(), "--min-whole": share(), "--max-before": share()},
     "finetune": IMAGES | {
@@ -60,7 +58,6 @@ LINES = {
     "data check": ["--hf-model-path", "nowhere", "--data", "nowhere"],
     "data show": ["--hf-model-path", "nowhere", "--data", "nowhere", "--output", "page.html"],
     "compare": ["nowhere", "nowhere"],
-    "logits": ["--hf-model-path", "nowhere", "--inputs", "nowhere", "--output", "out.safetensors"],
     "preprocess": ["--image-path", "nowhere", "--output", "out.safetensors"],
     "demo": ["--assets", "nowhere"],
     "finetune": ["--recipe", "demo_config", "--pretrained-checkpoint", "nowhere", "dataset.path_or_dataset=nowhere",

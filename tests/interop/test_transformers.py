@@ -116,13 +116,14 @@ class Checks:
             for key, made in (quantise(name, value) if is_fp8 else {name: value}).items():
                 expected[key] = made.reshape(()) if key.endswith("_scale_inv") else made
         same_tensors("FP8 as transformers quantises", tensors, expected)
-        ours = self.logits(folder)["logits"]
+        ours, kept = (self.logits(folder, "--base-bits", bits)["logits"] for bits in ("16", "fp8"))
         with torch.no_grad():
             loaded = models.model_class(self.model).from_pretrained(
                 folder, dtype=torch.bfloat16, attn_implementation="eager",
                 quantization_config=transformers.FineGrainedFP8Config(dequantize=True)).float().eval()
             theirs = loaded(**self.batch, use_cache=False).logits
         close("the logits of the FP8 export", ours, theirs, LOGITS)
+        close("its logits on weights that stay FP8", kept, theirs, LOGITS)
 
 
 def official_sizes():

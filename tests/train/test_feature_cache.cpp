@@ -121,7 +121,7 @@ TEST_F(Features, OfAnotherDtypeOrAQuantisedTowerAreOthers) {
   half.model.params_dtype = "bf16";
   EXPECT_EQ(run(half).counts.made, 3);
   TrainConfig quantised = with_disk();
-  quantised.peft.base_bits = 8;
+  quantised.peft.base_bits = "8";
   EXPECT_EQ(run(quantised).counts.made, 3);
   EXPECT_EQ(run(quantised).counts.made, 0);
 }

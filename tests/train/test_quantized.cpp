@@ -87,12 +87,12 @@ TEST(QuantizedConfig, WhatCannotBeIsRefused) {
   const auto refusal = [](const char* scheme, int64_t bits) {
     LoraConfig config;
     config.scheme = scheme;
-    config.base_bits = bits;
+    config.base_bits = fmt::format("{}", bits);
     return testing::refusal_of([&] { config.validate(); });
   };
   for (const int64_t bits : {4, 8, 16}) EXPECT_EQ(refusal("lora", bits), std::nullopt);
   EXPECT_EQ(refusal("", 16), std::nullopt);
-  EXPECT_EQ(refusal("lora", 5), "peft.base_bits=5: must be one of 4, 8, 16");
+  EXPECT_EQ(refusal("lora", 5), "peft.base_bits=5: must be one of auto, fp8, 4, 8, 16");
   EXPECT_EQ(refusal("", 4),
             "peft.base_bits=4 holds the weights in a form that cannot train; set peft.scheme to "
             "lora or dora, or peft.base_bits to 16");

@@ -60,10 +60,10 @@ TEST_F(Run, AdaptersOnAQuantisedBaseResumeToTheBit) {
   for (const int64_t bits : {4, 8}) {
     TrainConfig quantized = config(fmt::format("bits{}", bits), bits == 4 ? "lora" : "dora");
     quantized.peft.dropout = 0.1;
-    quantized.peft.base_bits = bits;
+    quantized.peft.base_bits = fmt::format("{}", bits);
     expect_exact_resume(quantized);
     quantized.checkpoint.load = quantized.checkpoint.save;
-    quantized.peft.base_bits = 16;
+    quantized.peft.base_bits = "16";
     EXPECT_REFUSED(const Trainer trainer(quantized),
                    fmt::format("peft.base_bits=16 (there: {})", bits));
   }
