@@ -171,11 +171,11 @@ struct ParquetFile::Reader {
 };
 
 ParquetFile::ParquetFile(const std::filesystem::path& path, std::vector<std::string> columns,
-                         std::shared_ptr<GroupStore> store)
+                         const std::shared_ptr<GroupStore>& store)
     : reader_(std::make_unique<Reader>()) {
   reader_->columns->path = path.string();
   reader_->columns->names = std::move(columns);
-  reader_->store = store ? std::move(store) : GroupStore::of_process();
+  reader_->store = store ? store : GroupStore::of_process();
   reader_->input = opened_file(path);
   const auto size = reader_->input->GetSize();
   reader_->check(size.status());

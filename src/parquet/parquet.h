@@ -61,7 +61,7 @@ class ParquetFile {
   /// brackets too, `images[].bytes`; a whole column by its name alone. Decoded groups are kept in
   /// `store`; null: the process's.
   ParquetFile(const std::filesystem::path& path, std::vector<std::string> columns,
-              std::shared_ptr<GroupStore> store = nullptr);
+              const std::shared_ptr<GroupStore>& store = nullptr);
   ~ParquetFile();
   ParquetFile(ParquetFile&&) noexcept;
   ParquetFile& operator=(ParquetFile&&) = delete;
