@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/number_flag.h"
 #include "cli/recipe_choice.h"
+#include "kernels/cpu.h"
 #include "model/ministral3.h"
 #include "peft/report.h"
 #include "recipes/bridge_keys.h"
@@ -89,6 +90,9 @@ void finetune(const FinetuneFlags& flags) {
   Trainer trainer(run.config, run.asked);
   const TrainConfig& config = trainer.config();  // with what data and adapter settle
   tell_of_parallelism(config);
+  if (config.dtype() == at::kBFloat16 && bf16_path() == Bf16Path::kWidened) {
+    fmt::print(stderr, "{}\n", describe_bf16_path());
+  }
   fmt::print(stderr, "data {}\n",
              describe_files(trainer.dataset(), config.dataset.path_or_dataset));
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));

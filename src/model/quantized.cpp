@@ -9,6 +9,8 @@
 #include <limits>
 #include <span>
 
+#include "kernels/matrix_product.h"
+
 namespace trestle {
 
 namespace {
@@ -164,7 +166,7 @@ class QuantizedProduct : public torch::autograd::Function<QuantizedProduct> {
     at::Tensor y = at::empty({x.size(0), weight.rows()}, x.options());
     for_ranges(weight.rows(), most, [&](IndexRange rows) {
       y.narrow(1, rows.first, rows.count)
-          .copy_(at::linear(x, weight.dense(rows, all, x.scalar_type())));
+          .copy_(times_transposed(x, weight.dense(rows, all, x.scalar_type())));
     });
     return y;
   }
@@ -180,7 +182,7 @@ class QuantizedProduct : public torch::autograd::Function<QuantizedProduct> {
     at::Tensor down = at::empty({up_TO.size(0), weight.columns()}, up_TO.options());
     for_ranges(weight.columns(), std::max<int64_t>(1, blocks) * kBlock, [&](IndexRange columns) {
       down.narrow(1, columns.first, columns.count)
-          .copy_(at::mm(up_TO, weight.dense(all, columns, up_TO.scalar_type())));
+          .copy_(times(up_TO, weight.dense(all, columns, up_TO.scalar_type())));
     });
     return {down, at::Tensor()};
   }
