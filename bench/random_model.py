@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a Hugging Face directory with the shapes of a Ministral 3 model and random weights.
 
-  random_model.py OUT --size 3b [--fp8] [--layers N]
+  random_model.py OUT --size 3b [--fp8] [--layers N] [--side-files DIR [--words N]]
 
 The weights are noise of the right scale (bf16, or FP8 e4m3 with one scale a matrix as the official
 Instruct files have it): for measuring conversion, loading and training without a download. Nothing
@@ -110,7 +110,7 @@ def bf16(values):
     return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
-def write_shard(path, tensors, rng):
+def write_shard(path, tensors, rng, words):
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, dtype, shape in tensors:
         end = offset + bytes_of(dtype, shape)
@@ -139,6 +139,10 @@ def write_shard(path, tensors, rng):
                     piece = source[start : start + size]
                     file.write(piece)
                     size -= len(piece)
+            if words and shape[0] == VOCAB:
+                rest = (VOCAB - words) * shape[1] * 2
+                file.seek(-rest, 1)
+                file.write(bytes(rest))
 
 
 def main():
@@ -148,6 +152,7 @@ def main():
     parser.add_argument("--layers", type=int, help="fewer layers than the size has")
     parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--side-files", type=Path, help="directory whose tokenizer is copied")
+    parser.add_argument("--words", type=int, help="ids that the tokenizer has: the head finds no others")
     options = parser.parse_args()
     size = SIZES[options.size]
     layers = options.layers or size["layers"]
@@ -169,7 +174,7 @@ def main():
         name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
         if len(shards) == 1:
             name = "model.safetensors"
-        write_shard(options.out / name, tensors, rng)
+        write_shard(options.out / name, tensors, rng, options.words)
         weight_map |= {tensor[0]: name for tensor in tensors}
     if len(shards) > 1:
         total = sum(bytes_of(*t[1:]) for shard in shards for t in shard)

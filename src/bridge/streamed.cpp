@@ -14,6 +14,7 @@
 
 #include "bridge/load.h"
 #include "bridge/table.h"
+#include "kernels/matrix_product.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -64,7 +65,7 @@ at::Tensor head(const TensorSource& source, const ModelConfig& config, const Bui
   for (int64_t first = 0; first < config.text.vocab_size; first += kVocabularyRows) {
     const int64_t count = std::min(kVocabularyRows, config.text.vocab_size - first);
     blocks.push_back(
-        at::linear(normed, read_range(source, weight, {first, count}).to(build.dtype)));
+        times_transposed(normed, read_range(source, weight, {first, count}).to(build.dtype)));
   }
   return at::cat(blocks, 1).to(at::kFloat);
 }

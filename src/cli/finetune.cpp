@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/number_flag.h"
 #include "cli/recipe_choice.h"
+#include "kernels/cpu.h"
 #include "model/ministral3.h"
 #include "peft/report.h"
 #include "recipes/bridge_keys.h"
@@ -102,6 +103,9 @@ void train(const SettledRun& run) {
   Trainer trainer(run.config, run.asked);
   const TrainConfig& config = trainer.config();  // with what data and adapter settle
   tell_of_parallelism(config);
+  if (config.dtype() == at::kBFloat16 && bf16_path() == Bf16Path::kWidened) {
+    fmt::print(stderr, "{}\n", describe_bf16_path());
+  }
   for (const std::string& line : describe_training_data(config, trainer.dataset())) {
     fmt::print(stderr, "data {}\n", line);
   }

@@ -1,5 +1,5 @@
 // `trestle inspect`: what a checkpoint of any known kind holds, without reading its data unless
-// hashes are asked for; with --check, whether it is whole.
+// hashes are asked for; with --check, whether it is whole; with --cpu, the processor instead.
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -22,6 +22,7 @@
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "hub/hub.h"
+#include "kernels/cpu.h"
 #include "megatron/checkpoint.h"
 #include "peft/peft_folder.h"
 
@@ -211,11 +212,45 @@ void check(const fs::path& path, const FormatFlag& format, bool as_json) {
   }
 }
 
+// What computes here, and which path that makes products in bf16 take.
+void tell_of_processor(bool as_json) {
+  const CpuFacts here = cpu_facts();
+  const char* path = bf16_path() == Bf16Path::kNative ? "native" : "widened";
+  if (as_json) {
+    const Json json = {{"processor", here.name},     {"instructions", here.instructions},
+                       {"onednn_limit", here.limit}, {"vectors", here.vectors},
+                       {"threads", here.threads},    {"bf16_products", path}};
+    fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+    return;
+  }
+  fmt::print("processor     {}\ninstructions  {}\nlibtorch      loops in {}, {} threads\n",
+             one_line(here.name), here.instructions, here.vectors, here.threads);
+  if (!here.limit.empty()) fmt::print("oneDNN        held to {}\n", one_line(here.limit));
+  fmt::print("{}\n", describe_bf16_path());
+}
+
 struct InspectFlags {
   std::string path;
   FormatFlag format;
-  bool check = false, json = false, hashes = false;
+  bool check = false, json = false, hashes = false, cpu = false;
 };
+
+void run_inspect(const InspectFlags& flags) {
+  if (flags.cpu) {
+    tell_of_processor(flags.json);
+    return;
+  }
+  if (flags.path.empty()) user_error("path is required, or --cpu; see trestle inspect --help");
+  const fs::path path = flags.format.resolve(flags.path, "path");
+  require_checkpoint(path);
+  if (flags.check) {
+    check(path, flags.format, flags.json);
+    return;
+  }
+  Listing listing(flags.json, flags.hashes);
+  inspect(path, flags.format, listing);
+  listing.print();
+}
 
 }  // namespace
 
@@ -223,27 +258,19 @@ void add_inspect(Command app) {
   Command command =
       app.add_command("inspect", "list a checkpoint's tensors, shapes, dtypes and sizes");
   auto flags = std::make_shared<InspectFlags>();
-  command.add("path", flags->path, "directory, safetensors or GGUF file, or ORG/NAME[@REVISION]")
-      .required();
+  const Flag path = command.add("path", flags->path,
+                                "directory, safetensors or GGUF file, or ORG/NAME[@REVISION]");
   Flag check_flag = command.add_switch(
       "--check", flags->check, "validate it instead: one line a problem and exit status 2, or ok");
   command.add_switch("--json", flags->json, "the list, or the result of --check, as JSON");
-  command
-      .add_switch("--sha256", flags->hashes,
-                  "read the tensors too and give the hash of each one's values")
-      .excludes(check_flag);
+  Flag hashes = command.add_switch("--sha256", flags->hashes,
+                                   "read the tensors too and give the hash of each one's values");
+  hashes.excludes(check_flag);
   flags->format.add_to(command);
-  command.on_run([flags] {
-    const fs::path path = flags->format.resolve(flags->path, "path");
-    require_checkpoint(path);
-    if (flags->check) {
-      check(path, flags->format, flags->json);
-    } else {
-      Listing listing(flags->json, flags->hashes);
-      inspect(path, flags->format, listing);
-      listing.print();
-    }
-  });
+  Flag cpu = command.add_switch(
+      "--cpu", flags->cpu, "say what the processor has and which path bf16 takes on it instead");
+  cpu.excludes(path).excludes(check_flag).excludes(hashes).excludes(command.flag("--format"));
+  command.on_run([flags] { run_inspect(*flags); });
 }
 
 }  // namespace trestle

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "kernels/matrix_product.h"
+
 namespace trestle {
 
 namespace {
@@ -40,7 +42,7 @@ LowRank::LowRank(int64_t in, int64_t out, const AdapterSpec::Pair& pair, bool do
 }
 
 at::Tensor LowRank::forward(const at::Tensor& x) const {
-  return at::linear(at::linear(x, a), b) * scale();
+  return times_transposed(times_transposed(x, a), b) * scale();
 }
 
 Adapter::Adapter(int64_t in, int64_t out, const FusedLayout& layout, const AdapterSpec& spec,

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "kernels/attention_product.h"
+
 namespace trestle {
 
 namespace {
@@ -11,10 +13,8 @@ namespace {
 at::Tensor causal_padded(const at::Tensor& q_BSGNH, const at::Tensor& k_BSGH,
                          const at::Tensor& v_BSGH) {
   // Padding lies on the right, so causality alone keeps true queries from padded keys.
-  return at::scaled_dot_product_attention(
-             q_BSGNH.flatten(2, 3).transpose(1, 2), k_BSGH.transpose(1, 2), v_BSGH.transpose(1, 2),
-             /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true, /*scale=*/std::nullopt,
-             /*enable_gqa=*/q_BSGNH.size(3) > 1)
+  return attention_product(q_BSGNH.flatten(2, 3).transpose(1, 2), k_BSGH.transpose(1, 2),
+                           v_BSGH.transpose(1, 2), /*causal=*/true)
       .transpose(1, 2)
       .flatten(2);
 }
@@ -73,8 +73,8 @@ at::Tensor block_attention(const at::Tensor& q_PNH, const at::Tensor& k_PNH,
                            const at::Tensor& v_PNH, const Packing& packing) {
   const auto attend = [](const at::Tensor& q_BPNH, const at::Tensor& k_BPNH,
                          const at::Tensor& v_BPNH) {
-    return at::scaled_dot_product_attention(q_BPNH.transpose(1, 2), k_BPNH.transpose(1, 2),
-                                            v_BPNH.transpose(1, 2))
+    return attention_product(q_BPNH.transpose(1, 2), k_BPNH.transpose(1, 2), v_BPNH.transpose(1, 2),
+                             /*causal=*/false)
         .transpose(1, 2)
         .flatten(2)
         .flatten(0, 1);

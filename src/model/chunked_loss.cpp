@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "kernels/matrix_product.h"
+
 namespace trestle {
 
 namespace {
@@ -27,7 +29,7 @@ struct Normalizer {
 
 // A tensor of its own, in fp32.
 at::Tensor logits_of(const at::Tensor& x_ND, const at::Tensor& weight_VD) {
-  return at::linear(x_ND, weight_VD).to(at::kFloat);
+  return times_transposed(x_ND, weight_VD).to(at::kFloat);
 }
 
 class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy> {
@@ -53,7 +55,7 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
       part(losses_N1).copy_(sum.log() - picked);
       if (!x_trains) return;
       values.div_(sum).scatter_add_(1, targets, at::full_like(picked, -1));
-      part(dx_ND).copy_(at::mm(values.to(weight_VD.scalar_type()), weight_VD));
+      part(dx_ND).copy_(times(values.to(weight_VD.scalar_type()), weight_VD));
     });
     ctx->saved_data["elements"] = elements;
     ctx->save_for_backward(
@@ -89,7 +91,7 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
       values.index_put_({here, targets_N.index_select(0, here) - first},
                         at::full({}, -1, values.options()), /*accumulate=*/true);
       at::Tensor block = dw_VD.narrow(0, first, count);
-      at::mm_out(block, values.mul_(up).to(x_ND.scalar_type()).t(), x_ND);
+      transposed_times_out(block, values.mul_(up).to(x_ND.scalar_type()), x_ND);
     });
     return dw_VD;
   }

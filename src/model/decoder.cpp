@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/matrix_product.h"
+
 namespace trestle {
 
 SelfAttention::SelfAttention(const TextConfig& config, const Build& build)
@@ -118,7 +120,7 @@ const at::Tensor& LanguageModel::head_weight() const {
 }
 
 at::Tensor LanguageModel::head(const at::Tensor& x_TD) const {
-  return at::linear(final_norm(x_TD), head_weight());
+  return times_transposed(final_norm(x_TD), head_weight());
 }
 
 }  // namespace trestle

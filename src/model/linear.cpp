@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include "kernels/matrix_product.h"
 #include "model/layers.h"
 
 namespace trestle {
@@ -34,11 +35,11 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
 
 at::Tensor Linear::product(const at::Tensor& x) const {
   if (fp8_) return fp8_linear(x, *fp8_);
-  return quantized_ ? quantized_linear(x, *quantized_) : at::linear(x, weight);
+  return quantized_ ? quantized_linear(x, *quantized_) : times_transposed(x, weight);
 }
 
 at::Tensor Linear::product_and_bias(const at::Tensor& x) const {
-  if (!is_held()) return at::linear(x, weight, bias);
+  if (!is_held()) return times_transposed(x, weight, bias);
   return bias.defined() ? product(x) + bias : product(x);
 }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "kernels/matrix_product.h"
 #include "model/tiles.h"
 
 namespace trestle {
@@ -35,7 +36,7 @@ class TiledProduct : public torch::autograd::Function<TiledProduct<Weight>> {
     at::Tensor y = at::empty({x.size(0), weight.rows()}, x.options());
     for_ranges(weight.rows(), most, [&](IndexRange rows) {
       y.narrow(1, rows.first, rows.count)
-          .copy_(at::linear(x, weight.dense(rows, all, x.scalar_type())));
+          .copy_(times_transposed(x, weight.dense(rows, all, x.scalar_type())));
     });
     return y;
   }
@@ -53,7 +54,7 @@ class TiledProduct : public torch::autograd::Function<TiledProduct<Weight>> {
     for_ranges(weight.columns(), std::max<int64_t>(1, blocks) * kTileColumns,
                [&](IndexRange columns) {
                  down.narrow(1, columns.first, columns.count)
-                     .copy_(at::mm(up_TO, weight.dense(all, columns, up_TO.scalar_type())));
+                     .copy_(times(up_TO, weight.dense(all, columns, up_TO.scalar_type())));
                });
     return {down, at::Tensor()};
   }

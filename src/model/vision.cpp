@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "base/error.h"
+#include "kernels/matrix_product.h"
 
 namespace trestle {
 
@@ -104,7 +105,7 @@ std::pair<at::Tensor, PatchGrid> VisionTower::patches(
     lengths.push_back(h * w);
   }
   grid.packing = Packing(std::move(lengths));
-  const at::Tensor embedded = at::linear(at::cat(rows), patch_conv_.flatten(1));
+  const at::Tensor embedded = times_transposed(at::cat(rows), patch_conv_.flatten(1));
   return {ln_pre_->forward(embedded), grid};
 }
 

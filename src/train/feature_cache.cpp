@@ -12,6 +12,7 @@
 #include "base/paths.h"
 #include "bridge/load_quantized.h"
 #include "formats/safetensors.h"
+#include "kernels/cpu.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -71,8 +72,10 @@ void add_weights(Digest& digest, const torch::nn::Module& module) {
 // The version is of this file: raise it when the same weights and pixels give other bits.
 std::string fingerprint_of(const Ministral3& model) {
   Digest digest(Digest::Kind::kSha256);
-  digest.update(fmt::format("trestle features 1, torch {}, {}, {} threads;{};", TORCH_VERSION,
-                            at::get_cpu_capability(), at::get_num_threads(),
+  // Its two paths sum in other orders.
+  const char* bf16 = bf16_path() == Bf16Path::kNative ? "" : ", bf16 widened";
+  digest.update(fmt::format("trestle features 1, torch {}, {}{}, {} threads;{};", TORCH_VERSION,
+                            at::get_cpu_capability(), bf16, at::get_num_threads(),
                             describe(model.config())));
   add_weights(digest, *model.vision_tower());
   add_weights(digest, *model.projector());

@@ -2,6 +2,7 @@
 // stage that departs is named. Goldens: tools/make_goldens.py.
 #include "checkpoint/hf_layout.h"
 #include "golden.h"
+#include "kernels/cpu.h"
 
 namespace trestle {
 namespace {
@@ -95,6 +96,44 @@ TEST(ModelGolden, Bf16KeepsTheDirectionOfTheLogits) {
   const at::Tensor wanted = golden["logits"].flatten();
   const double cosine = (at::dot(logits, wanted) / (logits.norm() * wanted.norm())).item<double>();
   EXPECT_GT(cosine, 0.999);
+}
+
+// ||got - wanted|| over ||wanted|| of the logits and of all gradients, in bf16.
+struct Bf16Errors {
+  double logits, gradients;
+};
+
+Bf16Errors bf16_errors(const Golden& golden, Bf16Path path) {
+  const ForcedBf16Path forced(path);
+  const auto model = golden.model(at::kBFloat16);
+  const auto exact = golden.model();
+  const auto error = [](const at::Tensor& got, const at::Tensor& wanted) {
+    return ((got.to(at::kFloat) - wanted).norm() / wanted.norm()).item<double>();
+  };
+  at::Tensor logits;
+  {
+    const at::NoGradGuard no_grad;
+    logits = model->logits(golden.input());
+  }
+  const auto gradients = [&](Ministral3& of) {
+    of.loss_sum(golden.input(), golden.shifted_labels()).first.backward();
+    std::vector<at::Tensor> all;
+    for (const at::Tensor& parameter : of.parameters()) {
+      if (parameter.grad().defined()) all.push_back(parameter.grad().flatten().to(at::kFloat));
+    }
+    return at::cat(all);
+  };
+  return {error(logits, golden["logits"].view_as(logits)),
+          error(gradients(*model), gradients(*exact))};
+}
+
+TEST_P(ModelGolden, Bf16IsNoWorseWidened) {
+  const Golden golden(GetParam());
+  const Bf16Errors native = bf16_errors(golden, Bf16Path::kNative);
+  const Bf16Errors widened = bf16_errors(golden, Bf16Path::kWidened);
+  EXPECT_LT(native.logits, 0.05);
+  EXPECT_LE(widened.logits, 1.1 * native.logits);
+  EXPECT_LE(widened.gradients, 1.1 * native.gradients);
 }
 
 }  // namespace

@@ -205,8 +205,11 @@ TABLE = {
     "inspect": {
         "path": [Trial(TIED, Changed(out)), Trial(HF, Needed("path is required"))],
         "--check": [Trial(True, Gains(out, "ok: "))],
-        "--json": [Trial(True, Gains(out, '"kind"')), Trial(True, Gains(out, '"problems"'), {"--check": True})],
+        "--json": [Trial(True, Gains(out, '"kind"')), Trial(True, Gains(out, '"problems"'), {"--check": True}),
+                   Trial(True, Gains(out, '"bf16_products"'), {"path": ABSENT, "--cpu": True})],
         "--sha256": [Trial(True, Gains(out, "sha256")), Trial(True, Refused("--check"), {"--check": True})],
+        "--cpu": [Trial(True, Needed("path is required"), {"path": ABSENT})] + [
+            Trial(True, Refused("excludes --cpu"), more) for more in ({}, {"--check": True}, {"--sha256": True}, {"--format": "hf"})],
         "--format": of_format("path") + [
             Trial(form, Refused(NOTHING), {"path": path} | more)
             for path in (PEFT, HF / "model.safetensors", GGUF) for form, more in (("hf", {}), ("mistral", {"--check": True}))

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "kernels/cpu.h"
 #include "memory.h"
 #include "model/chunked_loss.h"
 
@@ -169,11 +170,13 @@ TEST(ChunkedLoss, NeverHoldsWholeLogits) {
   const int64_t before =
       testing::peak_bytes([&] { whole_loss(x_ND, weight_VD, targets_N).backward(); });
   EXPECT_GE(before, 2 * whole_bytes);
+  // A weight as small as this one is widened whole where bf16 is (4 MiB), and its product with it.
+  const int64_t wide = bf16_path() == Bf16Path::kWidened ? vocab * kHidden * 4 + chunk_bytes : 0;
   // Logits in fp32, beside them in bf16, and rows of x.
-  EXPECT_LE(testing::peak_bytes(chunks), 2 * chunk_bytes + 4 * rows * kHidden * 2);
+  EXPECT_LE(testing::peak_bytes(chunks), 2 * chunk_bytes + 4 * rows * kHidden * 2 + wide);
   weight_VD.requires_grad_();
   // The gradient itself, and its turned copy in a product perhaps.
-  EXPECT_LE(testing::peak_bytes(chunks), 3 * chunk_bytes + 2 * vocab * kHidden * 2);
+  EXPECT_LE(testing::peak_bytes(chunks), 3 * chunk_bytes + 2 * vocab * kHidden * 2 + wide);
 }
 
 }  // namespace

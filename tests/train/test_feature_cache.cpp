@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "errors.h"
+#include "kernels/cpu.h"
 #include "model/ministral3.h"
 #include "recipes/recipes.h"
 #include "temp_dir.h"
@@ -115,11 +116,15 @@ TEST_F(Features, FromDiskAreTheSameBitsAndDamagedOnesAreMadeAnew) {
   EXPECT_EQ(run(with_disk()).counts.made, 0);
 }
 
-TEST_F(Features, OfAnotherDtypeOrAQuantisedTowerAreOthers) {
+TEST_F(Features, OfAnotherDtypeOrPathOrAQuantisedTowerAreOthers) {
   run(with_disk());
   TrainConfig half = with_disk();
   half.model.params_dtype = "bf16";
-  EXPECT_EQ(run(half).counts.made, 3);
+  for (const Bf16Path path : {Bf16Path::kNative, Bf16Path::kWidened}) {
+    const ForcedBf16Path forced(path);
+    EXPECT_EQ(run(half).counts.made, 3);
+    EXPECT_EQ(run(half).counts.made, 0);
+  }
   TrainConfig quantised = with_disk();
   quantised.peft.base_bits = "8";
   EXPECT_EQ(run(quantised).counts.made, 3);
