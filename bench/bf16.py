@@ -6,7 +6,8 @@
 
 Text alone, a target at every token; rounds alternate between the dtypes, and of each the best is told. On a processor with
 AVX-512 the class without it is had by ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 before the command.
-Memory is the kernel's ru_maxrss of the whole process, mapped files included.
+Memory is the kernel's ru_maxrss of the whole process, mapped files included. Beside other work the user's seconds of
+OMP_NUM_THREADS=1 say more than the clock; they hold the loading too.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def run(words):
         text = err.read()
     if status:
         sys.exit(text)
+    print(f"  {usage.ru_utime:.1f} user s in all, peak {usage.ru_maxrss * 1024 / 1e9:.2f} GB", flush=True)
     return text, usage.ru_maxrss * 1024
 
 
