@@ -16,7 +16,7 @@ namespace trestle {
 
 namespace {
 
-const std::string kOptimizer = "optimizer.state.";
+constexpr std::string_view kOptimizer = "optimizer.state.";
 
 Json own_of(const MegatronCheckpoint& checkpoint) {
   Json own = checkpoint.object(kProgress).value_or(Json());
@@ -127,7 +127,8 @@ void SavedRun::load_optimizer(Names& names, AdamW& optimizer) const {
         "checkpoint.finetune=true",
         name_);
   }
-  for (const auto& [name, tensor] : optimizer.state()) take(names, kOptimizer + name, tensor);
+  for (const auto& [name, tensor] : optimizer.state())
+    take(names, std::string(kOptimizer) + name, tensor);
 }
 
 RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "bridge/convert.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
@@ -42,6 +43,8 @@ std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
                                             : checkpoint.pretrained_checkpoint;
   } else if (!source.empty()) {
     folder.files = resolve_model(source, kSource, HubFiles::kAssets);
+    require_directory(*folder.files, kSource);
+    side_files(*folder.files);  // refused before the first step
     require_same_config(*folder.files, source, base);
   }
   return folder;
