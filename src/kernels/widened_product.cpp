@@ -51,13 +51,23 @@ at::Tensor with_plain_rows(const at::Tensor& matrix) {
 
 at::Tensor wide(const at::Tensor& matrix) { return matrix.to(at::kFloat).contiguous(); }
 
+// Rows of a tile lie pages apart, where the processor does not look ahead by itself (a tenth of the
+// gradient of a [9216, 3072] projection).
+void prefetch(const at::BFloat16* row, int64_t columns) {
+  constexpr int64_t kLine = 64 / sizeof(at::BFloat16);
+  for (int64_t i = 0; i < columns; i += kLine) __builtin_prefetch(row + i);
+}
+
 // matrix[row .. row + rows, column .. column + columns] in fp32 at the start of `buffer`.
 at::Tensor widened_tile(const at::Tensor& matrix, int64_t row, int64_t rows, int64_t column,
                         int64_t columns, const at::Tensor& buffer) {
   const auto* from = matrix.const_data_ptr<at::BFloat16>();
   auto* to = buffer.mutable_data_ptr<float>();
+  constexpr int64_t kAhead = 6;
+  const auto source = [&](int64_t i) { return from + (row + i) * matrix.stride(0) + column; };
   for (int64_t i = 0; i < rows; ++i) {
-    widen(from + (row + i) * matrix.stride(0) + column, to + i * columns, columns);
+    if (i + kAhead < rows) prefetch(source(i + kAhead), columns);
+    widen(source(i), to + i * columns, columns);
   }
   return buffer.narrow(0, 0, rows * columns).view({rows, columns});
 }
