@@ -23,7 +23,7 @@ struct Fp8Form {
 };
 inline constexpr Fp8Form kPerTensor{"tensor", 0, 0}, kPerRow{"row", 1, 0},
     kPerBlock{"block", 128, 128}, kPerOddBlock{"odd", 20, 36},
-    kPerWideBlock{"wide", 20, int64_t{1} << 62};
+    kPerWideBlock{"wide", 20, int64_t{1} << 20};
 
 /// A weight as a file has it: e4m3 codes and their scales, [] or a grid; amax / 448 each.
 inline std::pair<at::Tensor, at::Tensor> to_fp8(const at::Tensor& weight, const Fp8Form& form) {

@@ -130,6 +130,7 @@ CheckReport check_model_directory(const fs::path& directory, CheckpointFormat fo
   if (!report.problems.empty()) return report;
   std::unique_ptr<HfCheckpoint> checkpoint;
   if (!report.part([&] { checkpoint = open_model_directory(directory, format); })) return report;
+  report.part([&] { checkpoint->require_weights(); });
   add_disagreements(*checkpoint, checkpoint->config(), Spoken::kHuggingFace, directory, report);
   for (const auto& [name, info] : checkpoint->tensors()) {
     const HfStored& stored = checkpoint->stored(name);

@@ -41,6 +41,7 @@ Conversion import_checkpoint(const fs::path& hf, const fs::path& run,
   require_new_directory(run, "--megatron-path", {hf.string()});
   const auto opened = open_model_directory(hf, choose_format(hf, options.format).format);
   const HfCheckpoint& source = *opened;
+  source.require_weights();
   const HfAsMegatron view(source, source.config());
   TensorList list;
   for (const Mapping& mapping : view.table()) {

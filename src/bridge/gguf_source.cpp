@@ -178,7 +178,8 @@ GgufSource::GgufSource(const fs::path& language, const std::optional<fs::path>& 
               {"projector_hidden_act", "gelu"},
               {"multimodal_projector_bias", vision_->tensors().contains("mm.1.bias")},
               {"vision_feature_layer", -1},
-              {"image_token_index", image_token(*language_)}};
+              {"image_token_index", image_token(*language_)},
+              {"tie_word_embeddings", tied}};
   } else {
     config["architectures"] = {"Ministral3ForCausalLM"};
   }

@@ -26,6 +26,7 @@ OpenCheckpoint::OpenCheckpoint(const fs::path& path,
   is_megatron_ = form == CheckpointFormat::kMegatron;
   if (!is_megatron_) {
     auto hf = open_model_directory(path, form);
+    hf->require_weights();
     config_ = hf->config();
     config_json_ = hf->config_json();
     assets_ = path;

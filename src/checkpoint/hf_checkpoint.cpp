@@ -106,18 +106,25 @@ void HfCheckpoint::open_shards() {
   }
 }
 
+void HfCheckpoint::refuse_as_weight(const SafetensorsFile& file, const std::string& name,
+                                    const TensorInfo& info) {
+  if (!not_a_weight_.empty()) return;
+  not_a_weight_ = fmt::format(
+      "{} is {}, a type that no weight is read of; take a checkpoint in F8_E4M3, BF16, F16 or F32",
+      place(file, name), describe(info));
+}
+
+void HfCheckpoint::require_weights() const {
+  if (!not_a_weight_.empty()) user_error("{}", not_a_weight_);
+}
+
 void HfCheckpoint::collect_tensors() {
   const bool mistral = spelling_ == HfSpelling::kMistral;
   std::map<std::string, HfStored> scales;  // by the canonical name of their weight
   for (const auto& file : files_) {
     for (const auto& [name, info] : file->tensors()) {
       if (is_ignored(name)) continue;
-      if (info.packed != nullptr) {
-        user_error(
-            "{} is {}, a type that no weight is read of; take a checkpoint in F8_E4M3, BF16, "
-            "F16 or F32",
-            place(*file, name), describe(info));
-      }
+      if (info.packed != nullptr) refuse_as_weight(*file, name, info);
       const auto native = mistral ? canonical_of_mistral(name) : std::nullopt;
       if (mistral && !native) {
         user_error("{} has no place in Mistral's form", place(*file, name));
@@ -153,14 +160,8 @@ void HfCheckpoint::collect_tensors() {
       fp8_block(stored.info.shape, scale.mapped().info.shape, fp8_block_,
                 place(*stored.file, stored.name));
       shown.dtype = at::kBFloat16;
-    } else if (is_float8(stored.info.dtype)) {
-      user_error("{} is {}; of the FP8 types only F8_E4M3 is read",
-                 place(*stored.file, stored.name), describe(stored.info));
-    } else if (!at::isFloatingType(stored.info.dtype)) {
-      user_error(
-          "{} is {}; weights are floating-point numbers, and other quantisations than FP8 "
-          "are not read",
-          place(*stored.file, stored.name), describe(stored.info));
+    } else if (!at::isFloatingType(stored.info.dtype) || is_float8(stored.info.dtype)) {
+      refuse_as_weight(*stored.file, stored.name, stored.info);
     } else if (!scale.empty()) {
       user_error("{} is {} but has a scale, {}; only FP8 weights are scaled",
                  place(*stored.file, stored.name), describe(stored.info), scale.mapped().name);

@@ -45,6 +45,9 @@ class HfCheckpoint : public TensorSource {
   void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
   std::optional<Fp8Scales> fp8_scales(const std::string& name) const override;
   void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const override;
+  /// Throws UserError naming a tensor of a type that no weight is read of (integers, packed ones,
+  /// FP8 other than e4m3), which may be listed and hashed: before the others are used.
+  void require_weights() const;
   /// The same tensor as it lies in the file, for `trestle inspect`.
   const HfStored& stored(const std::string& name) const;
 
@@ -63,6 +66,8 @@ class HfCheckpoint : public TensorSource {
   void open();
   void open_shards();
   void collect_tensors();
+  void refuse_as_weight(const SafetensorsFile& file, const std::string& name,
+                        const TensorInfo& info);
   void settle_tie();
 
   std::filesystem::path directory_;
@@ -73,6 +78,7 @@ class HfCheckpoint : public TensorSource {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::string, HfStored> stored_;
+  std::string not_a_weight_;  // of the first: what require_weights() says
 };
 
 }  // namespace trestle

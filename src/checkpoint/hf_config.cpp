@@ -371,8 +371,8 @@ std::optional<Fp8Block> stated_fp8_block(const Json& config, std::string_view wh
            value.get<int64_t>() <= kMaxWidth;
   };
   if (!size->is_array() || size->size() != 2 || !is_size((*size)[0]) || !is_size((*size)[1])) {
-    user_error("{}: quantization_config.weight_block_size={} is not two whole numbers above 0",
-               what, size->dump());
+    user_error("{}: quantization_config.weight_block_size={} is not two whole numbers from 1 to {}",
+               what, size->dump(), kMaxWidth);
   }
   return Fp8Block{(*size)[0].get<int64_t>(), (*size)[1].get<int64_t>()};
 }
