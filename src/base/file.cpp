@@ -34,6 +34,8 @@ fs::path beside(const fs::path& target) {
          fmt::format("{}{:08x}{:08x}", temporary_prefix(target), random(), random());
 }
 
+}  // namespace
+
 // Whoever fills a temporary file or directory holds a lock on it, which the kernel drops when the
 // process dies. So one that can be locked is left over. Where the file system has no locks, nothing
 // is removed.
@@ -56,6 +58,8 @@ void remove_leftovers(const fs::path& target) {
     ::close(fd);
   }
 }
+
+namespace {
 
 // Takes the lock on what was just created; false when another process took it for a leftover first.
 bool hold(int fd) {

@@ -98,6 +98,9 @@ class OutputDirectory {
 
 /// Whole file as text; refuses more than `limit` bytes before it asks for memory.
 std::string read_text(const std::filesystem::path& path, uint64_t limit = 1ull << 30);
+/// Removes what killed processes left of an OutputFile or OutputDirectory for `target`.
+void remove_leftovers(const std::filesystem::path& target);
+
 /// Atomic write of a small file.
 void write_text(const std::filesystem::path& path, std::string_view text);
 /// Whether anything has this name. A name too long to ask for, or a place that may not be looked

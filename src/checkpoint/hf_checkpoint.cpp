@@ -191,6 +191,7 @@ bool says_tied(const Json& config) {
 }  // namespace
 
 void HfCheckpoint::settle_tie() {
+  if (!not_a_weight_.empty()) return;  // it is no model, whatever its embeddings are
   const std::optional<bool> stated = stated_tie(config_json_);
   const bool has_head = stored_.contains(kHead);
   const bool mistral = spelling_ == HfSpelling::kMistral;

@@ -144,7 +144,13 @@ void drop_later_steps(const fs::path& metrics, int64_t last) {
       const auto step = step_of(line);
       if (step && *step <= last) kept += line + "\n";
     }
-    if (kept != all) write_text(file, kept);
+    if (kept == all) continue;
+    // MLflow reads no run that has a metric without a value.
+    if (kept.empty()) {
+      fs::remove(file, error);
+    } else {
+      write_text(file, kept);
+    }
   }
 }
 

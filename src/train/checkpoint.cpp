@@ -169,6 +169,7 @@ RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
         BestStep{own_.value("best_step", int64_t{0}), own_.value("best_metric", std::string()),
                  own_.value("best_value", 0.0), own_.value("best_measured_on", std::string())};
   }
+  progress.former_best = own_.value("former_best", std::vector<int64_t>());
   progress.lineage = lineage_in(own_, name_);
   progress.schedule_start =
       what.optimizer ? own_.value("schedule_start", int64_t{0}) : progress.step;

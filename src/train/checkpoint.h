@@ -37,6 +37,8 @@ struct RunProgress {
   /// Losses of the last steps that did, oldest first: what a spike is measured by.
   std::vector<double> recent_losses = {};
   std::optional<BestStep> best = {};
+  /// Steps that were the best as it was measured before; their checkpoints stay.
+  std::vector<int64_t> former_best = {};
   /// The step behind which optimizer and schedule began anew (checkpoint.load_optim=false), and
   /// how many of the skipped steps lie before it.
   int64_t schedule_start = 0, skipped_before = 0;

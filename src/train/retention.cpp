@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -107,7 +108,8 @@ std::vector<std::string> remove_old_checkpoints(const Saved& saved, const Retent
     const fs::path iteration = iteration_directory(saved.run, step);
     if (!is_there(iteration)) continue;  // iter_40
     // The tracker names what was saved last.
-    const bool stays = step == saved.step || step == saved.best ||
+    const bool stays = step == saved.step ||
+                       std::ranges::find(saved.best, step) != saved.best.end() ||
                        (retention.interval && step % *retention.interval == 0);
     const std::string why = stays ? "" : why_kept(iteration, saved.lineage);
     if (!why.empty()) {
@@ -127,13 +129,18 @@ std::vector<std::string> remove_old_checkpoints(const Saved& saved, const Retent
 void remove_remains(const fs::path& run) {
   std::error_code ignored;
   std::vector<fs::path> remains;
+  std::set<std::string> unwritten;
   for (const auto& each : fs::directory_iterator(run, ignored)) {
     const std::string name = each.path().filename().string();
-    if (!name.starts_with(".iter_") || !name.ends_with(kRemoved)) continue;
+    if (!name.starts_with(".iter_")) continue;
+    if (const size_t end = name.find(".tmp-"); end != std::string::npos)
+      unwritten.insert(name.substr(1, end - 1));
+    if (!name.ends_with(kRemoved)) continue;
     const std::string inside = name.substr(1, name.size() - 1 - kRemoved.size());
     if (iteration_of(inside) && !each.is_symlink()) remains.push_back(each.path());
   }
   for (const fs::path& each : remains) remove_marked(each);
+  for (const std::string& name : unwritten) remove_leftovers(run / name);
 }
 
 }  // namespace trestle

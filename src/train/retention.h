@@ -25,8 +25,8 @@ Retention retention_of(const CheckpointOptions& options);
 struct Saved {
   std::filesystem::path run;
   int64_t step = 0;
-  /// The step whose checkpoint is the best.
-  std::optional<int64_t> best = {};
+  /// Steps whose checkpoints are the best, now or as it was measured before.
+  std::vector<int64_t> best = {};
   /// RunProgress::lineage: checkpoints that say another are another run's.
   std::string lineage = {};
 };
@@ -36,7 +36,7 @@ struct Saved {
 /// because the run did not make it, or not all that is in it, or that cannot be removed.
 std::vector<std::string> remove_old_checkpoints(const Saved& saved, const Retention& retention);
 
-/// Ends removals that a kill cut short.
+/// Ends removals that a kill cut short, and removes checkpoints whose writing it did.
 void remove_remains(const std::filesystem::path& run);
 
 }  // namespace trestle

@@ -26,8 +26,9 @@ std::vector<std::string> write_whole(const Snapshot& snapshot, bool is_best,
   const RunProgress& progress = snapshot.progress;
   const fs::path& run = snapshot.output.run;
   if (is_best) write_best(run, progress.best);
-  Saved saved{.run = run, .step = progress.step, .lineage = progress.lineage};
-  if (progress.best) saved.best = progress.best->step;
+  Saved saved{
+      .run = run, .step = progress.step, .best = progress.former_best, .lineage = progress.lineage};
+  if (progress.best) saved.best.push_back(progress.best->step);
   return remove_old_checkpoints(saved, retention);
 }
 

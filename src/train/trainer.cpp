@@ -155,6 +155,12 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   for (const auto& entry : model_->named_parameters()) {
     if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
   }
+  if (trained.empty()) {
+    user_error(
+        "nothing is trained: model.freeze_language_model, model.freeze_vision_model and "
+        "model.freeze_vision_projection freeze all that checkpoint.pretrained_checkpoint={} has",
+        config_.checkpoint.pretrained_checkpoint);
+  }
   optimizer_ = std::make_unique<AdamW>(
       std::move(trained), AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
                                        .beta2 = config_.optimizer.adam_beta2,
@@ -182,7 +188,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .name = name_of_training_data(config_)});
   validations_ = Validation::make_all(config_, processor_);
   if (validations_.empty()) refuse_validation_keys(asked_, config_);
+  const std::optional<BestStep> before = progress_.best;
   for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
+  if (before && !progress_.best) progress_.former_best.push_back(before->step);
 }
 
 void Trainer::settle_base(const std::optional<SavedRun>& saved) {
@@ -244,10 +252,22 @@ void Trainer::start_from_adapter() {
   identity_.contents["peft.adapter_path"] = content_of_adapters(*model_);
 }
 
+void Trainer::require_ids_of_model(const SampleStream::Taken& taken) const {
+  const int64_t vocabulary = model_->config().text.vocab_size;
+  for (const int64_t id : taken.sample.ids) {
+    if (id < vocabulary) continue;
+    user_error(
+        "row {} of the data holds token id {}, but the model has ids 0 to {}; "
+        "checkpoint.pretrained_checkpoint={} has another model's tokenizer",
+        taken.row, id, vocabulary - 1, config_.checkpoint.pretrained_checkpoint);
+  }
+}
+
 Trainer::Drawn Trainer::next_samples() {
   Drawn drawn;
   for (int64_t i = 0; i < config_.train.global_batch_size; ++i) {
     SampleStream::Taken taken = stream_->next();
+    require_ids_of_model(taken);
     drawn.rows.push_back(taken.row);
     drawn.samples.push_back(std::move(taken.sample));
   }
@@ -353,8 +373,10 @@ StepMetrics Trainer::step() {
   return metrics;
 }
 
-void Trainer::save(CheckpointSaver& saver, bool best) const {
-  saver.wait();  // so that there is one copy at a time
+void Trainer::save(CheckpointSaver& saver, MetricsLog& log, bool best) const {
+  // One copy at a time; and the one before is told of while it is there: the next may remove it.
+  saver.wait();
+  if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
   saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_,
                            /*copied=*/saver.is_async()),
              best);
@@ -412,7 +434,7 @@ int Trainer::run(const OnStep& on_step) {
     const bool best = stopped == 0 && validate(log);
     if (best || metrics.step % config_.checkpoint.save_interval == 0 ||
         metrics.step == config_.train.train_iters || exit || stopped != 0) {
-      save(saver, best);
+      save(saver, log, best);
     }
     if (stopped != 0) saver.wait();
     if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);

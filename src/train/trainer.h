@@ -64,6 +64,7 @@ class Trainer {
     std::vector<int64_t> rows;
   };
   Drawn next_samples();
+  void require_ids_of_model(const SampleStream::Taken& taken) const;
   /// Loss and gradients of samples that share a forward are added to those of the step. Returns
   /// what is wrong with them, or nothing.
   std::string accumulate(const Drawn& drawn, StepMetrics& metrics);
@@ -79,7 +80,7 @@ class Trainer {
   /// Where a validation is due: tells the log, and returns whether it was the best so far.
   bool validate(MetricsLog& log);
   /// `best`: best.json is to name it.
-  void save(CheckpointSaver& saver, bool best) const;
+  void save(CheckpointSaver& saver, MetricsLog& log, bool best) const;
 
   TrainConfig config_;
   RunState found_;  // in checkpoint.save, when this was made and behind each run()

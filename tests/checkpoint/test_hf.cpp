@@ -168,7 +168,7 @@ TEST(HfCheckpointBadInput, Fp8WithoutAFittingScale) {
   const auto error = [](const std::function<void(NamedTensors&)>& edit) {
     const TempDir dir;
     write_variant(kUntied, dir / "m", [&](auto& tensors, Json&) { edit(tensors); });
-    const std::string message = error_of([&] { HfCheckpoint checkpoint(dir / "m"); });
+    const std::string message = error_of([&] { HfCheckpoint(dir / "m").require_weights(); });
     expect_mentions(message, {(dir / "m").string(), "model.safetensors"});
     return message;
   };
@@ -200,7 +200,7 @@ TEST(HfCheckpointBadInput, WeightsOfTypesThatAreNotRead) {
       weight = at::zeros(weight.sizes(), at::kByte).to(dtype);
     });
     const std::string type(*safetensors_dtype(dtype));
-    EXPECT_REFUSED(HfCheckpoint(dir / "m"), kQ, type + " [");
+    EXPECT_REFUSED(HfCheckpoint(dir / "m").require_weights(), kQ, type + " [");
   }
 }
 

@@ -82,6 +82,21 @@ class TextOnly(Commands):
                    if name.startswith("language_model.")}, model / "model.safetensors")
         return model
 
+    def test_a_tokenizer_of_another_model(self):
+        model, vocabulary = self.text_model(), 64
+        edit_json(model / "config.json", lambda config: config.update(vocab_size=vocabulary))
+        tensors = load_file(model / "model.safetensors")
+        save_file({name: value[:vocabulary].clone() if "embed_tokens" in name or "lm_head" in name else value
+                   for name, value in tensors.items()}, model / "model.safetensors")
+        done = self.run_trestle(*self.finetune(model, "rows.jsonl"), "model.params_dtype=float32")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        for part in ("row 0", "token id", "ids 0 to 63", str(model), "another model's tokenizer"):
+            self.assertIn(part, done.stderr.splitlines()[-1])
+
+    def test_nothing_to_train(self):
+        self.refused(*self.finetune(self.text_model(), "rows.jsonl"), "peft.scheme=", "model.freeze_language_model=true",
+                     names=["nothing is trained", "model.freeze_language_model"])
+
     def test_pictures(self):
         model = self.text_model()
         native = self.folder / "native"

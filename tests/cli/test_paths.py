@@ -126,7 +126,7 @@ WORDS = {
 KEY_WORDS = {
     "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "validation.split",
     "validation.subset", "dataset.subset", "dataset.blend", "validation.sets", "validation.best_metric", "scheduler.lr_decay_style", "scheduler.lr_wsd_decay_style", "scheduler.weight_decay_incr_style", "dataset.maker_name", "dataset.split", "dataset.overlong",
-    "peft.scheme", "peft.target_modules", "peft.lora_A_init_method", "peft.lora_B_init_method", "logger.wandb_project",
+    "peft.scheme", "peft.base_bits", "peft.target_modules", "peft.lora_A_init_method", "peft.lora_B_init_method", "logger.wandb_project",
     "logger.wandb_entity", "logger.wandb_exp_name", "logger.mlflow_experiment", "logger.mlflow_run_name", "logger.mlflow_tags",
     "logger.mlflow_description",
 }

@@ -321,6 +321,7 @@ TEST_F(Metrics, MlflowGoesOnWithItsRun) {
   {
     const auto run = MlflowRun::start(asked, 0);
     for (int64_t i = 1; i <= 3; ++i) run->write(i, {{"lm loss", static_cast<double>(i)}});
+    run->write(3, {{"lm loss validation", 3}});
   }
   const std::string id = read_text(directory_ / "mlflow_run_id.txt");
   EXPECT_NE(mlflow_file(directory_, "mlflow.runName"), "");
@@ -334,6 +335,10 @@ TEST_F(Metrics, MlflowGoesOnWithItsRun) {
   changed.train.train_iters = 9;
   {
     const auto run = MlflowRun::start(changed, 2);
+    // MLflow refuses the whole experiment for a metric without a value.
+    for (const auto& entry : fs::recursive_directory_iterator(directory_ / "mlruns")) {
+      EXPECT_NE(entry.path().filename(), "lm loss validation");
+    }
     run->write(3, {{"lm loss", 7}});
     run->finish(MlflowMeta::kKilled);
   }

@@ -89,6 +89,44 @@ TEST_F(RetentionTest, TheBestStays) {
   EXPECT_EQ(read_json(best)["step"], step);
 }
 
+// Its number is compared with none of those to come, but it is no worse for that.
+TEST_F(RetentionTest, ABestThatWasMeasuredOtherwiseStays) {
+  TrainConfig config = every_step("run");
+  config.checkpoint.most_recent_k = 1;
+  config.train.exit_interval = 2;
+  config.validation.path_or_dataset = config.dataset.path_or_dataset;
+  config.validation.eval_interval = 1;
+  config.validation.best_metric = "valid_loss";
+  run(config);
+  const fs::path best = fs::path(config.checkpoint.save) / "best.json";
+  const int64_t step = read_json(best)["step"].get<int64_t>();
+  config.checkpoint.load = config.checkpoint.save;
+  config.validation.eval_iters = 1;
+  for (const int64_t end : {4, 6}) {  // and whoever goes on from there knows it too
+    config.train.exit_interval = end;
+    run(config);
+    EXPECT_GT(read_json(best)["step"].get<int64_t>(), step);
+    EXPECT_EQ(left(config).front(), step);
+  }
+}
+
+// A kill in the middle of a save leaves it under a name of its own, as large as a checkpoint.
+TEST_F(RetentionTest, WhatAKillLeftOfASaveGoes) {
+  TrainConfig config = every_step("run");
+  config.train.exit_interval = 1;
+  run(config);
+  const fs::path run_directory = config.checkpoint.save;
+  const fs::path cut = run_directory / ".iter_0000002.tmp-0123456789abcdef";
+  const fs::path foreign = run_directory / ".iter_0000002.tmp-mine";
+  for (const fs::path& each : {cut, foreign}) {
+    fs::create_directories(each);
+    write_text(each / "__0_0.distcp", "half");
+  }
+  remove_remains(run_directory);
+  EXPECT_FALSE(fs::exists(cut));
+  EXPECT_TRUE(fs::exists(foreign / "__0_0.distcp"));
+}
+
 // Also where the run went on with other keys, which its checkpoints then say.
 TEST_F(RetentionTest, AResumedRunKnowsItsOwn) {
   TrainConfig config = every_step("run");
