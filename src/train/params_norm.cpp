@@ -26,9 +26,11 @@ ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer) : optimi
     frozen_squares_ += squares(parameter);
   }
   for (const auto& module : model.modules(/*include_self=*/false)) {
-    auto* linear = dynamic_cast<Linear*>(module.get());
-    if (linear == nullptr || linear->quantized() == nullptr) continue;
-    frozen_squares_ += squares(linear->dense_weight());
+    const auto* linear = dynamic_cast<const Linear*>(module.get());
+    // One that is held in 4 or 8 bits or in FP8.
+    if (linear == nullptr || !linear->weight.is_meta()) continue;
+    linear->for_dense_rows(
+        [&](int64_t, const at::Tensor& rows) { frozen_squares_ += squares(rows); });
   }
 }
 

@@ -10,6 +10,7 @@
 #include "model/ministral3.h"
 #include "recipes/recipes.h"
 #include "temp_dir.h"
+#include "train/testing.h"
 #include "train/trainer.h"
 
 namespace trestle {
@@ -21,14 +22,7 @@ class Features : public testing::InDirectory<> {
  protected:
   void SetUp() override {
     std::ofstream data(directory_ / "data.jsonl");
-    for (const char* name : {"rgb8.png", "29x29.png", "420.jpg"}) {
-      data
-          << fmt::format(
-                 R"({{"messages": [{{"role": "user", "content": [{{"type": "image", "path": "{}"}}, )"
-                 R"({{"type": "text", "text": "name it"}}]}}, {{"role": "assistant", "content": "{}"}}]}})",
-                 fs::absolute(fs::path("image/golden") / name).string(), name)
-          << "\n";
-    }
+    testing::write_picture_rows(data);
     // A row without a picture among them.
     data
         << R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})"

@@ -160,7 +160,7 @@ TEST(ParamsNorm, IsThatOfAllWeights) {
     }
     for (const auto& module : model->modules(false)) {
       auto* linear = dynamic_cast<Linear*>(module.get());
-      if (linear == nullptr || linear->quantized() == nullptr) continue;
+      if (linear == nullptr || !linear->weight.is_meta()) continue;
       squares += linear->dense_weight().pow(2).sum().item<double>();
     }
     AdamW optimizer(trained, {});

@@ -41,14 +41,7 @@ class Fp8Run : public testing::RunTest {
   // Each row with a picture.
   void show_pictures(TrainConfig& config) const {
     std::ofstream data(directory_ / "pictures.jsonl");
-    for (const char* name : {"rgb8.png", "29x29.png", "420.jpg"}) {
-      data
-          << fmt::format(
-                 R"({{"messages": [{{"role": "user", "content": [{{"type": "image", "path": "{}"}}, )"
-                 R"({{"type": "text", "text": "name it"}}]}}, {{"role": "assistant", "content": "{}"}}]}})",
-                 fs::absolute(fs::path("image/golden") / name).string(), name)
-          << "\n";
-    }
+    testing::write_picture_rows(data);
     config.dataset.path_or_dataset = (directory_ / "pictures.jsonl").string();
     config.dataset.image_max_edge = 28;
   }
@@ -240,6 +233,17 @@ TEST_F(Fp8Run, ACodeThatIsNoNumberIsNamed) {
                    "first bad: parameter "
                    "language_model.decoder.layers.1.mlp.linear_fc2.weight");
   }
+}
+
+// logger.log_params_norm, which reads what the optimizer does not have from the model.
+TEST_F(Fp8Run, TheNormOfAllWeightsIsTheDenseModels) {
+  TrainConfig config = on(kPerTensor, "norm", "lora");
+  config.train.train_iters = 1;
+  config.scheduler.lr_warmup_iters = 0;
+  config.logger.log_params_norm = true;
+  const auto got = run(with_bits(config, "fp8")), wanted = run(with_bits(config, "16"));
+  ASSERT_TRUE(got[0].params_norm && wanted[0].params_norm);
+  EXPECT_NEAR(*got[0].params_norm, *wanted[0].params_norm, 1e-5 * *wanted[0].params_norm);
 }
 
 }  // namespace

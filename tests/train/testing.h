@@ -1,6 +1,7 @@
 // Short runs on fixtures/hf. Included by the tests of the trainer.
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -18,6 +19,18 @@ namespace trestle::testing {
 namespace fs = std::filesystem;
 
 /// A directory with seven rows of own text data, and runs on the fixture model.
+/// Three rows, each with a picture of its own.
+inline void write_picture_rows(std::ostream& out) {
+  for (const char* name : {"rgb8.png", "29x29.png", "420.jpg"}) {
+    out << fmt::format(
+               R"({{"messages": [{{"role": "user", "content": [{{"type": "image", "path": "{}"}}, )"
+               R"({{"type": "text", "text": "name it"}}]}}, {{"role": "assistant", "content": "{}"}}]}})",
+               std::filesystem::absolute(std::filesystem::path("image/golden") / name).string(),
+               name)
+        << "\n";
+  }
+}
+
 class RunTest : public InDirectory<> {
  protected:
   void SetUp() override {
