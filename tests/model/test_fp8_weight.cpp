@@ -1,23 +1,18 @@
 // A projection whose weight is held in FP8 against the same projection with its values in a dense
 // weight. That the values are those of the reader is tests/bridge/test_fp8_base.cpp's.
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
 
-#include "model/linear.h"
+#include "model/held_weight.h"
 
 namespace trestle {
 namespace {
 
-constexpr int64_t kIn = 200, kOut = 300;  // no multiple of a block, a tile, a table
+using namespace testing;
 
-double relative_error(const at::Tensor& got, const at::Tensor& wanted) {
-  const at::Tensor w = wanted.to(at::kDouble);
-  return ((got.to(at::kDouble) - w).abs().max() / w.abs().max()).item<double>();
-}
+constexpr int64_t kIn = 200, kOut = 300;  // no multiple of a block, a tile, a table
 
 at::Tensor random_codes(int64_t rows, int64_t columns) {
   at::Tensor codes = at::randint(0, 256, {rows, columns}, at::kByte);
@@ -82,73 +77,17 @@ TEST(Fp8Weight, EveryCodeAndEveryKindOfScale) {
   }
 }
 
-struct Pair {
-  std::shared_ptr<Linear> fp8, dense;
-};
-
-// Both with the same values, bias and adapter.
-Pair make_pair(const Form& form, at::ScalarType dtype, bool dora, double dropout = 0) {
-  at::manual_seed(5);
-  const auto make = [&](bool keep_fp8) {
-    auto linear = std::make_shared<Linear>(kIn, kOut, Build{dtype, at::kCPU, 16, keep_fp8}, true);
-    linear->attach(std::make_shared<Adapter>(
-        kIn, kOut, FusedLayout::plain(),
-        AdapterSpec{.pairs = {{"", 4, 8}}, .dropout = dropout, .dora = dora},
-        at::TensorOptions().dtype(dtype)));
-    return linear;
-  };
-  const Pair pair{make(true), make(false)};
-  const at::NoGradGuard no_grad;
-  EXPECT_FALSE(pair.fp8->has_values());
-  pair.fp8->hold(random_weight(form, kOut, kIn));
-  EXPECT_TRUE(pair.fp8->has_values() && pair.fp8->weight.is_meta());
-  pair.dense->weight.copy_(pair.fp8->dense_weight());
-  for (auto& entry : pair.dense->named_parameters()) {
-    if (entry.key() == "weight") continue;
-    entry.value().copy_(at::randn(entry.value().sizes()) * 0.3);
-    pair.fp8->named_parameters()[entry.key()].copy_(entry.value());
-  }
-  pair.dense->weight.requires_grad_(false);
-  pair.fp8->weight.requires_grad_(false);
-  return pair;
-}
-
-struct Result {
-  at::Tensor y;
-  std::vector<at::Tensor> gradients;  // of x, and of bias and adapter in their order
-};
-
-Result run(const Linear& linear) {
-  at::manual_seed(6);
-  const auto dtype = linear.weight.scalar_type();
-  const at::Tensor x = at::randn({9, kIn}).to(dtype).requires_grad_();
-  const at::Tensor up = at::randn({9, kOut}).to(dtype);
-  std::vector<at::Tensor> leaves = {x};
-  for (const auto& entry : linear.named_parameters()) {
-    if (entry.value().requires_grad()) leaves.push_back(entry.value());
-  }
-  at::manual_seed(7);  // of the dropout
-  const at::Tensor y = linear.forward(x);
-  return {y.detach(), torch::autograd::grad({y}, leaves, {up})};
+HeldForm held(const Form& form, at::ScalarType dtype = at::kFloat) {
+  return {kIn, kOut, Build{dtype, at::kCPU, 16, /*keep_fp8=*/true}, [&form](Linear& linear) {
+            EXPECT_FALSE(linear.has_values());
+            linear.hold(random_weight(form, kOut, kIn));
+            EXPECT_TRUE(linear.has_values() && linear.weight.is_meta());
+          }};
 }
 
 TEST(Fp8Weight, ForwardAndGradientsAreTheDenseOnes) {
   for (const Form& form : kForms) {
-    for (const bool dora : {false, true}) {
-      for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-        for (const double dropout : {0.0, 0.3}) {
-          const Pair pair = make_pair(form, dtype, dora, dropout);
-          const Result got = run(*pair.fp8), wanted = run(*pair.dense);
-          const double tolerance = dtype == at::kFloat ? 1e-6 : 1.0 / 128;
-          EXPECT_LE(relative_error(got.y, wanted.y), tolerance) << form.name << dora << dtype;
-          ASSERT_EQ(got.gradients.size(), dora ? 5u : 4u);
-          for (size_t i = 0; i < got.gradients.size(); ++i) {
-            EXPECT_LE(relative_error(got.gradients[i], wanted.gradients[i]), tolerance)
-                << form.name << dora << dtype << " gradient " << i;
-          }
-        }
-      }
-    }
+    expect_dense_results([&](at::ScalarType dtype) { return held(form, dtype); }, form.name);
   }
 }
 
@@ -159,10 +98,10 @@ TEST(Fp8Weight, ManyTilesAreOneMatrix) {
     const at::Tensor dense = values_of(weight).to(at::kDouble);
     const at::Tensor x = at::randn({5, kColumns}).requires_grad_();
     const at::Tensor y = fp8_linear(x, weight);
-    EXPECT_LE(relative_error(y, at::linear(x.to(at::kDouble), dense)), 1e-5) << form.name;
+    EXPECT_LE(error_of_values(y, at::linear(x.to(at::kDouble), dense)), 1e-5) << form.name;
     const at::Tensor up = at::randn({5, kRows});
     const auto down = torch::autograd::grad({y}, {x}, {up});
-    EXPECT_LE(relative_error(down[0], at::mm(up.to(at::kDouble), dense)), 1e-5) << form.name;
+    EXPECT_LE(error_of_values(down[0], at::mm(up.to(at::kDouble), dense)), 1e-5) << form.name;
   }
 }
 
@@ -210,32 +149,21 @@ TEST(Fp8Weight, BackwardKeepsCodesOnly) {
   EXPECT_FALSE(fp8_linear(x.detach(), weight).requires_grad());
 }
 
-TEST(Fp8Weight, InferenceBeforeTraining) {
-  const Pair pair = make_pair(kForms[2], at::kFloat, true);
-  at::Tensor inferred;
-  {
-    const c10::InferenceMode inference;
-    inferred = pair.fp8->forward(at::ones({2, kIn})).clone();
-  }
-  const at::Tensor y = pair.fp8->forward(at::ones({2, kIn}));
-  EXPECT_TRUE(at::equal(y.detach(), inferred));
-  y.sum().backward();
-  EXPECT_TRUE(pair.fp8->adapter()->whole()->magnitude.grad().defined());
-}
+TEST(Fp8Weight, InferenceBeforeTraining) { expect_training_behind_inference(held(kForms[2])); }
 
 TEST(Fp8Weight, MergingWidensIt) {
   for (const bool dora : {false, true}) {
-    const Pair pair = make_pair(kForms[1], at::kFloat, dora);
+    const HeldAndDense pair = make_pair(held(kForms[1]), dora);
     const at::Tensor x = at::randn({3, kIn});
     const at::NoGradGuard no_grad;
-    const at::Tensor before = pair.fp8->forward(x);
-    pair.fp8->merge_adapter();
+    const at::Tensor before = pair.held->forward(x);
+    pair.held->merge_adapter();
     pair.dense->merge_adapter();
-    EXPECT_EQ(pair.fp8->fp8(), nullptr);
-    EXPECT_TRUE(at::equal(pair.fp8->weight, pair.dense->weight));
-    EXPECT_TRUE(pair.fp8->named_parameters()["weight"].is_same(pair.fp8->weight));
-    EXPECT_FALSE(pair.fp8->weight.requires_grad());
-    EXPECT_LE(relative_error(pair.fp8->forward(x), before), 1e-5);
+    EXPECT_EQ(pair.held->fp8(), nullptr);
+    EXPECT_TRUE(at::equal(pair.held->weight, pair.dense->weight));
+    EXPECT_TRUE(pair.held->named_parameters()["weight"].is_same(pair.held->weight));
+    EXPECT_FALSE(pair.held->weight.requires_grad());
+    EXPECT_LE(error_of_values(pair.held->forward(x), before), 1e-5);
   }
 }
 

@@ -26,6 +26,19 @@ class RetentionTest : public testing::RunTest {
     config.checkpoint.save_interval = 1;
     return config;
   }
+  // Stopped behind step 2, of validations behind each of which the best is kept beside the last.
+  TrainConfig with_best() const {
+    TrainConfig config = every_step("run");
+    config.checkpoint.most_recent_k = 1;
+    config.train.exit_interval = 2;
+    config.validation.path_or_dataset = config.dataset.path_or_dataset;
+    config.validation.eval_interval = 1;
+    config.validation.best_metric = "valid_loss";
+    return config;
+  }
+  static int64_t best_of(const TrainConfig& config) {
+    return read_json(fs::path(config.checkpoint.save) / "best.json")["step"].get<int64_t>();
+  }
   static Steps left(const TrainConfig& config) { return iterations_of(config.checkpoint.save); }
   // The lines of one removal behind the last step.
   static std::vector<std::string> remove(const TrainConfig& config, int64_t newest) {
@@ -70,15 +83,9 @@ TEST_F(RetentionTest, NoneIsRefused) {
 }
 
 TEST_F(RetentionTest, TheBestStays) {
-  TrainConfig config = every_step("run");
-  config.checkpoint.most_recent_k = 1;
-  config.train.exit_interval = 2;
-  config.validation.path_or_dataset = config.dataset.path_or_dataset;
-  config.validation.eval_interval = 1;
-  config.validation.best_metric = "valid_loss";
+  TrainConfig config = with_best();
   run(config);
-  const fs::path best = fs::path(config.checkpoint.save) / "best.json";
-  const int64_t step = read_json(best)["step"].get<int64_t>();
+  const int64_t step = best_of(config);
   // Without validation none is better.
   config.train.exit_interval.reset();
   config.checkpoint.load = config.checkpoint.save;
@@ -86,26 +93,20 @@ TEST_F(RetentionTest, TheBestStays) {
   config.validation.eval_interval = 0;
   run(config);
   EXPECT_EQ(left(config), (Steps{step, 6}));
-  EXPECT_EQ(read_json(best)["step"], step);
+  EXPECT_EQ(best_of(config), step);
 }
 
 // Its number is compared with none of those to come, but it is no worse for that.
 TEST_F(RetentionTest, ABestThatWasMeasuredOtherwiseStays) {
-  TrainConfig config = every_step("run");
-  config.checkpoint.most_recent_k = 1;
-  config.train.exit_interval = 2;
-  config.validation.path_or_dataset = config.dataset.path_or_dataset;
-  config.validation.eval_interval = 1;
-  config.validation.best_metric = "valid_loss";
+  TrainConfig config = with_best();
   run(config);
-  const fs::path best = fs::path(config.checkpoint.save) / "best.json";
-  const int64_t step = read_json(best)["step"].get<int64_t>();
+  const int64_t step = best_of(config);
   config.checkpoint.load = config.checkpoint.save;
   config.validation.eval_iters = 1;
   for (const int64_t end : {4, 6}) {  // and whoever goes on from there knows it too
     config.train.exit_interval = end;
     run(config);
-    EXPECT_GT(read_json(best)["step"].get<int64_t>(), step);
+    EXPECT_GT(best_of(config), step);
     EXPECT_EQ(left(config).front(), step);
   }
 }

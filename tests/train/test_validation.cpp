@@ -65,6 +65,15 @@ class Validated : public testing::InDirectory<> {
     }
     return lines;
   }
+  // Stopped behind step 4 and gone on with, in a directory beside that of the whole.
+  static Lines run_in_parts(TrainConfig config) {
+    config.checkpoint.save += "-parts";
+    config.train.exit_interval = 4;
+    run(config);
+    config.train.exit_interval.reset();
+    config.checkpoint.load = config.checkpoint.save;
+    return run(config);
+  }
   static std::vector<double> losses(const std::vector<Json>& lines, const char* key) {
     std::vector<double> losses;
     for (const Json& line : lines) losses.push_back(line.at(key).get<double>());
@@ -155,16 +164,10 @@ TEST_F(Validated, AResumedRunKnowsTheBest) {
   whole.validation.best_metric = kValidLoss;
   whole.train.train_iters = 8;
   const auto wanted = run(whole);
-  TrainConfig parts = whole;
-  parts.checkpoint.save += "-parts";
-  parts.train.exit_interval = 4;
-  run(parts);
-  parts.train.exit_interval.reset();
-  parts.checkpoint.load = parts.checkpoint.save;
-  const auto got = run(parts);
+  const auto got = run_in_parts(whole);
   EXPECT_EQ(losses(got.steps, "loss"), losses(wanted.steps, "loss"));
   EXPECT_EQ(losses(got.validations, kValidLoss), losses(wanted.validations, kValidLoss));
-  EXPECT_EQ(read_json(fs::path(parts.checkpoint.save) / "best.json"),
+  EXPECT_EQ(read_json(fs::path(whole.checkpoint.save + "-parts") / "best.json"),
             read_json(fs::path(whole.checkpoint.save) / "best.json"));
 }
 
@@ -311,20 +314,14 @@ TEST_F(Validated, AResumedRunKnowsTheBestOfASet) {
   whole.validation.best_metric = "valid_loss-new";
   whole.train.train_iters = 8;
   const auto wanted = run(whole);
-  TrainConfig parts = whole;
-  parts.checkpoint.save += "-parts";
-  parts.train.exit_interval = 4;
-  run(parts);
-  parts.train.exit_interval.reset();
-  parts.checkpoint.load = parts.checkpoint.save;
-  const auto got = run(parts);
+  const auto got = run_in_parts(whole);
   EXPECT_EQ(losses(got.steps, "loss"), losses(wanted.steps, "loss"));
   ASSERT_EQ(got.validations.size(), wanted.validations.size());
   for (size_t i = 0; i < got.validations.size(); ++i) {
     const char* key = i % 2 == 0 ? "valid_loss-seen" : "valid_loss-new";
     EXPECT_EQ(got.validations[i].at(key), wanted.validations[i].at(key));
   }
-  EXPECT_EQ(read_json(fs::path(parts.checkpoint.save) / "best.json"),
+  EXPECT_EQ(read_json(fs::path(whole.checkpoint.save + "-parts") / "best.json"),
             read_json(fs::path(whole.checkpoint.save) / "best.json"));
 }
 
