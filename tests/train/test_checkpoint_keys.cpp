@@ -175,7 +175,8 @@ TEST_F(CheckpointKeys, WithoutOptimizerARunDoesNotGoOnByItself) {
   config.train.exit_interval = 3;
   run(config);
   const MegatronCheckpoint checkpoint(config.checkpoint.save);
-  for (const auto& [name, info] : checkpoint.state()) EXPECT_EQ(name, kRandomState);
+  ASSERT_EQ(checkpoint.state().size(), 1u);
+  EXPECT_EQ(checkpoint.state().begin()->first, kRandomState);
   EXPECT_FALSE(checkpoint.common_state().contains("optimizer"));
   EXPECT_FALSE(checkpoint.common_state().contains("opt_param_scheduler"));
   EXPECT_EQ(checkpoint.run_config()["checkpoint"]["save_optim"], false);
