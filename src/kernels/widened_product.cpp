@@ -2,12 +2,16 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "kernels/convert.h"
+#include "kernels/panel_product.h"
 
 namespace trestle {
 
@@ -17,11 +21,13 @@ namespace {
 constexpr int64_t kRowsAtOnce = 512;
 // A weight of no more elements is widened whole (4 MiB), and fp32's product shares the threads.
 constexpr int64_t kWholeWeight = int64_t{1} << 20;
-// Elements of a thread's tile: 2 MiB in fp32, about what a core's own cache holds.
-constexpr int64_t kTile = int64_t{1} << 19;
-constexpr int64_t kLeastTileRows = 32, kMostTileRows = 256;
-constexpr int64_t kLeastTileColumns = 64, kMostTileColumns = 512;
-// Elements of activations in fp32 at a time for the gradient of a weight, which sums over all rows.
+// Terms of a sum at a time: a panel of so many lies in a core's nearest cache with a sliver.
+constexpr int64_t kDepth = 256;
+// Weights of a thread's tile in their other direction, at most.
+constexpr int64_t kMostTile = 192;
+// For the gradient of a weight, which sums over all rows: rows of a tile, and elements of
+// activations in fp32 at a time.
+constexpr int64_t kGradientRows = 256, kGradientColumns = 512;
 constexpr int64_t kColumnsAtOnce = int64_t{1} << 22;
 // libtorch's bf16 product of so few rows is a dot product at memory's speed, with sums in fp32.
 constexpr int64_t kFewRows = 3;
@@ -86,53 +92,136 @@ void round_into(const at::Tensor& values, const at::Tensor& to, int64_t row, int
   }
 }
 
-// Whole vectors of 16 at least. Sums run over columns or over rows in tiles of this height,
-// whatever the threads are.
-int64_t tile_rows(int64_t columns) {
-  const int64_t fit = kTile / std::max<int64_t>(1, columns) / 16 * 16;
-  return std::clamp(fit, kLeastTileRows, kMostTileRows);
+int64_t rounded_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+const PanelKernel& kernel_for(int64_t rows) {
+  static const std::string capability = at::get_cpu_capability();
+  return *panel_kernel(capability.c_str(), rows);
 }
 
-// So that each thread has some.
-int64_t tile_columns(int64_t columns) {
-  const int64_t share = (columns / at::get_num_threads() + 15) / 16 * 16;
-  return std::clamp(share, kLeastTileColumns, kMostTileColumns);
-}
+// Rows of activations in fp32, packed for the kernel: [panels, depth, rows of a panel].
+struct Panels {
+  const PanelKernel& kernel;
+  at::Tensor values;
+  int64_t count, depth;  // rows that there are, terms of a sum
 
-struct Tile {
-  at::Tensor weight, result;
+  int64_t panels() const { return values.size(0); }
+  const float* at(int64_t panel, int64_t term) const {
+    return values.const_data_ptr<float>() + (panel * depth + term) * kernel.rows;
+  }
 };
 
-void times_transposed_into(const at::Tensor& y_MN, int64_t row, const at::Tensor& a32_MK,
+Panels packed(const at::Tensor& a_MK) {
+  const at::Tensor a = with_plain_rows(a_MK);
+  const int64_t M = a.size(0), K = a.size(1);
+  const PanelKernel& kernel = kernel_for(M);
+  const int64_t height = kernel.rows;
+  Panels to{kernel, at::empty({(M + height - 1) / height, K, height}), M, K};
+  const auto* from = a.const_data_ptr<at::BFloat16>();
+  auto* first = to.values.mutable_data_ptr<float>();
+  at::parallel_for(0, to.panels(), 1, [&](int64_t begin, int64_t end) {
+    constexpr int64_t kChunk = 64;
+    std::vector<float> rows(height * kChunk);
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t count = std::min(height, M - panel * height);
+      for_ranges(K, kChunk, [&](int64_t column, int64_t columns) {
+        for (int64_t i = 0; i < count; ++i) {
+          widen(from + (panel * height + i) * a.stride(0) + column, &rows[i * kChunk], columns);
+        }
+        float* target = first + (panel * K + column) * height;
+        for (int64_t j = 0; j < columns; ++j, target += height) {
+          for (int64_t i = 0; i < height; ++i) target[i] = rows[i * kChunk + j];
+        }
+      });
+    }
+  });
+  return to;
+}
+
+// A thread's tile of the weight in fp32, and the sums it gives with all panels:
+// [panels, tile, rows of a panel].
+struct TileBuffers {
+  at::Tensor weight, sums;
+};
+
+// Alike for all threads, whole slivers, and no more than kMostTile.
+int64_t tile_size(int64_t total, int64_t sliver) {
+  const int64_t threads = at::get_num_threads();
+  const int64_t each = (total + threads - 1) / threads;
+  const int64_t tiles = (each + kMostTile - 1) / kMostTile;
+  return rounded_up((each + tiles - 1) / tiles, sliver);
+}
+
+// sums (+)= the tile's weights times all panels, over terms [term, term + terms).
+void multiply_tile(const Panels& a, int64_t term, int64_t terms, const float* tile, int64_t weights,
+                   int64_t weight_stride, int64_t term_stride, int64_t tile_size, float* sums) {
+  const PanelKernel& kernel = a.kernel;
+  for (int64_t w = 0; w < weights; w += kernel.weights) {
+    for (int64_t panel = 0; panel < a.panels(); ++panel) {
+      kernel.multiply(a.at(panel, term), terms, tile + w * weight_stride, weight_stride,
+                      term_stride, sums + (panel * tile_size + w) * kernel.rows, term != 0);
+    }
+  }
+}
+
+// y[row + m, column + w] = sums of row m and weight w, and the weight's bias (null: none).
+void round_tile(const Panels& a, const float* sums, int64_t tile_size, int64_t weights,
+                const float* bias, const at::Tensor& y, int64_t row, int64_t column) {
+  const int64_t height = a.kernel.rows;
+  constexpr int64_t kAtOnce = 16;
+  std::vector<float> biased(height);
+  std::vector<at::BFloat16> block(kAtOnce * height);
+  auto* first = y.mutable_data_ptr<at::BFloat16>() + row * y.stride(0) + column;
+  for (int64_t panel = 0; panel < a.panels(); ++panel) {
+    const int64_t rows = std::min(height, a.count - panel * height);
+    for_ranges(weights, kAtOnce, [&](int64_t from, int64_t count) {
+      for (int64_t w = 0; w < count; ++w) {
+        const float* sum = sums + (panel * tile_size + from + w) * height;
+        if (bias != nullptr) {
+          for (int64_t i = 0; i < height; ++i) biased[i] = sum[i] + bias[from + w];
+          sum = biased.data();
+        }
+        round_to_bf16(sum, &block[w * height], height);
+      }
+      for (int64_t i = 0; i < rows; ++i) {
+        at::BFloat16* to = first + (panel * height + i) * y.stride(0) + from;
+        for (int64_t w = 0; w < count; ++w) to[w] = block[w * height + i];
+      }
+    });
+  }
+}
+
+void times_transposed_into(const at::Tensor& y_MN, int64_t row, const Panels& a,
                            const at::Tensor& b_NK, const at::Tensor& bias32_N) {
-  const int64_t M = a32_MK.size(0), N = b_NK.size(0), K = b_NK.size(1), most = tile_rows(K);
-  const auto make = [&] { return Tile{at::empty({most * K}), at::empty({M * most})}; };
-  for_ranges_in_parallel(N, most, make, [&](int64_t first, int64_t count, Tile& tile) {
-    const at::Tensor b32 = widened_tile(b_NK, first, count, 0, K, tile.weight);
-    at::Tensor y32 = front_of(tile.result, M, count);
-    at::mm_out(y32, a32_MK, b32.t());
-    if (bias32_N.defined()) y32.add_(bias32_N.narrow(0, first, count));
-    round_into(y32, y_MN, row, first);
+  const int64_t N = b_NK.size(0), K = b_NK.size(1), tile = tile_size(N, a.kernel.weights);
+  const int64_t sums = a.panels() * tile * a.kernel.rows;
+  const auto* bias = bias32_N.defined() ? bias32_N.const_data_ptr<float>() : nullptr;
+  // A sliver past the last weight multiplies what the buffer held before, which nobody reads.
+  const auto make = [&] { return TileBuffers{at::zeros({tile * kDepth}), at::empty({sums})}; };
+  for_ranges_in_parallel(N, tile, make, [&](int64_t first, int64_t count, TileBuffers& buffers) {
+    auto* sum = buffers.sums.mutable_data_ptr<float>();
+    for_ranges(K, kDepth, [&](int64_t term, int64_t terms) {
+      const at::Tensor b32 = widened_tile(b_NK, first, count, term, terms, buffers.weight);
+      multiply_tile(a, term, terms, b32.const_data_ptr<float>(), count, terms, 1, tile, sum);
+    });
+    round_tile(a, sum, tile, count, bias == nullptr ? bias : bias + first, y_MN, row, first);
   });
 }
 
-void times_into(const at::Tensor& y_MK, int64_t row, const at::Tensor& a32_MN,
-                const at::Tensor& b_NK) {
-  const int64_t M = a32_MN.size(0), N = b_NK.size(0), K = b_NK.size(1);
-  const int64_t columns = std::min(K, tile_columns(K)), rows = tile_rows(columns);
-  const auto make = [&] { return Tile{at::empty({rows * columns}), at::empty({M * columns})}; };
-  for_ranges_in_parallel(K, columns, make, [&](int64_t first, int64_t count, Tile& tile) {
-    at::Tensor y32 = front_of(tile.result, M, count);
-    for_ranges(N, rows, [&](int64_t from, int64_t of) {
-      const at::Tensor b32 = widened_tile(b_NK, from, of, first, count, tile.weight);
-      const at::Tensor part = a32_MN.narrow(1, from, of);
-      if (from == 0) {
-        at::mm_out(y32, part, b32);
-      } else {
-        y32.addmm_(part, b32);
-      }
+void times_into(const at::Tensor& y_MK, int64_t row, const Panels& a, const at::Tensor& b_NK) {
+  const int64_t N = b_NK.size(0), K = b_NK.size(1), tile = tile_size(K, a.kernel.weights);
+  const int64_t sums = a.panels() * tile * a.kernel.rows;
+  const int64_t spare = a.kernel.weights;
+  const auto make = [&] {
+    return TileBuffers{at::zeros({tile * kDepth + spare}), at::empty({sums})};
+  };
+  for_ranges_in_parallel(K, tile, make, [&](int64_t first, int64_t count, TileBuffers& buffers) {
+    auto* sum = buffers.sums.mutable_data_ptr<float>();
+    for_ranges(N, kDepth, [&](int64_t term, int64_t terms) {
+      const at::Tensor b32 = widened_tile(b_NK, term, terms, first, count, buffers.weight);
+      multiply_tile(a, term, terms, b32.const_data_ptr<float>(), count, 1, count, tile, sum);
     });
-    round_into(y32, y_MK, row, first);
+    round_tile(a, sum, tile, count, nullptr, y_MK, row, first);
   });
 }
 
@@ -150,11 +239,11 @@ at::Tensor widened_times_transposed(const at::Tensor& a_MK, const at::Tensor& b_
   const bool is_small = b_NK.numel() <= kWholeWeight;
   const at::Tensor b = is_small ? wide(b_NK) : with_plain_rows(b_NK);
   for_ranges(M, kRowsAtOnce, [&](int64_t first, int64_t count) {
-    const at::Tensor a32 = wide(a_MK.narrow(0, first, count));
+    const at::Tensor rows = a_MK.narrow(0, first, count);
     if (is_small) {
-      y_MN.narrow(0, first, count).copy_(at::linear(a32, b, bias32));
+      y_MN.narrow(0, first, count).copy_(at::linear(wide(rows), b, bias32));
     } else {
-      times_transposed_into(y_MN, first, a32, b, bias32);
+      times_transposed_into(y_MN, first, packed(rows), b, bias32);
     }
   });
   return y_MN;
@@ -168,11 +257,11 @@ at::Tensor widened_times(const at::Tensor& a_MN, const at::Tensor& b_NK) {
   const bool is_small = b_NK.numel() <= kWholeWeight;
   const at::Tensor b = is_small ? wide(b_NK) : with_plain_rows(b_NK);
   for_ranges(a_MN.size(0), kRowsAtOnce, [&](int64_t first, int64_t count) {
-    const at::Tensor a32 = wide(a_MN.narrow(0, first, count));
+    const at::Tensor rows = a_MN.narrow(0, first, count);
     if (is_small) {
-      y_MK.narrow(0, first, count).copy_(at::mm(a32, b));
+      y_MK.narrow(0, first, count).copy_(at::mm(wide(rows), b));
     } else {
-      times_into(y_MK, first, a32, b);
+      times_into(y_MK, first, packed(rows), b);
     }
   });
   return y_MK;
@@ -194,14 +283,16 @@ void widened_transposed_times_out(at::Tensor& out_NK, const at::Tensor& a_MN,
     return;
   }
   const at::Tensor a = with_plain_rows(a_MN);
-  const int64_t at_once = std::max(kMostTileColumns, kColumnsAtOnce / std::max<int64_t>(1, M));
-  const int64_t most = kMostTileRows;
+  const int64_t at_once = std::max(kGradientColumns, kColumnsAtOnce / std::max<int64_t>(1, M));
+  const int64_t most = kGradientRows;
   for_ranges(K, at_once, [&](int64_t column, int64_t columns) {
     const at::Tensor b32 = wide(b_MK.narrow(1, column, columns));
-    const auto make = [&] { return Tile{at::empty({M * most}), at::empty({most * columns})}; };
-    for_ranges_in_parallel(N, most, make, [&](int64_t first, int64_t count, Tile& tile) {
+    const auto make = [&] {
+      return TileBuffers{at::empty({M * most}), at::empty({most * columns})};
+    };
+    for_ranges_in_parallel(N, most, make, [&](int64_t first, int64_t count, TileBuffers& tile) {
       const at::Tensor a32 = widened_tile(a, 0, M, first, count, tile.weight);
-      at::Tensor out32 = front_of(tile.result, count, columns);
+      at::Tensor out32 = front_of(tile.sums, count, columns);
       at::mm_out(out32, a32.t(), b32);
       round_into(out32, out_NK, first, column);
     });
