@@ -86,10 +86,11 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
     for_blocks(weight_VD.size(0), x_ND.size(0), elements, [&](int64_t first, int64_t count) {
       at::Tensor values = logits_of(x_ND, weight_VD.narrow(0, first, count));
       values.sub_(normalizer.largest).exp_().div_(normalizer.sum);
-      const at::Tensor here =
-          targets_N.ge(first).logical_and(targets_N.lt(first + count)).nonzero().view({-1});
-      values.index_put_({here, targets_N.index_select(0, here) - first},
-                        at::full({}, -1, values.options()), /*accumulate=*/true);
+      // Every row takes something from one logit: 1 where its target is in this block, else 0. To
+      // look for those rows would wait for the device.
+      const at::Tensor here = targets_N.ge(first).logical_and_(targets_N.lt(first + count));
+      values.scatter_add_(1, (targets_N - first).clamp_(0, count - 1).unsqueeze(1),
+                          here.to(at::kFloat).neg_().unsqueeze(1));
       at::Tensor block = dw_VD.narrow(0, first, count);
       transposed_times_out(block, values.mul_(up).to(x_ND.scalar_type()), x_ND);
     });

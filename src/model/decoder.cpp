@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "kernels/matrix_product.h"
+#include "model/host_input.h"
 
 namespace trestle {
 
@@ -94,7 +95,7 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
 }
 
 at::Tensor LanguageModel::embed(const at::Tensor& ids_T) const {
-  return at::embedding(word_embeddings_, ids_T);
+  return at::embedding(word_embeddings_, to_device(ids_T, word_embeddings_.device()));
 }
 
 LayerContext LanguageModel::context(const at::Tensor& positions_T, const Packing& packing,

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "model/chunked_loss.h"
+#include "model/host_input.h"
 
 namespace trestle {
 
@@ -47,12 +48,14 @@ at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW)
 
 at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features) const {
   const at::Tensor x_TD = language_model_->embed(ids_T);
-  const at::Tensor places = ids_T.eq(config_.image_token_id).nonzero().view({-1});
+  const at::Tensor places = places_of(ids_T, config_.image_token_id);
   if (places.size(0) != features.size(0)) {
     user_error("the prompt has {} image tokens but its images have {} features", places.size(0),
                features.size(0));
   }
-  return x_TD.index_copy(0, places, features.to(x_TD.scalar_type()));
+  const at::Device device = build_.device;
+  return x_TD.index_copy(0, to_device(places, device),
+                         to_device(features, device).to(x_TD.scalar_type()));
 }
 
 at::Tensor Ministral3::embed(const ModelInput& input) const {
@@ -63,8 +66,10 @@ at::Tensor Ministral3::embed(const ModelInput& input) const {
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
                                    KvCache* cache) const {
+  const at::Device device = build_.device;
   const LayerContext context =
-      language_model_->context(input.positions_T, input.packing, cache, embedded_TD.scalar_type());
+      language_model_->context(to_device(input.positions_T, device), input.packing.to(device),
+                               cache, embedded_TD.scalar_type());
   at::Tensor x_TD = language_model_->layers(embedded_TD, 0, language_model_->num_layers(), context);
   if (cache != nullptr) cache->advance(input.packing.lengths());
   return x_TD;
@@ -80,12 +85,14 @@ at::Tensor Ministral3::logits(const ModelInput& input, KvCache* cache) const {
 
 std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
                                                     const at::Tensor& labels_T) const {
-  const at::Tensor targets_T = labels_T.ne(-100).nonzero().view({-1});
-  const at::Tensor rows = hidden(input).index_select(0, targets_T);
+  const Targets targets = Targets::of(labels_T);
+  const at::Device device = build_.device;
+  const at::Tensor places = to_device(targets.places_N, device);
+  const at::Tensor rows = hidden(input).index_select(0, places);
   const at::Tensor loss =
       chunked_cross_entropy(language_model_->final_norm(rows), language_model_->head_weight(),
-                            labels_T.index_select(0, targets_T));
-  return {loss, targets_T.size(0)};
+                            to_device(targets.ids_N, device));
+  return {loss, targets.count()};
 }
 
 void Ministral3::set_recompute(const Recompute& recompute) {

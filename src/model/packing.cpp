@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "model/host_input.h"
+
 namespace trestle {
 
 namespace {
@@ -69,6 +71,15 @@ at::Tensor Packing::pad(const at::Tensor& packed) const {
 at::Tensor Packing::unpad(const at::Tensor& padded) const {
   const at::Tensor rows = padded.flatten(0, 1);
   return uniform() ? rows : rows.index_select(0, scatter_.to(padded.device()));
+}
+
+Packing Packing::to(at::Device device) const {
+  Packing moved = *this;
+  if (uniform()) return moved;
+  moved.gather_ = to_device(gather_, device);
+  moved.scatter_ = to_device(scatter_, device);
+  for (Packing& run : moved.runs_) run = run.to(device);
+  return moved;
 }
 
 at::Tensor Packing::positions() const {

@@ -24,6 +24,8 @@ class Packing {
   at::Tensor pad(const at::Tensor& packed) const;
   /// The reverse: [B, longest, ...] -> [T, ...].
   at::Tensor unpad(const at::Tensor& padded) const;
+  /// Whose pad() and unpad() of tensors on `device` need nothing of the host's.
+  Packing to(at::Device device) const;
   /// 0 .. length-1 of each sequence, int64 [T].
   at::Tensor positions() const;
   /// The same sequences in runs of neighbours of like length, so that pad() of a run is for the

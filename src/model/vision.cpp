@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernels/matrix_product.h"
+#include "model/host_input.h"
 
 namespace trestle {
 
@@ -97,7 +98,9 @@ std::pair<at::Tensor, PatchGrid> VisionTower::patches(
     const int64_t h = image.size(1) / side;
     const int64_t w = image.size(2) / side;
     // A convolution whose stride is its kernel is a matrix product over patches laid out as rows.
-    rows.push_back(image.to(patch_conv_.options())
+    rows.push_back(to_device(image, patch_conv_.device())
+                       .to(patch_conv_.scalar_type())
+
                        .view({image.size(0), h, side, w, side})
                        .permute({1, 3, 0, 2, 4})
                        .reshape({h * w, -1}));

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "bridge/load_quantized.h"
+#include "model/host_input.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -46,8 +47,8 @@ std::string first_bad_tensor(const Ministral3& model, const Batch& batch) {
     x_TD = language.layers(x_TD, i, i + 1, context);
     if (!is_finite(x_TD)) return fmt::format("output of decoder layer {}", i);
   }
-  const at::Tensor targets_T = batch.labels_T.ne(-100).nonzero().view({-1});
-  if (!is_finite(language.head(x_TD.index_select(0, targets_T)))) return "logits";
+  const at::Tensor places = to_device(Targets::of(batch.labels_T).places_N, x_TD.device());
+  if (!is_finite(language.head(x_TD.index_select(0, places)))) return "logits";
   return "no tensor of a second forward";
 }
 

@@ -73,7 +73,7 @@ void add_weights(Digest& digest, const torch::nn::Module& module) {
 std::string fingerprint_of(const Ministral3& model) {
   Digest digest(Digest::Kind::kSha256);
   // Its two paths sum in other orders.
-  const char* bf16 = bf16_path() == Bf16Path::kNative ? "" : ", bf16 widened";
+  const char* bf16 = bf16_path() == Bf16Path::kNative ? "" : ", bf16 widened 2";
   digest.update(fmt::format("trestle features 1, torch {}, {}{}, {} threads;{};", TORCH_VERSION,
                             at::get_cpu_capability(), bf16, at::get_num_threads(),
                             describe(model.config())));

@@ -84,22 +84,23 @@ void AdamW::refresh_parameters() {
   }
 }
 
-double clip_grad_norm(const AdamW::NamedTensors& parameters, double max_norm) {
+at::Tensor grad_norm(const AdamW::NamedTensors& parameters) {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> norms;
   for (const auto& [name, parameter] : parameters) {
     if (parameter.grad().defined())
       norms.push_back(at::linalg_vector_norm(parameter.grad(), 2, {}, false, at::kFloat));
   }
-  if (norms.empty()) return 0;
-  const double norm = at::linalg_vector_norm(at::stack(norms)).item<double>();
+  return norms.empty() ? at::zeros({}) : at::linalg_vector_norm(at::stack(norms));
+}
+
+void clip_gradients(const AdamW::NamedTensors& parameters, double norm, double max_norm) {
+  const at::NoGradGuard no_grad;
   const double scale = max_norm / (norm + 1e-6);
-  if (max_norm > 0 && scale < 1) {
-    for (const auto& [name, parameter] : parameters) {
-      if (parameter.grad().defined()) parameter.grad().mul_(scale);
-    }
+  if (max_norm <= 0 || scale >= 1) return;
+  for (const auto& [name, parameter] : parameters) {
+    if (parameter.grad().defined()) parameter.grad().mul_(scale);
   }
-  return norm;
 }
 
 }  // namespace trestle

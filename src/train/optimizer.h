@@ -64,8 +64,11 @@ class AdamW {
   int64_t steps_ = 0;
 };
 
-/// The 2-norm over all gradients, fp32; scales them so that it is at most `max_norm` (no scaling
-/// when max_norm <= 0). Returns the norm before scaling. torch.nn.utils.clip_grad_norm_.
-double clip_grad_norm(const AdamW::NamedTensors& parameters, double max_norm);
+/// The 2-norm over all gradients, fp32 scalar where they are; 0 without any.
+at::Tensor grad_norm(const AdamW::NamedTensors& parameters);
+
+/// Scales the gradients, whose norm is `norm`, so that it is at most `max_norm` (no scaling when
+/// max_norm <= 0). torch.nn.utils.clip_grads_with_norm_.
+void clip_gradients(const AdamW::NamedTensors& parameters, double norm, double max_norm);
 
 }  // namespace trestle

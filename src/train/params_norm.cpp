@@ -4,6 +4,8 @@
 #include <torch/nn/module.h>
 
 #include <cmath>
+#include <numeric>
+#include <span>
 
 #include "model/ministral3.h"
 #include "train/optimizer.h"
@@ -12,34 +14,43 @@ namespace trestle {
 
 namespace {
 
-double squares(const at::Tensor& tensor) {
+at::Tensor norm_of(const at::Tensor& tensor) {
   const at::NoGradGuard no_grad;
-  const auto norm = at::linalg_vector_norm(tensor, 2, std::nullopt, false, at::kFloat);
-  return std::pow(norm.item<double>(), 2);
+  return at::linalg_vector_norm(tensor, 2, std::nullopt, false, at::kFloat);
+}
+
+// All of them are read from the device at once.
+double squares(const std::vector<at::Tensor>& norms) {
+  if (norms.empty()) return 0;
+  const at::Tensor read = at::stack(norms).to(at::kCPU, at::kDouble);
+  const std::span values(read.const_data_ptr<double>(), norms.size());
+  return std::inner_product(values.begin(), values.end(), values.begin(), 0.0);
 }
 
 }  // namespace
 
 ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer) : optimizer_(optimizer) {
+  std::vector<at::Tensor> frozen;
   for (const at::Tensor& parameter : model.parameters()) {
     if (parameter.requires_grad() || parameter.is_meta()) continue;
-    frozen_squares_ += squares(parameter);
+    frozen.push_back(norm_of(parameter));
   }
   for (const auto& module : model.modules(/*include_self=*/false)) {
     const auto* linear = dynamic_cast<const Linear*>(module.get());
     // One that is held in 4 or 8 bits or in FP8.
     if (linear == nullptr || !linear->weight.is_meta()) continue;
     linear->for_dense_rows(
-        [&](int64_t, const at::Tensor& rows) { frozen_squares_ += squares(rows); });
+        [&](int64_t, const at::Tensor& rows) { frozen.push_back(norm_of(rows)); });
   }
+  frozen_squares_ = squares(frozen);
 }
 
 double ParamsNorm::now() const {
-  double sum = frozen_squares_;
+  std::vector<at::Tensor> masters;
   for (const auto& [name, tensor] : optimizer_.state()) {
-    if (name.starts_with("param.")) sum += squares(tensor);
+    if (name.starts_with("param.")) masters.push_back(norm_of(tensor));
   }
-  return std::sqrt(sum);
+  return std::sqrt(frozen_squares_ + squares(masters));
 }
 
 }  // namespace trestle

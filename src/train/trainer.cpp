@@ -309,21 +309,37 @@ void Trainer::refuse(StepMetrics& metrics, const std::string& why) {
   }
 }
 
-std::string Trainer::accumulate(const Drawn& drawn, StepMetrics& metrics) {
+Trainer::MicroBatch Trainer::accumulate(Drawn drawn, StepMetrics& metrics) {
   ++metrics.forwards;
-  Batch batch = collate(drawn.samples);
-  const auto pictures = features_ ? features_->fill(batch.input) : batch.input.images_CHW;
-  const auto [sum, targets] = model_->loss_sum(batch.input, batch.labels_T);
-  metrics.flops += flops_->of(batch.input, pictures, targets);
-  if (targets == 0) return {};
+  MicroBatch micro{std::move(drawn.rows), collate(drawn.samples), {}};
+  ModelInput& input = micro.batch.input;
+  const auto pictures = features_ ? features_->fill(input) : input.images_CHW;
+  const auto [sum, targets] = model_->loss_sum(input, micro.batch.labels_T);
+  metrics.flops += flops_->of(input, pictures, targets);
   const at::Tensor loss = sum / static_cast<double>(metrics.target_tokens);
-  metrics.loss += loss.item<double>();
-  if (!std::isfinite(metrics.loss)) {
-    return fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
-                       row_names(*dataset_, drawn.rows), first_bad_tensor(*model_, batch));
-  }
   // It asks for no gradient where only the vision tower trains and no sample has a picture.
-  if (loss.requires_grad()) loss.backward();
+  if (targets > 0 && loss.requires_grad()) loss.backward();
+  micro.loss = loss.detach();
+  return micro;
+}
+
+std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
+                          StepMetrics& metrics) const {
+  std::vector<at::Tensor> scalars = {grad_norm(optimizer_->parameters())};
+  for (const MicroBatch& micro : micro_batches) {
+    scalars.push_back(micro.loss.to(scalars.front().device()));
+  }
+  const at::Tensor values = at::stack(scalars).to(at::kCPU, at::kDouble);
+  const auto* value = values.const_data_ptr<double>();
+  const double norm = *value;
+  for (const MicroBatch& micro : micro_batches) {
+    metrics.loss += *++value;
+    if (!std::isfinite(metrics.loss)) {
+      return fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
+                         row_names(*dataset_, micro.rows), first_bad_tensor(*model_, micro.batch));
+    }
+  }
+  metrics.grad_norm = norm;
   return {};
 }
 
@@ -345,19 +361,19 @@ StepMetrics Trainer::step() {
                drawn.samples.size());
   }
   optimizer_->zero_grad();
-  std::string why;
+  std::vector<MicroBatch> done;
   for (const std::vector<size_t>& group : micro_batches(config_, drawn.samples)) {
     Drawn together{take(drawn.samples, group), {}};
     for (const size_t i : group) together.rows.push_back(drawn.rows[i]);
-    why = accumulate(together, metrics);
-    if (!why.empty()) break;
+    done.push_back(accumulate(std::move(together), metrics));
   }
+  std::string why = read(done, metrics);
   if (why.empty()) {
-    metrics.grad_norm = clip_grad_norm(optimizer_->parameters(), config_.optimizer.clip_grad);
     why = fault(metrics);
     if (!why.empty()) why += fmt::format("; rows {}", row_names(*dataset_, drawn.rows));
   }
   if (why.empty()) {
+    clip_gradients(optimizer_->parameters(), metrics.grad_norm, config_.optimizer.clip_grad);
     optimizer_->step(metrics.lr, weight_decay(config_, scheduled));
     progress_.skipped_on_end = 0;
     progress_.recent_losses.push_back(metrics.loss);

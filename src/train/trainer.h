@@ -65,9 +65,18 @@ class Trainer {
   };
   Drawn next_samples();
   void require_ids_of_model(const SampleStream::Taken& taken) const;
-  /// Loss and gradients of samples that share a forward are added to those of the step. Returns
-  /// what is wrong with them, or nothing.
-  std::string accumulate(const Drawn& drawn, StepMetrics& metrics);
+  /// Samples that shared a forward, and their part of the step's loss, which nobody has read yet.
+  struct MicroBatch {
+    std::vector<int64_t> rows;
+    Batch batch;
+    at::Tensor loss;
+  };
+  /// Gradients of samples that share a forward are added to those of the step. Reads nothing from
+  /// the device, which goes on while the host prepares what is next.
+  MicroBatch accumulate(Drawn drawn, StepMetrics& metrics);
+  /// The step's one read from the device: losses and gradient norm. Returns what is wrong with the
+  /// losses, or nothing.
+  std::string read(const std::vector<MicroBatch>& micro_batches, StepMetrics& metrics) const;
   /// What is wrong with the step, or nothing; gradients are there.
   std::string fault(const StepMetrics& metrics) const;
   /// Stops the run or, with train.on_nan=skip, undoes the step.

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <numeric>
 #include <set>
+#include <span>
 
 #include "base/error.h"
 #include "data/overlong.h"
@@ -169,7 +171,7 @@ double Validation::loss(const Ministral3& model, FeatureCache* features) const {
   const int64_t batch = config_.train.global_batch_size;
   const int64_t rows = rows_of_loss();
   const Overlong overlong = *overlong_of_name(config_.dataset.overlong);
-  double sum = 0;
+  std::vector<at::Tensor> sums;  // read at the end, so that no micro-batch waits for the device
   int64_t targets = 0;
   for (int64_t first = 0; first < rows; first += batch) {
     std::vector<Sample> samples;
@@ -182,14 +184,17 @@ double Validation::loss(const Ministral3& model, FeatureCache* features) const {
       Batch together = collate(take(samples, group));
       if (features != nullptr) features->fill(together.input);
       const auto [loss, count] = model.loss_sum(together.input, together.labels_T);
-      sum += count > 0 ? loss.item<double>() : 0;
+      if (count > 0) sums.push_back(loss);
       targets += count;
     }
   }
   if (targets == 0) {
     user_error("the first {} rows of {} have no target to validate", rows, source_.data.path);
   }
-  return sum / static_cast<double>(targets);
+  // Their order is that of the rows.
+  const at::Tensor read = at::stack(sums).to(at::kCPU, at::kDouble);
+  const std::span values(read.const_data_ptr<double>(), sums.size());
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(targets);
 }
 
 ValidationMetrics Validation::run(Ministral3& model, FeatureCache* features, int64_t step) const {

@@ -18,7 +18,6 @@ namespace trestle::testing {
 
 namespace fs = std::filesystem;
 
-/// A directory with seven rows of own text data, and runs on the fixture model.
 /// Three rows, each with a picture of its own.
 inline void write_picture_rows(std::ostream& out) {
   for (const char* name : {"rgb8.png", "29x29.png", "420.jpg"}) {
@@ -31,6 +30,7 @@ inline void write_picture_rows(std::ostream& out) {
   }
 }
 
+/// A directory with seven rows of own text data, and runs on the fixture model.
 class RunTest : public InDirectory<> {
  protected:
   void SetUp() override {

@@ -298,7 +298,7 @@ class Pretraining {
       total = total + 0.5 * text_loss(model_->hidden(copy.input), copy.labels_T).first;
     }
     total.backward();
-    clip_grad_norm(all_, 1.0);
+    clip_gradients(all_, grad_norm(all_).item<double>(), 1.0);
     const double rate = options_.rate * std::min(1.0, static_cast<double>(steps_ + 1) / 100) *
                         std::clamp((1 - fraction()) / 0.4, 0.01, 1.0);
     muon_.step(rate);
