@@ -7,10 +7,11 @@ namespace trestle {
 
 namespace {
 
-// `Lanes` floats as one value; the compiler takes the registers that the function may use.
+// `Lanes` floats as one value; the compiler takes the registers that the function may use. They are
+// loaded and stored by memcpy: as one instruction, of any alignment.
 template <int Lanes>
 struct Floats {
-  typedef float Type __attribute__((vector_size(Lanes * sizeof(float)), aligned(4), may_alias));
+  typedef float Type __attribute__((vector_size(Lanes * sizeof(float))));
 };
 
 // Weights * Vectors sums must stay in registers, beside Vectors of the panel and one weight.
@@ -20,18 +21,21 @@ template <int Lanes, int Vectors, int Weights>
                                             float* sums, bool add) {
   using Vector = typename Floats<Lanes>::Type;
   Vector sum[Weights][Vectors];
-  auto* stored = reinterpret_cast<Vector*>(sums);
 #pragma GCC unroll 24
   for (int w = 0; w < Weights; ++w) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sum[w][v] = add ? stored[w * Vectors + v] : Vector{};
+    for (int v = 0; v < Vectors; ++v) {
+      sum[w][v] = Vector{};
+      if (add) std::memcpy(&sum[w][v], sums + (w * Vectors + v) * Lanes, sizeof(Vector));
+    }
   }
   for (int64_t k = 0; k < depth; ++k) {
-    const auto* rows = reinterpret_cast<const Vector*>(panel + k * Lanes * Vectors);
     const float* weights = sliver + k * depth_stride;
     Vector row[Vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) row[v] = rows[v];
+    for (int v = 0; v < Vectors; ++v) {
+      std::memcpy(&row[v], panel + (k * Vectors + v) * Lanes, sizeof(Vector));
+    }
 #pragma GCC unroll 24
     for (int w = 0; w < Weights; ++w) {
       const float weight = weights[w * weight_stride];
@@ -42,7 +46,9 @@ template <int Lanes, int Vectors, int Weights>
 #pragma GCC unroll 24
   for (int w = 0; w < Weights; ++w) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) stored[w * Vectors + v] = sum[w][v];
+    for (int v = 0; v < Vectors; ++v) {
+      std::memcpy(sums + (w * Vectors + v) * Lanes, &sum[w][v], sizeof(Vector));
+    }
   }
 }
 
