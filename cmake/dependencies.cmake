@@ -46,6 +46,15 @@ target_include_directories(trestle_fmt SYSTEM PRIVATE ${TORCH_INCLUDE_DIRS})
 add_library(trestle_tensors INTERFACE)
 target_link_libraries(trestle_tensors INTERFACE torch trestle_fmt nlohmann_json::nlohmann_json)
 target_include_directories(trestle_tensors SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+# at::parallel_for is a template of libtorch's headers: where it is compiled without OpenMP it runs on one thread and says
+# nothing, and the package's targets do not ask for it. The runtime is libtorch's own, as two would each have a pool of
+# threads. Not under the thread sanitizer, which does not see how libgomp's threads wait for each other.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT TRESTLE_TSAN)
+  get_filename_component(torch_lib ${TORCH_LIBRARY} DIRECTORY)
+  file(GLOB openmp ${torch_lib}/libgomp*.so*)
+  target_compile_options(trestle_tensors INTERFACE -fopenmp)
+  target_link_libraries(trestle_tensors INTERFACE $<IF:$<BOOL:${openmp}>,${openmp},-fopenmp>)
+endif()
 
 file(GLOB arrow_library ${arrow_lib}/libarrow.so.*)
 file(GLOB parquet_library ${arrow_lib}/libparquet.so.*)
