@@ -120,6 +120,7 @@ class StepWithoutWaits : public testing::RunTest {
   TrainConfig config(const std::string& name, const std::string& scheme = "") const {
     TrainConfig config = RunTest::config(name, scheme);
     config.model.params_dtype = "float32";
+    config.checkpoint.pretrained_checkpoint = "../assets/demo/model";
     config.dataset.image_max_edge = 56;
     config.logger.log_params_norm = true;
     return config;
@@ -154,6 +155,7 @@ TEST_F(StepWithoutWaits, AdaptersOnAHeldBase) {
 TEST_F(StepWithoutWaits, PackedRows) {
   TrainConfig packed = config("packed", "lora");
   packed.dataset.pack_sequences_in_batch = true;
+  packed.model.seq_length = 64;
   expect_none(packed);
 }
 
