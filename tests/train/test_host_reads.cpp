@@ -156,6 +156,8 @@ TEST_F(StepWithoutWaits, PackedRows) {
   TrainConfig packed = config("packed", "lora");
   packed.dataset.pack_sequences_in_batch = true;
   packed.model.seq_length = 64;
+  packed.train.global_batch_size = 8;
+  packed.train.micro_batch_size = 1;
   expect_none(packed);
 }
 
