@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <charconv>
 #include <cstdlib>
 #include <exception>
 
@@ -206,19 +205,6 @@ std::string part_of(CURLU* url, CURLUPart part) {
 
 }  // namespace
 
-std::string_view HttpResponse::header(std::string_view lower_case_name) const {
-  const auto found = headers.find(lower_case_name);
-  return found == headers.end() ? std::string_view() : std::string_view(found->second);
-}
-
-std::optional<uint64_t> HttpResponse::header_number(std::string_view lower_case_name) const {
-  const std::string_view text = header(lower_case_name);
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
 HttpClient::HttpClient() : curl_(nullptr, [](void* curl) { curl_easy_cleanup(curl); }) {
   static const CURLcode ready = curl_global_init(CURL_GLOBAL_DEFAULT);
   curl_.reset(curl_easy_init());
@@ -260,20 +246,6 @@ bool same_origin(const std::string& a, const std::string& b) {
     if (part_of(first.get(), part) != part_of(second.get(), part)) return false;
   }
   return true;
-}
-
-std::string percent_encoded(std::string_view text, bool keep_slashes) {
-  constexpr std::string_view kUnreserved =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
-  std::string out;
-  for (const char c : text) {
-    if (kUnreserved.find(c) != kUnreserved.npos || (keep_slashes && c == '/')) {
-      out += c;
-    } else {
-      out += fmt::format("%{:02X}", static_cast<uint8_t>(c));
-    }
-  }
-  return out;
 }
 
 }  // namespace trestle
