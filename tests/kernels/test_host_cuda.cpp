@@ -81,6 +81,26 @@ TEST_F(HostCuda, AMissingBarrierIsSeenInAnotherOrder) {
   EXPECT_NE(neighbours(Order::kAscending), neighbours(Order::kShuffled));
 }
 
+// A second value is written over the first before all warps have read that: only a warp that runs
+// ahead of the others shows it.
+TEST_F(HostCuda, AMissingBarrierBehindAReadIsSeenInAnotherOrder) {
+  const auto sums = [](Order order) {
+    host_cuda::set_schedule({order, 3});
+    std::vector<int> got(64);
+    run(1, 64, [&] {
+      __shared__ Shared<int, 2> values;
+      for (int round = 0; round < 2; ++round) {
+        const int value = __shfl_sync(kAll, round + 1, 0);
+        if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value;
+        __syncthreads();
+        got[threadIdx.x] += __shfl_sync(kAll, values[0] + values[1], 0);
+      }
+    });
+    return got;
+  };
+  EXPECT_NE(sums(Order::kAscending), sums(Order::kDescending));
+}
+
 TEST_F(HostCuda, ShufflesExchangeWithinAWarp) {
   for (const Order order : {Order::kAscending, Order::kShuffled}) {
     host_cuda::set_schedule({order, 5});

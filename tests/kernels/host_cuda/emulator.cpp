@@ -143,18 +143,32 @@ void start_block(dim3 block) {
   }
 }
 
+// Until no lane of the warp can go on, so that a warp runs as far ahead of the others as a card
+// would ever let it; in random order sometimes not so far. Whether any lane went on.
+bool run_warp(size_t warp) {
+  const size_t first = warp * kLanes, lanes = std::min<size_t>(kLanes, threads - first);
+  const bool in_full = schedule.order != Order::kShuffled || shuffler() % 2 == 0;
+  bool any = false;
+  for (bool again = true; again;) {
+    bool here = false;
+    for (const size_t lane : ordered(lanes)) {
+      if (fibers[first + lane].state != State::kReady) continue;
+      here = true;
+      resume(first + lane);
+    }
+    any = any || here;
+    again = here && in_full;
+  }
+  return any;
+}
+
 void run_block(dim3 block) {
   start_block(block);
-  for (;;) {
-    bool any = false, all_done = true;
-    for (const size_t i : ordered(threads)) {
-      if (fibers[i].state == State::kReady) {
-        any = true;
-        resume(i);
-      }
-      all_done = all_done && fibers[i].state == State::kDone;
-    }
-    if (all_done) return;
+  const auto block_fibers = std::span(fibers).first(threads);
+  const auto is_done = [](const Fiber& fiber) { return fiber.state == State::kDone; };
+  while (!std::ranges::all_of(block_fibers, is_done)) {
+    bool any = false;
+    for (const size_t warp : ordered((threads + kLanes - 1) / kLanes)) any |= run_warp(warp);
     if (!any) throw Fault("threads wait for each other for ever" + waiting_threads());
   }
 }

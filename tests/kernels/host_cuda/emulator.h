@@ -32,7 +32,8 @@ class Fault : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// In which threads (and blocks) come by turns; kShuffled anew at every turn, by `seed`.
+/// In which lanes, warps and blocks come by turns, a warp until all its lanes wait; kShuffled anew
+/// at every turn, by `seed`.
 enum class Order { kAscending, kDescending, kShuffled };
 struct Schedule {
   Order order = Order::kAscending;
