@@ -12,7 +12,11 @@ namespace trestle::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kAtOnce = 32;  // elements of the weight that are on their way to a lane
+// Turns of the loop that are on their way at once: fewer where each needs more registers.
+template <int kWidth, int kBatch>
+constexpr int kTurns = (kWidth >= 16 ? 2 : 4) / (kBatch > 4   ? kWidth >= 16 ? 2 : 4
+                                                 : kBatch > 1 ? 2
+                                                              : 1);
 
 // A weight of the type of x.
 template <class T>
@@ -39,7 +43,7 @@ __global__ void __launch_bounds__(kThreads) product(RowProduct args, Form form) 
   if (row >= args.rows) return;  // a whole warp
   const T* x = static_cast<const T*>(args.x);
   float sums[kBatch] = {};
-#pragma unroll(kAtOnce / kWidth > 4 ? 4 : kAtOnce / kWidth)
+#pragma unroll(kTurns <kWidth, kBatch>)
   for (int64_t column = lane * kWidth; column < args.columns; column += kLanes * kWidth) {
     float weights[kWidth];
     form.read(table, row, column, weights);
@@ -56,10 +60,10 @@ __global__ void __launch_bounds__(kThreads) product(RowProduct args, Form form) 
   }
 #pragma unroll
   for (int b = 0; b < kBatch; ++b) {
-    const float sum = warp_sum(sums[b]);
-    if (lane == 0 && b < args.batch) {
-      static_cast<T*>(args.y)[b * args.rows + row] = rounded<T>(sum);
-    }
+    const float sum = warp_sum(sums[b]) * static_cast<float>(args.scale);
+    if (lane != 0 || b >= args.batch) continue;
+    T& y = static_cast<T*>(args.y)[b * args.rows + row];
+    y = rounded<T>(args.add ? to_float(y) + sum : sum);
   }
 }
 

@@ -10,11 +10,14 @@ namespace trestle::cuda {
 /// More rows of x are refused (cudaErrorInvalidValue): a matrix product is faster.
 constexpr int64_t kMostProductRows = 8;
 
-/// x [batch, columns], W [rows, columns] -> y [batch, rows] = x W^T, x and y of `type`; summed in
-/// fp32 and rounded once.
+/// x [batch, columns], W [rows, columns] -> y [batch, rows] = scale x W^T, x and y of `type`;
+/// summed in fp32 and rounded once. With `add` the products are added to y: a projection and its
+/// adapter are y = x W^T, h = x A^T and y += s h B^T.
 struct RowProduct {
   Type type = Type::kFloat;
   int64_t batch = 0, rows = 0, columns = 0;
+  double scale = 1;
+  bool add = false;
   const void* x = nullptr;
   void* y = nullptr;
 };

@@ -115,6 +115,29 @@ TEST_P(RowProductCuda, OfAWeightInFp8) {
   }
 }
 
+// y += s h B^T, as an adapter of rank 32 adds its h = x A^T.
+TEST_P(RowProductCuda, AddsALowRankUpdate) {
+  at::manual_seed(4);
+  const at::Tensor y = at::randn({3, 50}).to(GetParam()),
+                   h = fenced(at::randn({3, 32}).to(GetParam()));
+  const at::Tensor b = fenced(at::randn({50, 32}).to(GetParam()));
+  const at::Tensor got = in_every_order([&] {
+    at::Tensor sum = fenced(y);
+    EXPECT_EQ(cuda::row_product({.type = type_of(h),
+                                 .batch = 3,
+                                 .rows = 50,
+                                 .columns = 32,
+                                 .scale = 0.25,
+                                 .add = true,
+                                 .x = h.const_data_ptr(),
+                                 .y = sum.mutable_data_ptr()},
+                                b.const_data_ptr(), nullptr),
+              0);
+    return std::vector{sum};
+  })[0];
+  expect_exact(got, exact(y) + 0.25 * at::mm(exact(h), exact(b).t()), "y + s h B^T");
+}
+
 TEST(RowProductsCuda, RefuseWhatAMatrixProductDoesBetter) {
   EXPECT_NE(cuda::row_product({.batch = cuda::kMostProductRows + 1, .rows = 1, .columns = 1},
                               nullptr, nullptr),

@@ -27,10 +27,15 @@ constexpr size_t kMostSharedBytes = 227 << 10;  // of a block on sm_90
 
 enum class State { kReady, kAtBarrier, kInExchange, kDone };
 
-// A stack of its own is made once, by ucontext; later changes of place are jumps, which ask nothing
-// of the system.
+// Where a stack goes on. A stack is begun by ucontext; later changes of place are jumps, which ask
+// nothing of the system. The address sanitizer follows ucontext's changes only.
+struct Spot {
+  ucontext_t context;
+  jmp_buf jump;
+};
+
 struct Fiber {
-  jmp_buf place;
+  Spot spot;
   std::unique_ptr<char[]> stack;
   uint3 index;
   State state;
@@ -48,12 +53,12 @@ struct Memory {
 
 Schedule schedule;
 std::mt19937_64 shuffler;
-std::vector<Fiber> fibers;
+std::vector<Fiber> fibers(kMostThreads);
 size_t threads, running;
 // How many wait, so that only the last to come looks at the others.
 size_t at_barrier;
 std::array<int, kMostThreads / kLanes> in_exchange;  // of a warp
-jmp_buf scheduler;
+Spot scheduler;
 const std::function<void()>* body;
 std::exception_ptr fault;
 std::vector<Memory> poisoned;
@@ -66,9 +71,19 @@ bool is_same(const Site& a, const Site& b) {
          (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
 
-void wait() {
-  if (_setjmp(fibers[running].place) == 0) _longjmp(scheduler, 1);
+#ifdef __SANITIZE_ADDRESS__
+void begin(Spot& from, Spot& to) { swapcontext(&from.context, &to.context); }
+void change(Spot& from, Spot& to) { swapcontext(&from.context, &to.context); }
+#else
+void begin(Spot& from, Spot& to) {
+  if (_setjmp(from.jump) == 0) setcontext(&to.context);
 }
+void change(Spot& from, Spot& to) {
+  if (_setjmp(from.jump) == 0) _longjmp(to.jump, 1);
+}
+#endif
+
+void wait() { change(fibers[running].spot, scheduler); }
 
 // Block after block.
 void run_body() {
@@ -83,23 +98,25 @@ void run_body() {
   }
 }
 
-void begin(Fiber& fiber) {
+void make_stack(Fiber& fiber) {
   if (!fiber.stack) fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   fiber.has_stack = true;
-  ucontext_t context;
+  ucontext_t& context = fiber.spot.context;
   getcontext(&context);
   context.uc_stack.ss_sp = fiber.stack.get();
   context.uc_stack.ss_size = kStackBytes;
   makecontext(&context, run_body, 0);
-  setcontext(&context);
 }
 
 void resume(size_t i) {
+  Fiber& fiber = fibers[i];
   running = i;
-  place.thread = fibers[i].index;
-  if (_setjmp(scheduler) == 0) {
-    if (!fibers[i].has_stack) begin(fibers[i]);
-    _longjmp(fibers[i].place, 1);
+  place.thread = fiber.index;
+  if (fiber.has_stack) {
+    change(scheduler, fiber.spot);
+  } else {
+    make_stack(fiber);
+    begin(scheduler, fiber.spot);
   }
   if (fault) std::rethrow_exception(std::exchange(fault, nullptr));
 }
@@ -132,7 +149,6 @@ std::string waiting_threads() {
 void start_block(dim3 block) {
   for (const Memory& memory : poisoned) std::memset(memory.data, 0xFF, memory.bytes);
   std::ranges::fill(dynamic, std::byte{0xFF});
-  if (fibers.size() < threads) fibers.resize(threads);
   at_barrier = 0;
   in_exchange = {};
   for (size_t i = 0; i < threads; ++i) {
