@@ -1,6 +1,6 @@
-// Two launches for all parameters, and no host read: 2 bytes a gradient in bf16. libtorch takes
-// three launches a parameter, and clipping waits for the norm on the host and moves 4 bytes more;
-// here the factor is applied where AdamW reads the gradient.
+// Two launches for all parameters, and no host read: 2 bytes a gradient in bf16. libtorch takes one
+// and more for each parameter's norm and one to scale it, waits for the norm on the host between
+// them and moves 4 bytes more; here the factor is applied where AdamW reads the gradient.
 #include <type_traits>
 
 #include "kernels/gradient_norm_cuda.h"

@@ -1,6 +1,7 @@
 // A block takes a row and holds it in registers, so that memory is read once: 4 bytes an element in
-// bf16 forward, 6 backward, and the weight's gradient 8 more for each of kPartials columns.
-// libtorch's seven operators move 40 (275 GB/s by that count on a card that copies at 4,230).
+// bf16 forward, 6 backward, and for the weight's gradient 8 more for each column of kPartials rows.
+// libtorch's seven operators move 36 and take 183 us for [4096, 3072] on an H200, where a copy of
+// as much takes 14.
 #include <type_traits>
 
 #include "kernels/device.cuh"

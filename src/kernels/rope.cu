@@ -1,6 +1,6 @@
 // A block takes a token; each thread holds 16 bytes of cosines and sines and turns the same columns
-// of head after head: 4 bytes an element in bf16, or none beside the projection's own output where
-// it turns in place. libtorch's halves, cat, two products, a sum and the query's scale move 30.
+// of head after head: 4 bytes an element in bf16, in place or not. libtorch's negated half, cat,
+// two products, a sum and the query's scale move 23.
 #include <type_traits>
 
 #include "kernels/device.cuh"
