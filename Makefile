@@ -66,7 +66,7 @@ fuzz: fuzzers
 	@.venv/bin/python fuzz/run.py --build build/fuzz --seconds $(SECONDS)
 
 format:
-	@git ls-files --cached --others --exclude-standard '*.h' '*.cpp' | xargs .venv/bin/clang-format -i
+	@git ls-files --cached --others --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh' | xargs .venv/bin/clang-format -i
 
 clean:
 	rm -rf build/release build/dev build/asan build/tsan build/tidy build/fuzz

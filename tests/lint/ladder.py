@@ -8,14 +8,15 @@ import re
 import sys
 
 MOST_OF_A_FILE, MOST_OF_A_ROOM = 500, 3500
+SOURCES = (".h", ".cpp", ".cuh", ".cu")
 root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parents[2]).resolve()
 src = root / "src"
 LADDER = re.findall(r"^[a-z]+$", (src / "ladder.txt").read_text(), re.M)
 rooms = [rung for rung in LADDER if (src / rung).is_dir()]
 faults = [f"src/{path.name} is no rung of src/ladder.txt" for path in sorted(src.iterdir())
           if path.is_dir() and path.name not in LADDER]
-faults += [f"src/{path.name} is in no folder" for path in sorted(src.iterdir()) if path.suffix in (".h", ".cpp")]
-files = sorted(src.rglob("*.h")) + sorted(src.rglob("*.cpp"))
+faults += [f"src/{path.name} is in no folder" for path in sorted(src.iterdir()) if path.suffix in SOURCES]
+files = sorted(path for path in src.rglob("*") if path.suffix in SOURCES)
 lines = dict.fromkeys(rooms, 0)
 for path in files:
     text, name = path.read_text(), path.relative_to(root)
@@ -31,7 +32,7 @@ for path in files:
             faults.append(f"{name} includes {included}/, which is no rung of src/ladder.txt")
         elif LADDER.index(included) > LADDER.index(room):
             faults.append(f"{name} includes {included}/, which is above {room}/")
-    if path.suffix == ".h" and "#pragma once" not in text:
+    if path.suffix in (".h", ".cuh") and "#pragma once" not in text:
         faults.append(f"{name} has no #pragma once")
     if count > MOST_OF_A_FILE:
         faults.append(f"{name} has {count} lines; split it at {MOST_OF_A_FILE}")
