@@ -47,12 +47,12 @@ at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW)
 
 at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features) const {
   const at::Tensor x_TD = language_model_->embed(ids_T);
-  const at::Tensor places = ids_T.eq(config_.image_token_id).nonzero().view({-1});
+  const at::Tensor places = ids_T.eq(config_.image_token_id).nonzero().view({-1}).to(x_TD.device());
   if (places.size(0) != features.size(0)) {
     user_error("the prompt has {} image tokens but its images have {} features", places.size(0),
                features.size(0));
   }
-  return x_TD.index_copy(0, places, features.to(x_TD.scalar_type()));
+  return x_TD.index_copy(0, places, features.to(x_TD.options()));
 }
 
 at::Tensor Ministral3::embed(const ModelInput& input) const {
@@ -63,8 +63,8 @@ at::Tensor Ministral3::embed(const ModelInput& input) const {
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
                                    KvCache* cache) const {
-  const LayerContext context =
-      language_model_->context(input.positions_T, input.packing, cache, embedded_TD.scalar_type());
+  const LayerContext context = language_model_->context(
+      input.positions_T.to(embedded_TD.device()), input.packing, cache, embedded_TD.scalar_type());
   at::Tensor x_TD = language_model_->layers(embedded_TD, 0, language_model_->num_layers(), context);
   if (cache != nullptr) cache->advance(input.packing.lengths());
   return x_TD;
@@ -80,11 +80,12 @@ at::Tensor Ministral3::logits(const ModelInput& input, KvCache* cache) const {
 
 std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
                                                     const at::Tensor& labels_T) const {
+  const at::Device device = build_.device;
   const at::Tensor targets_T = labels_T.ne(-100).nonzero().view({-1});
-  const at::Tensor rows = hidden(input).index_select(0, targets_T);
+  const at::Tensor rows = hidden(input).index_select(0, targets_T.to(device));
   const at::Tensor loss =
       chunked_cross_entropy(language_model_->final_norm(rows), language_model_->head_weight(),
-                            labels_T.index_select(0, targets_T));
+                            labels_T.index_select(0, targets_T).to(device));
   return {loss, targets_T.size(0)};
 }
 

@@ -40,13 +40,13 @@ std::string first_bad_tensor(const Ministral3& model, const Batch& batch) {
   }
   at::Tensor x_TD = model.embed(input);
   const LanguageModel& language = model.language_model();
-  const LayerContext context =
-      language.context(input.positions_T, input.packing, nullptr, x_TD.scalar_type());
+  const LayerContext context = language.context(input.positions_T.to(x_TD.device()), input.packing,
+                                                nullptr, x_TD.scalar_type());
   for (size_t i = 0; i < language.num_layers(); ++i) {
     x_TD = language.layers(x_TD, i, i + 1, context);
     if (!is_finite(x_TD)) return fmt::format("output of decoder layer {}", i);
   }
-  const at::Tensor targets_T = batch.labels_T.ne(-100).nonzero().view({-1});
+  const at::Tensor targets_T = batch.labels_T.ne(-100).nonzero().view({-1}).to(x_TD.device());
   if (!is_finite(language.head(x_TD.index_select(0, targets_T)))) return "logits";
   return "no tensor of a second forward";
 }
