@@ -5,13 +5,14 @@ BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build program demo test unit lint asan tsan fuzzers fuzz format clean
+.PHONY: help setup build program cuda demo test unit lint asan tsan fuzzers fuzz format clean
 
 help:
 	@echo "make demo    set up, build, run the whole main job on the embedded model: demo_report.html"
 	@echo "make test    set up, build, run every test"
 	@echo "make unit    build, run the unit tests: a minute"
 	@echo "make lint    the ladder, clang-format, clang-tidy, what documents promise"
+	@echo "make cuda    build against a CUDA build of torch: TORCH_PYTHON=/path/to/python (docs/gpu.md)"
 	@echo "make asan    build and run the unit tests under the address and undefined-behaviour sanitizers"
 	@echo "make tsan    build and run the unit tests that start threads under the thread sanitizer"
 	@echo "make fuzz    run every fuzz target for SECONDS=60, going on where the last run ended"
@@ -35,6 +36,14 @@ build: setup $(BUILD)/build.ninja
 program: setup $(BUILD)/build.ninja
 	@echo "[build] $(BUILD)/trestle, $(JOBS) at a time"
 	@cmake --build $(BUILD) --parallel $(JOBS) --target trestle
+
+# Against the torch of another python, which has CUDA; the rest as in the other builds.
+cuda: setup
+	@test -n "$(TORCH_PYTHON)" || { echo "[cuda] make cuda TORCH_PYTHON=/path/to/python: one that has a CUDA build of torch"; exit 2; }
+	@echo "[configure] cmake --preset cuda, torch of $(TORCH_PYTHON)"
+	@cmake --preset cuda -DTRESTLE_TORCH_PYTHON=$(TORCH_PYTHON) >/dev/null
+	@echo "[build] build/cuda/trestle, $(JOBS) at a time"
+	@cmake --build build/cuda --parallel $(JOBS) --target trestle
 
 demo: program
 	@echo "[demo] $(BUILD)/trestle demo"
@@ -69,4 +78,4 @@ format:
 	@git ls-files --cached --others --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh' | xargs .venv/bin/clang-format -i
 
 clean:
-	rm -rf build/release build/dev build/asan build/tsan build/tidy build/fuzz
+	rm -rf build/release build/cuda build/dev build/asan build/tsan build/tidy build/fuzz

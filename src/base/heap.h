@@ -1,5 +1,9 @@
-// How memory comes and goes. Called by main before all else.
+// How memory comes and goes, and what is said where it does not. Called by main.
 #pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
 
 namespace trestle {
 
@@ -10,5 +14,9 @@ namespace trestle {
 /// go back as ever. Before the first tensor; a THP_MEM_ALLOC_ENABLE of the environment's stays.
 /// Without glibc only the first is done.
 void settle_heap();
+
+/// Of what libtorch throws when an allocation fails, on the CPU or on a card: "2.00 GiB were asked
+/// for, of 79.15 GiB 1.02 GiB are free". Nothing of another error.
+std::optional<std::string> memory_asked(std::string_view error);
 
 }  // namespace trestle

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "bridge/load_quantized.h"
+#include "bridge/upload.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
 #include "megatron/checkpoint.h"
@@ -79,6 +80,7 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
                   std::string_view prefix) {
   const at::NoGradGuard no_grad;
   const auto linears = projections(module);
+  std::optional<Upload> upload;  // of the first parameter that is not on the CPU
   for (const auto& entry : module.named_parameters()) {
     const std::string name = std::string(prefix) + entry.key();
     at::Tensor parameter = entry.value();
@@ -108,19 +110,25 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
       }
     }
     // Straight into its place where nothing is to be cast.
-    const bool cast = parameter.scalar_type() != found->second.dtype || !parameter.is_cpu() ||
-                      !parameter.is_contiguous();
-    for_row_blocks({found->second.dtype, shape}, [&](RowRange range) {
+    const TensorInfo stored{found->second.dtype, shape};
+    const bool cast = parameter.scalar_type() != stored.dtype || !parameter.is_contiguous();
+    if (!parameter.is_cpu() && !upload) upload.emplace(make_transfer(parameter.device()));
+    for_row_blocks(stored, [&](RowRange range) {
       const at::Tensor place = parameter.dim() == 0
                                    ? parameter.detach()
                                    : parameter.detach().narrow(0, range.first, range.count);
-      if (cast) {
+      if (!parameter.is_cpu()) {
+        const uint64_t bytes = stored.row_bytes() * static_cast<uint64_t>(range.count);
+        megatron.read_rows(name, range, upload->next(static_cast<int64_t>(bytes)));
+        upload->send(stored.dtype, place);
+      } else if (cast) {
         place.copy_(read_range(megatron, name, range));
       } else {
         megatron.read_rows(name, range, static_cast<std::byte*>(place.mutable_data_ptr()));
       }
     });
   }
+  if (upload) upload->finish();
 }
 
 ModelTensors::ModelTensors(const Ministral3& model, at::ScalarType dtype) : dtype_(dtype) {
@@ -132,14 +140,14 @@ ModelTensors::ModelTensors(const Ministral3& model, at::ScalarType dtype) : dtyp
 }
 
 at::Tensor ModelTensors::read(const std::string& name) const {
-  return parameters_.at(name).to(dtype_).contiguous();
+  return parameters_.at(name).to(at::kCPU, dtype_).contiguous();
 }
 
 void ModelTensors::read_rows(const std::string& name, RowRange range, std::byte* out) const {
   const at::Tensor& parameter = parameters_.at(name);
   const at::Tensor rows =
       (parameter.dim() == 0 ? parameter : parameter.narrow(0, range.first, range.count))
-          .to(dtype_)
+          .to(at::kCPU, dtype_)
           .contiguous();
   std::memcpy(out, rows.const_data_ptr(), rows.nbytes());
 }

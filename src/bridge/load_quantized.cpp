@@ -29,15 +29,19 @@ std::map<std::string, QuantizedWeight*> quantized_weights(const torch::nn::Modul
 
 void quantize(const TensorSource& source, const std::string& name, at::ScalarType dtype,
               QuantizedWeight& into) {
+  // Quantised by the processor, so that the codes are the same wherever they go.
+  const bool is_here = into.codes().is_cpu();
+  QuantizedWeight made = is_here ? into : QuantizedWeight(into.rows(), into.columns(), into.bits());
   for_row_blocks(source.tensors().at(name), [&](RowRange range) {
-    into.set_rows(range.first, read_range(source, name, range).to(dtype).to(at::kFloat));
+    made.set_rows(range.first, read_range(source, name, range).to(dtype).to(at::kFloat));
   });
-  if (!into.absmax().isfinite().all().item<bool>()) {
+  if (!made.absmax().isfinite().all().item<bool>()) {
     user_error(
         "tensor {} holds a value that is no finite number, which {} bits cannot say; mend the "
         "checkpoint, or hold its base in 16 bits",
         name, into.bits());
   }
+  if (!is_here) into.copy_from(made);
 }
 
 bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into) {
@@ -65,8 +69,8 @@ int64_t count_fp8(const TensorSource& megatron, const ModelConfig& config) {
   });
 }
 
-Build base_build(at::ScalarType dtype, std::string_view bits) {
-  Build build{dtype, at::kCPU};
+Build base_build(at::ScalarType dtype, std::string_view bits, at::Device device) {
+  Build build{dtype, device};
   if (bits == "8") build.weight_bits = 8;
   if (bits == "4") build.weight_bits = 4;
   build.keep_fp8 = bits == "fp8";

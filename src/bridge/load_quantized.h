@@ -39,7 +39,7 @@ int64_t count_fp8(const TensorSource& megatron, const ModelConfig& config);
 
 /// What peft.base_bits and --base-bits may say, but for `auto`: "16" (of `dtype`), "8", "4", or
 /// "fp8" (as the checkpoint has them).
-Build base_build(at::ScalarType dtype, std::string_view bits);
+Build base_build(at::ScalarType dtype, std::string_view bits, at::Device device = at::kCPU);
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 /// What a weight is held by, each with a name; nothing where it is held as it is.

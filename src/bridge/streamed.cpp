@@ -44,7 +44,7 @@ at::Tensor image_features(const TensorSource& source, const ModelConfig& config,
   VisionTower entry(first, /*feature_layer=*/0, build);
   load_weights(entry, source, "vision_tower.");
   auto [x_PD, grid] = entry.patches(images_CHW);
-  const Rotation rotation = entry.rotation(grid, x_PD.options());
+  const Rotation rotation = entry.rotation(grid, x_PD.scalar_type());
   for (size_t i = 0; i < shell.depth(); ++i) {
     VisionLayer layer(*config.vision, build);
     load_weights(layer, source, fmt::format("vision_tower.transformer.layers.{}.", i));
@@ -64,10 +64,17 @@ at::Tensor head(const TensorSource& source, const ModelConfig& config, const Bui
   std::vector<at::Tensor> blocks;
   for (int64_t first = 0; first < config.text.vocab_size; first += kVocabularyRows) {
     const int64_t count = std::min(kVocabularyRows, config.text.vocab_size - first);
-    blocks.push_back(
-        times_transposed(normed, read_range(source, weight, {first, count}).to(build.dtype)));
+    const at::Tensor rows = read_range(source, weight, {first, count});
+    blocks.push_back(times_transposed(normed, rows.to(build.device, build.dtype)));
   }
-  return at::cat(blocks, 1).to(at::kFloat);
+  return at::cat(blocks, 1).to(at::kCPU, at::kFloat);
+}
+
+LayerContext on(at::Device device, LayerContext context) {
+  for (at::Tensor* each : {&context.rotation.cos, &context.rotation.sin, &context.query_scale}) {
+    if (each->defined()) *each = each->to(device);
+  }
+  return context;
 }
 
 }  // namespace
@@ -120,20 +127,20 @@ uint64_t streamed_bytes(const ModelConfig& config, at::ScalarType dtype) {
 }
 
 at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,
-                           at::ScalarType dtype, const ModelInput& input) {
+                           at::ScalarType dtype, const ModelInput& input, at::Device device) {
   const c10::InferenceMode inference;
-  const Build build{dtype, at::kCPU};
+  const Build build{dtype, device};
   // For what is not weights: places of the pictures' features, rotations.
   const Ministral3 shell(config, {dtype, at::Device(at::kMeta)});
-  at::Tensor x_TD = embedded(megatron, input.ids_T, dtype);
+  at::Tensor x_TD = embedded(megatron, input.ids_T, dtype).to(device);
   if (!input.images_CHW.empty()) {
     const at::Tensor features =
         image_features(megatron, config, *shell.vision_tower(), build, input.images_CHW);
-    const at::Tensor places = input.ids_T.eq(config.image_token_id).nonzero().view({-1});
+    const at::Tensor places = input.ids_T.eq(config.image_token_id).nonzero().view({-1}).to(device);
     x_TD = x_TD.index_copy(0, places, features.to(dtype));
   }
   const LayerContext context =
-      shell.language_model().context(input.positions_T, input.packing, nullptr, dtype);
+      on(device, shell.language_model().context(input.positions_T, input.packing, nullptr, dtype));
   for (size_t i = 0; i < shell.language_model().num_layers(); ++i) {
     DecoderLayer layer(config.text, build);
     load_weights(layer, megatron, fmt::format("language_model.decoder.layers.{}.", i));

@@ -21,10 +21,11 @@ ModelInput probe_input(const ModelConfig& config);
 /// probe_input, in bytes.
 uint64_t streamed_bytes(const ModelConfig& config, at::ScalarType dtype);
 
-/// Logits [T, V] in fp32, computed in `dtype`. `megatron` has Megatron's names; it is read in
-/// order, each layer once. Holds a layer of either tower, the projector, or blocks of the
-/// vocabulary.
+/// Logits [T, V] in fp32 on the CPU, computed in `dtype` on `device`. `megatron` has Megatron's
+/// names; it is read in order, each layer once. Holds a layer of either tower, the projector, or
+/// blocks of the vocabulary.
 at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& config,
-                           at::ScalarType dtype, const ModelInput& input);
+                           at::ScalarType dtype, const ModelInput& input,
+                           at::Device device = at::kCPU);
 
 }  // namespace trestle

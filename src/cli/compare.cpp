@@ -18,6 +18,7 @@
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
 #include "cli/commands.h"
+#include "cli/device_flag.h"
 #include "cli/format_flag.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
@@ -25,6 +26,7 @@
 #include "generate/generator.h"
 #include "generate/stop.h"
 #include "hub/hub.h"
+#include "kernels/device.h"
 #include "model/ministral3.h"
 #include "peft/merged.h"
 #include "peft/peft_folder.h"
@@ -39,6 +41,7 @@ namespace {
 struct CompareFlags {
   std::string a, b, hf_model, html, prompt = "Hello! Who are you?";
   FormatFlag format;
+  DeviceFlag device;
   bool json = false, all = false, forward = true;
   int64_t max_new_tokens = 16;
   double max_error = -1;
@@ -111,12 +114,13 @@ class Opened {
   std::unique_ptr<HfAsMegatron> view_;
 };
 
-uint64_t free_memory() {
+uint64_t free_memory(at::Device device) {
+  if (const auto card = card_memory(device)) return static_cast<uint64_t>(card->free);
   return static_cast<uint64_t>(::sysconf(_SC_AVPHYS_PAGES)) *
          static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
-std::string answer(const Opened& model, at::ScalarType dtype, const Processor& processor,
+std::string answer(const Opened& model, const Build& build, const Processor& processor,
                    const CompareFlags& flags) {
   Conversation conversation;
   conversation.messages.push_back({});
@@ -125,7 +129,7 @@ std::string answer(const Opened& model, at::ScalarType dtype, const Processor& p
   SamplingOptions options;
   options.max_new_tokens = flags.max_new_tokens;
   check_prompts(model.config(), prompts, options);
-  Ministral3 loaded(model.config(), {dtype, at::kCPU});
+  Ministral3 loaded(model.config(), build);
   load_weights(loaded, model.weights());
   loaded.eval();
   const GenerationResult result =
@@ -134,8 +138,8 @@ std::string answer(const Opened& model, at::ScalarType dtype, const Processor& p
 }
 
 // Both answers, one model in memory at a time; or why there are none.
-void compare_texts(const Opened& a, const Opened& b, at::ScalarType dtype,
-                   const CompareFlags& flags, CompareReport& report) {
+void compare_texts(const Opened& a, const Opened& b, const Build& build, const CompareFlags& flags,
+                   CompareReport& report) {
   const auto assets = a.assets() ? a.assets() : b.assets();
   if (!assets) {
     report.no_text = "neither has a tokenizer";
@@ -143,21 +147,23 @@ void compare_texts(const Opened& a, const Opened& b, at::ScalarType dtype,
   }
   uint64_t bytes = 0;
   for (const auto& [name, info] : a.weights().tensors()) bytes += byte_size(info).value_or(0);
-  if (bytes > free_memory() / 5 * 4) {
+  const uint64_t free = free_memory(build.device);
+  if (bytes > free / 5 * 4) {
     report.no_text = fmt::format("a model takes {:.1f} GB of memory and {:.1f} GB are free",
-                                 gigabytes(bytes), gigabytes(free_memory()));
+                                 gigabytes(bytes), gigabytes(free));
     return;
   }
   const Processor processor(*assets);
   report.prompt = flags.prompt;
-  report.a.text = answer(a, dtype, processor, flags);
-  report.b.text = answer(b, dtype, processor, flags);
+  report.a.text = answer(a, build, processor, flags);
+  report.b.text = answer(b, build, processor, flags);
 }
 
 // What the flags alone say.
 void refuse_unused(const Command& command, const CompareFlags& flags) {
   if (!flags.forward) {
     command.refuse_given({"--prompt", "--max-new-tokens"}, "--no-forward asks neither of them");
+    command.refuse_given({"--device"}, "--no-forward computes nothing");
   }
   if (flags.max_new_tokens == 0) {
     command.refuse_given({"--prompt"}, "--max-new-tokens 0 leaves no answer");
@@ -176,7 +182,7 @@ void refuse_unused(const Command& command, const CompareFlags& flags, const Open
   if (!flags.forward) return;
   const std::string unlike = incomparable(a.config(), b.config());
   if (!unlike.empty()) {
-    command.refuse_given({"--forward", "--prompt", "--max-new-tokens"},
+    command.refuse_given({"--forward", "--prompt", "--max-new-tokens", "--device"},
                          "what they compute is not compared: " + unlike);
   }
   if (!a.assets() && !b.assets()) {
@@ -188,6 +194,7 @@ void compare(const Command& command, const CompareFlags& flags) {
   if (std::isnan(flags.max_error))
     user_error("--max-error nan: no error is within it; give a number");
   refuse_unused(command, flags);
+  flags.device.choose();
   require_utf8(flags.prompt, "--prompt");
   if (!flags.html.empty()) {
     require_output_file(flags.html, "--html", page_kind(), {flags.a, flags.b, flags.hf_model});
@@ -202,10 +209,12 @@ void compare(const Command& command, const CompareFlags& flags) {
   report.no_logits = flags.forward ? incomparable(a.config(), b.config()) : "--no-forward";
   if (report.no_logits.empty()) {
     const at::ScalarType dtype = a.is_half() || b.is_half() ? at::kBFloat16 : at::kFloat;
+    const Build build{dtype, flags.device.choose_and_tell()};
     const ModelInput input = probe_input(a.config());
-    const at::Tensor logits = streamed_logits(a.weights(), a.config(), dtype, input);
-    report.logits = compare_logits(logits, streamed_logits(b.weights(), b.config(), dtype, input));
-    if (flags.max_new_tokens > 0) compare_texts(a, b, dtype, flags, report);
+    const at::Tensor logits = streamed_logits(a.weights(), a.config(), dtype, input, build.device);
+    report.logits = compare_logits(
+        logits, streamed_logits(b.weights(), b.config(), dtype, input, build.device));
+    if (flags.max_new_tokens > 0) compare_texts(a, b, build, flags, report);
   }
   if (!flags.html.empty()) write_text(flags.html, compare_html(report));
   const std::string shown =
@@ -248,6 +257,7 @@ void add_compare(Command app) {
   command.add_switch("--json", flags->json, "everything as JSON, hashes included");
   command.add("--html", flags->html, "a page to write as well");
   flags->format.add_to(command);
+  flags->device.add_to(command);
   command.on_run([command, flags] { compare(command, *flags); });
 }
 

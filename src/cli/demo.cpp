@@ -1,5 +1,5 @@
-// `trestle demo`: the whole main job on the embedded model and data. No network, no GPU; every
-// number it prints is measured.
+// `trestle demo`: the whole main job on the embedded model and data. No network, and no GPU needed;
+// every number it prints is measured.
 #include "pages/demo.h"
 
 #include <ATen/Parallel.h>
@@ -18,8 +18,10 @@
 #include "base/standard_streams.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
+#include "cli/device_flag.h"
 #include "cli/number_flag.h"
 #include "generate/stop.h"
+#include "kernels/device.h"
 #include "model/ministral3.h"
 #include "peft/lora.h"
 #include "recipes/recipes.h"
@@ -35,6 +37,7 @@ struct DemoFlags {
   std::string assets, output = "out/demo", report = "demo_report.html";
   int64_t steps = 0;
   double min_field = 0, min_whole = 0, max_before = 1;
+  DeviceFlag device;
 };
 
 // assets/demo beside the source tree that the program was built in: build/PRESET/trestle ->
@@ -81,6 +84,7 @@ class Demo {
  public:
   explicit Demo(const DemoFlags& flags)
       : flags_(flags),
+        device_(flags.device.choose()),
         assets_(find_assets(flags.assets)),
         work_(flags.output),
         data_(assets_ / "data") {}
@@ -89,8 +93,10 @@ class Demo {
     require_output_folder(work_, "--output", {assets_});
     require_output_file(flags_.report, "--report", page_kind(), {assets_});
     prepare(work_);
-    report_.machine = fmt::format("{} threads on {} cores, fp32", at::get_num_threads(),
-                                  std::thread::hardware_concurrency());
+    report_.machine = device_.is_cpu()
+                          ? fmt::format("{} threads on {} cores, fp32", at::get_num_threads(),
+                                        std::thread::hardware_concurrency())
+                          : fmt::format("{}, fp32", device_name(device_));
     const std::time_t now = std::time(nullptr);
     char date[32];
     std::strftime(date, sizeof(date), "%Y-%m-%d %H:%M", std::localtime(&now));
@@ -102,7 +108,7 @@ class Demo {
     const Processor processor(base.assets());
     const auto test = make_dataset("make_cord_v2_dataset", data_, "test");
     stage("evaluate before", [&] {
-      const auto model = load_model(base, {at::kFloat, at::kCPU});
+      const auto model = load_model(base, {at::kFloat, device_});
       model->eval();
       report_.before = score(*model, processor, *test);
     });
@@ -157,6 +163,7 @@ class Demo {
     config.checkpoint.save = (work_ / "run").string();
     config.dataset.path_or_dataset = data_.string();
     config.logger.log_interval = 10;
+    config.train.device = device_.str();
     if (flags_.steps > 0) {
       config.train.train_iters = flags_.steps;
       // A run of few steps has no room for the recipe's warm-up.
@@ -188,7 +195,7 @@ class Demo {
     write_text(work_ / "receipt.png", report_.generated_for);
     const OpenCheckpoint checkpoint(hf);
     const Processor processor(checkpoint.assets());
-    const auto model = load_model(checkpoint, {at::kFloat, at::kCPU});
+    const auto model = load_model(checkpoint, {at::kFloat, device_});
     model->eval();
     Message user = text_message(Role::kUser, "Describe this image.");
     user.parts.insert(user.parts.begin(), Part{.kind = Part::Kind::kImage});
@@ -236,6 +243,7 @@ class Demo {
   }
 
   DemoFlags flags_;
+  at::Device device_;
   fs::path assets_, work_, data_;
   std::unique_ptr<Trainer> trainer_;
   DemoReport report_;
@@ -262,6 +270,7 @@ void add_demo(Command app) {
              "fail unless this share of receipts is wholly right after");
   add_number(command, "--max-before,--max_before", flags->max_before, share,
              "fail if more fields than this share are right before");
+  flags->device.add_to(command);
   command.on_run([flags] { Demo(*flags).run(); });
 }
 

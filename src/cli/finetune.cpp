@@ -179,6 +179,7 @@ void add_finetune(Command app) {
   add("--peft-scheme,--peft_scheme", "peft.scheme",
       "lora, dora or none; decides the recipe's learning rates too")
       .one_of({"lora", "dora", "none"});
+  add("--device", "train.device", "where it computes: auto, cpu, cuda or cuda:N");
   add("--on-nan,--on_nan", "train.on_nan",
       "stop at a step whose loss or gradient is no number, or skip it")
       .one_of({"stop", "skip"});

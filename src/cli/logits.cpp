@@ -187,7 +187,9 @@ void logits(const LogitsFlags& flags) {
           .to(at::kFloat)
           .unflatten(0, {B, S});
   writer.write("logits", logits_BSV);
-  if (inputs.labels_BS.defined()) writer.write("loss", shifted_loss(logits_BSV, inputs.labels_BS));
+  if (inputs.labels_BS.defined()) {
+    writer.write("loss", shifted_loss(logits_BSV, inputs.labels_BS.to(logits_BSV.device())));
+  }
   writer.commit();
 }
 

@@ -27,11 +27,6 @@ int fail(int status, const char* message) {
   return status;
 }
 
-// libtorch's allocator has no exception of its own.
-bool out_of_memory(const std::exception& error) {
-  return std::string_view(error.what()).find("can't allocate memory") != std::string_view::npos;
-}
-
 void add_commands(trestle::Command app) {
   trestle::add_demo(app);
   trestle::add_import(app);
@@ -89,6 +84,9 @@ int main(int argc, char** argv) {
     return fail(kFailed, "out of memory");
   } catch (const std::exception& error) {
     // A bug of ours: a c10::Error carries a backtrace behind its first line.
-    return fail(kFailed, out_of_memory(error) ? "out of memory" : error.what());
+    if (const auto asked = trestle::memory_asked(error.what())) {
+      return fail(kFailed, ("out of memory: " + *asked).c_str());
+    }
+    return fail(kFailed, error.what());
   }
 }

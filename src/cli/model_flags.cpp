@@ -28,6 +28,7 @@ void ModelFlags::add_to(Command command) {
            "checkpoint has so, as they are); peft.base_bits of a run gives what it was trained on")
       .one_of({"4", "8", "16", "fp8"});
   format.add_to(command);
+  device.add_to(command);
 }
 
 void add_image_flags(Command command, ImageLimits& limits) {
@@ -61,6 +62,7 @@ OpenCheckpoint ModelFlags::open_named() const {
 }
 
 OpenCheckpoint ModelFlags::open() const {
+  device.choose();
   OpenCheckpoint checkpoint = open_named();
   if (base_bits == "fp8" && count_fp8(checkpoint.weights(), checkpoint.config()) == 0) {
     user_error("--base-bits fp8 has no effect: no projection of the model is in FP8; leave it out");
@@ -70,7 +72,8 @@ OpenCheckpoint ModelFlags::open() const {
 
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
   const bool half = dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16";
-  auto model = load_model(checkpoint, base_build(half ? at::kBFloat16 : at::kFloat, base_bits));
+  auto model = load_model(checkpoint, base_build(half ? at::kBFloat16 : at::kFloat, base_bits,
+                                                 device.choose_and_tell()));
   if (!adapter_path.empty()) {
     const auto adapter = resolve_model(adapter_path, "--adapter-path");
     if (load_adapter(*model, adapter).changes_nothing) {

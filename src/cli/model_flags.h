@@ -12,6 +12,7 @@
 
 #include "bridge/load.h"
 #include "cli/command.h"
+#include "cli/device_flag.h"
 #include "cli/format_flag.h"
 #include "data/processor.h"
 
@@ -23,15 +24,16 @@ struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
   std::string base_bits = "16";
   FormatFlag format;
+  DeviceFlag device;
 
   void add_to(Command command);
   /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF
   /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given, or
-  /// both and the first is no Megatron checkpoint, and for --base-bits fp8 of a model that has
-  /// none.
+  /// both and the first is no Megatron checkpoint, for --base-bits fp8 of a model that has none,
+  /// and for a --device that is not there.
   OpenCheckpoint open() const;
-  /// With the adapter, in eval mode; in the asked dtype, or else the checkpoint's if it is
-  /// bfloat16, or else float32.
+  /// With the adapter, in eval mode, on the device; in the asked dtype, or else the checkpoint's if
+  /// it is bfloat16, or else float32.
   std::shared_ptr<Ministral3> load(const OpenCheckpoint& checkpoint) const;
 
  private:

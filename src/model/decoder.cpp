@@ -72,6 +72,8 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x_TD, const LayerContext& con
 
 LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
     : config_(config), frequencies_(rope_frequencies(config.rope, config.head_dim)) {
+  // A model without values serves positions of the CPU.
+  if (!build.device.is_meta()) frequencies_.inverse = frequencies_.inverse.to(build.device);
   // Plain modules give Megatron's names: embedding.word_embeddings.weight, decoder.layers.N, ...
   auto embedding = register_module("embedding", std::make_shared<torch::nn::Module>());
   auto words = embedding->register_module("word_embeddings", std::make_shared<torch::nn::Module>());

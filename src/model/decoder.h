@@ -63,8 +63,9 @@ class LanguageModel : public torch::nn::Module {
  public:
   LanguageModel(const TextConfig& config, const Build& build);
 
-  /// int64 [T] -> [T, D].
+  /// int64 [T], wherever they are -> [T, D].
   at::Tensor embed(const at::Tensor& ids_T) const;
+  /// `positions_T` where the layers are.
   LayerContext context(const at::Tensor& positions_T, const Packing& packing, KvCache* cache,
                        at::ScalarType dtype) const;
   /// Runs decoder layers first .. last-1, as set_recompute() says where gradients are made.

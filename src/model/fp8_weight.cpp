@@ -115,10 +115,30 @@ WeightParts Fp8Weight::parts() const {
   return {{codes_, scales_.values, scales_.grid_row}, scales_.columns};
 }
 
+Fp8Weight Fp8Weight::to(at::Device device) const {
+  return {codes_.to(device),
+          {scales_.values.to(device), scales_.grid_row.to(device), scales_.columns}};
+}
+
 at::Tensor Fp8Weight::dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const {
   TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "values are fp32 or bf16");
+  if (!codes_.is_cpu()) return dense_by_operators(rows, columns, dtype);
   return dtype == at::kFloat ? tile_of<float>(*this, rows, columns)
                              : tile_of<at::BFloat16>(*this, rows, columns);
+}
+
+at::Tensor Fp8Weight::dense_by_operators(IndexRange rows, IndexRange columns,
+                                         at::ScalarType dtype) const {
+  const auto indices = at::TensorOptions().dtype(at::kLong).device(codes_.device());
+  const at::Tensor grid_columns = at::arange(columns.first, columns.first + columns.count, indices)
+                                      .floor_divide(scales_.columns);
+  const at::Tensor scale =
+      scales_.values.index_select(0, scales_.grid_row.narrow(0, rows.first, rows.count))
+          .index_select(1, grid_columns);
+  const at::Tensor values = codes_.narrow(0, rows.first, rows.count)
+                                .narrow(1, columns.first, columns.count)
+                                .to(at::kFloat);
+  return (values * scale).to(at::kBFloat16).to(dtype);
 }
 
 at::Tensor fp8_linear(const at::Tensor& x, const Fp8Weight& weight) {

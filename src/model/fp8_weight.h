@@ -26,14 +26,17 @@ struct Fp8Scales {
 /// and 0xff are NaN there and here.
 class Fp8Weight {
  public:
-  /// `codes` float8_e4m3fn [rows, columns], contiguous, on the CPU.
+  /// `codes` float8_e4m3fn [rows, columns], contiguous, on the scales' device.
   Fp8Weight(at::Tensor codes, Fp8Scales scales);
   explicit Fp8Weight(WeightParts parts);
   WeightParts parts() const;
+  Fp8Weight to(at::Device device) const;
 
   /// The values of some rows and columns in fp32 or bf16.
   at::Tensor dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
   at::Tensor dense(at::ScalarType dtype) const { return dense({0, rows()}, {0, columns()}, dtype); }
+  /// The same by libtorch's operators: what a device takes that has no loop of its own.
+  at::Tensor dense_by_operators(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
 
   int64_t rows() const { return codes_.size(0); }
   int64_t columns() const { return codes_.size(1); }

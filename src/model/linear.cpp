@@ -22,10 +22,10 @@ std::vector<Derived::Stamp> Derived::stamps_of(const std::vector<at::Tensor>& so
 }
 
 Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, FusedLayout layout)
-    : layout_(layout) {
+    : layout_(layout), device_(build.device) {
   Build values = build;
   if (build.weight_bits < 16) {
-    quantized_.emplace(out, in, build.weight_bits);
+    quantized_.emplace(out, in, build.weight_bits, build.device);
     values.device = at::kMeta;
   }
   if (build.keep_fp8) values.device = at::kMeta;
@@ -72,12 +72,12 @@ void Linear::hold(Fp8Weight fp8) {
   TORCH_CHECK(!quantized_ && fp8.rows() == weight.size(0) && fp8.columns() == weight.size(1),
               "a weight in FP8 has the shape of its projection");
   set_weight(at::empty_like(weight, weight.options().device(at::kMeta)));
-  fp8_ = std::move(fp8);
+  fp8_ = fp8.to(device_);
 }
 
 void Linear::allocate() {
   TORCH_CHECK(!is_held(), "this projection holds its weight in another form");
-  set_weight(at::empty_like(weight, weight.options().device(at::kCPU)));
+  set_weight(at::empty_like(weight, weight.options().device(device_)));
 }
 
 void Linear::widen() {

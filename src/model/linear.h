@@ -22,7 +22,7 @@ namespace trestle {
 struct Build {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
-  /// 4 or 8: projections hold their weight as a QuantizedWeight, on the CPU; the rest is of dtype.
+  /// 4 or 8: projections hold their weight as a QuantizedWeight; the rest is of dtype.
   int64_t weight_bits = 16;
   /// Projections have no weight yet: the loader gives each `hold()` where the checkpoint has it in
   /// FP8, else `allocate()`.
@@ -82,13 +82,16 @@ class Linear : public torch::nn::Module {
   at::Tensor dense_weight() const;
   /// fn(first row, rows) for the same, as few rows at a time as one tile of a held weight has.
   void for_dense_rows(const std::function<void(int64_t, const at::Tensor&)>& fn) const;
+  /// Where its weight and what is held in its place are; an adapter's pairs too, but of a model
+  /// that has no values.
+  at::Device device() const { return device_; }
   /// Null where the weight is held as it is, or in FP8.
   QuantizedWeight* quantized() { return quantized_ ? &*quantized_ : nullptr; }
   /// Null where the weight is held as it is, or quantised.
   const Fp8Weight* fp8() const { return fp8_ ? &*fp8_ : nullptr; }
-  /// Holds the weight in FP8.
+  /// Holds the weight in FP8, on this projection's device.
   void hold(Fp8Weight fp8);
-  /// Holds the weight as it is, on the CPU, uninitialised.
+  /// Holds the weight as it is, uninitialised.
   void allocate();
   /// Of a weight in FP8: holds its values instead, which can be written to.
   void widen();
@@ -104,6 +107,7 @@ class Linear : public torch::nn::Module {
   void set_weight(at::Tensor value);
 
   FusedLayout layout_;
+  at::Device device_;
   std::optional<QuantizedWeight> quantized_;
   std::optional<Fp8Weight> fp8_;
   std::shared_ptr<Adapter> adapter_;

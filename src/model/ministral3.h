@@ -13,6 +13,7 @@
 
 namespace trestle {
 
+/// Inputs may lie on the CPU or on the model's device, build().device; outputs are on the latter.
 class Ministral3 : public torch::nn::Module {
  public:
   explicit Ministral3(const ModelConfig& config, const Build& build = {});

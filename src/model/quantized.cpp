@@ -141,22 +141,36 @@ at::Tensor tile_of(const QuantizedWeight& weight, IndexRange rows, IndexRange co
 
 }  // namespace
 
-QuantizedWeight::QuantizedWeight(int64_t rows, int64_t columns, int64_t bits)
-    : codes_(at::zeros({rows, code_bytes(columns, bits)}, bits == 4 ? at::kByte : at::kChar)),
-      absmax_(at::zeros({rows, blocks_of(columns)}, at::kFloat)),
+QuantizedWeight::QuantizedWeight(int64_t rows, int64_t columns, int64_t bits, at::Device device)
+    : codes_(
+          at::zeros({rows, code_bytes(columns, bits)},
+                    at::TensorOptions().dtype(bits == 4 ? at::kByte : at::kChar).device(device))),
+      absmax_(at::zeros({rows, blocks_of(columns)},
+                        at::TensorOptions().dtype(at::kFloat).device(device))),
       columns_(columns) {
   TORCH_CHECK(bits == 4 || bits == 8, "weights are quantised to 4 or 8 bits, not ", bits);
+  if (bits == 4) levels_ = at::tensor(at::ArrayRef<float>(kNf4)).to(device);
 }
 
 QuantizedWeight::QuantizedWeight(WeightParts parts)
     : codes_(std::move(parts.tensors[0])),
       absmax_(std::move(parts.tensors[1])),
+      levels_(std::move(parts.tensors[2])),
       columns_(parts.size) {}
+
+void QuantizedWeight::copy_from(const QuantizedWeight& other) {
+  TORCH_CHECK(other.codes_.scalar_type() == codes_.scalar_type() &&
+                  other.codes_.sizes() == codes_.sizes() && other.columns_ == columns_,
+              "a quantised weight is copied to one of its shape and bits");
+  codes_.copy_(other.codes_);
+  absmax_.copy_(other.absmax_);
+}
 
 void QuantizedWeight::set_rows(int64_t first, const at::Tensor& values) {
   TORCH_CHECK(values.dim() == 2 && values.size(1) == columns_ && first >= 0 &&
-                  first + values.size(0) <= rows() && values.scalar_type() == at::kFloat,
-              "rows to quantise are fp32 [n, ", columns_, "] within ", rows(), " rows");
+                  first + values.size(0) <= rows() && values.scalar_type() == at::kFloat &&
+                  values.is_cpu() && codes_.is_cpu(),
+              "rows to quantise are fp32 [n, ", columns_, "] within ", rows(), " rows, on the CPU");
   const at::Tensor contiguous = values.contiguous();
   const auto* from = contiguous.const_data_ptr<float>();
   auto* absmax = absmax_.mutable_data_ptr<float>();
@@ -189,8 +203,32 @@ void QuantizedWeight::set_rows(int64_t first, const at::Tensor& values) {
 at::Tensor QuantizedWeight::dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const {
   TORCH_CHECK(columns.first % kBlock == 0, "a tile starts at a block");
   TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "values are fp32 or bf16");
+  if (!codes_.is_cpu()) return dense_by_operators(rows, columns, dtype);
   return dtype == at::kFloat ? tile_of<float>(*this, rows, columns)
                              : tile_of<at::BFloat16>(*this, rows, columns);
+}
+
+at::Tensor QuantizedWeight::dense_by_operators(IndexRange rows, IndexRange columns,
+                                               at::ScalarType dtype) const {
+  const auto part = [&](const at::Tensor& tensor, int64_t first, int64_t last) {
+    return tensor.narrow(0, rows.first, rows.count).narrow(1, first, last - first);
+  };
+  const int64_t last_column = columns.first + columns.count;
+  const at::Tensor absmax = part(absmax_, columns.first / kBlock, blocks_of(last_column))
+                                .unsqueeze(2)
+                                .expand({-1, -1, kBlock})
+                                .flatten(1)
+                                .narrow(1, 0, columns.count);
+  if (bits() == 8) {
+    const at::Tensor codes = part(codes_, columns.first, last_column).to(at::kFloat);
+    return (codes * absmax * k127th).to(dtype);
+  }
+  const at::Tensor bytes = part(codes_, columns.first / 2, (last_column + 1) / 2);
+  const at::Tensor codes = at::stack({bytes.bitwise_right_shift(4), bytes.bitwise_and(15)}, 2)
+                               .flatten(1)
+                               .narrow(1, 0, columns.count)
+                               .to(at::kInt);
+  return (at::embedding(levels_.unsqueeze(1), codes).squeeze(2) * absmax).to(dtype);
 }
 
 at::Tensor quantized_linear(const at::Tensor& x, const QuantizedWeight& weight) {

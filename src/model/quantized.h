@@ -23,18 +23,22 @@ class QuantizedWeight {
   static constexpr int64_t kBlock = 64;
 
   /// All zeros. `bits` is 4 or 8.
-  QuantizedWeight(int64_t rows, int64_t columns, int64_t bits);
+  QuantizedWeight(int64_t rows, int64_t columns, int64_t bits, at::Device device = at::kCPU);
   explicit QuantizedWeight(WeightParts parts);
-  WeightParts parts() const { return {{codes_, absmax_}, columns_}; }
+  WeightParts parts() const { return {{codes_, absmax_, levels_}, columns_}; }
+  /// Takes the values of one of the same shape and bits, wherever that is.
+  void copy_from(const QuantizedWeight& other);
 
-  /// Quantises [n, columns] fp32 into rows [first, first + n). A block with a value that is no
-  /// finite number has NaN as its absmax.
+  /// Quantises [n, columns] fp32 into rows [first, first + n), all of them on the CPU. A block with
+  /// a value that is no finite number has NaN as its absmax.
   void set_rows(int64_t first, const at::Tensor& values);
 
   /// The values of some rows and columns in fp32 or bf16, rounded once; columns.first is a multiple
   /// of kBlock.
   at::Tensor dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
   at::Tensor dense(at::ScalarType dtype) const { return dense({0, rows()}, {0, columns_}, dtype); }
+  /// The same by libtorch's operators: what a device takes that has no loop of its own.
+  at::Tensor dense_by_operators(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
 
   int64_t rows() const { return codes_.size(0); }
   int64_t columns() const { return columns_; }
@@ -44,6 +48,8 @@ class QuantizedWeight {
 
  private:
   at::Tensor codes_, absmax_;
+  /// NF4's levels, fp32 [16], where the codes are and their bits are 4.
+  at::Tensor levels_;
   int64_t columns_;
 };
 

@@ -9,13 +9,6 @@ namespace trestle {
 
 namespace {
 
-at::Tensor default_inverse_frequencies(double theta, int64_t head_dim) {
-  // Kept in fp32 from the first step on, as the reference does: pow and division round there.
-  const at::Tensor exponent =
-      at::arange(0, head_dim, 2, at::kFloat) / static_cast<double>(head_dim);
-  return at::reciprocal(at::pow(theta, exponent));
-}
-
 // The factor by which YaRN sharpens attention at scale s (section 3.4 of the paper).
 double mscale_of(double scale, double mscale) {
   return scale <= 1 ? 1 : 0.1 * mscale * std::log(scale) + 1;
@@ -23,8 +16,15 @@ double mscale_of(double scale, double mscale) {
 
 }  // namespace
 
+at::Tensor inverse_frequencies(double theta, int64_t head_dim) {
+  // Kept in fp32 from the first step on, as the reference does: pow and division round there.
+  const at::Tensor exponent =
+      at::arange(0, head_dim, 2, at::kFloat) / static_cast<double>(head_dim);
+  return at::reciprocal(at::pow(theta, exponent));
+}
+
 RopeFrequencies rope_frequencies(const RopeConfig& config, int64_t head_dim) {
-  const at::Tensor extrapolated = default_inverse_frequencies(config.theta, head_dim);
+  const at::Tensor extrapolated = inverse_frequencies(config.theta, head_dim);
   if (!config.yarn) return {extrapolated, 1};
   const YarnConfig& yarn = *config.yarn;
 
@@ -71,21 +71,19 @@ Rotation text_rotation(const RopeFrequencies& frequencies, const at::Tensor& pos
           (angles.sin() * frequencies.attention_factor).to(dtype)};
 }
 
-Rotation axial_rotation(int64_t rows, int64_t cols, int64_t head_dim, double theta,
-                        at::TensorOptions options) {
-  using at::indexing::None;
-  using at::indexing::Slice;
-  const at::Tensor inverse = default_inverse_frequencies(theta, head_dim);
-  const at::Tensor by_row =
-      at::outer(at::arange(rows, at::kFloat), inverse.index({Slice(0, None, 2)}));
-  const at::Tensor by_col =
-      at::outer(at::arange(cols, at::kFloat), inverse.index({Slice(1, None, 2)}));
+Rotation axial_rotation(int64_t rows, int64_t cols, const at::Tensor& inverse,
+                        at::ScalarType dtype) {
+  const auto turned = [&](int64_t count, int64_t first) {
+    return at::outer(at::arange(count, inverse.options()),
+                     inverse.slice(0, first, inverse.size(0), 2));
+  };
+  const at::Tensor by_row = turned(rows, 0), by_col = turned(cols, 1);
   const at::Tensor half = at::cat({by_row.unsqueeze(1).expand({rows, cols, -1}),
                                    by_col.unsqueeze(0).expand({rows, cols, -1})},
                                   -1)
                               .reshape({rows * cols, -1});
   const at::Tensor angles = at::cat({half, half}, -1);
-  return {angles.cos().to(options), angles.sin().to(options)};
+  return {angles.cos().to(dtype), angles.sin().to(dtype)};
 }
 
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {

@@ -15,7 +15,8 @@ struct Rotation {
 
 /// The text tower's frequencies.
 struct RopeFrequencies {
-  /// [H/2], fp32, radians a position.
+  /// [H/2], fp32, radians a position. Made on the CPU, whose powers are the reference's, and kept
+  /// where the positions will be.
   at::Tensor inverse;
   /// What cos and sin are multiplied with (YaRN's attention factor; 1 without YaRN).
   double attention_factor = 1;
@@ -29,11 +30,14 @@ RopeFrequencies rope_frequencies(const RopeConfig& config, int64_t head_dim);
 Rotation text_rotation(const RopeFrequencies& frequencies, const at::Tensor& positions_T,
                        at::ScalarType dtype);
 
+/// 1 / theta^(2i / H), [H/2] in fp32 on the CPU.
+at::Tensor inverse_frequencies(double theta, int64_t head_dim);
+
 /// The 2-D axial rotation of Pixtral for one image of rows x cols patches, row-major, [rows*cols,
-/// H]: even frequencies turn with the row, odd ones with the column (transformers
-/// `PixtralVisionRotaryEmbedding`).
-Rotation axial_rotation(int64_t rows, int64_t cols, int64_t head_dim, double theta,
-                        at::TensorOptions options);
+/// H] where `inverse` is, which is inverse_frequencies(): even frequencies turn with the row, odd
+/// ones with the column (transformers `PixtralVisionRotaryEmbedding`).
+Rotation axial_rotation(int64_t rows, int64_t cols, const at::Tensor& inverse,
+                        at::ScalarType dtype);
 
 /// Rotates x [T, ..., H].
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);

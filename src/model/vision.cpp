@@ -70,7 +70,9 @@ at::Tensor VisionLayer::forward(const at::Tensor& x_PD, const Rotation& rotation
 }
 
 VisionTower::VisionTower(const VisionConfig& config, int64_t feature_layer, const Build& build)
-    : config_(config), depth_(feature_depth(feature_layer, config.num_layers)) {
+    : config_(config),
+      depth_(feature_depth(feature_layer, config.num_layers)),
+      frequencies_(inverse_frequencies(config.rope_theta, config.head_dim).to(build.device)) {
   auto conv = register_module("patch_conv", std::make_shared<torch::nn::Module>());
   patch_conv_ = conv->register_parameter(
       "weight",
@@ -112,10 +114,10 @@ std::pair<at::Tensor, PatchGrid> VisionTower::patches(
   return {ln_pre_->forward(embedded), grid};
 }
 
-Rotation VisionTower::rotation(const PatchGrid& grid, at::TensorOptions options) const {
+Rotation VisionTower::rotation(const PatchGrid& grid, at::ScalarType dtype) const {
   std::vector<at::Tensor> cos, sin;
   for (const auto& [rows, cols] : grid.sizes) {
-    const Rotation one = axial_rotation(rows, cols, config_.head_dim, config_.rope_theta, options);
+    const Rotation one = axial_rotation(rows, cols, frequencies_, dtype);
     cos.push_back(one.cos);
     sin.push_back(one.sin);
   }
@@ -123,7 +125,7 @@ Rotation VisionTower::rotation(const PatchGrid& grid, at::TensorOptions options)
 }
 
 at::Tensor VisionTower::forward(at::Tensor x_PD, const PatchGrid& grid) const {
-  const Rotation turn = rotation(grid, x_PD.options());
+  const Rotation turn = rotation(grid, x_PD.scalar_type());
   const LayerStack stack{
       [this, turn, grid](const at::Tensor& x, size_t i) { return layer(i, x, turn, grid); },
       [this](size_t i) { return layers_[i]->parameters(); }};

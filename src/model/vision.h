@@ -42,7 +42,7 @@ class VisionTower : public torch::nn::Module {
   /// Images [C, H, W], sides multiples of the patch size -> normed patch embeddings [P, D] and
   /// their grid.
   std::pair<at::Tensor, PatchGrid> patches(const std::vector<at::Tensor>& images_CHW) const;
-  Rotation rotation(const PatchGrid& grid, at::TensorOptions options) const;
+  Rotation rotation(const PatchGrid& grid, at::ScalarType dtype) const;
   /// The hidden states that `vision_feature_layer` names, as set_recompute() says where gradients
   /// are made: [P, D].
   at::Tensor forward(at::Tensor x_PD, const PatchGrid& grid) const;
@@ -60,6 +60,7 @@ class VisionTower : public torch::nn::Module {
   VisionConfig config_;
   Recompute recompute_;
   size_t depth_;
+  at::Tensor frequencies_;  // of both axes
   at::Tensor patch_conv_;
   std::shared_ptr<RmsNorm> ln_pre_;
   std::vector<std::shared_ptr<VisionLayer>> layers_;

@@ -24,7 +24,7 @@ Triples random_svd(const at::Tensor& w, int64_t rank, int64_t iterations,
   const auto basis = [](const at::Tensor& columns) {
     return std::get<0>(at::linalg_qr(columns, "reduced"));
   };
-  at::Tensor q = basis(at::mm(w, at::randn({w.size(1), rank}, generator)));
+  at::Tensor q = basis(at::mm(w, at::randn({w.size(1), rank}, generator).to(w.device())));
   for (int64_t i = 0; i < iterations; ++i) q = basis(at::mm(w, basis(at::mm(w.t(), q))));
   auto [u, s, vh] = at::linalg_svd(at::mm(q.t(), w), /*full_matrices=*/false);
   return {at::mm(q, u), s, vh};

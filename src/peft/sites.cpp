@@ -82,7 +82,7 @@ std::string last_component(const std::string& module) {
 void attach_adapter(const AdapterSite& site, const AdapterSpec& spec, at::ScalarType dtype) {
   const at::Tensor& weight = site.linear->weight;
   const auto options = at::TensorOptions().dtype(dtype).device(
-      weight.is_meta() ? at::Device(at::kCPU) : weight.device());
+      site.linear->has_values() ? site.linear->device() : at::Device(at::kCPU));
   auto adapter = std::make_shared<Adapter>(weight.size(1), weight.size(0), site.linear->layout(),
                                            spec, options);
   adapter->train(site.linear->is_training());

@@ -327,6 +327,7 @@ constexpr BridgeKeys kTable[] = {
      "grad_sync_func "
      "param_sync_func no_sync_func mtp_grad_scale_func moe_grad_scale_func _pg_collection",
      kNoEffect, kOneProcess},
+    {"model", "deterministic_mode", kRenamed, "train.deterministic"},
     {"model",
      "transformer_impl attention_backend flash_attention_version cross_entropy_loss_fusion "
      "cross_entropy_fusion_impl cuda_graph_* enable_cuda_graph external_cuda_graph "
@@ -334,7 +335,7 @@ constexpr BridgeKeys kTable[] = {
      "masked_softmax_fusion persist_layer_norm memory_efficient_layer_norm apply_rope_fusion "
      "use_fused_weighted_squared_relu fused_* use_transformer_engine_* use_te_* use_kitchen* "
      "kitchen_* activation_func_fp8_input_store disable_* attention_softmax_in_fp32 "
-     "clone_scatter_output_in_embedding batch_invariant_mode deterministic_mode "
+     "clone_scatter_output_in_embedding batch_invariant_mode "
      "use_inference_optimized_layers inference_* flash_decode mlp_chunks_* dense_grouped_gemm "
      "use_grouped_gemm_* transformer_layer_spec config_logger_dir test_mode "
      "log_max_attention_logit timers",

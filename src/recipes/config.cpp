@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "data/overlong.h"
 #include "generate/evaluate.h"
+#include "kernels/device.h"
 #include "peft/pissa.h"
 #include "recipes/bridge_keys.h"
 #include "recipes/schedule.h"
@@ -66,6 +67,7 @@ std::string_view TrainConfig::current_name(std::string_view key) {
 
 void TrainConfig::validate_values() const {
   check_values(*this);
+  require(is_device_name(train.device), "train.device", train.device, kDeviceNames);
   if (train.train_samples && train.num_epochs) {
     user_error("train.train_samples={} and train.num_epochs={} both say how long; leave one out",
                *train.train_samples, *train.num_epochs);

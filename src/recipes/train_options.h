@@ -30,6 +30,8 @@ struct TrainOptions {
   std::string on_nan = "stop";
   int64_t max_steps_on_nan = 10;
   double loss_spike_factor = 0;
+  std::string device = "auto";
+  bool deterministic = false;
   static constexpr auto fields() {
     return std::tuple(
         field("train_iters", &TrainOptions::train_iters, OnResume::kFree, between(1, kMostSteps),
@@ -54,7 +56,13 @@ struct TrainOptions {
               between(1, kMostSteps), "so many skipped steps on end stop the run"),
         field("loss_spike_factor", &TrainOptions::loss_spike_factor, OnResume::kFree,
               or_zero(above(1, 1e6)),
-              "a loss over this times the mean of the 20 before counts as bad; 0: none does"));
+              "a loss over this times the mean of the 20 before counts as bad; 0: none does"),
+        field("device", &TrainOptions::device, OnResume::kFree,
+              "auto (the first card of a CUDA build, else the CPU), cpu, cuda or cuda:N "
+              "(docs/gpu.md)"),
+        field("deterministic", &TrainOptions::deterministic, OnResume::kFree,
+              "on a card only kernels that sum in one order, so that a resumed run gives the same "
+              "bits; on the CPU it is so anyway"));
   }
 };
 

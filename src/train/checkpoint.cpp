@@ -131,6 +131,34 @@ void SavedRun::load_optimizer(Names& names, AdamW& optimizer) const {
     take(names, std::string(kOptimizer) + name, tensor);
 }
 
+void SavedRun::load_random_state(Names& names, const What& what) const {
+  const bool saved = names.erase(kRandomState) != 0;
+  const bool of_card = names.erase(kCardRandomState) != 0;
+  if (!what.random_state) return;
+  if (!saved) {
+    fmt::print(stderr, "checkpoint.load={} has no random state: it begins anew at rng.seed\n",
+               name_);
+    return;
+  }
+  const auto load = [&](at::Generator generator, const char* name) {
+    generator.set_state(checkpoint_.read(name).clone());
+  };
+  load(at::detail::getDefaultCPUGenerator(), kRandomState);
+  if (of_card && what.device.is_cuda()) {
+    load(at::globalContext().defaultGenerator(what.device), kCardRandomState);
+  } else if (of_card) {
+    fmt::print(stderr,
+               "checkpoint.load={} was saved on a card: here dropout draws from the CPU's random "
+               "state\n",
+               name_);
+  } else if (what.device.is_cuda()) {
+    fmt::print(stderr,
+               "checkpoint.load={} was saved on the CPU: the card's random state begins anew at "
+               "rng.seed\n",
+               name_);
+  }
+}
+
 RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {
   Names names;
   for (const auto& [name, info] : checkpoint_.state()) names.insert(name);
@@ -139,14 +167,7 @@ RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {
   } else {
     std::erase_if(names, [](const std::string& name) { return name.starts_with(kOptimizer); });
   }
-  const bool has_random_state = names.erase(kRandomState) != 0;
-  if (has_random_state && what.random_state) {
-    at::Generator generator = at::detail::getDefaultCPUGenerator();
-    generator.set_state(checkpoint_.read(kRandomState).clone());
-  } else if (what.random_state) {
-    fmt::print(stderr, "checkpoint.load={} has no random state: it begins anew at rng.seed\n",
-               name_);
-  }
+  load_random_state(names, what);
   require_used(names);
   return progress(optimizer, what);
 }

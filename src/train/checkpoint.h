@@ -52,6 +52,8 @@ struct RunProgress {
 
 /// What a checkpoint has beside Megatron's entries.
 constexpr const char* kRandomState = "trestle.rng_state";
+/// Of the card's generator; of runs on a card alone.
+constexpr const char* kCardRandomState = "trestle.card_rng_state";
 constexpr const char* kProgress = "trestle.progress";
 
 /// RunProgress::lineage of an iteration's directory. Throws UserError where no run of ours made it.
@@ -81,10 +83,13 @@ class SavedRun {
   void load_weights(Ministral3& model) const;
   struct What {
     bool optimizer = true, random_state = true;
+    /// Where the model is.
+    at::Device device = at::kCPU;
   };
   /// The rest, likewise. Without the optimizer it and the schedule begin anew; without the random
-  /// state torch's stays as it is. Throws UserError where the optimizer is wanted and was not
-  /// saved.
+  /// state torch's stays as it is. So does a card's where the checkpoint was saved on the CPU, and
+  /// on the CPU a card's is not used; a line on stderr tells of either. Throws UserError where the
+  /// optimizer is wanted and was not saved.
   RunProgress load_state(AdamW& optimizer, const What& what) const;
 
  private:
@@ -93,6 +98,7 @@ class SavedRun {
   void take(Names& names, const std::string& ours, const at::Tensor& target) const;
   void require_used(const Names& names) const;
   void load_optimizer(Names& names, AdamW& optimizer) const;
+  void load_random_state(Names& names, const What& what) const;
   RunProgress progress(AdamW& optimizer, const What& what) const;
 
   std::string name_;  // checkpoint.load

@@ -41,8 +41,8 @@ std::string first_bad_tensor(const Ministral3& model, const Batch& batch) {
   }
   at::Tensor x_TD = model.embed(input);
   const LanguageModel& language = model.language_model();
-  const LayerContext context =
-      language.context(input.positions_T, input.packing, nullptr, x_TD.scalar_type());
+  const LayerContext context = language.context(input.positions_T.to(x_TD.device()), input.packing,
+                                                nullptr, x_TD.scalar_type());
   for (size_t i = 0; i < language.num_layers(); ++i) {
     x_TD = language.layers(x_TD, i, i + 1, context);
     if (!is_finite(x_TD)) return fmt::format("output of decoder layer {}", i);

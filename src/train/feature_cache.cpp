@@ -13,6 +13,7 @@
 #include "bridge/load_quantized.h"
 #include "formats/safetensors.h"
 #include "kernels/cpu.h"
+#include "kernels/device.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -74,8 +75,12 @@ std::string fingerprint_of(const Ministral3& model) {
   Digest digest(Digest::Kind::kSha256);
   // Its two paths sum in other orders.
   const char* bf16 = bf16_path() == Bf16Path::kNative ? "" : ", bf16 widened 2";
-  digest.update(fmt::format("trestle features 1, torch {}, {}{}, {} threads;{};", TORCH_VERSION,
-                            at::get_cpu_capability(), bf16, at::get_num_threads(),
+  const at::Device device = model.build().device;
+  const std::string computer =
+      device.is_cpu()
+          ? fmt::format("{}{}, {} threads", at::get_cpu_capability(), bf16, at::get_num_threads())
+          : device_name(device);
+  digest.update(fmt::format("trestle features 1, torch {}, {};{};", TORCH_VERSION, computer,
                             describe(model.config())));
   add_weights(digest, *model.vision_tower());
   add_weights(digest, *model.projector());
@@ -118,7 +123,9 @@ std::vector<at::Tensor> FeatureCache::fill(ModelInput& input) {
     all.push_back(features(image));
     if (counts_.made > before) made.push_back(image);
   }
-  if (!all.empty()) input.features = all.size() == 1 ? all.front() : at::cat(all);
+  if (!all.empty()) {
+    input.features = (all.size() == 1 ? all.front() : at::cat(all)).to(model_.build().device);
+  }
   return made;
 }
 
@@ -132,7 +139,7 @@ at::Tensor FeatureCache::features(const at::Tensor& image_CHW) {
   if (made.defined()) {
     ++counts_.from_disk;
   } else {
-    made = model_.image_features({image_CHW}).contiguous();
+    made = model_.image_features({image_CHW}).cpu().contiguous();
     ++counts_.made;
     write(name, made);
   }
@@ -143,7 +150,7 @@ at::Tensor FeatureCache::features(const at::Tensor& image_CHW) {
 std::string FeatureCache::key(const at::Tensor& image_CHW) {
   // A cache that no other run sees has one model only.
   if (fingerprint_.empty() && !directory_.empty()) fingerprint_ = fingerprint_of(model_);
-  const at::Tensor pixels = image_CHW.contiguous();
+  const at::Tensor pixels = image_CHW.cpu().contiguous();
   Digest digest(Digest::Kind::kSha256);
   digest.update(fmt::format("{} {};", fingerprint_, describe(info_of(pixels))));
   digest.update(bytes_of(pixels));

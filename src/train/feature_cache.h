@@ -20,7 +20,8 @@ class Ministral3;
 
 /// A picture's features are found by the SHA-256 of its pixels as the tower takes them and of
 /// everything else that settles the bits: weights, dtype and config of tower and projector, torch's
-/// version, and the instructions and threads it uses.
+/// version, and the card, or the instructions and threads it uses. Features are kept in the
+/// machine's memory, wherever the model is.
 class FeatureCache {
  public:
   struct Counts {

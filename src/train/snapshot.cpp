@@ -127,6 +127,9 @@ Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const
   }
   if (config.checkpoint.save_rng) {
     add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
+    if (const at::Device device = model.build().device; device.is_cuda()) {
+      add(kCardRandomState, at::globalContext().defaultGenerator(device).get_state());
+    }
   }
   return snapshot;
 }

@@ -22,7 +22,7 @@ class Ministral3;
 struct Snapshot {
   MegatronOutput output;
   /// The trained tensors (adapters only in a LoRA or DoRA run), AdamW's state and torch's random
-  /// state.
+  /// state, on a card also the card's.
   TensorList list = {};
   /// In the order of the list.
   std::vector<at::Tensor> tensors = {};

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/heap.h"
 #include "base/json.h"
 #include "base/paths.h"
 #include "bridge/load_quantized.h"
@@ -18,6 +19,7 @@
 #include "megatron/integrity.h"
 #include "metrics/log.h"
 #include "metrics/mlflow.h"
+#include "metrics/out_of_memory.h"
 #include "metrics/profile.h"
 #include "metrics/wandb.h"
 #include "model/ministral3.h"
@@ -103,7 +105,8 @@ void refuse_keys_of_vision(const TrainConfig& config, const ModelConfig& model) 
   refuse_bound("dataset.image_max_tokens", config.dataset.image_max_tokens);
 }
 
-int64_t peak_memory_bytes() {
+int64_t peak_memory_bytes(at::Device device) {
+  if (const auto card = card_memory(device)) return card->peak;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * 1024;
@@ -113,6 +116,7 @@ int64_t peak_memory_bytes() {
 
 Trainer::Trainer(const TrainConfig& config, Asked asked)
     : config_(validated(config)),
+      device_(chosen_device(config_.train.device, "train.device=" + config_.train.device)),
       found_(state_of(config_.checkpoint.save)),
       asked_(std::move(asked)),
       base_(with_integrity(resolve_model(config_.checkpoint.pretrained_checkpoint,
@@ -123,6 +127,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
       dataset_(make_training_data(config_)) {
   refuse_keys_of_vision(config_, base_.config());
   settle_length(config_, *dataset_);
+  settle_device();
   const CheckpointOptions& checkpoint = config_.checkpoint;
   std::optional<SavedRun> saved;
   if (!checkpoint.load.empty()) saved.emplace(checkpoint.load, checkpoint.verify_integrity);
@@ -135,7 +140,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   if (resumes && known) saved->require_same(identity_, asked_.may_change);
   huggingface_ = huggingface_folder(config_, base_);
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
-  model_ = load_model(base_, base_build(config_.dtype(), config_.peft.base_bits));
+  model_ = load_model(base_, base_build(config_.dtype(), config_.peft.base_bits, device_));
   model_->train();
   if (!config_.trains_adapters()) {
     freeze();
@@ -168,8 +173,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                                        .lora_plus_ratio = config_.peft.lora_plus_ratio});
   flops_ = std::make_unique<ModelFlops>(*model_);
   if (resumes) {
-    progress_ = saved->load_state(
-        *optimizer_, {.optimizer = checkpoint.load_optim, .random_state = checkpoint.load_rng});
+    progress_ = saved->load_state(*optimizer_, {.optimizer = checkpoint.load_optim,
+                                                .random_state = checkpoint.load_rng,
+                                                .device = device_});
   }
   if (progress_.lineage.empty()) progress_.lineage = lineage_of(identity_);
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
@@ -191,6 +197,16 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   const std::optional<BestStep> before = progress_.best;
   for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
   if (before && !progress_.best) progress_.former_best.push_back(before->step);
+}
+
+void Trainer::settle_device() {
+  const std::string line = describe_device(device_, config_.train.device);
+  if (!line.empty()) fmt::print(stderr, "on {}\n", line);
+  if (!config_.train.deterministic) return;
+  deterministic_.emplace();
+  if (device_.is_cpu()) {
+    fmt::print(stderr, "train.deterministic=true: on the CPU every sum has one order anyway\n");
+  }
 }
 
 void Trainer::settle_base(const std::optional<SavedRun>& saved) {
@@ -385,7 +401,7 @@ StepMetrics Trainer::step() {
   }
   if (params_norm_) metrics.params_norm = params_norm_->now();
   metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  metrics.peak_memory_bytes = peak_memory_bytes();
+  metrics.peak_memory_bytes = peak_memory_bytes(device_);
   return metrics;
 }
 
@@ -413,6 +429,17 @@ bool Trainer::validate(MetricsLog& log) {
 }
 
 int Trainer::run(const OnStep& on_step) {
+  try {
+    return run_steps(on_step);
+  } catch (const c10::Error& error) {
+    const auto asked = memory_asked(error.what_without_backtrace());
+    if (!asked) throw;
+    machine_error("step {}: {}; the last checkpoint stands", progress_.step,
+                  out_of_memory_line(*asked, memory_use(*model_, optimizer_->state()), config_));
+  }
+}
+
+int Trainer::run_steps(const OnStep& on_step) {
   const fs::path directory = config_.checkpoint.save;
   std::error_code error;
   fs::create_directories(directory, error);

@@ -12,6 +12,7 @@
 #include "bridge/load.h"
 #include "data/datasets.h"
 #include "data/sample_stream.h"
+#include "kernels/device.h"
 #include "metrics/flops.h"
 #include "metrics/values.h"
 #include "recipes/config.h"
@@ -43,7 +44,8 @@ class Trainer {
   /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes
   /// resolved_config.yaml and what MetricsLog tells under checkpoint.save, and progress lines to
   /// stderr. SIGTERM and SIGINT save and end it behind the step that runs; returns the signal, or
-  /// 0. Throws UserError for a step whose loss or gradient is no number, naming rows and tensor.
+  /// 0. Throws UserError for a step whose loss or gradient is no number, naming rows and tensor,
+  /// and MachineError where memory does not suffice.
   int run(const OnStep& on_step = {});
 
   /// One optimizer step on the next samples.
@@ -81,17 +83,23 @@ class Trainer {
   std::string fault(const StepMetrics& metrics) const;
   /// Stops the run or, with train.on_nan=skip, undoes the step.
   void refuse(StepMetrics& metrics, const std::string& why);
+  /// Tells where the model will be, and takes deterministic kernels where they are asked for.
+  void settle_device();
   /// What peft.base_bits=auto means here; a line on stderr where that is FP8.
   void settle_base(const std::optional<SavedRun>& saved);
   void freeze();
   /// The adapter says scheme, rank, alpha, dropout and targets, and the config then too.
   void start_from_adapter();
+  int run_steps(const OnStep& on_step);
   /// Where a validation is due: tells the log, and returns whether it was the best so far.
   bool validate(MetricsLog& log);
   /// `best`: best.json is to name it.
   void save(CheckpointSaver& saver, MetricsLog& log, bool best) const;
 
   TrainConfig config_;
+  at::Device device_;
+  /// With train.deterministic.
+  std::optional<DeterministicKernels> deterministic_;
   RunState found_;  // in checkpoint.save, when this was made and behind each run()
   Asked asked_;
   RunIdentity identity_;

@@ -30,7 +30,7 @@ TEST_P(ModelGolden, EveryStage) {
     const VisionTower& tower = *model->vision_tower();
     auto [x_PD, grid] = tower.patches(input.images_CHW);
     compare(x_PD, "vision.ln_pre");
-    const Rotation rotation = tower.rotation(grid, x_PD.options());
+    const Rotation rotation = tower.rotation(grid, x_PD.scalar_type());
     for (size_t i = 0; i < tower.num_layers(); ++i) {
       x_PD = tower.layer(i, x_PD, rotation, grid);
       compare(x_PD, fmt::format("vision.layers.{}", i));

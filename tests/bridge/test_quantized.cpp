@@ -36,6 +36,17 @@ TEST(Quantize, CodesScalesAndValuesAreBitsandbytes) {
       EXPECT_TRUE(at::equal(weight.dense(at::kFloat), wanted("fp32"))) << name << " " << bits;
       EXPECT_TRUE(at::equal(flushed(weight.dense(at::kBFloat16)), flushed(wanted("bf16"))))
           << name << " " << bits;
+      // What a device takes that has no loop of ours: to the bit.
+      const IndexRange rows{0, weight.rows()}, columns{0, weight.columns()};
+      const IndexRange last{weight.columns() / 64 * 64 - 64 * (weight.columns() >= 128),
+                            weight.columns() % 64 + 64 * (weight.columns() >= 128)};
+      for (const IndexRange part : {columns, last}) {
+        for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+          EXPECT_TRUE(at::equal(flushed(weight.dense_by_operators(rows, part, dtype)),
+                                flushed(weight.dense(rows, part, dtype))))
+              << name << " " << bits << " " << part.first;
+        }
+      }
       ++compared;
     }
   }

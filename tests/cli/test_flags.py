@@ -84,6 +84,10 @@ def of_format(given, more=None):
             Trial("mistral", Refused("holds no such checkpoint"), {given: HF})]
 
 
+# Of a build without CUDA, as the tests' is.
+ON_DEVICE = [Trial("cuda", Refused("this build has no CUDA")), Trial("gpu", Refused("must be auto, cpu, cuda or cuda:N"))]
+
+
 # The flags of model_flags, seen in `view`.
 def of_model(view, unlike=None):
     """`unlike`: what it takes until a rounding shows."""
@@ -96,6 +100,7 @@ def of_model(view, unlike=None):
         "--base-bits": [Trial(4, Changed(view)), Trial("fp8", Refused("no projection of the model is in FP8"))],
         "--format": [Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model-path": BOTH}),
                      Trial("mistral", Refused("holds no such checkpoint"))],
+        "--device": ON_DEVICE,
     }
 
 
@@ -233,6 +238,7 @@ TABLE = {
         "--html": [Trial("page.html", Gains(files, "page.html"))],
         "--format": of_format("a", more={"b": BOTH}) + [Trial("hf", Refused(NOTHING), TWO_GGUF),
                                       Trial("mistral", Refused("holds no such"), {"a": PEFT, "b": LORA, "--hf-model": HF})],
+        "--device": ON_DEVICE + [Trial("cpu", Refused(NOTHING), more) for more in ({"--no-forward": True}, {"b": DEMO})],
     },
     "logits": of_model(LOGITS) | {
         "--inputs": [Trial(OTHER_INPUTS, Changed(LOGITS)), Trial(INPUTS, Needed("--inputs is required"))],
@@ -266,6 +272,7 @@ TABLE = {
         "--min-field": [Trial(0.99, Fails("fields right after", 1)), Trial(2, Refused("--min-field"))],
         "--min-whole": [Trial(0.99, Fails("whole receipts right after", 1)), Trial(-1, Refused("--min-whole"))],
         "--max-before": [Trial(0, Fails("fields right before", 1), {"--assets": FEWER}), Trial(1.5, Refused("--max-before"))],
+        "--device": ON_DEVICE,
     },
     "finetune": {
         "--recipe": [Trial("ministral3_3b_peft_config", Changed(metric("lr")))],
@@ -273,6 +280,7 @@ TABLE = {
         "--pretrained-checkpoint": [Trial(NOISY, Changed(LOSS)), Trial(DEMO, Needed("--pretrained-checkpoint"))],
         "--dataset-type": [Trial("jsonl", Needed("talk.jsonl"), keys(data=("dataset.path_or_dataset", LINES)))],
         "--peft-scheme": [Trial("dora", Changed(LOSS)), Trial("none", Changed(trained))],
+        "--device": ON_DEVICE,
         "--on-nan": [Trial("skip", Needed("step 1: the loss is", lines=False), {"--pretrained-checkpoint": NAN})],
         "--train-iters": [Trial(1, Changed(LOSS))],
         "--global-batch-size": [Trial(4, Changed(LOSS))],

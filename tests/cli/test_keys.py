@@ -141,6 +141,8 @@ TABLE = {
     "train.max_steps_on_nan": [
         Trial(1, Fails("train.max_steps_on_nan=1"), {"checkpoint.pretrained_checkpoint": NAN, "train.on_nan": "skip"}),
         Trial(1, Refused(NOTHING))],
+    "train.device": [Trial("cuda", Refused("this build has no CUDA")), Trial("gpu", Refused("must be auto, cpu, cuda or cuda:N"))],
+    "train.deterministic": [Trial("true", Gains(err, "train.deterministic=true: on the CPU every sum has one order anyway"))],
     "train.loss_spike_factor": [Trial(1.001, Fails("train.loss_spike_factor=1.001"), {
         "dataset.maker_name": "jsonl", "dataset.path_or_dataset": LINES, "dataset.shuffle": "false", "train.train_iters": 22,
         "train.global_batch_size": 1, "train.micro_batch_size": 1, "optimizer.lr": 1e-9, "optimizer.min_lr": 0})],

@@ -58,6 +58,12 @@ TEST(Fp8Weight, ValuesAreCodeTimesScaleRoundedOnce) {
     EXPECT_TRUE(at::equal(weight.dense({113, 60}, {64, 101}, at::kFloat),
                           wanted.narrow(0, 113, 60).narrow(1, 64, 101).to(at::kFloat)))
         << form.name;
+    // What a device takes that has no loop of ours: to the bit.
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      EXPECT_TRUE(at::equal(weight.dense_by_operators({113, 60}, {64, 101}, dtype),
+                            weight.dense({113, 60}, {64, 101}, dtype)))
+          << form.name;
+    }
     EXPECT_EQ(weight.dense({5, 0}, {0, kIn}, at::kFloat).numel(), 0);
   }
 }

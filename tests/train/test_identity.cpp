@@ -39,6 +39,8 @@ const std::map<std::string, std::string>& other_values() {
       {"train.on_nan", "skip"},
       {"train.max_steps_on_nan", "3"},
       {"train.loss_spike_factor", "9"},
+      {"train.device", "cpu"},
+      {"train.deterministic", "true"},
       {"validation.eval_interval", "2"},
       {"validation.eval_iters", "2"},
       {"validation.start_eval_at_iter", "3"},
