@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).resolve().parent / "mutants_equivalent.txt"
 # Tests by ctest's names: the unit tests, the stage's own first, and the scripts that walk through it.
 UNITS = {
+    "kernels": ["kernels", "kernels_avx2", "model", "model_avx2", "peft", "generate", "train"],
     "formats": ["formats", "pytorch", "megatron", "checkpoint", "bridge", "peft", "data", "generate", "train"],
     "parquet": ["parquet", "data", "generate", "train"],
     "pytorch": ["pytorch", "megatron", "checkpoint", "bridge", "peft", "train"],
@@ -47,11 +48,13 @@ UNITS = {
     "peft": ["peft", "generate", "train"],
     "generate": ["generate", "train"],
     "recipes": ["recipes", "train"],
+    "metrics": ["metrics", "train"],
     "train": ["train"],
 }
 FILES = ["check", "bad_mistral", "compare", "bad_input", "adapters", "crash", "interop_megatron_dcp", "interop_transformers"]
 RUNS = ["finetune", "keys", "adapters", "bad_input", "data_commands", "crash", "kill", "interop_trackers"]
 SCRIPTS = {
+    "kernels": ["compare", "interop_transformers"],
     "formats": FILES,
     "parquet": RUNS,
     "pytorch": FILES,
@@ -62,6 +65,7 @@ SCRIPTS = {
     "peft": ["adapters", "compare", "bad_input", "finetune", "crash", "interop_peft"],
     "generate": ["data_commands", "finetune", "bad_input", "adapters"],
     "recipes": RUNS,
+    "metrics": RUNS,
     "train": RUNS,
 }
 CAUGHT, SURVIVED, UNCOMPILED, EQUAL = "caught", "survived", "did not compile", "equivalent"

@@ -98,16 +98,6 @@ std::string OneOf::text() const {
   return fmt::format("must be one of {}", fmt::join(known, ", "));
 }
 
-bool OneOfNumbers::holds(int64_t value) const {
-  return std::ranges::find(numbers.begin(), numbers.begin() + count, value) !=
-         numbers.begin() + count;
-}
-
-std::string OneOfNumbers::text() const {
-  return fmt::format("must be one of {}",
-                     fmt::join(numbers.begin(), numbers.begin() + count, ", "));
-}
-
 void parse_value(std::string_view key, std::string_view text, bool& value) {
   text = unquoted(text);
   if (text == "true" || text == "True" || text == "1" || text == "on") {

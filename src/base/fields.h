@@ -80,17 +80,6 @@ struct OneOf {
   std::string text() const;
 };
 
-/// The few numbers that a key may be.
-struct OneOfNumbers {
-  std::array<int64_t, 4> numbers = {};
-  size_t count = 0;
-
-  template <class... Numbers>
-  constexpr explicit OneOfNumbers(Numbers... each) : numbers{each...}, count(sizeof...(each)) {}
-  bool holds(int64_t value) const;
-  std::string text() const;
-};
-
 /// Any text, list, truth value or group of fields.
 struct Anything {
   static constexpr bool holds(const auto&) { return true; }
@@ -132,13 +121,6 @@ template <class Owner, detail::Number T>
 constexpr Field<Owner, T, Range> field(std::string_view name, T Owner::*member, OnResume on_resume,
                                        Range range, std::string_view help = "") {
   return {name, member, on_resume, range, help};
-}
-/// Or which few it may be.
-template <class Owner>
-constexpr Field<Owner, int64_t, OneOfNumbers> field(std::string_view name, int64_t Owner::*member,
-                                                    OnResume on_resume, OneOfNumbers numbers,
-                                                    std::string_view help = "") {
-  return {name, member, on_resume, numbers, help};
 }
 /// A text that is one of some words.
 template <class Owner>

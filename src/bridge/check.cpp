@@ -1,8 +1,11 @@
 #include "bridge/check.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -34,6 +37,23 @@ void add_disagreements(const TensorSource& source, const ModelConfig& config, Sp
        disagreements(source, mappings(config), spoken, config.text.tie_word_embeddings)) {
     report.problems.push_back(fmt::format("{}: {}", path.string(), each));
   }
+}
+
+// Tensors that are whole as far as types that no weight is read of can tell.
+void note_not_weights(const HfCheckpoint& checkpoint, CheckReport& report) {
+  const std::vector<HfStored>& found = checkpoint.not_weights();
+  if (found.empty()) return;
+  std::set<std::string> types;
+  for (const HfStored& each : found) {
+    const std::string all = describe(each.info);
+    types.insert(all.substr(0, all.find(' ')));
+  }
+  report.notes.push_back(fmt::format(
+      "{}: {} of {}, the first {}: sizes and places are checked; inspect and compare read them, "
+      "nothing converts or loads them",
+      checkpoint.directory().string(),
+      found.size() == 1 ? "1 tensor" : fmt::format("{} tensors", found.size()),
+      fmt::join(types, ", "), found.front().name));
 }
 
 // In name order, so that two runs print the same.
@@ -130,7 +150,7 @@ CheckReport check_model_directory(const fs::path& directory, CheckpointFormat fo
   if (!report.problems.empty()) return report;
   std::unique_ptr<HfCheckpoint> checkpoint;
   if (!report.part([&] { checkpoint = open_model_directory(directory, format); })) return report;
-  report.part([&] { checkpoint->require_weights(); });
+  note_not_weights(*checkpoint, report);
   add_disagreements(*checkpoint, checkpoint->config(), Spoken::kHuggingFace, directory, report);
   for (const auto& [name, info] : checkpoint->tensors()) {
     const HfStored& stored = checkpoint->stored(name);

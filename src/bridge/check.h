@@ -24,6 +24,8 @@ struct CheckReport {
   uint64_t bytes = 0;  // of the tensors, as stored
   /// One line each, naming file and tensor.
   std::vector<std::string> problems = {};
+  /// What is whole and of no use to other commands, a line each.
+  std::vector<std::string> notes = {};
 
   /// Runs a part of a check; the UserError of one that fails becomes a problem. Returns whether it
   /// passed.
@@ -37,7 +39,8 @@ CheckReport check_safetensors(const std::filesystem::path& path);
 /// its keys.
 CheckReport check_gguf(const std::filesystem::path& path);
 /// A Hugging Face or Mistral directory: config, every shard, index and shards against each other,
-/// FP8 scales, and names, shapes and dtypes against the config.
+/// FP8 scales, and names, shapes and dtypes against the config; of types that no weight is read of
+/// that is all there is to check, and a note.
 CheckReport check_model_directory(const std::filesystem::path& directory, CheckpointFormat format);
 /// A Megatron run or iteration: `.metadata`, every chunk (tiling, archive, sums of its records),
 /// every pickle, and names and shapes against run_config.yaml where that has the model's config.

@@ -25,8 +25,11 @@ struct TensorDifference {
   std::optional<TensorInfo> a, b;
   /// The same dtype, shape and bytes.
   bool equal = false;
+  /// Elements of other values; nothing where they are not compared by value: a side lacks the
+  /// tensor, shapes differ, or elements share bytes in a way that is not the same or not defined.
+  std::optional<int64_t> differing = 0;
   /// The largest |a - b|, infinite where one is no finite number and the other is not the same; and
-  /// the largest finite |a|. Where shapes differ or a side lacks the tensor: infinite.
+  /// the largest finite |a|. Infinite where they are not compared by value.
   double max_error = 0, max_value = 0;
   /// Of the values row by row, in hex; empty where they were not asked for.
   std::string sha256_a, sha256_b;

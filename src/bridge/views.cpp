@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "formats/safetensors.h"
 
 namespace trestle {
 
@@ -66,10 +67,9 @@ std::vector<std::string> disagreements(const TensorSource& source,
       const std::string& name = mapping.hf[part];
       const TensorInfo* info = compare(source, name, mapping.hf_shape(part), false, out);
       if (part == 0) first = info;
-      if (first && info && info->dtype != first->dtype) {
+      if (first && info && (info->dtype != first->dtype || info->packed != first->packed)) {
         out.push_back(fmt::format("{} is {} but {} is {}; parts of one fused tensor must agree",
-                                  mapping.hf[0], toString(first->dtype), name,
-                                  toString(info->dtype)));
+                                  mapping.hf[0], describe(*first), name, describe(*info)));
       }
       used.insert(name);
     }

@@ -31,8 +31,9 @@ bool is_ignored(std::string_view name) {
   return false;
 }
 
-bool is_float8(at::ScalarType dtype) {
-  return c10::elementSize(dtype) == 1 && at::isFloatingType(dtype);
+bool is_read_as_weight(const TensorInfo& info) {
+  const bool is_float8 = c10::elementSize(info.dtype) == 1;
+  return at::isFloatingType(info.dtype) && !is_float8;
 }
 
 std::string place(const SafetensorsFile& file, const std::string& name) {
@@ -106,16 +107,12 @@ void HfCheckpoint::open_shards() {
   }
 }
 
-void HfCheckpoint::refuse_as_weight(const SafetensorsFile& file, const std::string& name,
-                                    const TensorInfo& info) {
-  if (!not_a_weight_.empty()) return;
-  not_a_weight_ = fmt::format(
-      "{} is {}, a type that no weight is read of; take a checkpoint in F8_E4M3, BF16, F16 or F32",
-      place(file, name), describe(info));
-}
-
 void HfCheckpoint::require_weights() const {
-  if (!not_a_weight_.empty()) user_error("{}", not_a_weight_);
+  if (not_weights_.empty()) return;
+  const HfStored& first = not_weights_.front();
+  throw NoWeights(fmt::format(
+      "{} is {}, a type that no weight is read of; take a checkpoint in F8_E4M3, BF16, F16 or F32",
+      place(*first.file, first.name), describe(first.info)));
 }
 
 void HfCheckpoint::collect_tensors() {
@@ -124,7 +121,6 @@ void HfCheckpoint::collect_tensors() {
   for (const auto& file : files_) {
     for (const auto& [name, info] : file->tensors()) {
       if (is_ignored(name)) continue;
-      if (info.packed != nullptr) refuse_as_weight(*file, name, info);
       const auto native = mistral ? canonical_of_mistral(name) : std::nullopt;
       if (mistral && !native) {
         user_error("{} has no place in Mistral's form", place(*file, name));
@@ -146,10 +142,16 @@ void HfCheckpoint::collect_tensors() {
       }
     }
   }
+  settle_scales(std::move(scales));
+}
+
+void HfCheckpoint::settle_scales(std::map<std::string, HfStored> scales) {
+  std::map<std::string, HfStored> plain;  // scales of what is not read as a weight
   for (auto& [canonical, stored] : stored_) {
     TensorInfo shown = stored.info;
     const auto scale = scales.extract(canonical);
-    if (stored.info.dtype == at::kFloat8_e4m3fn) {
+    const bool fp8 = stored.info.dtype == at::kFloat8_e4m3fn;
+    if (fp8 && (scale.empty() || scale.mapped().info.packed == nullptr)) {
       if (scale.empty()) {
         user_error("{} is FP8 but has no {}; without its scale the weight is meaningless",
                    place(*stored.file, stored.name),
@@ -160,8 +162,9 @@ void HfCheckpoint::collect_tensors() {
       fp8_block(stored.info.shape, scale.mapped().info.shape, fp8_block_,
                 place(*stored.file, stored.name));
       shown.dtype = at::kBFloat16;
-    } else if (!at::isFloatingType(stored.info.dtype) || is_float8(stored.info.dtype)) {
-      refuse_as_weight(*stored.file, stored.name, stored.info);
+    } else if (!is_read_as_weight(stored.info)) {
+      if (!fp8) not_weights_.push_back(stored);  // else its scale is none
+      if (!scale.empty()) plain.emplace(canonical + std::string(kScaleSuffix), scale.mapped());
     } else if (!scale.empty()) {
       user_error("{} is {} but has a scale, {}; only FP8 weights are scaled",
                  place(*stored.file, stored.name), describe(stored.info), scale.mapped().name);
@@ -171,6 +174,11 @@ void HfCheckpoint::collect_tensors() {
   if (!scales.empty()) {
     const HfStored& scale = scales.begin()->second;
     user_error("{} is the scale of a weight that is not there", place(*scale.file, scale.name));
+  }
+  for (const auto& [canonical, scale] : plain) {
+    if (!is_read_as_weight(scale.info)) not_weights_.push_back(scale);
+    stored_.emplace(canonical, scale);
+    tensors_.emplace(canonical, scale.info);
   }
 }
 
@@ -191,7 +199,7 @@ bool says_tied(const Json& config) {
 }  // namespace
 
 void HfCheckpoint::settle_tie() {
-  if (!not_a_weight_.empty()) return;  // it is no model, whatever its embeddings are
+  if (!not_weights_.empty()) return;  // it is no model, whatever its embeddings are
   const std::optional<bool> stated = stated_tie(config_json_);
   const bool has_head = stored_.contains(kHead);
   const bool mistral = spelling_ == HfSpelling::kMistral;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/hf_config.h"
 #include "checkpoint/hf_layout.h"
@@ -30,6 +31,12 @@ struct HfStored {
   std::string scale_name{};
 };
 
+/// A checkpoint that may be listed, checked and compared, and is no model.
+class NoWeights : public UserError {
+ public:
+  using UserError::UserError;
+};
+
 class HfCheckpoint : public TensorSource {
  public:
   /// Opens config.json and model.safetensors, or model.safetensors.index.json and its shards.
@@ -45,8 +52,9 @@ class HfCheckpoint : public TensorSource {
   void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
   std::optional<Fp8Scales> fp8_scales(const std::string& name) const override;
   void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const override;
-  /// Throws UserError naming a tensor of a type that no weight is read of (integers, packed ones,
-  /// FP8 other than e4m3), which may be listed and hashed: before the others are used.
+  /// Tensors of types that no weight is read of: integers, packed ones, FP8 other than e4m3.
+  const std::vector<HfStored>& not_weights() const { return not_weights_; }
+  /// Throws NoWeights naming the first of them: before the others are used.
   void require_weights() const;
   /// The same tensor as it lies in the file, for `trestle inspect`.
   const HfStored& stored(const std::string& name) const;
@@ -66,8 +74,7 @@ class HfCheckpoint : public TensorSource {
   void open();
   void open_shards();
   void collect_tensors();
-  void refuse_as_weight(const SafetensorsFile& file, const std::string& name,
-                        const TensorInfo& info);
+  void settle_scales(std::map<std::string, HfStored> scales);
   void settle_tie();
 
   std::filesystem::path directory_;
@@ -78,7 +85,7 @@ class HfCheckpoint : public TensorSource {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::string, HfStored> stored_;
-  std::string not_a_weight_;  // of the first: what require_weights() says
+  std::vector<HfStored> not_weights_;
 };
 
 }  // namespace trestle

@@ -17,6 +17,7 @@
 #include "base/standard_streams.h"
 #include "bridge/gguf_source.h"
 #include "bridge/streamed.h"
+#include "checkpoint/format.h"
 #include "cli/commands.h"
 #include "cli/device_flag.h"
 #include "cli/format_flag.h"
@@ -79,18 +80,23 @@ class Opened {
     } else {
       const ModelNames names = names_of(given, flags);
       takes_base_ = !names.adapter.empty() || !names.megatron.empty();
-      model_ = std::make_unique<OpenModel>(names);
-      if (model_->adapter()) {
-        form_ = "adapter merged into its base";
-      } else if (!names.megatron.empty()) {
-        form_ = "Megatron";
-      } else {
-        form_ = names.format == CheckpointFormat::kMistral ? "Mistral" : "Hugging Face";
-      }
+      open(names);
     }
-    form_ += config().text.tie_word_embeddings ? ", tied" : ", untied";
+    if (is_model()) {
+      form_ += config().text.tie_word_embeddings ? ", tied" : ", untied";
+      as_hf_ = std::make_unique<MegatronAsHf>(weights(), config());
+    } else {
+      form_ += ", as stored";
+    }
   }
 
+  /// Under Hugging Face's canonical names.
+  const TensorSource& tensors() const {
+    return is_model() ? static_cast<const TensorSource&>(*as_hf_) : *stored_;
+  }
+  /// Whether it has weights and config; else no_model() says why not.
+  bool is_model() const { return !stored_; }
+  const std::string& no_model() const { return no_model_; }
   const TensorSource& weights() const {
     return view_ ? static_cast<const TensorSource&>(*view_) : model_->weights();
   }
@@ -107,12 +113,41 @@ class Opened {
   CompareReport::Side side() const { return {.name = name_, .form = form_, .text = {}}; }
 
  private:
-  std::string name_, form_;
+  // A directory whose tensors are none of a model's is still there to be compared.
+  void open(const ModelNames& names) {
+    const bool is_directory = names.adapter.empty() && names.megatron.empty();
+    form_ = names.format == CheckpointFormat::kMistral ? "Mistral" : "Hugging Face";
+    try {
+      model_ = std::make_unique<OpenModel>(names);
+    } catch (const NoWeights& error) {
+      if (!is_directory) throw;  // the base of adapters
+      no_model_ = error.what();
+      stored_ = open_model_directory(names.hf_model, *names.format);
+      return;
+    }
+    if (model_->adapter()) {
+      form_ = "adapter merged into its base";
+    } else if (!is_directory) {
+      form_ = "Megatron";
+    }
+  }
+
+  std::string name_, form_, no_model_;
   bool takes_base_ = false;
   std::unique_ptr<OpenModel> model_;
   std::unique_ptr<GgufSource> gguf_;
   std::unique_ptr<HfAsMegatron> view_;
+  std::unique_ptr<MegatronAsHf> as_hf_;
+  std::unique_ptr<HfCheckpoint> stored_;
 };
+
+// Why what both compute cannot be compared; empty where it can.
+std::string incomparable(const Opened& a, const Opened& b) {
+  for (const Opened* each : {&a, &b}) {
+    if (!each->is_model()) return each->no_model();
+  }
+  return incomparable(a.config(), b.config());
+}
 
 uint64_t free_memory(at::Device device) {
   if (const auto card = card_memory(device)) return static_cast<uint64_t>(card->free);
@@ -180,7 +215,7 @@ void refuse_unused(const Command& command, const CompareFlags& flags, const Open
   }
   if (a.is_gguf() && b.is_gguf()) flags.format.refuse("both are GGUF");
   if (!flags.forward) return;
-  const std::string unlike = incomparable(a.config(), b.config());
+  const std::string unlike = incomparable(a, b);
   if (!unlike.empty()) {
     command.refuse_given({"--forward", "--prompt", "--max-new-tokens", "--device"},
                          "what they compute is not compared: " + unlike);
@@ -204,9 +239,8 @@ void compare(const Command& command, const CompareFlags& flags) {
   CompareReport report;
   report.a = a.side();
   report.b = b.side();
-  report.tensors = compare_tensors(MegatronAsHf(a.weights(), a.config()),
-                                   MegatronAsHf(b.weights(), b.config()), true);
-  report.no_logits = flags.forward ? incomparable(a.config(), b.config()) : "--no-forward";
+  report.tensors = compare_tensors(a.tensors(), b.tensors(), true);
+  report.no_logits = flags.forward ? incomparable(a, b) : "--no-forward";
   if (report.no_logits.empty()) {
     const at::ScalarType dtype = a.is_half() || b.is_half() ? at::kBFloat16 : at::kFloat;
     const Build build{dtype, flags.device.choose_and_tell()};

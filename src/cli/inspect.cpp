@@ -199,10 +199,12 @@ void check(const fs::path& path, const FormatFlag& format, bool as_json) {
   if (as_json) {
     const Json json = {{"path", path.string()}, {"kind", report.kind},
                        {"ok", problems == 0},   {"tensors", report.tensors},
-                       {"bytes", report.bytes}, {"problems", report.problems}};
+                       {"bytes", report.bytes}, {"problems", report.problems},
+                       {"notes", report.notes}};
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
     for (const std::string& problem : report.problems) fmt::print("{}\n", one_line(problem));
+    for (const std::string& note : report.notes) fmt::print("note: {}\n", one_line(note));
     if (problems == 0) fmt::print("ok: {} tensors, {} bytes\n", report.tensors, report.bytes);
   }
   flush_output();

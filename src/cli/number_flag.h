@@ -16,13 +16,13 @@
 
 namespace trestle {
 
-/// `allowed` is what Range::text() or OneOfNumbers::text() says; `parse` is given flag and value.
+/// `allowed` is what Range::text() says; `parse` is given flag and value.
 Flag add_checked(Command command, const std::string& names, const std::string& help,
                  std::string_view allowed, bool whole,
                  std::function<void(const std::string& flag, const std::string& value)> parse);
-/// T: int64_t, uint64_t or double; `allowed` a Range, or OneOfNumbers of a whole number.
-template <class T, class Allowed>
-Flag add_number(Command command, const std::string& names, T& value, Allowed allowed,
+/// T: int64_t, uint64_t or double.
+template <class T>
+Flag add_number(Command command, const std::string& names, T& value, const Range& allowed,
                 const std::string& help) {
   using Parsed = std::conditional_t<std::integral<T>, int64_t, double>;
   Flag flag = add_checked(command, names, help, allowed.text(), std::integral<T>,

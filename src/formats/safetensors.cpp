@@ -48,7 +48,12 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 19> kDtypes = 
     {"F8_E8M0", at::kFloat8_e8m0fnu},
 }};
 
-constexpr std::array<PackedType, 3> kPackedTypes = {{{"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}}};
+// E2M1 of OCP's Microscaling Formats (MX) specification 1.0, 5.3.3: the first bit is the sign.
+constexpr std::array<double, 16> kE2M1 = {0,    0.5,  1,  1.5,  2,  3,  4,  6,
+                                          -0.0, -0.5, -1, -1.5, -2, -3, -4, -6};
+// How elements of 6 bits lie in bytes neither that specification nor safetensors says.
+constexpr std::array<PackedType, 3> kPackedTypes = {
+    {{"F4", 4, kE2M1}, {"F6_E2M3", 6, {}}, {"F6_E3M2", 6, {}}}};
 
 std::optional<at::ScalarType> dtype_named(std::string_view name) {
   for (const auto& [text, dtype] : kDtypes) {

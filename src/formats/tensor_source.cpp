@@ -6,12 +6,15 @@
 
 namespace trestle {
 
+int64_t TensorInfo::rows() const {
+  if (packed == nullptr) return shape.empty() ? 1 : shape[0];
+  int64_t bits = packed->bits;
+  for (const int64_t size : shape) bits *= size;
+  return bits / 8;
+}
+
 uint64_t TensorInfo::row_bytes() const {
-  if (packed != nullptr) {
-    auto bits = static_cast<uint64_t>(packed->bits);
-    for (const int64_t size : shape) bits *= static_cast<uint64_t>(size);
-    return bits / 8;
-  }
+  if (packed != nullptr) return 1;
   uint64_t bytes = c10::elementSize(dtype);
   for (size_t axis = 1; axis < shape.size(); ++axis) bytes *= static_cast<uint64_t>(shape[axis]);
   return bytes;
@@ -42,6 +45,19 @@ at::Tensor read_range(const TensorSource& source, const std::string& name, RowRa
 
 at::Tensor read_all_rows(const TensorSource& source, const std::string& name) {
   return read_range(source, name, {0, source.tensors().at(name).rows()});
+}
+
+at::Tensor unpacked(const PackedType& type, std::span<const std::byte> bytes) {
+  TORCH_CHECK(type.bits == 4 && type.values.size() == 16, type.name, " has no values here");
+  at::Tensor values = at::empty({static_cast<int64_t>(2 * bytes.size())}, at::kDouble);
+  double* out = values.mutable_data_ptr<double>();
+  // The lower half first, as in torch's float4_e2m1fn_x2.
+  for (const std::byte each : bytes) {
+    const auto byte = std::to_integer<size_t>(each);
+    *out++ = type.values[byte & 15];
+    *out++ = type.values[byte >> 4];
+  }
+  return values;
 }
 
 }  // namespace trestle

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,11 +19,13 @@
 
 namespace trestle {
 
-/// A type whose elements share bytes, for which torch has none: listed, checked and hashed, never
-/// made a tensor.
+/// A type whose elements share bytes, for which torch has none: listed, checked, hashed and
+/// compared, never a weight.
 struct PackedType {
   std::string_view name;  // "F4"
   int64_t bits;
+  /// Of each code, where it is defined which bits of which byte are an element's; else empty.
+  std::span<const double> values;
 };
 
 struct TensorInfo {
@@ -32,9 +35,9 @@ struct TensorInfo {
   const PackedType* packed = nullptr;
   bool operator==(const TensorInfo&) const = default;
 
-  /// Size of the leading axis; a tensor without axes has one row, and a packed one, whose rows may
-  /// end within a byte.
-  int64_t rows() const { return shape.empty() || packed != nullptr ? 1 : shape[0]; }
+  /// Size of the leading axis; a tensor without axes has one row. A packed one, whose rows may end
+  /// within a byte, has a row a byte.
+  int64_t rows() const;
   uint64_t row_bytes() const;
 };
 
@@ -66,14 +69,15 @@ class TensorSource {
 at::Tensor read_range(const TensorSource& source, const std::string& name, RowRange range);
 /// All of them.
 at::Tensor read_all_rows(const TensorSource& source, const std::string& name);
+/// The values of elements of a packed type that lie in whole bytes; the type has them.
+at::Tensor unpacked(const PackedType& type, std::span<const std::byte> bytes);
 
-/// Calls `fn` with one range of rows after another, 16 MiB each or one row, until all are through:
-/// what is read so takes no more memory the larger the tensor is.
+/// Calls `fn` with one range of rows after another, of `block` bytes each or one row, until all are
+/// through: what is read so takes no more memory the larger the tensor is.
 template <class Function>
-void for_row_blocks(const TensorInfo& info, const Function& fn) {
-  constexpr uint64_t kBlock = 16 << 20;
+void for_row_blocks(const TensorInfo& info, const Function& fn, uint64_t block = 16 << 20) {
   const auto step =
-      static_cast<int64_t>(std::max<uint64_t>(kBlock / std::max<uint64_t>(info.row_bytes(), 1), 1));
+      static_cast<int64_t>(std::max<uint64_t>(block / std::max<uint64_t>(info.row_bytes(), 1), 1));
   for (int64_t first = 0; first < info.rows(); first += step) {
     fn(RowRange{first, std::min(step, info.rows() - first)});
   }

@@ -15,7 +15,19 @@ namespace trestle {
 namespace {
 
 bool is_unmatched(const TensorDifference& tensor) {
-  return !tensor.a || !tensor.b || tensor.a->shape != tensor.b->shape;
+  return !tensor.a || !tensor.b || tensor.a->shape != tensor.b->shape ||
+         tensor.a->packed != tensor.b->packed;
+}
+
+// Of types whose elements' places are not defined.
+bool differs_in_bytes(const TensorDifference& tensor) {
+  return !tensor.equal && !tensor.differing && !is_unmatched(tensor);
+}
+
+int64_t elements(const TensorInfo& info) {
+  int64_t count = 1;
+  for (const int64_t size : info.shape) count *= size;
+  return count;
 }
 
 // "BF16 [4096, 3072]", both where they differ.
@@ -29,9 +41,12 @@ std::string verdict(const TensorDifference& tensor) {
   if (!tensor.a) return "only in B";
   if (!tensor.b) return "only in A";
   if (tensor.equal) return "equal";
-  if (is_unmatched(tensor)) return "other shape";
+  if (is_unmatched(tensor))
+    return tensor.a->shape != tensor.b->shape ? "other shape" : "other type";
+  if (differs_in_bytes(tensor)) return "other bytes";
   if (tensor.max_error == 0) return "equal values";
-  return fmt::format("{:.3g} of {:.3g}", tensor.max_error, tensor.max_value);
+  return fmt::format("{:.3g} of {:.3g}, {} of {} elements", tensor.max_error, tensor.max_value,
+                     *tensor.differing, elements(*tensor.a));
 }
 
 std::string logits_line(const LogitDifference& logits) {
@@ -42,12 +57,29 @@ std::string logits_line(const LogitDifference& logits) {
       logits.max_value);
 }
 
+// torch's, but of packed types, of which it has none, safetensors'.
+std::string type_name(const TensorInfo& info) {
+  if (info.packed != nullptr) return std::string(info.packed->name);
+  switch (info.dtype) {  // of which no checkpoint of torch's is read
+    case at::kComplexFloat:
+      return "complex64";
+    case at::kFloat8_e8m0fnu:
+      return "float8_e8m0fnu";
+    case at::kFloat8_e4m3fnuz:
+      return "float8_e4m3fnuz";
+    case at::kFloat8_e5m2fnuz:
+      return "float8_e5m2fnuz";
+    default:
+      return dtype_name(info.dtype);
+  }
+}
+
 // JSON has no infinity.
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
 Json info_json(const std::optional<TensorInfo>& info, const std::string& sha256) {
   if (!info) return nullptr;
-  return {{"dtype", dtype_name(info->dtype)}, {"shape", info->shape}, {"sha256", sha256}};
+  return {{"dtype", type_name(*info)}, {"shape", info->shape}, {"sha256", sha256}};
 }
 
 }  // namespace
@@ -70,11 +102,26 @@ std::string CompareReport::summary() const {
   const int64_t recast = std::ranges::count_if(tensors, [](const TensorDifference& tensor) {
     return !tensor.equal && !is_unmatched(tensor) && tensor.max_error == 0;
   });
-  const int64_t differing = static_cast<int64_t>(tensors.size()) - equal() - unmatched() - recast;
+  const int64_t in_bytes = std::ranges::count_if(tensors, differs_in_bytes);
+  const int64_t differing =
+      static_cast<int64_t>(tensors.size()) - equal() - unmatched() - recast - in_bytes;
   std::string line = fmt::format("{} of {} tensors are equal", equal(), tensors.size());
   if (recast > 0) line += fmt::format(", {} have equal values in another dtype", recast);
-  if (differing > 0) line += fmt::format(", {} differ by up to {:.3g}", differing, max_error());
-  if (unmatched() > 0) line += fmt::format(", {} have no counterpart of their shape", unmatched());
+  if (differing > 0) {
+    double largest = 0;
+    for (const TensorDifference& tensor : tensors) {
+      if (tensor.differing) largest = std::max(largest, tensor.max_error);
+    }
+    line += fmt::format(", {} differ by up to {:.3g}", differing, largest);
+  }
+  if (in_bytes > 0) {
+    line += fmt::format(
+        ", {} differ in bytes (which bits are which element of F6 no specification says)",
+        in_bytes);
+  }
+  if (unmatched() > 0) {
+    line += fmt::format(", {} have no counterpart of their shape and type", unmatched());
+  }
   return line;
 }
 
@@ -112,6 +159,7 @@ Json compare_json(const CompareReport& report) {
   for (const TensorDifference& tensor : report.tensors) {
     json["tensors"].push_back({{"name", tensor.name},
                                {"equal", tensor.equal},
+                               {"differing", tensor.differing ? Json(*tensor.differing) : Json()},
                                {"max_error", number(tensor.max_error)},
                                {"max_value", number(tensor.max_value)},
                                {"a", info_json(tensor.a, tensor.sha256_a)},

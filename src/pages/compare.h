@@ -26,9 +26,9 @@ struct CompareReport {
   std::string no_text;
 
   int64_t equal() const;
-  /// In either side only, or of two shapes.
+  /// In either side only, of two shapes, or packed in one only.
   int64_t unmatched() const;
-  /// Of tensors that both have.
+  /// Of tensors that both have; infinite where one differs that is not compared by value.
   double max_error() const;
   /// "3 of 81 tensors differ, by up to 0.012 (values up to 3.1)".
   std::string summary() const;

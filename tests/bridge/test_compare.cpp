@@ -63,6 +63,7 @@ TEST(CompareTensors, SaysWhatDiffersAndByHowMuch) {
   EXPECT_EQ(found["same"].sha256_a.size(), 64u);
   EXPECT_FALSE(found["moved"].equal);
   EXPECT_EQ(found["moved"].max_error, 0.5);
+  EXPECT_EQ(found["moved"].differing, 1);
   EXPECT_EQ(found["moved"].max_value, 4);
   EXPECT_NE(found["moved"].sha256_a, found["moved"].sha256_b);
   EXPECT_EQ(found["moved"].sha256_a, found["same"].sha256_a);
@@ -71,9 +72,101 @@ TEST(CompareTensors, SaysWhatDiffersAndByHowMuch) {
   EXPECT_TRUE(std::isinf(found["nan"].max_error));
   EXPECT_EQ(found["both_nan"].max_error, 0.5);
   EXPECT_TRUE(std::isinf(found["shape"].max_error));
+  EXPECT_EQ(found["shape"].differing, std::nullopt);
   EXPECT_FALSE(found["gone"].b);
   EXPECT_FALSE(found["new"].a);
   EXPECT_TRUE(std::isinf(found["new"].max_error));
+}
+
+// Held to ml_dtypes (tools/make_packed_goldens.py).
+class PackedGolden : public ::testing::Test {
+ protected:
+  Json said(const std::string& key) const { return Json::parse(b_.metadata().at(key)); }
+  const SafetensorsFile a_{fs::path("bridge/golden/packed_a.safetensors")};
+  const SafetensorsFile b_{fs::path("bridge/golden/packed_b.safetensors")};
+};
+
+TEST_F(PackedGolden, ValuesOfFourBits) {
+  std::vector<std::byte> bytes(8);
+  a_.read_rows("F4 codes", {0, 8}, bytes.data());
+  const at::Tensor values = unpacked(*a_.tensors().at("F4 codes").packed, bytes);
+  const auto wanted = said("values").get<std::vector<double>>();
+  ASSERT_EQ(wanted.size(), 16u);
+  EXPECT_EQ(std::vector(values.const_data_ptr<double>(), values.const_data_ptr<double>() + 16),
+            wanted);
+}
+
+TEST_F(PackedGolden, DifferencesByValueWhereTheyAreDefined) {
+  const Json wanted = said("differences");
+  size_t by_value = 0;
+  for (const TensorDifference& each : compare_tensors(a_, b_, true)) {
+    SCOPED_TRACE(each.name);
+    EXPECT_EQ(each.equal, each.sha256_a == each.sha256_b);
+    if (!wanted.contains(each.name)) {
+      // 6 bits: no specification says how they lie in bytes.
+      EXPECT_TRUE(each.name.starts_with("F6_"));
+      EXPECT_EQ(each.equal, each.name.ends_with("equal"));
+      EXPECT_EQ(each.differing, each.equal ? std::optional<int64_t>(0) : std::nullopt);
+      EXPECT_EQ(each.max_error, each.equal ? 0 : HUGE_VAL);
+      continue;
+    }
+    ++by_value;
+    const Json& numbers = wanted.at(each.name);
+    EXPECT_EQ(each.differing, numbers[0].get<int64_t>());
+    EXPECT_EQ(each.max_error, numbers[1].is_null() ? HUGE_VAL : numbers[1].get<double>());
+    if (!each.equal) EXPECT_EQ(each.max_value, numbers[2].get<double>());
+  }
+  EXPECT_EQ(by_value, wanted.size());
+}
+
+// A type beside which the other's elements cannot be put.
+TEST(CompareTensors, OfTwoPackings) {
+  const testing::TempDir dir;
+  const auto written = [&](const std::string& name, const std::string& entry) {
+    const std::string header = R"({"t":)" + entry + "}";
+    const uint64_t size = header.size();
+    write_text(dir / name,
+               std::string(reinterpret_cast<const char*>(&size), 8) + header + std::string(3, '1'));
+    return SafetensorsFile(dir / name);
+  };
+  const SafetensorsFile f4 = written("a", R"({"dtype":"F4","shape":[6],"data_offsets":[0,3]})");
+  const SafetensorsFile u8 = written("b", R"({"dtype":"U8","shape":[3],"data_offsets":[0,3]})");
+  const SafetensorsFile f6 =
+      written("c", R"({"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]})");
+  const SafetensorsFile e3m2 =
+      written("d", R"({"dtype":"F6_E3M2","shape":[4],"data_offsets":[0,3]})");
+  for (const auto& [a, b] : {std::pair(&f4, &u8), {&f4, &f6}, {&f6, &e3m2}}) {
+    const TensorDifference found = compare_tensors(*a, *b, true).front();
+    EXPECT_FALSE(found.equal);
+    EXPECT_EQ(found.differing, std::nullopt);
+    EXPECT_TRUE(std::isinf(found.max_error));
+    EXPECT_EQ(found.sha256_a, found.sha256_b);
+    EXPECT_EQ(found.sha256_a.size(), 64u);
+  }
+}
+
+// Whole numbers that are one double, and numbers of two parts.
+TEST(CompareTensors, CountsElements) {
+  const int64_t large = int64_t{1} << 53;
+  const Held left({{"long", at::tensor({large, int64_t{7}})},
+                   {"complex", at::complex(at::tensor({1.0f, 2.0f}), at::tensor({0.0f, 0.0f}))},
+                   {"real", at::tensor({1.0f, 2.0f})},
+                   {"zero", at::tensor({0.0f, 2.0f})}});
+  const at::Tensor moved = at::complex(at::tensor({1.5f, 2.0f}), at::tensor({-3.0f, 0.0f}));
+  const Held right({{"long", at::tensor({large + 1, int64_t{7}})},
+                    {"complex", moved},
+                    {"real", moved},
+                    {"zero", at::tensor({-0.0f, 2.0f})}});
+  std::map<std::string, TensorDifference> found;
+  for (TensorDifference& each : compare_tensors(left, right, false)) found[each.name] = each;
+  EXPECT_EQ(found["long"].differing, 1);
+  EXPECT_EQ(found["long"].max_error, 1);
+  for (const char* name : {"complex", "real"}) {
+    EXPECT_EQ(found[name].differing, 1);
+    EXPECT_EQ(found[name].max_error, 3);
+  }
+  EXPECT_FALSE(found["zero"].equal);
+  EXPECT_EQ(found["zero"].differing, 0);
 }
 
 TEST(CompareLogits, IsTheDivergenceOfTheDistributions) {

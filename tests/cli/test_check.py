@@ -85,7 +85,7 @@ class HuggingFace(Checks):
         del tensors[norm]
         safetensors.torch.save_file(tensors, model / "model.safetensors")
         self.fails(model, ["layers.1.self_attn.q_proj.weight", "shape"], ["layers.0.input_layernorm.weight", "missing"],
-                   ["layers.0.self_attn.k_proj.weight", "Double", "must agree"],
+                   ["layers.0.self_attn.k_proj.weight", "F64", "must agree"],
                    ["model.layers.0.extra.weight", "no place"])
 
     def shards(self, model):

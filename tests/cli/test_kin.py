@@ -16,6 +16,7 @@ from pathlib import Path
 import gguf
 import numpy
 import script
+import torch
 from safetensors.torch import load_file, save_file
 from test_bad_input import HF, IMAGE, MEGATRON, TESTS, Refusals, edit_json
 
@@ -220,15 +221,15 @@ class Mixtures(Commands):
 
 
 class PackedWeights(Commands):
-    """A quantised checkpoint in 4 or 6 bits: inspected, checked and hashed as a file, and no model."""
+    """A quantised checkpoint in 4 or 6 bits: inspected, checked, hashed and compared as it lies there, and no model."""
 
     def test_every_command(self):
         model = self.model()
-        shapes = {"F4": ([64, 48], 1536), "F6_E2M3": ([4, 6], 18), "F6_E3M2": ([8], 6)}
+        shapes = {"F4": ([64, 48], 1536), "F6_E2M3": ([4, 6], 18), "F6_E3M2": ([8], 6), "F8_E8M0": ([4], 4)}
         for dtype, (shape, size) in shapes.items():
             self.inputs("model/model.safetensors", **{"language_model.model.norm.weight": (dtype, shape, bytes(size))})
             self.all_refuse(model, ["model.safetensors", "language_model.model.norm.weight", f"{dtype} [{shape[0]}", "F8_E4M3"],
-                            once=dtype != "F4", but=["inspect"])
+                            once=dtype != "F4", but=["inspect", "compare"])
             done = self.run_trestle("inspect", model, "--json", "--sha256")
             self.assertEqual(done.returncode, 0, done.stderr)
             entry = json.loads(done.stdout)["tensors"]["model.norm.weight"]
@@ -239,9 +240,111 @@ class PackedWeights(Commands):
             self.assertEqual((entry["dtype"], entry["shape"]), (dtype, shape))
             self.assertEqual(entry["sha256"], hashlib.sha256(bytes(size)).hexdigest())
             self.assertIn(f"ok: 1 tensors, {size} bytes", self.run_trestle("inspect", file, "--check").stdout)
-            done = self.run_trestle("inspect", model, "--check")
-            self.assertEqual(done.returncode, 2)
-            self.assertIn(dtype, done.stdout)
+
+    def with_types(self, folder, changes):
+        """The fixture with some of its tensors in another type: {canonical name: (dtype, shape, bytes)}."""
+        model = Path(shutil.copytree(HF, self.folder / folder))
+        tensors = {}
+        for name, tensor in load_file(model / "model.safetensors").items():
+            tensors[name] = ("BF16", list(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        for name, entry in changes.items():
+            tensors[f"language_model.{name}"] = entry
+        self.inputs(f"{folder}/model.safetensors", **tensors)
+        return model
+
+    GATE, UP, DOWN = (f"model.layers.1.mlp.{each}_proj.weight" for each in ("gate", "up", "down"))
+
+    def packed(self, folder, f4=bytes(1920), f6=bytes(2880), e8=bytes(48)):
+        return self.with_types(folder, {self.GATE: ("F4", [80, 48], f4), self.UP: ("F4", [80, 48], bytes(1920)),
+                                        self.DOWN: ("F6_E2M3", [48, 80], f6), "model.norm.weight": ("F8_E8M0", [48], e8)})
+
+    def test_check(self):
+        """What is to be checked of them is right or wrong; that nothing converts them is no fault of theirs."""
+        model = self.packed("whole")
+        done = self.run_trestle("inspect", model, "--check")
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        note, ok = done.stdout.splitlines()
+        self.assertRegex(ok, r"^ok: \d+ tensors, \d+ bytes$")
+        for word in ("note: ", str(model), "4 tensors of F4, F6_E2M3, F8_E8M0", self.DOWN, "nothing converts"):
+            self.assertIn(word, note)
+        report = json.loads(self.run_trestle("inspect", model, "--check", "--json").stdout)
+        self.assertEqual((report["ok"], report["problems"], len(report["notes"])), (True, [], 1))
+        for name, entry, words in (
+                (self.DOWN, ("F6_E2M3", [80, 48], bytes(2880)), ["[80, 48]", "[48, 80]"]),
+                (self.UP, ("F6_E3M2", [80, 48], bytes(2880)), ["F4 [80, 48]", "F6_E3M2 [80, 48]", "must agree"]),
+                (self.GATE, ("F4", [80, 48], bytes(1919)), ["1920 bytes", "span 1919"]),
+                ("model.layers.1.mlp.gate_proj.weight_scale", ("F8_E8M0", [80, 2], bytes(160)), ["has no place"])):
+            with self.subTest(name=name, words=words):
+                changed = self.with_types(f"changed{words[0]}", {
+                    self.GATE: ("F4", [80, 48], bytes(1920)), self.UP: ("F4", [80, 48], bytes(1920)),
+                    self.DOWN: ("F6_E2M3", [48, 80], bytes(2880)), name: entry})
+                done = self.run_trestle("inspect", changed, "--check")
+                self.assertEqual(done.returncode, 2)
+                problem, = (line for line in done.stdout.splitlines() if not line.startswith("note: "))
+                for word in (name, *words):
+                    self.assertIn(word, problem)
+
+    def test_a_scale_is_listed(self):
+        """Of what is no weight here a scale is a tensor as others are."""
+        scale = self.GATE + "_scale_inv"
+        for kind in ("F32", "F8_E8M0", "F4"):
+            model = self.with_types(kind, {self.GATE: ("F4", [80, 48], bytes(1920)),
+                                           scale: (kind, [2], bytes({"F32": 8, "F8_E8M0": 2, "F4": 1}[kind]))})
+            listed = json.loads(self.run_trestle("inspect", model, "--json", "--sha256").stdout)["tensors"]
+            self.assertEqual(listed[scale]["dtype"], kind)
+        model = self.with_types("fp8", {self.GATE: ("F8_E4M3", [80, 48], bytes(3840)), scale: ("F4", [80, 1], bytes(40))})
+        listed = json.loads(self.run_trestle("inspect", model, "--json", "--sha256").stdout)["tensors"]
+        self.assertEqual((listed[self.GATE]["dtype"], listed[scale]["dtype"]), ("F8_E4M3", "F4"))
+        self.refused("import", "--hf-model", model, "--megatron-path", "out", names=[scale, "F4 [80, 1]"])
+
+    def compared(self, a, b, *flags):
+        done = self.run_trestle("compare", a, b, "--json", *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        report = json.loads(done.stdout)
+        return report, {each["name"]: each for each in report["tensors"]}
+
+    def test_compare(self):
+        a = self.packed("a")
+        report, _ = self.compared(a, a)
+        self.assertEqual((report["equal"], report["max_error"]), (len(report["tensors"]), 0))
+        self.assertEqual(report["a"]["form"], "Hugging Face, as stored")
+        # The codes of 0x1f are -6 and 0.5, of 0x80 0 and -0; 0x81 is the exponent of 4.
+        f4 = bytes([0x1F, 0x80]) + bytes(1918)
+        b = self.packed("b", f4=f4, f6=b"\1" + bytes(2879), e8=b"\x81" + bytes(47))
+        report, tensors = self.compared(a, b)
+        self.assertEqual((report["unmatched"], report["max_error"]), (0, None))
+        self.assertIn(f"{self.DOWN} is F6_E2M3 [48, 80]", report["no_logits"])
+        self.assertNotIn("logits", report)
+        gate, up, down, norm = (tensors[name] for name in (self.GATE, self.UP, self.DOWN, "model.norm.weight"))
+        self.assertEqual((gate["differing"], gate["max_error"], gate["a"]["dtype"]), (2, 6, "F4"))
+        self.assertEqual(gate["b"]["sha256"], hashlib.sha256(f4).hexdigest())
+        self.assertTrue(up["equal"])
+        self.assertEqual((down["equal"], down["differing"], down["max_error"]), (False, None, None))
+        self.assertEqual((norm["differing"], norm["max_error"], norm["a"]["dtype"]), (1, 4 - 2**-127, "float8_e8m0fnu"))
+        page = self.folder / "page.html"
+        text = self.run_trestle("compare", a, b, "--html", page).stdout
+        for line in (text, page.read_text()):
+            self.assertIn("6 of 0, 2 of 3840 elements", line)
+            self.assertIn("other bytes", line)
+            self.assertIn("1 differ in bytes", line)
+            self.assertIn("2 differ by up to 6", line)
+        done = self.run_trestle("compare", a, self.packed("c", f6=b"\1" + bytes(2879)), "--max-error", "1e300")
+        self.assertEqual(done.returncode, 2, done.stdout)
+        self.assertIn("1 differ in bytes", done.stderr)
+
+    def test_compare_with_a_model(self):
+        a = self.packed("a")
+        for pair in ((a, HF), (HF, a)):
+            report, tensors = self.compared(*pair)
+            self.assertEqual(report["unmatched"], 3)
+            self.assertIn("F6_E2M3", report["no_logits"])
+            self.assertEqual(tensors["model.norm.weight"]["differing"], 48)
+            self.assertTrue(tensors["model.embed_tokens.weight"]["equal"])
+            self.assertIn("other type", self.run_trestle("compare", *pair).stdout)
+        self.refused("compare", a, HF, "--prompt", "a", names=["--prompt", "not compared", self.DOWN])
+        self.refused("compare", a, a, "--hf-model", HF, names=["--hf-model"])
+        adapter = TESTS / "fixtures" / "megatron" / "adapter_lora"
+        self.refused("compare", adapter, HF, "--hf-model", a, names=[self.DOWN, "F6_E2M3"])
 
     def test_an_adapter(self):
         adapter = self.folder / "adapter"

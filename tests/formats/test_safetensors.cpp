@@ -123,8 +123,12 @@ TEST(Safetensors, PackedTypesAreListedAndNotLoaded) {
   EXPECT_EQ(byte_size(file.tensors().at("b")), 3u);
   EXPECT_EQ(byte_size(file.tensors().at("c")), 0u);
   std::string bytes(3, ' ');
-  file.read_rows("b", {0, 1}, reinterpret_cast<std::byte*>(bytes.data()));
+  EXPECT_EQ(file.tensors().at("a").rows(), 3);  // a byte each
+  EXPECT_EQ(file.tensors().at("c").rows(), 0);
+  file.read_rows("b", {0, 3}, reinterpret_cast<std::byte*>(bytes.data()));
   EXPECT_EQ(bytes, "def");
+  file.read_rows("b", {1, 2}, reinterpret_cast<std::byte*>(bytes.data()));
+  EXPECT_EQ(bytes, "eff");
   for (const char* name : {"a", "b", "c"}) {
     EXPECT_REFUSED(file.read(name), "packed.safetensors", std::string("tensor ") + name, "F",
                    "not loaded");

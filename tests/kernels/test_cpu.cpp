@@ -1,6 +1,9 @@
 // Which path bf16 takes, by what the processor has and what oneDNN is held to.
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <map>
+
 #include "kernels/cpu.h"
 
 namespace trestle {
@@ -29,6 +32,29 @@ TEST(ForcedBf16Path, EndsWithItsScope) {
     EXPECT_EQ(bf16_path(), other);
   }
   EXPECT_EQ(bf16_path(), before);
+}
+
+// Held to what Linux says of an x86 processor.
+TEST(CpuFacts, InstructionsAreTheProcessors) {
+  std::ifstream file("/proc/cpuinfo");
+  std::string line, flags;
+  while (flags.empty() && std::getline(file, line)) {
+    if (line.starts_with("flags")) flags = line.substr(line.find(':') + 1) + " ";
+  }
+  if (flags.empty()) GTEST_SKIP() << "/proc/cpuinfo has no flags here";
+  const std::string told = ", " + cpu_facts().instructions + ",";
+  for (const auto& [flag, words] :
+       std::map<std::string, std::string>{{"avx2", "AVX2"},
+                                          {"fma", "FMA"},
+                                          {"f16c", "F16C"},
+                                          {"avx512f", "AVX-512"},
+                                          {"avx512_bf16", "AVX-512 BF16"},
+                                          {"amx_bf16", "AMX BF16"}}) {
+    EXPECT_EQ(told.find(", " + words + ",") != std::string::npos,
+              flags.find(" " + flag + " ") != std::string::npos)
+        << words << ": " << told;
+  }
+  EXPECT_EQ(told.find("NEON"), std::string::npos);
 }
 
 TEST(CpuFacts, IsToldWithItsPath) {

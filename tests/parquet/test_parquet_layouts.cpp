@@ -7,6 +7,7 @@
 #include <parquet/arrow/writer.h>
 
 #include "errors.h"
+#include "parquet/arrow_layouts.h"
 #include "parquet/parquet.h"
 #include "parquet/parquet_store.h"
 #include "temp_dir.h"
@@ -189,6 +190,24 @@ TEST_F(Layouts, ColumnsAreToldWithWhatTheyHold) {
   EXPECT_EQ(columns[1].filled, 0);
   EXPECT_GT(columns[2].filled, 0);
   EXPECT_TRUE(columns[2].has_bytes);
+}
+
+// As a damaged file may have them: Arrow's reader checks most, and no list is read beyond its
+// values.
+TEST(ItemsOf, ListsThatLeaveTheirValuesHaveNone) {
+  const auto values = arrow::json::ArrayFromJSONString(arrow::int8(), "[7, 8]").ValueOrDie();
+  const std::vector<int32_t> offsets = {0, 1, 2, 3};
+  const arrow::ListArray lists(arrow::list(arrow::int8()), 3, arrow::Buffer::Wrap(offsets), values);
+  ASSERT_TRUE(items_of(lists, 1));
+  EXPECT_EQ(items_of(lists, 1)->first, 1);
+  EXPECT_EQ(items_of(lists, 1)->count, 1);
+  EXPECT_FALSE(items_of(lists, 2));
+  EXPECT_FALSE(items_of(*values, 0));
+  for (const std::vector<int32_t>& wrong : {std::vector<int32_t>{-1, 0}, {2, 0}, {3, 3}}) {
+    const arrow::ListArray damaged(arrow::list(arrow::int8()), 1, arrow::Buffer::Wrap(wrong),
+                                   values);
+    EXPECT_FALSE(items_of(damaged, 0)) << wrong[0];
+  }
 }
 
 }  // namespace

@@ -87,6 +87,26 @@ TEST_F(Store, RowsInOrderWriteNothing) {
   EXPECT_EQ(store->spilled(), 0);
 }
 
+// What counts as read through is what was read since the group was decoded.
+TEST_F(Store, AGroupThatIsReadThroughAgainIsDroppedAgain) {
+  const auto store = std::make_shared<GroupStore>(0, folder_.path(), 0);
+  const ParquetFile file(path_, {"t"}, store);
+  std::vector<int64_t> first(kRowsOfGroup);
+  std::iota(first.begin(), first.end(), 0);
+  read(file, first);
+  read(file, {kRowsOfGroup});  // the first is dropped
+  EXPECT_EQ(store->decoded(), 2);
+  EXPECT_EQ(store->spilled(), 0);
+  first.pop_back();
+  read(file, first);  // and the second, of which a row was read, goes to a file
+  EXPECT_EQ(store->decoded(), 3);
+  EXPECT_EQ(store->spilled(), 1);
+  read(file, {2 * kRowsOfGroup});  // as does the first, of which a row is left
+  EXPECT_EQ(store->spilled(), 2);
+  read(file, {kRowsOfGroup - 1});
+  EXPECT_EQ(store->decoded(), 4);
+}
+
 TEST_F(Store, SeveralThreadsDecodeNoGroupTwice) {
   for (const int64_t bytes : {int64_t{1} << 20, int64_t{0}}) {
     const auto store = std::make_shared<GroupStore>(bytes, folder_.path(), 0);

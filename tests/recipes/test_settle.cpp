@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <map>
-#include <span>
 
 #include "errors.h"
 #include "recipes/recipes.h"
@@ -166,17 +165,6 @@ Edges edges_of(const Range& range) {
   return edges;
 }
 
-Edges edges_of(const OneOfNumbers& allowed) {
-  Edges edges;
-  for (const int64_t number : std::span(allowed.numbers).first(allowed.count)) {
-    edges.inside.push_back(format_value(number));
-    for (const int64_t beside : {number - 1, number + 1}) {
-      if (!allowed.holds(beside)) edges.outside.push_back(format_value(beside));
-    }
-  }
-  return edges;
-}
-
 // visit(path, edges, text of what is allowed) of every number.
 template <HasFields T>
 void for_each_range(const T& config, const std::string& prefix, const auto& visit) {
@@ -187,8 +175,6 @@ void for_each_range(const T& config, const std::string& prefix, const auto& visi
       for_each_range(value, path + ".", visit);
     } else if constexpr (std::is_same_v<std::decay_t<decltype(each.allowed)>, Range>) {
       visit(path, edges_of<detail::PlainOf<Value>>(each.allowed), each.allowed.text());
-    } else if constexpr (std::is_same_v<std::decay_t<decltype(each.allowed)>, OneOfNumbers>) {
-      visit(path, edges_of(each.allowed), each.allowed.text());
     }
   });
 }
