@@ -27,7 +27,37 @@ bool is_plain_name(const std::string& name) {
          name.find_first_of(std::string("/\0", 2)) == std::string::npos;
 }
 
-std::map<std::string, std::string> read_manifest(const fs::path& iteration) {
+// What is wrong with a file, or nothing.
+std::string problem_of(const fs::path& path, const std::string& wanted) {
+  constexpr size_t kShown = 16;
+  if (!is_there(path)) return fmt::format("{} is missing", one_line(path.string()));
+  if (!fs::is_regular_file(path)) return fmt::format("{} is no file", one_line(path.string()));
+  const std::string found = sha256_of(path);
+  if (found == wanted) return {};
+  return fmt::format("{} has SHA-256 {}..., not {}...: it is damaged or was changed",
+                     one_line(path.string()), found.substr(0, kShown),
+                     one_line(wanted.substr(0, kShown)));
+}
+
+// Files of the checkpoint that every manifest has to list. Megatron Bridge writes the last two
+// behind it, so that one of its own has neither of them.
+std::vector<std::string> files_to_list(const fs::path& iteration,
+                                       const std::map<std::string, std::string>& listed) {
+  std::vector<std::string> names = {".metadata", "common.pt", "metadata.json"};
+  for (const auto& each : fs::directory_iterator(iteration)) {
+    if (each.path().extension() == ".distcp") names.push_back(each.path().filename().string());
+  }
+  const std::vector<std::string> late = {"run_config.yaml", "train_state.pt"};
+  const auto is_listed = [&](const std::string& name) { return listed.contains(name); };
+  if (std::ranges::any_of(late, is_listed)) names.insert(names.end(), late.begin(), late.end());
+  std::erase_if(names, [&](const std::string& name) { return !is_there(iteration / name); });
+  std::ranges::sort(names);
+  return names;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> integrity_manifest(const fs::path& iteration) {
   const fs::path path = iteration / kIntegrity;
   if (!is_there(path)) {
     user_error(
@@ -51,22 +81,12 @@ std::map<std::string, std::string> read_manifest(const fs::path& iteration) {
     }
     hashes[name] = hash.get<std::string>();
   }
+  if (hashes.empty()) {
+    user_error("{} lists no files, so that none can be verified; take the checkpoint from a copy",
+               path.string());
+  }
   return hashes;
 }
-
-// What is wrong with a file, or nothing.
-std::string problem_of(const fs::path& path, const std::string& wanted) {
-  constexpr size_t kShown = 16;
-  if (!is_there(path)) return fmt::format("{} is missing", one_line(path.string()));
-  if (!fs::is_regular_file(path)) return fmt::format("{} is no file", one_line(path.string()));
-  const std::string found = sha256_of(path);
-  if (found == wanted) return {};
-  return fmt::format("{} has SHA-256 {}..., not {}...: it is damaged or was changed",
-                     one_line(path.string()), found.substr(0, kShown),
-                     one_line(wanted.substr(0, kShown)));
-}
-
-}  // namespace
 
 void write_integrity(const fs::path& iteration, const std::map<std::string, std::string>& known) {
   std::vector<std::string> names;
@@ -87,9 +107,17 @@ void write_integrity(const fs::path& iteration, const std::map<std::string, std:
 
 std::vector<std::string> integrity_problems(const fs::path& iteration) {
   std::vector<std::string> problems;
-  for (const auto& [name, hash] : read_manifest(iteration)) {
+  const std::map<std::string, std::string> listed = integrity_manifest(iteration);
+  for (const auto& [name, hash] : listed) {
     std::string problem = problem_of(iteration / name, hash);
     if (!problem.empty()) problems.push_back(fmt::format("{}: {}", kIntegrity, problem));
+  }
+  for (const std::string& name : files_to_list(iteration, listed)) {
+    if (listed.contains(name)) continue;
+    problems.push_back(
+        fmt::format("{} does not list {}, which is of the checkpoint: the one or "
+                    "the other was changed",
+                    kIntegrity, one_line((iteration / name).string())));
   }
   return problems;
 }

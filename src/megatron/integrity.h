@@ -18,8 +18,13 @@ constexpr const char* kIntegrity = "integrity.json";
 void write_integrity(const std::filesystem::path& iteration,
                      const std::map<std::string, std::string>& known = {});
 
+/// What the manifest lists: names of files beside it, and their SHA-256 as it has them. Throws
+/// UserError where it is missing, is none or lists nothing.
+std::map<std::string, std::string> integrity_manifest(const std::filesystem::path& iteration);
+
 /// Hashes the listed files again, a megabyte in memory at a time: a line for each that is missing
-/// or has other bytes. Throws UserError where the manifest is missing or is none.
+/// or has other bytes, and for each file of the checkpoint that is not listed. Throws UserError as
+/// integrity_manifest() does.
 std::vector<std::string> integrity_problems(const std::filesystem::path& iteration);
 
 /// Throws UserError with the first of the problems and their number.

@@ -351,6 +351,7 @@ OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view na
   for (Assignment each : file) {
     // What the command line says instead is not looked at.
     if (has(command_line, each.key)) continue;
+    if (is_written && each.key.starts_with("trestle.")) continue;  // what a save says of itself
     if (is_written) say_nulls(each, has_validation);
     const size_t dot = std::min(each.key.rfind('.'), each.key.size());
     const std::string parent = each.key.substr(0, dot);

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "checkpoint/save_record.h"
 #include "megatron/integrity.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
@@ -23,23 +24,7 @@ Json own_of(const MegatronCheckpoint& checkpoint) {
   return own.is_object() ? own : Json::object();
 }
 
-// One of before 2026-11-30 does not say it: it is what a run that it began would say.
-std::string lineage_in(const Json& own, std::string_view what) {
-  if (const auto said = own.find("lineage"); said != own.end() && said->is_string()) {
-    return said->get<std::string>();
-  }
-  const auto identity = own.find("identity");
-  if (identity == own.end()) return {};
-  return lineage_of(RunIdentity::from_json(*identity, what));
-}
-
 }  // namespace
-
-std::string lineage_of(const std::filesystem::path& iteration) {
-  const std::string lineage = lineage_in(own_of(MegatronCheckpoint(iteration)), iteration.string());
-  if (lineage.empty()) user_error("{} does not say which run made it", iteration.string());
-  return lineage;
-}
 
 SavedRun::SavedRun(const std::filesystem::path& path, bool verified)
     : name_(path.string()), checkpoint_(path), own_(own_of(checkpoint_)) {
@@ -191,7 +176,7 @@ RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
                  own_.value("best_value", 0.0), own_.value("best_measured_on", std::string())};
   }
   progress.former_best = own_.value("former_best", std::vector<int64_t>());
-  progress.lineage = lineage_in(own_, name_);
+  if (const auto record = save_record(checkpoint_.run_config())) progress.lineage = record->lineage;
   progress.schedule_start =
       what.optimizer ? own_.value("schedule_start", int64_t{0}) : progress.step;
   progress.skipped_before =

@@ -42,8 +42,8 @@ struct RunProgress {
   /// The step behind which optimizer and schedule began anew (checkpoint.load_optim=false), and
   /// how many of the skipped steps lie before it.
   int64_t schedule_start = 0, skipped_before = 0;
-  /// Tells a run's checkpoints from another's, however its keys change when it is resumed:
-  /// lineage_of the identity that it began with.
+  /// Tells a run's checkpoints from those of every other, equal ones too: drawn when it begins, and
+  /// taken on where it goes on in its directory. Empty where the checkpoint has none.
   std::string lineage = {};
 
   /// Of the optimizer that there is now.
@@ -55,9 +55,6 @@ constexpr const char* kRandomState = "trestle.rng_state";
 /// Of the card's generator; of runs on a card alone.
 constexpr const char* kCardRandomState = "trestle.card_rng_state";
 constexpr const char* kProgress = "trestle.progress";
-
-/// RunProgress::lineage of an iteration's directory. Throws UserError where no run of ours made it.
-std::string lineage_of(const std::filesystem::path& iteration);
 
 /// A checkpoint to go on from, or to take weights from.
 class SavedRun {

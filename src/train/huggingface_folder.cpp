@@ -1,6 +1,5 @@
 #include "train/huggingface_folder.h"
 
-#include <array>
 #include <limits>
 
 #include "base/error.h"
@@ -36,16 +35,26 @@ std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
   if (!checkpoint.also_save_hf_checkpoint) return std::nullopt;
   HuggingFaceFolder folder{.adapters = config.trains_adapters()};
   const std::string& source = checkpoint.hf_source_path;
+  std::optional<fs::path> files;
+  if (!source.empty()) {
+    files = resolve_model(source, kSource, HubFiles::kAssets);
+    require_directory(*files, kSource);
+    require_same_config(*files, source, base);
+  }
+  // Refused before the first step.
+  const std::vector<fs::path> side = files ? side_files(*files) : base.side_files();
   if (folder.adapters) {
     // A Megatron directory is no name that peft could look for.
     folder.base_name = !source.empty()      ? source
                        : base.is_megatron() ? ""
                                             : checkpoint.pretrained_checkpoint;
-  } else if (!source.empty()) {
-    folder.files = resolve_model(source, kSource, HubFiles::kAssets);
-    require_directory(*folder.files, kSource);
-    side_files(*folder.files);  // refused before the first step
-    require_same_config(*folder.files, source, base);
+    return folder;
+  }
+  folder.files = std::move(files);
+  for (const fs::path& file : side) {
+    if (belongs_beside(file, HfSpelling::kLanguageModelFirst)) {
+      folder.side_files.insert(file.filename().string());
+    }
   }
   return folder;
 }
@@ -59,13 +68,6 @@ void write_folder(const HuggingFaceFolder& folder, const fs::path& iteration) {
   // A block at a time beside what the run holds anyway.
   export_checkpoint(iteration, folder.files, target,
                     {.max_memory = std::numeric_limits<uint64_t>::max()});
-}
-
-bool is_of_folder(const std::string& name) {
-  constexpr std::array<std::string_view, 3> kNames = {"config.json", "adapter_config.json",
-                                                      "model.safetensors.index.json"};
-  return name.ends_with(".safetensors") || is_side_file(name) ||
-         std::ranges::find(kNames, name) != kNames.end();
 }
 
 }  // namespace trestle

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "bridge/load.h"
@@ -17,6 +18,8 @@ struct HuggingFaceFolder {
   bool adapters = false;
   /// Of a model: whose config, tokenizer and processor files it gets; nothing for the checkpoint's.
   std::optional<std::filesystem::path> files = {};
+  /// Names of those files but config.json; of adapters none.
+  std::set<std::string> side_files = {};
   /// Of adapters: base_model_name_or_path.
   std::string base_name = {};
 };
@@ -28,8 +31,5 @@ std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
 
 /// Into `iteration`, which is complete but for it and need not have its name yet.
 void write_folder(const HuggingFaceFolder& folder, const std::filesystem::path& iteration);
-
-/// Whether a file in such a folder has a name that write_folder gives.
-bool is_of_folder(const std::string& name);
 
 }  // namespace trestle

@@ -102,12 +102,6 @@ RunIdentity RunIdentity::from_json(const Json& json, std::string_view what) {
   return {texts("values"), texts("contents")};
 }
 
-std::string lineage_of(const RunIdentity& identity) {
-  Digest digest(Digest::Kind::kSha256);
-  digest.update(identity.to_json().dump());
-  return digest.hex();
-}
-
 RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents) {
   RunIdentity identity{{}, std::move(contents)};
   for (const FieldText& each : list_fields(config)) {

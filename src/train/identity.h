@@ -29,9 +29,6 @@ struct RunIdentity {
   static RunIdentity from_json(const Json& json, std::string_view what);
 };
 
-/// A digest of it, by which a run's checkpoints know each other.
-std::string lineage_of(const RunIdentity& identity);
-
 /// rng.seed is the default's where nothing is drawn from it (TrainConfig::draws).
 RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents);
 

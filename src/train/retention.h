@@ -33,10 +33,12 @@ struct Saved {
 
 /// Removes the run's own checkpoints up to the saved step but the newest ones, multiples of the
 /// interval, the best, and the one that the tracker names. Returns a line for each that is left
-/// because the run did not make it, or not all that is in it, or that cannot be removed.
+/// because the run did not make it, or not all that is in it, or that cannot be removed; of those
+/// that do not say which run made them one for all.
 std::vector<std::string> remove_old_checkpoints(const Saved& saved, const Retention& retention);
 
-/// Ends removals that a kill cut short, and removes checkpoints whose writing it did.
-void remove_remains(const std::filesystem::path& run);
+/// Ends removals that a kill cut short, and removes checkpoints whose writing it did. Returns a
+/// line for each that is left because it has files that are not known to be its own.
+std::vector<std::string> remove_remains(const std::filesystem::path& run);
 
 }  // namespace trestle

@@ -15,7 +15,10 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
+#include "checkpoint/save_record.h"
+#include "formats/yaml.h"
 #include "megatron/checkpoint.h"
+#include "megatron/integrity.h"
 #include "metrics/mlflow_store.h"
 
 namespace trestle {
@@ -23,7 +26,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kAuto = "auto";
 constexpr std::array<std::string_view, 6> kFiles = {"best.json",        "report.html",
                                                     "metrics.jsonl",    "progress.txt",
                                                     "wandb_run_id.txt", "mlflow_run_id.txt"};
@@ -132,30 +134,42 @@ void require_no_strangers(const fs::path& save) {
   }
 }
 
-// A checkpoint that steps made again will replace: the run's own, whole.
-void require_own_checkpoint(const fs::path& iteration) {
+// A checkpoint that steps made again will replace: the run's own, whole. `start`: what the
+// checkpoint gone on from says.
+void require_own_checkpoint(const fs::path& iteration, const std::optional<SaveRecord>& start) {
   std::error_code error;
   if (fs::is_symlink(iteration, error) || kind_of(iteration) != "a directory") {
     user_error("{} is no directory, where the run will save a checkpoint; remove it",
                iteration.string());
   }
-  for (const auto& each : fs::directory_iterator(iteration, error)) {
-    if (is_of_iteration(each.path().filename())) continue;
+  const auto refuse = [](const fs::path& foreign) {
     user_error("{} is of no checkpoint, and the run will save one in its place; move it",
-               each.path().string());
+               foreign.string());
+  };
+  for (const auto& each : fs::directory_iterator(iteration, error)) {
+    if (!is_of_iteration(each.path().filename())) refuse(each.path());
   }
+  const auto record = save_record(iteration);
+  if (!record || !is_there(iteration / kIntegrity)) return;
+  if (start && start->lineage != record->lineage) {
+    user_error("{} is of another run, and the run will save a checkpoint in its place; move it",
+               iteration.string());
+  }
+  if (const fs::path foreign = foreign_entry(iteration); !foreign.empty()) refuse(foreign);
 }
 
 // What lies behind the step that a run goes on from, in its own directory.
 void require_ahead(const fs::path& save, const std::string& load) {
-  const auto start = iteration_of(megatron_directory(load).filename().string());
+  const fs::path loaded = megatron_directory(load);
+  const auto start = iteration_of(loaded.filename().string());
+  const std::optional<SaveRecord> record = save_record(loaded);
   std::vector<int64_t> ahead;
   std::error_code ignored;
   for (const auto& each : fs::directory_iterator(save, ignored)) {
     const auto number = iteration_of(each.path().filename().string());
     if (!number || (start && *number <= *start)) continue;
     ahead.push_back(*number);
-    require_own_checkpoint(each.path());
+    require_own_checkpoint(each.path(), record);
   }
   if (ahead.size() > 1) {
     user_error(
@@ -217,6 +231,50 @@ void settle_step(CheckpointOptions& checkpoint) {
   checkpoint.ckpt_step.reset();
 }
 
+// What a run was begun from, as its resolved_config.yaml says; by default the base.
+struct Beginning {
+  std::string load = {};
+  bool finetune = false;
+
+  bool operator==(const Beginning& other) const {
+    return finetune == other.finetune && load.empty() == other.load.empty() &&
+           (load.empty() || resolved(load) == resolved(other.load));
+  }
+  std::string keys() const {
+    if (load.empty()) return "checkpoint.load=auto";
+    return fmt::format("checkpoint.load={}{}", load, finetune ? " checkpoint.finetune=true" : "");
+  }
+};
+
+// Of a run that reached no checkpoint. One that went on from its own has lost them since.
+Beginning beginning_of(const fs::path& save) {
+  Beginning found;
+  if (!is_there(save / kResolvedConfig)) return found;
+  const Json config = read_yaml(save / kResolvedConfig);
+  const Json checkpoint = config.is_object() ? config.value("checkpoint", Json()) : Json();
+  if (!checkpoint.is_object()) return found;
+  const Json load = checkpoint.value("load", Json());
+  if (!load.is_string() || load == "" ||
+      is_within(resolved(load.get<std::string>()), resolved(save)))
+    return found;
+  return {load.get<std::string>(), checkpoint.value("finetune", Json()) == true};
+}
+
+[[noreturn]] void refuse_to_begin(const fs::path& save, const Beginning& begun) {
+  user_error(
+      "checkpoint.save={} holds a run that reached no checkpoint; begin it again by {}, or name "
+      "another directory",
+      save.string(), begun.keys());
+}
+
+// Begun as before, a run without a checkpoint loses nothing but lines of steps that are made again.
+void require_same_beginning(const CheckpointOptions& checkpoint) {
+  const Beginning begun = beginning_of(checkpoint.save);
+  if (has_metrics(checkpoint.save) && begun != Beginning{checkpoint.load, checkpoint.finetune}) {
+    refuse_to_begin(checkpoint.save, begun);
+  }
+}
+
 // checkpoint.finetune begins a run: what stands in checkpoint.save would be lost.
 void require_place_to_begin(const CheckpointOptions& checkpoint) {
   const fs::path save = checkpoint.save;
@@ -227,13 +285,15 @@ void require_place_to_begin(const CheckpointOptions& checkpoint) {
   }
   require_run(checkpoint.load);
   const auto newest = newest_iteration(save);
-  if (!newest && !has_metrics(save)) return;
+  if (!newest) {
+    require_same_beginning(checkpoint);
+    return;
+  }
   user_error(
       "checkpoint.save={} holds a run of {} steps, and checkpoint.finetune=true would begin "
-      "another "
-      "there; go on with it by checkpoint.load={} and checkpoint.finetune=false, or name another "
-      "directory",
-      save.string(), newest.value_or(0), save.string());
+      "another there; go on with it by checkpoint.load=auto and checkpoint.finetune=false, or name "
+      "another directory",
+      save.string(), *newest);
 }
 
 }  // namespace
@@ -276,6 +336,12 @@ RunLock::~RunLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+bool is_in_place(const CheckpointOptions& checkpoint) {
+  if (checkpoint.load.empty()) return false;
+  const fs::path from = resolved(checkpoint.load), to = resolved(checkpoint.save);
+  return from == to || from.parent_path() == to;
+}
+
 RunState state_of(const fs::path& run) { return {newest_iteration(run), metrics_bytes(run)}; }
 
 void settle_run_directory(TrainConfig& config) {
@@ -315,18 +381,19 @@ void settle_run_directory(TrainConfig& config) {
       // Killed between the first checkpoint's name, behind which it is whole, and the tracker.
       checkpoint.load = iteration_directory(save, *newest).string();
     }
-    // Without a checkpoint there is nothing to lose in the lines of steps that are made again.
-    if (checkpoint.load.empty()) return;
+    // Without a checkpoint there is nothing to lose in the lines of steps that are made again, but
+    // the base is not what every run was begun from.
+    if (checkpoint.load.empty()) {
+      if (const Beginning begun = beginning_of(save); !begun.load.empty()) {
+        refuse_to_begin(save, begun);
+      }
+      return;
+    }
   }
   const std::optional<int64_t> newest = newest_iteration(save);
   if (checkpoint.load.empty()) {
     if (!newest && !has_metrics(save)) return;
-    if (!newest) {
-      user_error(
-          "checkpoint.save={} holds a run that reached no checkpoint; begin it again by "
-          "checkpoint.load=auto, or name another directory",
-          save.string());
-    }
+    if (!newest) refuse_to_begin(save, beginning_of(save));
     user_error(
         "checkpoint.save={} holds a run of {} steps; go on with it by checkpoint.load={} (or "
         "auto), or name another directory",
@@ -335,11 +402,15 @@ void settle_run_directory(TrainConfig& config) {
   require_run(checkpoint.load);
   const fs::path from = resolved(checkpoint.load), to = resolved(save);
   if (from == to) {
+    if (!is_megatron_checkpoint(save) && is_there(save / kResolvedConfig)) {
+      refuse_to_begin(save, beginning_of(save));
+    }
     require_ahead(save, checkpoint.load);
     return;
   }
   const bool iteration_of_save = from.parent_path() == to;
-  if (!iteration_of_save && (newest || has_metrics(save))) {
+  if (!iteration_of_save && !newest) require_same_beginning(checkpoint);
+  if (!iteration_of_save && newest) {
     user_error(
         "checkpoint.save={} holds another run than checkpoint.load={}; go on in the same "
         "directory, or name a new one",

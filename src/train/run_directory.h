@@ -13,12 +13,19 @@
 
 namespace trestle {
 
+/// checkpoint.load: checkpoint.save, if it has a checkpoint.
+constexpr const char* kAuto = "auto";
+
 /// The number of an iter_0000012; nothing for other names.
 std::optional<int64_t> iteration_of(const std::string& name);
 /// RUN/iter_0000012.
 std::filesystem::path iteration_directory(const std::filesystem::path& run, int64_t step);
 /// Numbers of all that has such a name in a run, sorted.
 std::vector<int64_t> iterations_of(const std::filesystem::path& run);
+
+/// Whether a run goes on in its own directory: checkpoint.load, settled, is checkpoint.save or one
+/// of its iterations.
+bool is_in_place(const CheckpointOptions& checkpoint);
 
 /// checkpoint.load=auto becomes checkpoint.save where that holds a checkpoint, and nothing where it
 /// does not; with checkpoint.ckpt_step, which is taken back, it becomes that iteration. Throws
@@ -27,12 +34,13 @@ std::vector<int64_t> iterations_of(const std::filesystem::path& run);
 /// where checkpoint.save
 /// - holds a run that is not the one to go on with, or a newer iteration than the one to go on
 /// from,
+/// - holds a run that reached no checkpoint and was begun from another one than it would be now,
 /// - lies within another run or checkpoint,
 /// - holds the base model, the adapter that the run starts from, or data or another output under a
 /// name that it writes,
 /// - has a file of a name that a run writes, and no run has made it, or what is no file there,
 /// - has, behind the step to go on from, more than the one checkpoint that a kill may leave there,
-/// or one with files that no run made.
+/// or another run's, or one with files that no run made.
 void settle_run_directory(TrainConfig& config);
 
 /// The first thing that a run writes, and its first line: whoever made the file otherwise keeps it.

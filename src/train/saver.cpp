@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/thread.h"
+#include "megatron/checkpoint.h"
 #include "train/run_directory.h"
 
 namespace trestle {
@@ -45,6 +46,20 @@ void write_best(const fs::path& run, const std::optional<BestStep>& best) {
                     {"metric", best->metric},
                     {"value", best->value},
                     {"checkpoint", iteration_directory(run, best->step).filename().string()}});
+}
+
+std::optional<std::string> told_of_best_elsewhere(const CheckpointOptions& checkpoint,
+                                                  const std::optional<BestStep>& best) {
+  if (!best || is_there(iteration_directory(checkpoint.save, best->step))) return std::nullopt;
+  fs::path left;
+  if (!checkpoint.load.empty()) {
+    left = iteration_directory(megatron_directory(checkpoint.load).parent_path(), best->step);
+  }
+  return fmt::format(
+      "the best checkpoint so far, {}={:.6g} of step {}, is not in checkpoint.save={}{}; best.json "
+      "will name the next one that is better",
+      best->metric, best->value, best->step, checkpoint.save,
+      !left.empty() && is_there(left) ? fmt::format(" but stays in {}", left.string()) : "");
 }
 
 CheckpointSaver::CheckpointSaver(const CheckpointOptions& options,

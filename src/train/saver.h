@@ -22,6 +22,11 @@ namespace trestle {
 /// best.json in `run` says which checkpoint is `best`; there is none where that is not in it.
 void write_best(const std::filesystem::path& run, const std::optional<BestStep>& best);
 
+/// Nothing, or a line: the best so far of a run that goes on under another directory, or whose best
+/// was removed, is none that best.json could name.
+std::optional<std::string> told_of_best_elsewhere(const CheckpointOptions& checkpoint,
+                                                  const std::optional<BestStep>& best);
+
 class CheckpointSaver {
  public:
   CheckpointSaver(const CheckpointOptions& options, std::optional<HuggingFaceFolder> folder);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "checkpoint/save_record.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
@@ -66,8 +67,7 @@ Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
   Json state = {{"skipped", progress.skipped},
                 {"skipped_on_end", progress.skipped_on_end},
                 {"recent_losses", progress.recent_losses},
-                {"identity", identity.to_json()},
-                {"lineage", progress.lineage}};
+                {"identity", identity.to_json()}};
   if (progress.schedule_start > 0) {
     state["schedule_start"] = progress.schedule_start;
     state["skipped_before"] = progress.skipped_before;
@@ -82,15 +82,27 @@ Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
   return state;
 }
 
+// What integrity.json does not say of the files that the save will write.
+SaveRecord record_of(const RunProgress& progress, const OpenCheckpoint& base,
+                     const std::optional<HuggingFaceFolder>& folder) {
+  SaveRecord record{.lineage = progress.lineage};
+  for (const std::filesystem::path& file : base.side_files()) {
+    record.tokenizer.insert(file.filename().string());
+  }
+  if (folder) record.hf = folder->side_files;
+  return record;
+}
+
 }  // namespace
 
 Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const AdamW& optimizer,
                        const RunProgress& progress, const RunIdentity& identity,
-                       const OpenCheckpoint& base, bool copied) {
+                       const OpenCheckpoint& base, const std::optional<HuggingFaceFolder>& folder,
+                       bool copied) {
   std::optional<LoraConfig> adapters;
   if (config.trains_adapters()) adapters = lora_config_of(model);
-  Json run_config = {
-      {"checkpoint", {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}}}};
+  Json run_config = record_of(progress, base, folder).to_json();
+  run_config["checkpoint"] = {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}};
   if (adapters) run_config["peft"] = peft_run_config(*adapters);
   Json common = Json::object();
   if (config.checkpoint.save_optim) {

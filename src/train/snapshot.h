@@ -32,10 +32,12 @@ struct Snapshot {
 
 /// `copied`: tensors are copies in this machine's memory, and the snapshot shares nothing with the
 /// run; otherwise they are the run's own, and the snapshot is good until its next step. Without
-/// checkpoint.save_optim and save_rng it has no optimizer, schedule or random state.
+/// checkpoint.save_optim and save_rng it has no optimizer, schedule or random state. `folder`: the
+/// export that write_checkpoint will be given.
 Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const AdamW& optimizer,
                        const RunProgress& progress, const RunIdentity& identity,
-                       const OpenCheckpoint& base, bool copied);
+                       const OpenCheckpoint& base, const std::optional<HuggingFaceFolder>& folder,
+                       bool copied);
 
 /// Writes checkpoint.save/iter_%07d and, with `folder`, the export in it; an iteration that is
 /// there already is replaced whole. The trackers follow when all is there.

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/paths.h"
 #include "bridge/load_quantized.h"
+#include "checkpoint/save_record.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
 #include "megatron/integrity.h"
@@ -64,6 +65,21 @@ fs::path with_integrity(fs::path path, const TrainConfig& config) {
     require_integrity(megatron_directory(path));
   }
   return path;
+}
+
+// A key that compares nothing. A job that is queued again (`is_auto`) will find something by then.
+void require_verified(const TrainConfig& config, const OpenCheckpoint& base, bool is_auto) {
+  const CheckpointOptions& checkpoint = config.checkpoint;
+  if (!checkpoint.verify_integrity || !checkpoint.load.empty() || base.is_megatron() ||
+      is_megatron_checkpoint(config.peft.adapter_path)) {
+    return;
+  }
+  constexpr std::string_view kWhy =
+      "it compares checkpoints in Megatron's form, and the run begins from none";
+  if (!is_auto) {
+    user_error("checkpoint.verify_integrity=true has no effect: {}; leave it out", kWhy);
+  }
+  fmt::print(stderr, "checkpoint.verify_integrity=true has no effect yet: {}\n", kWhy);
 }
 
 // Of validation.*: those that make no sense where there is nothing to validate on.
@@ -126,6 +142,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_training_data(config_)) {
   refuse_keys_of_vision(config_, base_.config());
+  require_verified(config_, base_, config.checkpoint.load == kAuto);
   settle_length(config_, *dataset_);
   settle_device();
   const CheckpointOptions& checkpoint = config_.checkpoint;
@@ -177,7 +194,8 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                                                 .random_state = checkpoint.load_rng,
                                                 .device = device_});
   }
-  if (progress_.lineage.empty()) progress_.lineage = lineage_of(identity_);
+  // Under another directory it is a branch of its own, whose checkpoints are nobody else's.
+  if (progress_.lineage.empty() || !is_in_place(checkpoint)) progress_.lineage = new_lineage();
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
   if (config_.trains_adapters()) take_initial_from_base(*model_);
   if (config_.logger.log_params_norm) {
@@ -409,7 +427,7 @@ void Trainer::save(CheckpointSaver& saver, MetricsLog& log, bool best) const {
   // One copy at a time; and the one before is told of while it is there: the next may remove it.
   saver.wait();
   if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
-  saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_,
+  saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_, huggingface_,
                            /*copied=*/saver.is_async()),
              best);
 }
@@ -453,8 +471,11 @@ int Trainer::run_steps(const OnStep& on_step) {
         directory.string(), directory.string());
   }
   write_text(directory / kResolvedConfig, std::string(kResolvedConfigMark) + to_yaml(config_));
-  remove_remains(directory);
+  for (const std::string& line : remove_remains(directory)) fmt::print(stderr, "{}\n", line);
   write_best(directory, progress_.best);  // steps that are made again do not count yet
+  if (const auto line = told_of_best_elsewhere(config_.checkpoint, progress_.best)) {
+    fmt::print(stderr, "{}\n", *line);
+  }
   MetricsLog log(config_, progress_.step);
   CheckpointSaver saver(config_.checkpoint, huggingface_);
   StepProfile profile(config_, progress_.step);

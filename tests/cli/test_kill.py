@@ -237,6 +237,38 @@ class Kills(unittest.TestCase):
         self.assertIn("from step 1 to 2", done.stderr)
         self.assertEqual(self.metrics(self.folder), whole)
 
+    def test_killed_before_the_first_save(self):
+        """Of a run from another's weights or steps: the base is not taken in silence, and the advice that is given is good."""
+        def arguments(*overrides, save="run", steps=200):
+            return ["finetune", "--recipe", "demo_config", "--pretrained-checkpoint", MODEL, "validation.eval_interval=0",
+                    f"dataset.path_or_dataset={RECEIPTS}", "train.global_batch_size=2", "train.micro_batch_size=2",
+                    f"checkpoint.save={save}", "checkpoint.save_interval=200", "scheduler.lr_warmup_iters=0", "peft.dim=4",
+                    f"train.train_iters={steps}", *overrides]
+
+        def kill_behind_a_step(started):
+            while started.poll() is None and not self.metrics(self.folder):
+                time.sleep(0.01)
+            started.kill()
+
+        self.fresh()
+        self.assertEqual(run(arguments(save="first", steps=2), self.folder).returncode, 0)
+        for begun in (["checkpoint.load=first", "checkpoint.finetune=true"], ["checkpoint.load=first"]):
+            shutil.rmtree(self.folder / "run", ignore_errors=True)
+            done = run(arguments(*begun), self.folder, kill_behind_a_step)
+            self.assertEqual(done.returncode, -signal.SIGKILL, done.stderr)
+            first = self.metrics(self.folder)[0]
+            for again in (["checkpoint.load=auto"], [], ["checkpoint.load=run"]):
+                done = run(arguments(*again), self.folder)
+                self.assertEqual(done.returncode, test_crash.USER, done.stderr)
+                advice = done.stderr.splitlines()[-1].partition("begin it again by ")[2].partition(", or")[0].split(" ")
+                self.assertEqual(advice, begun)
+            done = run(arguments(*advice, "train.exit_interval=1"), self.folder)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(self.metrics(self.folder), [first])
+            done = run(arguments("checkpoint.load=auto", "train.exit_interval=1"), self.folder)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual([line["step"] for line in self.metrics(self.folder)], [first["step"], first["step"] + 1])
+
     def test_full(self):
         self.trains(0.3, 3, **{"peft.scheme": ""})
 

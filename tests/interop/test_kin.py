@@ -127,6 +127,22 @@ class Checks:
         self.run("export", "--megatron-path", save, "--hf-path", self.scratch / "lora_hf")
         self.same_logits(self.scratch / "lora_hf", adapted)
 
+    def check_saved_folder(self):
+        """checkpoint.also_save_hf_checkpoint: of hf/ transformers and peft make what the program makes of its checkpoint."""
+        batch, keep = next(self.batches()), "checkpoint.also_save_hf_checkpoint=true"
+        save, _ = self.finetune("saved", "ministral3_3b_sft_config", keep)
+        adapters, _ = self.finetune("saved_adapters", "ministral3_3b_peft_config", *LORA, keep)
+        whole, adapter = save / "iter_0000002", adapters / "iter_0000002"
+        adapted = peft.PeftModel.from_pretrained(models.load_model(self.model, self.source), adapter / "hf").eval()
+        for what, reference, more in (("model", models.load_model(self.model, whole / "hf"), ("--megatron-model-path", whole)),
+                                      ("adapters", adapted, ("--adapter-path", adapter))):
+            with torch.no_grad():
+                theirs = record.forward(reference, batch).logits
+            ours = checks.logits(self.trestle, self.source, batch, *more)[0]["logits"]
+            close(f"the logits of the checkpoint and of the {what} in its hf/", ours, theirs, LOGITS)
+            untrained = checks.logits(self.trestle, self.source, batch)[0]["logits"]
+            require((theirs - untrained).abs().max() > 10 * LOGITS, f"the {what} in hf/ changed nothing")
+
     def check_generate(self):
         """Greedy text and log-probabilities are those of transformers, of each token and of the likeliest."""
         parts = self.rows[0]["messages"][0]["content"]

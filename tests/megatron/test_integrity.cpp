@@ -68,11 +68,21 @@ TEST_F(Integrity, TheLastByteOfALargeFileCounts) {
   EXPECT_REFUSED(require_integrity(directory_), "__0_0.distcp has SHA-256");
 }
 
+TEST_F(Integrity, WhatItLeavesOutIsNamed) {
+  manifest(fmt::format(R"({{"files": {{"common.pt": "{}"}}}})", kAbc));
+  EXPECT_REFUSED(require_integrity(directory_), "integrity.json does not list", "/.metadata");
+  write_text(directory_ / "__3_1.distcp", "x");
+  ASSERT_EQ(integrity_problems(directory_).size(), 2u);
+  testing::expect_mentions(integrity_problems(directory_)[1], {"/__3_1.distcp"});
+}
+
 TEST_F(Integrity, WhatIsNoManifestIsRefused) {
   manifest("[]");
   EXPECT_REFUSED(integrity_problems(directory_), "integrity.json has no object \"files\"");
   manifest(R"({"files": {"common.pt": 3}})");
   EXPECT_REFUSED(integrity_problems(directory_), "common.pt is no name");
+  manifest(R"({"files": {}})");
+  EXPECT_REFUSED(integrity_problems(directory_), "integrity.json lists no files");
   manifest(R"({"algorithm": "md5", "files": {}})");
   EXPECT_REFUSED(integrity_problems(directory_), "says algorithm \"md5\"; only sha256");
   for (const std::string name :
@@ -81,7 +91,7 @@ TEST_F(Integrity, WhatIsNoManifestIsRefused) {
     EXPECT_REFUSED(integrity_problems(directory_), "is no name of a file beside it");
   }
   // Without the algorithm it is megatron-core's default.
-  manifest(fmt::format(R"({{"files": {{"common.pt": "{}"}}}})", kAbc));
+  manifest(fmt::format(R"({{"files": {{"common.pt": "{}", ".metadata": "{}"}}}})", kAbc, kNothing));
   require_integrity(directory_);
   fs::remove(directory_ / kIntegrity);
   EXPECT_REFUSED(require_integrity(directory_), "has no integrity.json");

@@ -143,6 +143,54 @@ TEST_F(CheckpointKeys, FinetuneTakesTheWeightsAlone) {
   }
 }
 
+// Killed before its first save: the same command begins it again, whoever says otherwise is told
+// what it was begun from, and the base is taken by nobody who did not ask for it.
+TEST_F(CheckpointKeys, ARunThatReachedNoCheckpointBeginsAgainFromWhereItBegan) {
+  const TrainConfig first = saved("run"), other = saved("other");
+  for (const bool finetune : {true, false}) {
+    SCOPED_TRACE(finetune);
+    TrainConfig config = from(first, finetune ? "tuned" : "branch");
+    config.checkpoint.finetune = finetune;
+    if (!finetune) config.checkpoint.ckpt_step = 2;
+    const auto killed = [&](int64_t behind) {
+      Trainer trainer(config);
+      trainer.run([&](const StepMetrics& each) {
+        if (each.step >= behind) throw std::runtime_error("killed");
+      });
+    };
+    EXPECT_THROW(killed(0), std::runtime_error);
+    ASSERT_TRUE(iterations_of(config.checkpoint.save).empty());
+    const std::string begun = fmt::format(
+        "holds a run that reached no checkpoint; begin it again by checkpoint.load={}{}",
+        first.checkpoint.save,
+        finetune ? " checkpoint.finetune=true," : "/iter_0000002, or name another");
+    for (const std::string& load : {std::string("auto"), std::string(), config.checkpoint.save}) {
+      SCOPED_TRACE(load);
+      TrainConfig otherwise = config;
+      otherwise.checkpoint.load = load;
+      otherwise.checkpoint.finetune = false;
+      otherwise.checkpoint.ckpt_step.reset();
+      expect_mentions(refusal(otherwise), {"checkpoint.save=" + config.checkpoint.save, begun});
+    }
+    TrainConfig another = config;
+    another.checkpoint.load = other.checkpoint.save;
+    expect_mentions(refusal(another), {begun});
+    another = config;
+    another.checkpoint.finetune = !finetune;
+    expect_mentions(refusal(another), {begun});
+    // As often as it takes.
+    EXPECT_THROW(killed(0), std::runtime_error);
+    TrainConfig undisturbed = config;
+    undisturbed.checkpoint.save += "-undisturbed";
+    EXPECT_EQ(losses(config), losses(undisturbed));
+    // And then as any other run.
+    config.checkpoint.load = "auto";
+    config.checkpoint.finetune = false;
+    config.checkpoint.ckpt_step.reset();
+    EXPECT_EQ(refusal(config), std::nullopt);
+  }
+}
+
 // The optimizer's masters are the loaded weights and not those of the base.
 TEST_F(CheckpointKeys, FinetuneIsAsStartingFromTheExport) {
   const TrainConfig first = saved("run", "");
@@ -304,18 +352,49 @@ TEST_F(CheckpointKeys, HfSourceSaysFilesAndBase) {
   EXPECT_EQ(read_text(folder / "chat_template.jinja"), "another");
   TrainConfig lora = config_of("lora");
   lora.checkpoint.also_save_hf_checkpoint = true;
-  lora.checkpoint.hf_source_path = "org/model";  // a name, which nobody looks for
+  lora.checkpoint.hf_source_path = source.string();
   run(lora);
   EXPECT_EQ(read_json(fs::path(lora.checkpoint.save) /
                       "iter_0000006/hf/adapter_config.json")["base_model_name_or_path"],
-            "org/model");
+            source.string());
   // Another model is none to take a config from, and that is found before the first step.
   Json other = read_json(source / "config.json");
   other["text_config"]["rms_norm_eps"] = 0.25;
   write_json(source / "config.json", other);
-  config.checkpoint.save += "-again";
-  expect_mentions(refusal(config),
-                  {"checkpoint.hf_source_path=" + source.string(), "rms_norm_eps=0.25"});
+  // Of adapters too, whose readers would look for it.
+  for (TrainConfig* each : {&config, &lora}) {
+    each->checkpoint.save += "-again";
+    expect_mentions(refusal(*each),
+                    {"checkpoint.hf_source_path=" + source.string(), "rms_norm_eps=0.25"});
+    each->checkpoint.hf_source_path = (directory_ / "missing").string();
+  }
+  const auto missing = refusal(config);
+  expect_mentions(missing, {"checkpoint.hf_source_path", "/missing"});
+  EXPECT_EQ(refusal(lora), missing);
+}
+
+// A name of the Hub is looked for as everywhere, and stays what the adapter's readers are told.
+TEST_F(CheckpointKeys, HfSourceMayBeANameOnTheHub) {
+  const fs::path repository = directory_ / "cache" / "models--org--model";
+  const std::string commit(40, '0');
+  fs::create_directories(repository / "refs");
+  write_text(repository / "refs" / "main", commit);
+  fs::create_directories(repository / "snapshots");
+  fs::copy("fixtures/hf", repository / "snapshots" / commit, fs::copy_options::recursive);
+  setenv("HF_HUB_CACHE", (directory_ / "cache").c_str(), 1);
+  setenv("HF_HUB_OFFLINE", "1", 1);
+  TrainConfig config = config_of("run");
+  config.train.exit_interval = 1;
+  config.checkpoint.also_save_hf_checkpoint = true;
+  config.checkpoint.hf_source_path = "org/none";
+  expect_mentions(refusal(config), {"checkpoint.hf_source_path", "org/none", "HF_HUB_OFFLINE"});
+  config.checkpoint.hf_source_path = "org/model";
+  run(config);
+  unsetenv("HF_HUB_CACHE");
+  unsetenv("HF_HUB_OFFLINE");
+  EXPECT_EQ(read_json(fs::path(config.checkpoint.save) /
+                      "iter_0000001/hf/adapter_config.json")["base_model_name_or_path"],
+            "org/model");
 }
 
 TEST_F(CheckpointKeys, VerifyIntegrityComparesBeforeItLoads) {
@@ -342,6 +421,60 @@ TEST_F(CheckpointKeys, VerifyIntegrityComparesBeforeItLoads) {
   EXPECT_EQ(refusal(base), std::nullopt);
   write_text(directory_ / "imported" / "iter_0000000" / "train_state.pt", "x");
   expect_mentions(refusal(base), {"train_state.pt has SHA-256 "});
+}
+
+// Nothing in Megatron's form is read: nothing is compared.
+TEST_F(CheckpointKeys, VerifyIntegrityOfNothingIsRefused) {
+  for (const std::string scheme : {"", "lora"}) {
+    TrainConfig config = config_of("run" + scheme, scheme);
+    config.checkpoint.verify_integrity = true;
+    expect_mentions(refusal(config),
+                    {"checkpoint.verify_integrity=true has no effect", "leave it out"});
+    // A job that is queued again has something to compare the next time.
+    config.checkpoint.load = "auto";
+    config.train.exit_interval = 3;
+    ::testing::internal::CaptureStderr();
+    run(config);
+    expect_mentions(::testing::internal::GetCapturedStderr(),
+                    {"checkpoint.verify_integrity=true has no effect yet"});
+    config.train.exit_interval.reset();
+    ::testing::internal::CaptureStderr();
+    run(config);
+    EXPECT_EQ(::testing::internal::GetCapturedStderr().find("no effect"), std::string::npos);
+  }
+}
+
+// A manifest that says less than there is.
+TEST_F(CheckpointKeys, AManifestThatLeavesFilesOutIsRefused) {
+  TrainConfig config = saved("run");
+  config.checkpoint.load = config.checkpoint.save;
+  config.checkpoint.verify_integrity = true;
+  const fs::path iteration = fs::path(config.checkpoint.save) / "iter_0000006";
+  const Json whole = read_json(iteration / kIntegrity);
+  EXPECT_EQ(check_megatron(iteration).problems, std::vector<std::string>());
+  const auto expect_problem = [&](const Json& manifest, const std::string& problem) {
+    write_json(iteration / kIntegrity, manifest);
+    expect_mentions(refusal(config), {problem});
+    const CheckReport report = check_megatron(iteration);
+    ASSERT_EQ(report.problems.size(), 1u);
+    expect_mentions(report.problems[0], {problem});
+  };
+  Json none = whole;
+  none["files"] = Json::object();
+  expect_problem(none, "integrity.json lists no files");
+  for (const char* name : {"__0_0.distcp", ".metadata", "metadata.json", "common.pt",
+                           "run_config.yaml", "train_state.pt"}) {
+    Json without = whole;
+    ASSERT_EQ(without["files"].erase(name), 1u) << name;
+    expect_problem(without,
+                   fmt::format("integrity.json does not list {}/{}", iteration.string(), name));
+  }
+  // As Megatron Bridge's own is, which writes these two behind it.
+  Json bridges = whole;
+  for (const char* name : {"run_config.yaml", "train_state.pt"}) bridges["files"].erase(name);
+  write_json(iteration / kIntegrity, bridges);
+  EXPECT_EQ(refusal(config), std::nullopt);
+  EXPECT_EQ(check_megatron(iteration).problems, std::vector<std::string>());
 }
 
 // One that was made without Transformer Engine's extra states, as other writers leave them out.

@@ -2,8 +2,14 @@
 // stays.
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "base/file.h"
+#include "checkpoint/save_record.h"
 #include "errors.h"
+#include "formats/yaml.h"
+#include "megatron/checkpoint.h"
+#include "megatron/integrity.h"
 #include "train/retention.h"
 #include "train/saver.h"
 #include "train/testing.h"
@@ -43,9 +49,13 @@ class RetentionTest : public testing::RunTest {
   // The lines of one removal behind the last step.
   static std::vector<std::string> remove(const TrainConfig& config, int64_t newest) {
     const fs::path run = config.checkpoint.save;
-    return remove_old_checkpoints(
-        {.run = run, .step = 6, .lineage = lineage_of(iteration_directory(run, 6))},
-        {.newest = newest, .interval = std::nullopt});
+    return remove_old_checkpoints({.run = run, .step = 6, .lineage = lineage_of(config, 6)},
+                                  {.newest = newest, .interval = std::nullopt});
+  }
+  // As that step's checkpoint says it; empty where it does not.
+  static std::string lineage_of(const TrainConfig& config, int64_t step) {
+    const auto record = save_record(iteration_directory(config.checkpoint.save, step));
+    return record ? record->lineage : "";
   }
 };
 
@@ -94,6 +104,39 @@ TEST_F(RetentionTest, TheBestStays) {
   run(config);
   EXPECT_EQ(left(config), (Steps{step, 6}));
   EXPECT_EQ(best_of(config), step);
+}
+
+// The line that tells where it is; none where best.json names it.
+TEST_F(RetentionTest, ABestThatIsLeftBehindIsTold) {
+  TrainConfig config = with_best();
+  run(config);
+  const int64_t step = best_of(config);
+  const auto told = [](const TrainConfig& each) {
+    ::testing::internal::CaptureStderr();
+    run(each);
+    const std::string said = ::testing::internal::GetCapturedStderr();
+    const size_t at = said.find("the best checkpoint so far");
+    return at == std::string::npos ? "" : said.substr(at, said.find('\n', at) - at);
+  };
+  const std::string left = iteration_directory(config.checkpoint.save, step).string();
+  TrainConfig elsewhere = config;
+  elsewhere.checkpoint.load = config.checkpoint.save;
+  elsewhere.checkpoint.save = (directory_ / "elsewhere").string();
+  elsewhere.train.exit_interval = 3;
+  elsewhere.validation.eval_interval = 4;  // none is better yet
+  expect_mentions(told(elsewhere), {fmt::format("of step {}, is not in checkpoint.save={}", step,
+                                                elsewhere.checkpoint.save),
+                                    "but stays in " + left + "; best.json"});
+  EXPECT_FALSE(fs::exists(fs::path(elsewhere.checkpoint.save) / "best.json"));
+  // Of what lies there nothing says where it came from.
+  elsewhere.checkpoint.load = elsewhere.checkpoint.save;
+  elsewhere.train.exit_interval = 4;
+  const std::string line = told(elsewhere);
+  expect_mentions(line, {"is not in checkpoint.save=" + elsewhere.checkpoint.save + "; best.json"});
+  TrainConfig in_place = config;
+  in_place.checkpoint.load = config.checkpoint.save;
+  in_place.train.exit_interval = 3;
+  EXPECT_EQ(told(in_place), "");
 }
 
 // Its number is compared with none of those to come, but it is no worse for that.
@@ -160,11 +203,165 @@ TEST_F(RetentionTest, WhatTheRunDidNotMakeStays) {
   const std::vector<std::string> lines = remove(config, 1);
   EXPECT_EQ(left(config), (Steps{1, 2, 3, 4, 6}));
   ASSERT_EQ(lines.size(), 4u);  // newest first
-  expect_mentions(lines[0], {"iter_0000004 is kept: ", "does not say which run made it"});
+  expect_mentions(lines[0],
+                  {"iter_0000004 is kept, and so is every other that does not say which run"});
   expect_mentions(lines[1], {"iter_0000003 is kept: another run made it"});
   expect_mentions(lines[2],
-                  {"iter_0000002 is kept: ", "tokenizer/notes.txt is nothing that a run"});
-  expect_mentions(lines[3], {"iter_0000001 is kept: ", "notes.txt is nothing that a run writes"});
+                  {"iter_0000002 is kept: ", "save did not write", "tokenizer/notes.txt"});
+  expect_mentions(lines[3], {"iter_0000001 is kept: ", "save did not write", "/notes.txt"});
+}
+
+// A run has its lineage from its beginning on, and an equal run has another.
+TEST_F(RetentionTest, ALineageIsRandomAndGoesOnWithTheRun) {
+  TrainConfig config = every_step("run");
+  config.train.exit_interval = 2;
+  run(config);
+  const std::string lineage = lineage_of(config, 2);
+  EXPECT_EQ(lineage.size(), 32u);  // 128 bits
+  EXPECT_EQ(lineage.find_first_not_of("0123456789abcdef"), std::string::npos);
+  EXPECT_EQ(lineage_of(config, 1), lineage);
+  TrainConfig equal = every_step("equal");
+  equal.train.exit_interval = 1;
+  run(equal);
+  EXPECT_EQ(lineage_of(equal, 1).size(), 32u);
+  EXPECT_NE(lineage_of(equal, 1), lineage);
+  config.checkpoint.load = "auto";
+  config.train.exit_interval = 3;
+  run(config);
+  EXPECT_EQ(lineage_of(config, 3), lineage);
+  // A branch in a directory of its own is not the run, nor is another branch that branch.
+  TrainConfig branch = every_step("branch"), other = every_step("other");
+  for (TrainConfig* each : {&branch, &other}) {
+    each->checkpoint.load = config.checkpoint.save;
+    each->train.exit_interval = 4;
+    run(*each);
+    EXPECT_NE(lineage_of(*each, 4), lineage);
+  }
+  EXPECT_NE(lineage_of(branch, 4), lineage_of(other, 4));
+}
+
+// A copy of an equal run's checkpoint is somebody's copy.
+TEST_F(RetentionTest, AnEqualRunsCheckpointStays) {
+  TrainConfig config = every_step("run");
+  config.checkpoint.most_recent_k = 1;
+  config.train.exit_interval = 2;
+  run(config);
+  TrainConfig equal = every_step("equal");
+  equal.train.exit_interval = 1;
+  run(equal);
+  fs::copy(iteration_directory(equal.checkpoint.save, 1),
+           iteration_directory(config.checkpoint.save, 1), fs::copy_options::recursive);
+  config.checkpoint.load = config.checkpoint.save;
+  config.train.exit_interval.reset();
+  ::testing::internal::CaptureStderr();
+  run(config);
+  expect_mentions(::testing::internal::GetCapturedStderr(),
+                  {"iter_0000001 is kept: another run made it"});
+  EXPECT_EQ(left(config), (Steps{1, 6}));
+}
+
+// Its checkpoints have no lineage, or the hash that stood in trestle.progress; what it saves now
+// has one.
+TEST_F(RetentionTest, CheckpointsOfBeforeStayAndThatIsSaidOnce) {
+  TrainConfig config = every_step("run");
+  config.train.exit_interval = 3;
+  run(config);
+  for (const int64_t step : {1, 2, 3}) {
+    const fs::path iteration = iteration_directory(config.checkpoint.save, step);
+    Json run_config = read_yaml(iteration / "run_config.yaml");
+    if (step == 2) run_config["trestle"]["lineage"] = std::string(64, 'a');
+    if (step != 2) run_config.erase("trestle");
+    write_text(iteration / "run_config.yaml", dump_yaml(run_config));
+    write_integrity(iteration);
+  }
+  config.checkpoint.load = config.checkpoint.save;
+  config.checkpoint.most_recent_k = 1;
+  config.train.exit_interval.reset();
+  ::testing::internal::CaptureStderr();
+  run(config);
+  EXPECT_EQ(left(config), (Steps{1, 2, 3, 6}));
+  EXPECT_EQ(lineage_of(config, 6).size(), 32u);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  const std::string line = "does not say which run made it";
+  expect_mentions(said, {"iter_0000003 is kept, and so is every other that " + line});
+  EXPECT_EQ(said.find(line), said.rfind(line));
+}
+
+// Names that a save may give are not names that it gave.
+TEST_F(RetentionTest, OnlyWhatTheSaveIsKnownToHaveWrittenGoes) {
+  TrainConfig config = every_step("run");
+  config.checkpoint.also_save_hf_checkpoint = true;
+  config.peft.scheme = "";
+  run(config);
+  const auto inside = [&](int64_t step, const std::string& name) {
+    return iteration_directory(config.checkpoint.save, step) / name;
+  };
+  const std::vector<std::string> foreign = {"__9_0.distcp", "hf/model-00001-of-00009.safetensors",
+                                            "hf/adapter_model.safetensors",
+                                            "tokenizer/special_tokens_map.json"};
+  for (size_t i = 0; i < foreign.size(); ++i) {
+    const fs::path path = inside(static_cast<int64_t>(i) + 1, foreign[i]);
+    ASSERT_FALSE(fs::exists(path)) << path;
+    write_text(path, "mine");
+  }
+  fs::remove(inside(5, kIntegrity));
+  const std::vector<std::string> lines = remove(config, 1);
+  EXPECT_EQ(left(config), (Steps{1, 2, 3, 4, 5, 6}));
+  ASSERT_EQ(lines.size(), 5u);
+  expect_mentions(lines[0], {"iter_0000005 is kept: it has no integrity.json"});
+  for (size_t i = 0; i < foreign.size(); ++i) {
+    expect_mentions(lines[4 - i], {"is kept: its save did not write", "/" + foreign[i]});
+    fs::remove(inside(static_cast<int64_t>(i) + 1, foreign[i]));
+  }
+  write_integrity(inside(5, ""));
+  EXPECT_TRUE(remove(config, 1).empty());
+  EXPECT_EQ(left(config), (Steps{6}));
+  for (const auto& each : fs::directory_iterator(config.checkpoint.save)) {
+    EXPECT_FALSE(each.path().filename().string().starts_with(".iter_")) << each.path();
+  }
+}
+
+// Of adapters, and an export that was made by hand where the run made none.
+TEST_F(RetentionTest, AnExportByHandStays) {
+  TrainConfig config = every_step("run");
+  config.train.exit_interval = 3;
+  config.checkpoint.also_save_hf_checkpoint = true;
+  run(config);
+  TrainConfig plain = every_step("plain");
+  plain.train.exit_interval = 3;
+  run(plain);
+  fs::copy(iteration_directory(config.checkpoint.save, 1) / "hf",
+           iteration_directory(plain.checkpoint.save, 1) / "hf");
+  for (TrainConfig* each : {&config, &plain}) {
+    each->checkpoint.load = each->checkpoint.save;
+    each->checkpoint.most_recent_k = 1;
+    each->train.exit_interval.reset();
+    run(*each);
+  }
+  EXPECT_EQ(left(config), (Steps{6}));
+  EXPECT_EQ(left(plain), (Steps{1, 6}));
+}
+
+// A save in an old one's place replaces it whole.
+TEST_F(RetentionTest, WhatIsAheadIsReplacedWhereItIsTheRunsOwn) {
+  TrainConfig config = every_step("run");
+  config.train.exit_interval = 3;
+  run(config);
+  const fs::path run_directory = config.checkpoint.save;
+  TrainConfig equal = every_step("equal");
+  run(equal);
+  const fs::path ahead = iteration_directory(run_directory, 4);
+  fs::copy(iteration_directory(equal.checkpoint.save, 4), ahead, fs::copy_options::recursive);
+  config.checkpoint.load = config.checkpoint.save;
+  config.train.exit_interval.reset();
+  EXPECT_REFUSED(Trainer{config}, "iter_0000004 is of another run");
+  fs::remove_all(ahead);
+  fs::copy(iteration_directory(run_directory, 3), ahead, fs::copy_options::recursive);
+  write_text(ahead / "tokenizer" / "notes.txt", "mine");
+  EXPECT_REFUSED(Trainer{config}, "tokenizer/notes.txt is of no checkpoint");
+  fs::remove(ahead / "tokenizer" / "notes.txt");
+  run(config);
+  EXPECT_EQ(left(config), (Steps{1, 2, 3, 4, 5, 6}));
 }
 
 TEST_F(RetentionTest, LinksStay) {
@@ -184,7 +381,7 @@ TEST_F(RetentionTest, StepsAheadDoNotCount) {
   const TrainConfig config = every_step("run");
   run(config);
   const fs::path run = config.checkpoint.save;
-  const std::string lineage = lineage_of(iteration_directory(run, 6));
+  const std::string lineage = lineage_of(config, 6);
   remove_old_checkpoints({.run = run, .step = 4, .lineage = lineage},
                          {.newest = 2, .interval = {}});
   EXPECT_EQ(left(config), (Steps{3, 4, 5, 6}));
@@ -207,6 +404,36 @@ TEST_F(RetentionTest, RemainsAreRemoved) {
   EXPECT_EQ(left(config), (Steps{6}));
   EXPECT_FALSE(fs::exists(remains));
   EXPECT_TRUE(fs::exists(run_directory / ".iter_notes.removed"));
+}
+
+// A kill at whichever file of a removal: the next one ends it, and a file of somebody else stays.
+TEST_F(RetentionTest, ARemovalIsEndedFromWhereverItWasCut) {
+  TrainConfig config = every_step("run");
+  config.train.exit_interval = 1;
+  config.checkpoint.also_save_hf_checkpoint = true;
+  run(config);
+  const fs::path run_directory = config.checkpoint.save;
+  const fs::path remains = run_directory / ".iter_0000001.removed";
+  const auto again = [&] {
+    fs::copy(run_directory / "iter_0000001", remains, fs::copy_options::recursive);
+  };
+  // What says what is in it goes last.
+  using Names = std::set<std::string>;
+  for (const Names& left : {Names{}, Names{kIntegrity}, Names{kIntegrity, "run_config.yaml"},
+                            Names{kIntegrity, "run_config.yaml", "hf", "__0_0.distcp"}}) {
+    again();
+    for (const auto& each : fs::directory_iterator(remains)) {
+      if (!left.contains(each.path().filename())) fs::remove_all(each.path());
+    }
+    EXPECT_TRUE(remove_remains(run_directory).empty()) << left.size();
+    EXPECT_FALSE(fs::exists(remains)) << left.size();
+  }
+  again();
+  write_text(remains / "hf" / "notes.txt", "mine");
+  const std::vector<std::string> lines = remove_remains(run_directory);
+  ASSERT_EQ(lines.size(), 1u);
+  expect_mentions(lines[0], {".iter_0000001.removed is kept: ", "hf/notes.txt"});
+  EXPECT_TRUE(fs::exists(remains / "metadata.json"));
 }
 
 }  // namespace
