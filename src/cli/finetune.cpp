@@ -106,7 +106,8 @@ void train(const SettledRun& run) {
   if (config.dtype() == at::kBFloat16 && bf16_path() == Bf16Path::kWidened) {
     fmt::print(stderr, "{}\n", describe_bf16_path());
   }
-  for (const std::string& line : describe_training_data(config, trainer.dataset())) {
+  for (const std::string& line :
+       describe_training_data(config, trainer.dataset(), trainer.progress().blend_start)) {
     fmt::print(stderr, "data {}\n", line);
   }
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));
