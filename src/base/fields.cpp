@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <set>
 
 #include "base/number.h"
+#include "base/suggestion.h"
 #include "base/text.h"
 
 namespace trestle {
@@ -32,21 +32,6 @@ std::string_view unquoted(std::string_view text) {
 std::string bound_text(double value) {
   const bool whole = value == std::floor(value) && std::abs(value) < 1e18;
   return whole ? fmt::format("{}", static_cast<int64_t>(value)) : fmt::format("{:g}", value);
-}
-
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row.back();
 }
 
 // "'fast' is not a number; must be above 0 and at most 1".
@@ -149,22 +134,6 @@ std::string format_value(const std::vector<std::string>& value) {
   return fmt::format("[{}]", fmt::join(value, ", "));
 }
 
-std::string nearest(std::string_view name, const std::vector<std::string>& names) {
-  std::string best;
-  size_t least = SIZE_MAX;
-  for (const std::string& candidate : names) {
-    // A key given without its group, or in the wrong group, is nearer than its letters say.
-    const std::string_view leaf = std::string_view(name).substr(name.rfind('.') + 1);
-    const bool same_leaf = candidate.ends_with("." + std::string(leaf));
-    const size_t distance = same_leaf ? 1 : edit_distance(name, candidate);
-    if (distance < least) {
-      least = distance;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
 void unknown_key(std::string_view key, const std::vector<FieldText>& known) {
   std::vector<std::string> names;
   for (const FieldText& each : known) {
@@ -173,7 +142,8 @@ void unknown_key(std::string_view key, const std::vector<FieldText>& known) {
     const std::string group = each.path.substr(0, each.path.find('.'));
     if (group != key && std::ranges::find(names, group) == names.end()) names.push_back(group);
   }
-  user_error("unknown option {}; did you mean {}?", key, nearest(key, names));
+  user_error("unknown option {}; {}", key,
+             did_you_mean(key, names, "trestle recipes --keys lists those that there are"));
 }
 
 void emit_text(YAML::Emitter& out, const std::string& text) {

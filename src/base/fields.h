@@ -331,9 +331,7 @@ bool set_at(T& config, const T& defaults, std::string_view path, std::string_vie
 
 }  // namespace detail
 
-/// The one of `names` nearest to `name` by edit distance.
-std::string nearest(std::string_view name, const std::vector<std::string>& names);
-
+/// Throws UserError for a key that is none, with the one that may have been meant.
 [[noreturn]] void unknown_key(std::string_view key, const std::vector<FieldText>& known);
 
 /// `key=value` of a command line or a file.

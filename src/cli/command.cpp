@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/fields.h"
+#include "base/suggestion.h"
 
 namespace trestle {
 
@@ -19,8 +19,8 @@ void check_command(const CLI::App& app, const std::string& given) {
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
   if (given.starts_with('-') || std::ranges::find(names, given) != names.end()) return;
-  user_error("unknown command {}; did you mean {}? See trestle --help", given,
-             nearest(given, names));
+  user_error("unknown command {}; {}", given,
+             did_you_mean(given, names, "trestle --help lists those that there are"));
 }
 
 // An empty text is a variable that was not set: no path, and not the same as no option.

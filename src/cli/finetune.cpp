@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/file.h"
+#include "base/stop_signal.h"
 #include "cli/commands.h"
 #include "cli/number_flag.h"
 #include "cli/recipe_choice.h"
@@ -18,7 +19,6 @@
 #include "recipes/settle.h"
 #include "train/identity.h"
 #include "train/run_directory.h"
-#include "train/stop_signal.h"
 #include "train/trainer.h"
 #include "train/training_data.h"
 
@@ -106,7 +106,8 @@ void train(const SettledRun& run) {
   if (config.dtype() == at::kBFloat16 && bf16_path() == Bf16Path::kWidened) {
     fmt::print(stderr, "{}\n", describe_bf16_path());
   }
-  for (const std::string& line : describe_training_data(config, trainer.dataset())) {
+  for (const std::string& line :
+       describe_training_data(config, trainer.dataset(), trainer.progress().blend_start)) {
     fmt::print(stderr, "data {}\n", line);
   }
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -16,6 +17,8 @@ namespace {
 
 constexpr uint64_t kSeedStep = 0x9E3779B97F4A7C15;  // so that sets of one size have other orders
 
+}  // namespace
+
 std::vector<double> shares_of(const std::vector<BlendPart>& parts) {
   double sum = 0;
   for (const BlendPart& part : parts) sum += part.weight;
@@ -24,10 +27,14 @@ std::vector<double> shares_of(const std::vector<BlendPart>& parts) {
   return shares;
 }
 
-}  // namespace
-
-BlendOrder::BlendOrder(const std::vector<BlendPart>& parts, uint64_t seed, bool shuffle)
-    : parts_(parts), shares_(shares_of(parts)), counts_(parts.size(), 0) {
+BlendOrder::BlendOrder(const std::vector<BlendPart>& parts, uint64_t seed, bool shuffle,
+                       BlendStart start)
+    : parts_(parts),
+      shares_(shares_of(parts)),
+      start_(std::move(start)),
+      drawn_(start_.sample),
+      counts_(parts.size(), 0) {
+  TORCH_CHECK(start_.taken.empty() || start_.taken.size() == parts.size(), "taken of each part");
   int64_t rows = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     first_.push_back(rows);
@@ -37,7 +44,7 @@ BlendOrder::BlendOrder(const std::vector<BlendPart>& parts, uint64_t seed, bool 
 }
 
 size_t BlendOrder::next_part() const {
-  const auto drawn = static_cast<double>(std::max<int64_t>(drawn_, 1));
+  const auto drawn = static_cast<double>(std::max<int64_t>(drawn_ - start_.sample, 1));
   size_t best = 0;
   double most = 0;
   for (size_t i = 0; i < shares_.size(); ++i) {
@@ -50,23 +57,29 @@ size_t BlendOrder::next_part() const {
 }
 
 void BlendOrder::go_to(int64_t sample) {
+  TORCH_CHECK(sample >= start_.sample, "sample ", sample, " lies before these weights");
   if (sample < drawn_) {
-    drawn_ = 0;
+    drawn_ = start_.sample;
     std::ranges::fill(counts_, 0);
   }
-  if (parts_.size() == 1) counts_[0] = drawn_ = sample;
+  if (parts_.size() == 1) {
+    counts_[0] = sample - start_.sample;
+    drawn_ = sample;
+  }
   for (; drawn_ < sample; ++drawn_) ++counts_[next_part()];
 }
 
 int64_t BlendOrder::row(int64_t sample) {
   go_to(sample);
   const size_t part = next_part();
-  return first_[part] + orders_[part].row(counts_[part]);
+  return first_[part] + orders_[part].row(taken_of(part) + counts_[part]);
 }
 
 std::vector<int64_t> BlendOrder::counts(int64_t samples) {
   go_to(samples);
-  return counts_;
+  std::vector<int64_t> counts = counts_;
+  for (size_t i = 0; i < counts.size(); ++i) counts[i] += taken_of(i);
+  return counts;
 }
 
 int64_t BlendOrder::samples_for_all() const {
@@ -130,15 +143,22 @@ std::string BlendedDataset::row_name(int64_t index, const std::string&) const {
   return place.source->dataset->row_name(place.row, place.source->member.name.path);
 }
 
-std::vector<std::string> BlendedDataset::describe(int64_t samples) const {
+void BlendedDataset::set_weights(const std::vector<double>& weights) {
+  TORCH_CHECK(weights.size() == parts_.size(), "a weight of each set");
+  for (size_t i = 0; i < weights.size(); ++i) parts_[i].weight = weights[i];
+}
+
+std::vector<std::string> BlendedDataset::describe(int64_t samples, const BlendStart& start) const {
   const std::vector<double> shares = shares_of(parts_);
-  const std::vector<int64_t> counts = BlendOrder(parts_, 0, false).counts(samples);
+  const std::vector<int64_t> counts =
+      BlendOrder(parts_, 0, false, start).counts(std::max(samples, start.sample));
+  const int64_t all = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   std::vector<std::string> lines;
   for (size_t i = 0; i < sources_.size(); ++i) {
     const Dataset& dataset = *sources_[i].dataset;
     lines.push_back(fmt::format(
         "{:.4g} of {} ({} rows; {} of {} samples, {:.3g} passes)", shares[i],
-        describe_files(dataset, sources_[i].member.name.path), dataset.size(), counts[i], samples,
+        describe_files(dataset, sources_[i].member.name.path), dataset.size(), counts[i], all,
         static_cast<double>(counts[i]) / static_cast<double>(dataset.size())));
   }
   return lines;

@@ -13,6 +13,15 @@
 
 namespace trestle {
 
+/// Where weights began to count that a run did not have before.
+struct BlendStart {
+  /// The first sample that is chosen by them.
+  int64_t sample = 0;
+  /// How many samples before it each set gave, behind which it goes on; empty: none, as in a run
+  /// that begins or one whose sets are new.
+  std::vector<int64_t> taken = {};
+};
+
 /// Which row is the n-th sample of a run on several sets whose rows stand one behind the other, for
 /// every n: the set by the weights as megatron-core 0.19.2 interleaves them
 /// (build_blending_indices: the one that is furthest behind its weight, the first of equals), the
@@ -21,10 +30,12 @@ namespace trestle {
 class BlendOrder {
  public:
   /// `parts` are of one weight at least, all above 0. The n-th of them draws from `seed` and n.
-  BlendOrder(const std::vector<BlendPart>& parts, uint64_t seed, bool shuffle);
+  /// Samples before start.sample are not asked for.
+  BlendOrder(const std::vector<BlendPart>& parts, uint64_t seed, bool shuffle,
+             BlendStart start = {});
   /// Takes as long as samples lie between this one and the one that was asked for before.
   int64_t row(int64_t sample);
-  /// How many of the first `samples` are of each part.
+  /// How many of the first `samples` are of each part, those that `start` speaks of among them.
   std::vector<int64_t> counts(int64_t samples);
   /// So many samples take each row once at least.
   int64_t samples_for_all() const;
@@ -32,14 +43,19 @@ class BlendOrder {
  private:
   size_t next_part() const;
   void go_to(int64_t sample);
+  int64_t taken_of(size_t part) const { return start_.taken.empty() ? 0 : start_.taken[part]; }
 
   std::vector<BlendPart> parts_;
   std::vector<double> shares_;
+  BlendStart start_;
   std::vector<int64_t> first_;  // row of each part
   std::vector<SampleOrder> orders_;
   int64_t drawn_ = 0;
-  std::vector<int64_t> counts_;  // of the first drawn_ samples
+  std::vector<int64_t> counts_;  // of the samples from the start to drawn_
 };
+
+/// The parts' weights as shares of their sum.
+std::vector<double> shares_of(const std::vector<BlendPart>& parts);
 
 /// A set to blend, and by which maker it is read.
 struct BlendMember {
@@ -67,8 +83,10 @@ class BlendedDataset : public Dataset {
     std::unique_ptr<Dataset> dataset;
   };
   const std::vector<Source>& sources() const { return sources_; }
+  /// Of each set, which are as many.
+  void set_weights(const std::vector<double>& weights);
   /// A line each: its share, its rows and files, and how many samples of a run are of it.
-  std::vector<std::string> describe(int64_t samples) const;
+  std::vector<std::string> describe(int64_t samples, const BlendStart& start = {}) const;
 
  private:
   struct Place {

@@ -8,7 +8,7 @@
 #include <variant>
 
 #include "base/error.h"
-#include "base/fields.h"
+#include "base/suggestion.h"
 #include "data/datasets_own.h"
 #include "data/datasets_parquet.h"
 #include "data/hub_dataset.h"
@@ -48,8 +48,7 @@ const std::map<std::string, Maker>& makers() {
 const Maker& maker_of(const std::string& name) {
   const auto found = makers().find(name);
   if (found == makers().end()) {
-    user_error("dataset.maker_name={} is not known; did you mean {}? There are {}", name,
-               nearest(name, dataset_makers()), fmt::join(dataset_makers(), ", "));
+    user_error("dataset.maker_name={} is not known; {}", name, suggest_maker(name));
   }
   return found->second;
 }
@@ -115,6 +114,12 @@ std::vector<std::string> dataset_makers() {
   return names;
 }
 
+std::string suggest_maker(const std::string& name) {
+  const std::vector<std::string> makers = dataset_makers();
+  const std::string meant = did_you_mean(name, makers, "");
+  return fmt::format("{}{}there are {}", meant, meant.empty() ? "" : " ", fmt::join(makers, ", "));
+}
+
 DataName hub_name_of_maker(const std::string& maker) { return maker_of(maker).hub; }
 
 bool is_on_hub(const std::string& maker, const std::string& path) {
@@ -123,11 +128,18 @@ bool is_on_hub(const std::string& maker, const std::string& path) {
 
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const DataName& name) {
   const Maker& its = maker_of(maker);
-  if (const auto* of_parquet = std::get_if<OfParquet>(&its.make)) {
-    return (*of_parquet)(parquet_files(its, name));
+  try {
+    if (const auto* of_parquet = std::get_if<OfParquet>(&its.make)) {
+      return (*of_parquet)(parquet_files(its, name));
+    }
+    refuse_name(name);
+    return std::get<OfPath>(its.make)(name.path, name.split);
+  } catch (const UserError& error) {
+    // A reader names the file that it was given; of several keys that name some, this one did.
+    const std::string_view said = error.what();
+    if (said.find(name.key) != said.npos) throw;
+    user_error("{}: {}", name.key, said);
   }
-  refuse_name(name);
-  return std::get<OfPath>(its.make)(name.path, name.split);
 }
 
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const fs::path& path,

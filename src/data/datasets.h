@@ -59,9 +59,11 @@ struct DataName {
 /// Names as Megatron Bridge has them (make_cord_v2_dataset), and those of own data: `jsonl`,
 /// `parquet`, `webdataset` (datasets_own.h).
 std::vector<std::string> dataset_makers();
+/// Of a name that is no maker's: "did you mean jsonl? there are ...".
+std::string suggest_maker(const std::string& name);
 
 /// The data set on the Hub that a maker of Megatron Bridge's is for, and its subset; both empty for
-/// own data. Throws UserError for an unknown maker (naming the nearest).
+/// own data. Throws UserError for an unknown maker.
 DataName hub_name_of_maker(const std::string& maker);
 
 /// Whether `path` is the name of a data set on the Hub: one that does not exist here, for a maker
@@ -69,7 +71,8 @@ DataName hub_name_of_maker(const std::string& maker);
 bool is_on_hub(const std::string& maker, const std::string& path);
 
 /// Of a directory the *.parquet or *.tar files of the split are taken (splits.h), of a name those
-/// in the cache once they are downloaded (hub_dataset.h). Throws UserError for an unknown maker.
+/// in the cache once they are downloaded (hub_dataset.h). Throws UserError for an unknown maker,
+/// and with the key in it for what cannot be read.
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const DataName& name);
 std::unique_ptr<Dataset> make_dataset(const std::string& maker, const std::filesystem::path& path,
                                       const std::string& split);

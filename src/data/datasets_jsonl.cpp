@@ -2,8 +2,8 @@
 #include "base/file.h"
 #include "chat/pictures.h"
 #include "data/datasets_own.h"
-#include "data/json_rows.h"
 #include "data/own_row.h"
+#include "formats/json_rows.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -32,7 +32,7 @@ SampleStream::SampleStream(const Dataset& dataset, const Processor& processor,
     : dataset_(dataset),
       processor_(processor),
       options_(std::move(options)),
-      order_(dataset.parts(), options_.seed, options_.shuffle),
+      order_(dataset.parts(), options_.seed, options_.shuffle, options_.blend_start),
       samples_for_all_(order_.samples_for_all()) {
   TORCH_CHECK(options_.start % options_.ranks == 0, "a stream starts between samples of all ranks");
   // What a worker sets is also what threads to come begin with; that is put back.

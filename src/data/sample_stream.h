@@ -31,6 +31,8 @@ struct StreamOptions {
   int64_t rank = 0, ranks = 1;
   /// The position to go on from: what position() was; a multiple of `ranks`.
   int64_t start = 0;
+  /// Of the data set's parts; not behind `start`.
+  BlendStart blend_start = {};
   /// Of the data set, for messages: "row N of NAME".
   std::string name;
 };

@@ -1,12 +1,13 @@
 #include "peft/targets.h"
 
 #include <c10/util/Exception.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 
 #include "base/error.h"
-#include "base/fields.h"
+#include "base/suggestion.h"
 
 namespace trestle {
 
@@ -88,9 +89,10 @@ std::string scoped(const std::string& target) {
     if (!has_component && each.starts_with("lm.")) known.push_back(each.substr(3));
   }
   user_error(
-      "peft.target_modules: {} is no projection{}; did you mean {}? (lm., vision. and projector. "
-      "choose the part of the model)",
-      name, has_component ? "" : " of the language model", nearest(name, known));
+      "peft.target_modules: {} is no projection{}; {} (lm., vision. and projector. choose the part "
+      "of the model)",
+      name, has_component ? "" : " of the language model",
+      did_you_mean(name, known, fmt::format("there are {}", fmt::join(known, ", "))));
 }
 
 }  // namespace

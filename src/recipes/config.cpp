@@ -1,8 +1,11 @@
 #include "recipes/config.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/suggestion.h"
 #include "data/overlong.h"
 #include "generate/evaluate.h"
 #include "kernels/device.h"
@@ -22,8 +25,8 @@ void check_blend(const TrainConfig& config) {
   const DatasetOptions& dataset = config.dataset;
   if (dataset.blend.empty()) return;
   if (!dataset.path_or_dataset.empty()) {
-    user_error("dataset.blend and dataset.path_or_dataset={} both name data; leave one out",
-               dataset.path_or_dataset);
+    user_error("dataset.blend={} and dataset.path_or_dataset={} both name data; leave one out",
+               format_value(dataset.blend), dataset.path_or_dataset);
   }
   if (config.train.num_epochs) {
     user_error(
@@ -33,28 +36,45 @@ void check_blend(const TrainConfig& config) {
   }
 }
 
-void check_validation(const ValidationOptions& options) {
-  if (!options.sets.empty() && !options.path_or_dataset.empty()) {
-    user_error("validation.sets and validation.path_or_dataset={} both name data; leave one out",
-               options.path_or_dataset);
-  }
+// With the set that it is of behind it, as it is written.
+std::string metric_of(const std::string& metric, const std::string& set) {
+  return set.empty() ? metric : fmt::format("{}-{}", metric, set);
+}
+
+void check_best_metric(const ValidationOptions& options) {
+  const std::string& typed = options.best_metric;
+  if (typed.empty()) return;
   const auto [metric, set] = options.best_metric_and_set();
-  if (metric.empty()) return;
+  std::vector<std::string> names = score_names();
+  names.emplace_back(kValidLoss);
+  if (std::ranges::find(names, metric) == names.end()) {
+    const auto meant = nearest(metric, names);
+    user_error("validation.best_metric={}: {} is no metric; {}", typed,
+               metric.empty() ? "''" : metric,
+               meant ? fmt::format("did you mean {}?", metric_of(*meant, set))
+                     : fmt::format("there are {}", fmt::join(names, ", ")));
+  }
   if (!options.sets.empty() &&
       std::ranges::find(options.sets, set, &ValidationSet::name) == options.sets.end()) {
-    user_error("validation.best_metric={} is of no set; write {}-{}, for one of validation.sets",
-               options.best_metric, metric, options.sets.front().name);
+    std::vector<std::string> sets;
+    for (const ValidationSet& each : options.sets) sets.push_back(each.name);
+    const std::string meant = nearest(set, sets).value_or(sets.front());
+    user_error(
+        "validation.best_metric={} is of no set; write {}, for one of validation.sets, which are "
+        "{}",
+        typed, metric_of(metric, meant), fmt::join(sets, ", "));
   }
-  if (metric == kValidLoss) return;
-  std::vector<std::string> names = score_names();
-  if (std::ranges::find(names, metric) == names.end()) {
-    names.emplace_back(kValidLoss);
-    user_error("validation.best_metric={} is not known; did you mean {}?", metric,
-               nearest(metric, names));
+  if (metric != kValidLoss && options.answers == 0) {
+    user_error("validation.best_metric={} scores answers but validation.answers=0; set it", typed);
   }
-  if (options.answers == 0) {
-    user_error("validation.best_metric={} scores answers but validation.answers=0; set it", metric);
+}
+
+void check_validation(const ValidationOptions& options) {
+  if (!options.sets.empty() && !options.path_or_dataset.empty()) {
+    user_error("validation.sets={} and validation.path_or_dataset={} both name data; leave one out",
+               format_value(options.sets), options.path_or_dataset);
   }
+  check_best_metric(options);
 }
 
 }  // namespace

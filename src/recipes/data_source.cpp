@@ -1,6 +1,6 @@
 #include "recipes/data_source.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -8,7 +8,9 @@
 
 #include "base/error.h"
 #include "base/number.h"
+#include "base/suggestion.h"
 #include "base/text.h"
+#include "data/datasets.h"
 
 namespace trestle {
 
@@ -16,11 +18,37 @@ namespace {
 
 constexpr size_t kMostSources = 256;
 constexpr Range kWeights = above(0, 1e9);
-constexpr std::string_view kForm = "write [{path: PATH, weight: 0.7}, {path: PATH, weight: 0.3}]";
 
-const std::string& scalar(std::string_view key, const YAML::Node& node) {
+// What is written under a key, and which entries a source of it has.
+struct Key {
+  std::string_view name, form;
+  std::vector<std::string> entries;
+};
+
+Key blend_key(std::string_view name) {
+  return {name,
+          "write [{path: PATH, weight: 0.7}, {path: PATH, weight: 0.3}]",
+          {"path", "weight", "maker_name", "split", "subset"}};
+}
+
+Key sets_key(std::string_view name) {
+  return {name,
+          "write [{name: NAME, path: PATH}, {name: NAME, path: PATH}]",
+          {"name", "path", "maker_name", "split", "subset"}};
+}
+
+using Entries = std::map<std::string, std::string>;
+
+// As it was written, for messages.
+std::string text_of(const Entries& entries) {
+  std::vector<std::string> texts;
+  for (const auto& [name, value] : entries) texts.push_back(fmt::format("{}: {}", name, value));
+  return fmt::format("{{{}}}", fmt::join(texts, ", "));
+}
+
+const std::string& scalar(const Key& key, const YAML::Node& node) {
   if (!node.IsScalar() || !is_usual_yaml_tag(node.Tag())) {
-    user_error("{}: holds a list or map where a text is expected; {}", key, kForm);
+    user_error("{}: holds a list or map where a text is expected; {}", key.name, key.form);
   }
   return node.Scalar();
 }
@@ -34,9 +62,8 @@ double weight_of(std::string_view key, std::string_view text) {
 }
 
 // The entries of one `{path: a, weight: 0.7}`; Hydra's `{path:a}` too, which is a key to YAML.
-std::map<std::string, std::string> entries(std::string_view key, const YAML::Node& node,
-                                           const std::vector<std::string>& known) {
-  std::map<std::string, std::string> out;
+Entries entries_of(const Key& key, const YAML::Node& node) {
+  Entries out;
   for (const auto& entry : node) {
     std::string name = scalar(key, entry.first), value;
     const size_t colon = name.find(':');
@@ -48,15 +75,21 @@ std::map<std::string, std::string> entries(std::string_view key, const YAML::Nod
     } else {
       continue;  // not said
     }
-    if (std::ranges::find(known, name) == known.end()) {
-      user_error("{}: unknown entry {}; did you mean {}?", key, name, nearest(name, known));
+    if (std::ranges::find(key.entries, name) == key.entries.end()) {
+      user_error("{}: unknown entry {}: {}; {}", key.name, name, value,
+                 did_you_mean(name, key.entries,
+                              fmt::format("there are {}", fmt::join(key.entries, ", "))));
     }
-    if (!out.emplace(name, value).second) user_error("{}: {} stands twice in one entry", key, name);
+    const auto [before, is_new] = out.emplace(name, value);
+    if (!is_new) {
+      user_error("{}: {} stands twice in one entry, as {} and {}; keep one", key.name, name,
+                 before->second, value);
+    }
   }
   return out;
 }
 
-DataSource data_of(std::string_view key, const std::map<std::string, std::string>& entries) {
+DataSource data_of(const Key& key, const Entries& entries) {
   const auto text = [&](const char* name) -> std::optional<std::string> {
     const auto found = entries.find(name);
     return found == entries.end() ? std::nullopt : std::optional(found->second);
@@ -65,15 +98,20 @@ DataSource data_of(std::string_view key, const std::map<std::string, std::string
                   .maker_name = text("maker_name"),
                   .split = text("split"),
                   .subset = text("subset").value_or("")};
-  if (data.path.empty()) user_error("{}: an entry has no path; {}", key, kForm);
+  if (data.path.empty()) user_error("{}: {} has no path; {}", key.name, text_of(entries), key.form);
+  const std::vector<std::string> makers = dataset_makers();
+  if (data.maker_name && std::ranges::find(makers, *data.maker_name) == makers.end()) {
+    user_error("{}: maker_name: {} of {} is not known; {}", key.name, *data.maker_name, data.path,
+               suggest_maker(*data.maker_name));
+  }
   return data;
 }
 
-BlendSource source_of(std::string_view key, const YAML::Node& node) {
-  const auto found = entries(key, node, {"path", "weight", "maker_name", "split", "subset"});
+BlendSource source_of(const Key& key, const YAML::Node& node) {
+  const Entries found = entries_of(key, node);
   BlendSource source{data_of(key, found), {}};
   const auto weight = found.find("weight");
-  if (weight != found.end()) source.weight = weight_of(key, weight->second);
+  if (weight != found.end()) source.weight = weight_of(key.name, weight->second);
   return source;
 }
 
@@ -83,7 +121,7 @@ bool is_number(const std::string& text) {
 }
 
 // Megatron's --data-path: weights and paths in turns, or paths alone.
-std::vector<BlendSource> of_flat_list(std::string_view key, const YAML::Node& list) {
+std::vector<BlendSource> of_flat_list(const Key& key, const YAML::Node& list) {
   std::vector<std::string> texts;
   for (const auto& item : list) texts.push_back(scalar(key, item));
   bool in_turns = texts.size() % 2 == 0;
@@ -91,28 +129,35 @@ std::vector<BlendSource> of_flat_list(std::string_view key, const YAML::Node& li
   std::vector<BlendSource> sources;
   for (size_t i = 0; i < texts.size(); i += in_turns ? 2 : 1) {
     BlendSource& source = sources.emplace_back();
-    if (in_turns) source.weight = weight_of(key, texts[i]);
+    if (in_turns) source.weight = weight_of(key.name, texts[i]);
     source.data.path = texts[i + (in_turns ? 1 : 0)];
-    if (source.data.path.empty()) user_error("{}: an entry has no path; {}", key, kForm);
+    if (source.data.path.empty()) {
+      user_error("{}: path {} of [{}] is empty; {}", key.name, std::ssize(sources),
+                 fmt::join(texts, ", "), key.form);
+    }
     if (!in_turns && is_number(source.data.path)) {
-      user_error("{}: {} stands where a path is expected; {}", key, source.data.path, kForm);
+      user_error("{}: {} stands where a path is expected; {}", key.name, source.data.path,
+                 key.form);
     }
   }
   return sources;
 }
 
 // Megatron's config: the paths, and the weights or null.
-std::vector<BlendSource> of_two_lists(std::string_view key, const YAML::Node& paths,
+std::vector<BlendSource> of_two_lists(const Key& key, const YAML::Node& paths,
                                       const YAML::Node& weights) {
   const size_t count = weights.IsSequence() ? weights.size() : 0;
   if (!paths.IsSequence() || (!weights.IsNull() && count != paths.size())) {
-    user_error("{}: {} paths and {} weights; give each path one", key, paths.size(), count);
+    user_error("{}: {} paths and {} weights; give each path one", key.name, paths.size(), count);
   }
   std::vector<BlendSource> sources;
   for (size_t i = 0; i < paths.size(); ++i) {
     BlendSource& source = sources.emplace_back();
     source.data.path = scalar(key, paths[i]);
-    if (count > 0) source.weight = weight_of(key, scalar(key, weights[i]));
+    if (source.data.path.empty()) {
+      user_error("{}: path {} of {} is empty; {}", key.name, i + 1, paths.size(), key.form);
+    }
+    if (count > 0) source.weight = weight_of(key.name, scalar(key, weights[i]));
   }
   return sources;
 }
@@ -123,12 +168,12 @@ bool all_are(const YAML::Node& list, bool (YAML::Node::*is)() const) {
 }
 
 // Null for nothing.
-YAML::Node list_of(std::string_view key, std::string_view text) {
-  YAML::Node list = load_yaml(std::string(text), key);
+YAML::Node list_of(const Key& key, std::string_view text) {
+  YAML::Node list = load_yaml(std::string(text), key.name);
   if (list.IsNull()) return list;
-  if (!list.IsSequence()) user_error("{}={}: is no list; {}", key, trimmed(text), kForm);
+  if (!list.IsSequence()) user_error("{}={}: is no list; {}", key.name, trimmed(text), key.form);
   if (list.size() > kMostSources) {
-    user_error("{}: {} entries; at most {} are taken", key, list.size(), kMostSources);
+    user_error("{}: {} entries; at most {} are taken", key.name, list.size(), kMostSources);
   }
   return list;
 }
@@ -160,7 +205,8 @@ std::string flow_list(const std::vector<Source>& sources, const Function& add_en
 
 }  // namespace
 
-void parse_value(std::string_view key, std::string_view text, std::vector<BlendSource>& value) {
+void parse_value(std::string_view name, std::string_view text, std::vector<BlendSource>& value) {
+  const Key key = blend_key(name);
   value.clear();
   const YAML::Node list = list_of(key, text);
   if (list.IsNull() || list.size() == 0) return;
@@ -171,22 +217,23 @@ void parse_value(std::string_view key, std::string_view text, std::vector<BlendS
   } else if (all_are(list, &YAML::Node::IsScalar)) {
     value = of_flat_list(key, list);
   } else {
-    user_error("{}: its entries are of several kinds; {}", key, kForm);
+    user_error("{}={}: its entries are of several kinds; {}", name, trimmed(text), key.form);
   }
   const auto has_weight = [](const BlendSource& each) { return each.weight.has_value(); };
   const auto weights = std::ranges::count_if(value, has_weight);
   if (weights != 0 && weights != std::ssize(value)) {
-    user_error("{}: {} has no weight and others have one; give it one", key,
+    user_error("{}: {} has no weight and others have one; give it one", name,
                std::ranges::find_if_not(value, has_weight)->data.path);
   }
 }
 
-void parse_value(std::string_view key, std::string_view text, std::vector<ValidationSet>& value) {
-  constexpr std::string_view kSets = "write [{name: NAME, path: PATH}, {name: NAME, path: PATH}]";
+void parse_value(std::string_view key_name, std::string_view text,
+                 std::vector<ValidationSet>& value) {
+  const Key key = sets_key(key_name);
   value.clear();
   for (const auto& item : list_of(key, text)) {
-    if (!item.IsMap()) user_error("{}: {} is no entry; {}", key, scalar(key, item), kSets);
-    const auto found = entries(key, item, {"name", "path", "maker_name", "split", "subset"});
+    if (!item.IsMap()) user_error("{}: {} is no entry; {}", key.name, scalar(key, item), key.form);
+    const Entries found = entries_of(key, item);
     const DataSource data = data_of(key, found);
     const auto at = found.find("name");
     const std::string name = at == found.end() ? "" : at->second;
@@ -197,10 +244,12 @@ void parse_value(std::string_view key, std::string_view text, std::vector<Valida
     };
     if (name.empty() || !std::ranges::all_of(name, is_usual)) {
       user_error("{}: '{}' is no name for the set {}; letters, digits, '_', '.' and '-' make one",
-                 key, name, data.path);
+                 key.name, name, data.path);
     }
-    if (std::ranges::find(value, name, &ValidationSet::name) != value.end()) {
-      user_error("{}: two sets are named {}; rename one", key, name);
+    const auto other = std::ranges::find(value, name, &ValidationSet::name);
+    if (other != value.end()) {
+      user_error("{}: two sets are named {}, {} and {}; rename one", key.name, name,
+                 other->data.path, data.path);
     }
     value.push_back({name, data});
   }

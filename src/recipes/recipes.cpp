@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/suggestion.h"
 
 namespace trestle {
 
@@ -118,7 +119,8 @@ TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments) 
     if (each.name == known) return each.make(arguments);
     names.push_back(each.name);
   }
-  user_error("unknown recipe {}; did you mean {}?", name, nearest(name, names));
+  user_error("unknown recipe {}; {}", name,
+             did_you_mean(name, names, "trestle recipes lists those that there are"));
 }
 
 }  // namespace trestle

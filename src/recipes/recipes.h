@@ -35,7 +35,7 @@ struct Recipe {
 const std::vector<Recipe>& recipes();
 /// Megatron Bridge's names of 2026 for the same: ministral3_3b_sft_1gpu_h100_bf16_config.
 std::vector<std::string> other_recipe_names();
-/// By any of its names. Throws UserError naming the nearest.
+/// By any of its names. Throws UserError for none, naming one that is near.
 TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments = {});
 
 /// Full fine-tuning unless `peft` says otherwise. Sizes differ in the tensor parallelism of

@@ -24,6 +24,25 @@ Json own_of(const MegatronCheckpoint& checkpoint) {
   return own.is_object() ? own : Json::object();
 }
 
+// Nothing that a file says is counted with before it can be.
+BlendStart blend_start_in(const Json& own, int64_t consumed_samples, std::string_view what) {
+  BlendStart start;
+  const auto found = own.find("blend_start");
+  if (found == own.end()) return start;
+  const auto is_count = [&](const Json& number) {
+    return number.is_number_integer() && number >= 0 && number <= consumed_samples;
+  };
+  const Json sample = found->is_object() ? found->value("sample", Json()) : Json();
+  const Json taken = found->is_object() ? found->value("taken", Json()) : Json();
+  if (!is_count(sample) || !taken.is_array() || !std::ranges::all_of(taken, is_count)) {
+    user_error(
+        "checkpoint.load={}: where the weights of dataset.blend were changed is no sample of the "
+        "{} that were taken; was it made by another trestle?",
+        what, consumed_samples);
+  }
+  return {sample.get<int64_t>(), taken.get<std::vector<int64_t>>()};
+}
+
 }  // namespace
 
 SavedRun::SavedRun(const std::filesystem::path& path, bool verified)
@@ -167,6 +186,7 @@ RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
   }
   RunProgress progress{.step = checkpoint_.iteration(),
                        .consumed_samples = state["consumed_train_samples"].get<int64_t>()};
+  progress.blend_start = blend_start_in(own_, progress.consumed_samples, name_);
   progress.skipped = own_.value("skipped", int64_t{0});
   progress.skipped_on_end = own_.value("skipped_on_end", int64_t{0});
   progress.recent_losses = own_.value("recent_losses", std::vector<double>());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "data/blend.h"
 #include "megatron/checkpoint.h"
 #include "train/identity.h"
 #include "train/optimizer.h"
@@ -32,6 +33,8 @@ struct RunProgress {
   int64_t step = 0;
   /// Samples taken: SampleStream::position.
   int64_t consumed_samples = 0;
+  /// Where the weights of dataset.blend were changed last (training_data.h).
+  BlendStart blend_start = {};
   /// Of the steps, those that changed nothing (train.on_nan=skip), and how many of them on end.
   int64_t skipped = 0, skipped_on_end = 0;
   /// Losses of the last steps that did, oldest first: what a spike is measured by.

@@ -72,6 +72,10 @@ Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
     state["schedule_start"] = progress.schedule_start;
     state["skipped_before"] = progress.skipped_before;
   }
+  if (progress.blend_start.sample > 0) {
+    state["blend_start"] = {{"sample", progress.blend_start.sample},
+                            {"taken", progress.blend_start.taken}};
+  }
   if (!progress.former_best.empty()) state["former_best"] = progress.former_best;
   if (progress.best) {
     state["best_step"] = progress.best->step;

@@ -13,6 +13,7 @@
 #include "base/heap.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "base/stop_signal.h"
 #include "bridge/load_quantized.h"
 #include "checkpoint/save_record.h"
 #include "data/overlong.h"
@@ -30,10 +31,10 @@
 #include "recipes/settle.h"
 #include "train/diagnose.h"
 #include "train/micro_batches.h"
+#include "train/resumed_data.h"
 #include "train/retention.h"
 #include "train/saver.h"
 #include "train/snapshot.h"
-#include "train/stop_signal.h"
 #include "train/training_data.h"
 
 namespace trestle {
@@ -150,6 +151,8 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   if (!checkpoint.load.empty()) saved.emplace(checkpoint.load, checkpoint.verify_integrity);
   const bool resumes = saved && !checkpoint.finetune;
   settle_base(saved);
+  const auto before = resumes ? saved->identity() : std::nullopt;
+  if (before) keep_weights(config_, *dataset_, *before);
   identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
                                     content_of_training_data(*dataset_)});
   // Before the weights are read, where the config alone says what the run is.
@@ -194,6 +197,13 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                                                 .random_state = checkpoint.load_rng,
                                                 .device = device_});
   }
+  if (before) {
+    ResumedOrder order = resumed_order(config_, *dataset_, *before, identity_, progress_);
+    for (const std::string& note : order.notes) fmt::print(stderr, "{}\n", note);
+    progress_.blend_start = std::move(order.start);
+  } else {
+    progress_.blend_start = {};  // of a checkpoint that does not say which sets it counts
+  }
   // Under another directory it is a branch of its own, whose checkpoints are nobody else's.
   if (progress_.lineage.empty() || !is_in_place(checkpoint)) progress_.lineage = new_lineage();
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
@@ -209,12 +219,13 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .overlong = *overlong_of_name(config_.dataset.overlong),
                     .workers = config_.dataset.num_workers,
                     .start = progress_.consumed_samples,
+                    .blend_start = progress_.blend_start,
                     .name = name_of_training_data(config_)});
   validations_ = Validation::make_all(config_, processor_);
   if (validations_.empty()) refuse_validation_keys(asked_, config_);
-  const std::optional<BestStep> before = progress_.best;
+  const std::optional<BestStep> best = progress_.best;
   for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
-  if (before && !progress_.best) progress_.former_best.push_back(before->step);
+  if (best && !progress_.best) progress_.former_best.push_back(best->step);
 }
 
 void Trainer::settle_device() {

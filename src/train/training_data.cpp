@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include "base/digest.h"
-#include "data/blend.h"
 #include "train/identity.h"
 
 namespace trestle {
@@ -30,23 +29,28 @@ std::unique_ptr<Dataset> make_training_data(const TrainConfig& config) {
 std::pair<const std::string, std::string> content_of_training_data(const Dataset& dataset) {
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
   if (blend == nullptr) return {"dataset.path_or_dataset", content_of(dataset.files())};
+  return {"dataset.blend", content_of_blend(*blend, blend->parts())};
+}
+
+std::string content_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts) {
   Digest digest(Digest::Kind::kSha256);
-  for (size_t i = 0; i < blend->sources().size(); ++i) {
-    const BlendedDataset::Source& source = blend->sources()[i];
-    digest.update(fmt::format("{} {} {};", blend->parts()[i].weight, source.member.maker,
+  for (size_t i = 0; i < blend.sources().size(); ++i) {
+    const BlendedDataset::Source& source = blend.sources()[i];
+    digest.update(fmt::format("{} {} {};", parts[i].weight, source.member.maker,
                               content_of(source.dataset->files())));
   }
-  return {"dataset.blend", digest.hex()};
+  return digest.hex();
 }
 
 std::string name_of_training_data(const TrainConfig& config) {
   return config.dataset.blend.empty() ? config.dataset.path_or_dataset : "dataset.blend";
 }
 
-std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset) {
+std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset,
+                                                const BlendStart& start) {
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
   if (blend == nullptr) return {describe_files(dataset, config.dataset.path_or_dataset)};
-  return blend->describe(config.train.train_iters * config.train.global_batch_size);
+  return blend->describe(config.train.train_iters * config.train.global_batch_size, start);
 }
 
 std::string row_names(const Dataset& dataset, const std::vector<int64_t>& rows) {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "data/datasets.h"
+#include "data/blend.h"
 #include "recipes/config.h"
 
 namespace trestle {
@@ -23,8 +23,12 @@ std::pair<const std::string, std::string> content_of_training_data(const Dataset
 /// For messages: "dataset.path_or_dataset=PATH" is PATH, a blend "dataset.blend".
 std::string name_of_training_data(const TrainConfig& config);
 
+/// That SHA-256 of a blend whose sets have the weights of `parts`.
+std::string content_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts);
+
 /// A line a set: its files, and of a blend its share, its rows and how often the run takes them.
-std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset);
+std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset,
+                                                const BlendStart& start = {});
 
 /// "3, 7", and of a blend "row 3 of A, row 7 of B".
 std::string row_names(const Dataset& dataset, const std::vector<int64_t>& rows);

@@ -170,7 +170,7 @@ class Lengths(Runs):
                      names=["model.seq_length=many", "dataset.seq_length is model.seq_length here"])
         self.refused("finetune", "train.eval_iters=5", "validation.eval_interval=0", "--print-config",
                      names=["validation.eval_iters=5 has no effect", "train.eval_iters is validation.eval_iters here"])
-        self.refused("finetune", "ddp.nonsense=1", "--print-config", names=["unknown option ddp.nonsense", "did you mean ddp."])
+        self.refused("finetune", "ddp.nonsense=1", "--print-config", names=["unknown option ddp.nonsense", "trestle recipes --keys lists"])
         self.refused("finetune", "-gb4x", "--print-config", names=["train.global_batch_size=4x"])
 
     def test_a_switch_is_on_or_off(self):

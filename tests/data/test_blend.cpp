@@ -94,6 +94,25 @@ TEST(Blend, AnyPlaceIsFoundFromAnyOther) {
   }
 }
 
+// Weights that change on the way: each set goes on with its own next row.
+TEST(Blend, NewWeightsGoOnBehindWhatEachSetGave) {
+  const auto before = parts({3, 1}, 50), after = parts({1, 3}, 50);
+  BlendOrder first(before, 4, true), plain(after, 4, true);
+  std::vector<int64_t> rows;
+  for (int64_t n = 0; n < 16; ++n) rows.push_back(first.row(n));
+  const BlendStart start{16, first.counts(16)};
+  EXPECT_EQ(start.taken, (std::vector<int64_t>{12, 4}));
+  BlendOrder rest(after, 4, true, start);
+  for (int64_t n = 16; n < 48; ++n) rows.push_back(rest.row(n));
+  EXPECT_EQ(std::set<int64_t>(rows.begin(), rows.end()).size(), rows.size());  // none twice
+  EXPECT_EQ(rest.counts(48), (std::vector<int64_t>{12 + 8, 4 + 24}));
+  EXPECT_EQ(std::ranges::count_if(rows, [](int64_t row) { return row >= 50; }), 28);
+  // From their first row where nothing was taken of them.
+  BlendOrder anew(after, 4, true, {16, {}});
+  for (int64_t n = 0; n < 20; ++n) EXPECT_EQ(anew.row(16 + n), plain.row(n));
+  EXPECT_EQ(rest.row(20), rows[20]);  // and back
+}
+
 TEST(Blend, SamplesForAllTakeEachRow) {
   for (const auto& weights : {std::vector{0.7, 0.3}, std::vector{0.9, 0.05, 0.04, 0.01}}) {
     BlendOrder order(parts(weights), 4, true);

@@ -41,6 +41,18 @@ TEST(Datasets, WrongOnesAreNamed) {
   EXPECT_REFUSED(make_dataset("make_medpicks_dataset", kFolder, "train"),
                  "did you mean make_medpix_dataset");
   EXPECT_REFUSED(make_dataset("make_cord_v2_dataset", kFolder, "train"), "image.bytes");
+  EXPECT_REFUSED(make_dataset("csv", kFolder, "train"),
+                 "dataset.maker_name=csv is not known; there are jsonl, ");
+  // The key that has the path, whichever it is.
+  for (const auto& [maker, path] :
+       {std::pair("jsonl", "nowhere/rows.jsonl"), std::pair("parquet", "nowhere/rows.parquet"),
+        std::pair("parquet", "nowhere/a/b"), std::pair("webdataset", "nowhere/a/b"),
+        std::pair("webdataset", "nowhere/{a,b}.tar")}) {
+    const std::string said = testing::error_of(
+        [&, maker = maker, path = path] { make_dataset(maker, {.path = path, .key = "the.key"}); });
+    testing::expect_mentions(said, {"the.key", "nowhere/"});
+    EXPECT_EQ(said.find("dataset.path_or_dataset"), std::string::npos) << said;
+  }
   EXPECT_REFUSED(make_dataset("make_raven_dataset", kFolder, "validation"), "split 'validation'");
 }
 

@@ -134,7 +134,6 @@ TEST(BridgeKeys, WhatChangesNothingIsToldAndTheRestRefused) {
 TEST(BridgeKeys, AMisspeltKeyIsNone) {
   for (const auto& [key, meant] : std::map<std::string, std::string>{
            {"ddp.overlap_grad_reduc", "ddp.overlap_grad_reduce"},
-           {"ddp.nonsense", "ddp."},
            {"tokenizer.vocab_sise", "tokenizer.vocab_size"},
            {"dist.local_ranc", "dist.local_rank"},
            {"comm_overlap.tp_comm_overlab", "comm_overlap.tp_comm_overlap"},
@@ -150,6 +149,13 @@ TEST(BridgeKeys, AMisspeltKeyIsNone) {
     const std::string line = error_of([&] { settled({}, {{key, "1"}}); });
     expect_mentions(line, {"unknown option " + key + ";", "did you mean " + meant});
     EXPECT_EQ(error_of([&] { settled({{key, "1"}}, {}); }), line);
+  }
+  for (const char* key : {"ddp.nonsense", "foo.bar", "optimizer.xyz"}) {
+    EXPECT_EQ(
+        error_of([&] {
+          settled({}, {{key, "1"}});
+        }),
+        fmt::format("unknown option {}; trestle recipes --keys lists those that there are", key));
   }
   // Other versions of the Bridge have other keys; what such a one wrote was not typed.
   const std::vector<Assignment> written = {

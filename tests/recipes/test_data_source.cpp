@@ -48,14 +48,23 @@ TEST(BlendKey, WhatIsNoBlendIsRefused) {
   };
   refused("a.jsonl", "is no list");
   refused("{path: a}", "is no list");
-  refused("[{path: a, wieght: 1}]", "did you mean weight?");
-  refused("[{weight: 1}]", "has no path");
+  refused("[{path: a, wieght: 1}]", "unknown entry wieght: 1; did you mean weight?");
+  refused("[{path: a, file: b}]",
+          "unknown entry file: b; there are path, weight, maker_name, split, subset");
+  refused("[{weight: 1}]", "{weight: 1} has no path; write [{path: PATH, weight: 0.7}");
+  refused("[{path: '', weight: 1}]", "{path: , weight: 1} has no path");
+  refused("[0.7, a, 0.3, '']", "path 2 of [0.7, a, 0.3, ] is empty");
+  refused("[[a, ''], [1, 2]]", "path 2 of 2 is empty");
+  refused("[{path: a.jsonl, maker_name: jsnol}]",
+          "maker_name: jsnol of a.jsonl is not known; did you mean jsonl? there are ");
+  refused("[{path: a.jsonl, maker_name: csv}]",
+          "maker_name: csv of a.jsonl is not known; there are jsonl, ");
   refused("[{path: a, weight: 1}, {path: b}]", "b has no weight");
   refused("[{path: a, weight: 0}]", "must be above 0");
   refused("[{path: a, weight: -1}]", "must be above 0");
   refused("[{path: a, weight: nan}]", "weight");
   refused("[{path: a, weight: much}]", "weight");
-  refused("[{path: a, path: b}]", "path stands twice");
+  refused("[{path: a, path: b}]", "path stands twice in one entry, as a and b");
   refused("[{path: [a, b]}]", "where a text is expected");
   refused("[{path: a}, b]", "several kinds");
   refused("[0.7, a, 0.3]", "where a path is expected");
@@ -105,9 +114,12 @@ TEST(SetsKey, WhatIsNoSetIsRefused) {
   EXPECT_EQ(format_value(sets("[{name:a,path:b}]")), "[{name: a, path: b}]");
   refused("[{path: a}]", "'' is no name for the set a");
   refused("[{name: 'a/b', path: a}]", "'a/b' is no name");
-  refused("[{name: a, path: b}, {name: a, path: c}]", "two sets are named a");
-  refused("[{name: a}]", "has no path");
-  refused("[{name: a, path: b, weight: 1}]", "unknown entry weight");
+  refused("[{name: a, path: b}, {name: a, path: c}]", "two sets are named a, b and c");
+  refused("[{name: a}]", "{name: a} has no path; write [{name: NAME, path: PATH}");
+  refused("[{name: a, path: b, weight: 1}]",
+          "unknown entry weight: 1; there are name, path, maker_name, split, subset");
+  refused("[{name: a, path: b, maker_name: parqet}]", "did you mean parquet?");
+  refused("a", "validation.sets=a: is no list; write [{name: NAME, path: PATH}");
   refused("[a, b]", "a is no entry");
 }
 
@@ -118,15 +130,28 @@ TEST(BlendKey, WhatDoesNotGoTogetherIsRefused) {
   config.dataset.blend = blend("[a, b]");
   EXPECT_NO_THROW(config.validate());
   config.dataset.path_or_dataset = "c";
-  EXPECT_REFUSED(config.validate(), "dataset.blend and dataset.path_or_dataset=c");
+  EXPECT_REFUSED(config.validate(),
+                 "dataset.blend=[{path: a}, {path: b}] and dataset.path_or_dataset=c");
   config.dataset.path_or_dataset = "";
   config.train.num_epochs = 2;
   EXPECT_REFUSED(config.validate(), "train.num_epochs=2 has no meaning with dataset.blend");
   config.train.num_epochs.reset();
   config.validation.sets = sets("[{name: a, path: b}, {name: c-d, path: e}]");
   config.validation.path_or_dataset = "c";
-  EXPECT_REFUSED(config.validate(), "validation.sets and validation.path_or_dataset=c");
+  EXPECT_REFUSED(config.validate(),
+                 "validation.sets=[{name: a, path: b}, {name: c-d, path: e}] and "
+                 "validation.path_or_dataset=c");
   config.validation.path_or_dataset = "";
+  const auto refused = [&](const std::string& metric, const std::string& part) {
+    config.validation.best_metric = metric;
+    testing::expect_mentions(testing::error_of([&] { config.validate(); }),
+                             {"validation.best_metric=" + metric, part});
+  };
+  refused("foo-a", ": foo is no metric; there are exact_match, ");
+  refused("field_f2-a", ": field_f2 is no metric; did you mean field_f1-a?");
+  refused("-a", "'' is no metric");
+  refused("valid_loss-c-e", "is of no set; write valid_loss-c-d, for one of validation.sets");
+  refused("field_f1-a", "scores answers but validation.answers=0");
   config.validation.best_metric = "valid_loss";
   EXPECT_REFUSED(config.validate(), "write valid_loss-a");
   config.validation.best_metric = "valid_loss-b";
@@ -134,7 +159,7 @@ TEST(BlendKey, WhatDoesNotGoTogetherIsRefused) {
   config.validation.best_metric = "valid_loss-c-d";
   EXPECT_NO_THROW(config.validate());
   config.validation.best_metric = "field_f2-a";
-  EXPECT_REFUSED(config.validate(), "did you mean field_f1?");
+  EXPECT_REFUSED(config.validate(), "did you mean field_f1-a?");
   config.validation.best_metric = "field_f1-a";
   EXPECT_REFUSED(config.validate(), "validation.answers=0");
 }

@@ -1,4 +1,4 @@
-#include "data/json_rows.h"
+#include "formats/json_rows.h"
 
 #include <algorithm>
 #include <array>

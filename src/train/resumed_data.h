@@ -1,0 +1,32 @@
+// The order of rows of a run that goes on: with the weights that dataset.blend had, or behind a
+// change that --allow-change lets be. Called by the trainer.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "data/blend.h"
+#include "recipes/config.h"
+#include "train/checkpoint.h"
+#include "train/identity.h"
+
+namespace trestle {
+
+/// Where the run's sets weigh what those of the saved one did (7 and 3 for 0.7 and 0.3), they get
+/// its weights: shares whose last bits differ would give another order.
+void keep_weights(TrainConfig& config, Dataset& dataset, const RunIdentity& saved);
+
+struct ResumedOrder {
+  BlendStart start;
+  /// A line for each change of what decides which row comes when.
+  std::vector<std::string> notes = {};
+};
+
+/// Behind `progress` of the run that was saved as `saved` and goes on as `now`. Sets of
+/// dataset.blend that only weigh otherwise go on behind the rows that each gave; those of another
+/// blend begin at their first. Throws UserError where the checkpoint's counts are of other sets.
+ResumedOrder resumed_order(const TrainConfig& config, const Dataset& dataset,
+                           const RunIdentity& saved, const RunIdentity& now,
+                           const RunProgress& progress);
+
+}  // namespace trestle
