@@ -1,5 +1,5 @@
-// In place of http.cpp where libcurl is left out (TRESTLE_HTTP=OFF): a program for machines without a
-// network, on which it needs no library of the system's.
+// In place of http.cpp where libcurl is left out (TRESTLE_HTTP=OFF): a program for machines without
+// a network, on which it needs no library of the system's.
 #include "base/error.h"
 #include "base/http.h"
 
