@@ -16,6 +16,7 @@
 #include "base/html.h"
 #include "base/paths.h"
 #include "base/standard_streams.h"
+#include "base/stop_signal.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
 #include "cli/number_flag.h"
@@ -23,7 +24,6 @@
 #include "model/ministral3.h"
 #include "peft/lora.h"
 #include "recipes/recipes.h"
-#include "train/stop_signal.h"
 
 namespace trestle {
 

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/file.h"
+#include "base/stop_signal.h"
 #include "cli/commands.h"
 #include "cli/number_flag.h"
 #include "cli/recipe_choice.h"
@@ -18,7 +19,6 @@
 #include "recipes/settle.h"
 #include "train/identity.h"
 #include "train/run_directory.h"
-#include "train/stop_signal.h"
 #include "train/trainer.h"
 #include "train/training_data.h"
 

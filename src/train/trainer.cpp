@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "base/stop_signal.h"
 #include "bridge/load_quantized.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
@@ -31,7 +32,6 @@
 #include "train/retention.h"
 #include "train/saver.h"
 #include "train/snapshot.h"
-#include "train/stop_signal.h"
 #include "train/training_data.h"
 
 namespace trestle {
