@@ -6,8 +6,8 @@
 #include <span>
 
 #include "errors.h"
+#include "recipes/effects.h"
 #include "recipes/recipes.h"
-#include "recipes/settle.h"
 
 namespace trestle {
 namespace {
