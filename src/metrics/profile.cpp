@@ -25,17 +25,11 @@ struct StepProfile::StepRange {
   at::RecordFunction guard;
 };
 
-StepProfile::StepProfile(const TrainConfig& config, int64_t step)
+StepProfile::StepProfile(const TrainConfig& config)
     : path_(fs::path(config.checkpoint.save) / "torch_profile" / "rank-0.json"),
       first_(config.profiling.profile_step_start),
       end_(config.profiling.use_pytorch_profiler ? config.profiling.profile_step_end : 0),
-      shapes_(config.profiling.pytorch_profiler_collect_shapes) {
-  if (end_ > 0 && step + 1 >= end_) {
-    fmt::print(stderr,
-               "profiling.profile_step_end={}: step {} is made already, so nothing is traced\n",
-               end_, step);
-  }
-}
+      shapes_(config.profiling.pytorch_profiler_collect_shapes) {}
 
 StepProfile::~StepProfile() {
   try {

@@ -14,8 +14,7 @@ namespace trestle {
 /// Bridge has it. Each step is a range ProfilerStep#N. Only one may record at a time.
 class StepProfile {
  public:
-  /// Of a run that has made `step` steps. A line on stderr where no step is left to trace.
-  StepProfile(const TrainConfig& config, int64_t step);
+  explicit StepProfile(const TrainConfig& config);
   /// Writes what was recorded, where a step has failed.
   ~StepProfile();
   StepProfile(const StepProfile&) = delete;

@@ -221,7 +221,13 @@ std::unique_ptr<WandbRun> WandbRun::start(const TrainConfig& config, int64_t fir
   check(config);
   if (first_of(config.logger.wandb_project, "WANDB_PROJECT").empty()) return nullptr;
   const std::string settled = mode();
-  if (settled == "disabled") return nullptr;
+  if (settled == "disabled") {
+    if (config.logger.wandb_project) {
+      fmt::print(stderr, "W&B: WANDB_MODE={}, so logger.wandb_project={} is told nothing\n",
+                 from_environment("WANDB_MODE"), *config.logger.wandb_project);
+    }
+    return nullptr;
+  }
   const bool resumed = first_step > 0;
   const std::string id = settle_id(config.checkpoint.save, resumed);
   const fs::path directory = run_directory(config, id);

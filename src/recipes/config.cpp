@@ -103,12 +103,6 @@ void TrainConfig::validate_values() const {
   check_schedule(*this, !train.num_epochs);
   check_validation(validation);
   check_blend(*this);
-  if (!train.num_epochs && validation.start_eval_at_iter.value_or(0) > train.train_iters) {
-    user_error(
-        "validation.start_eval_at_iter={} is above train.train_iters={}; nothing would be "
-        "validated",
-        *validation.start_eval_at_iter, train.train_iters);
-  }
   if (checkpoint.most_recent_k == 0) {
     user_error("checkpoint.most_recent_k=0 would keep no checkpoint; use 1, or -1 for all of them");
   }
@@ -119,11 +113,6 @@ void TrainConfig::validate_values() const {
           "profiling.profile_step_end={} and profiling.profile_step_start={}: no step lies between "
           "them; the end is the first step that is not traced",
           end, start);
-    }
-    if (!train.num_epochs && start > train.train_iters) {
-      user_error(
-          "profiling.profile_step_start={} is above train.train_iters={}; nothing would be traced",
-          start, train.train_iters);
     }
   }
   peft.validate();

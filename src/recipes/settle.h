@@ -11,10 +11,6 @@
 
 namespace trestle {
 
-/// Why rng.seed has no effect where TrainConfig::draws() says so.
-constexpr const char* kNothingDrawn =
-    "dataset.shuffle=false, no dropout, and no adapters that start at random: nothing is drawn";
-
 /// What was asked for, beside the config's values.
 struct Asked {
   /// Keys that the command line names, and those to which the file gives another value than the
@@ -45,8 +41,5 @@ SettledRun settle(const std::string& recipe, const std::vector<Assignment>& file
 /// Megatron Bridge's commands name a maker and no data: without a path they are those on the Hub
 /// that the maker is for. Throws UserError for an unknown maker.
 void name_data(DatasetOptions& dataset);
-
-/// Throws UserError for a key that was asked for and can have no effect in this run.
-void refuse_without_effect(const SettledRun& run);
 
 }  // namespace trestle

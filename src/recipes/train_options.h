@@ -18,6 +18,9 @@ namespace trestle {
 /// The validation loss where a metric is named: validation.best_metric, metrics.jsonl.
 constexpr const char* kValidLoss = "valid_loss";
 
+/// How many losses before it one is measured by: train.loss_spike_factor.
+constexpr int64_t kSpikeWindow = 20;
+
 struct TrainOptions {
   int64_t train_iters = 50;
   /// The length of a run in other words, at most one: train_iters follows.

@@ -7,7 +7,6 @@
 
 #include "base/digest.h"
 #include "base/error.h"
-#include "base/file.h"
 #include "bridge/load_quantized.h"
 #include "checkpoint/config_difference.h"
 #include "formats/safetensors.h"
@@ -21,8 +20,6 @@ namespace {
 
 constexpr uint64_t kSmallTensor = 64 << 10, kSmallModel = 64 << 20;
 constexpr int64_t kRows = 4;
-constexpr size_t kBlock = 64 << 10;
-constexpr size_t kBlocksInAll = 1024, kMostBlocksOfFile = 16;
 constexpr const char *kBaseBits = "peft.base_bits", *kDenseBase = "16";
 
 std::string_view bytes_of(const at::Tensor& contiguous) {
@@ -47,22 +44,6 @@ void add_tensor(Digest& digest, const std::string& name, const TensorInfo& info,
   }
   for (int64_t i = 0; i < kRows; ++i) {
     digest.update(bytes_of(read(RowRange{i * (rows - 1) / (kRows - 1), 1})));
-  }
-}
-
-void add_file(Digest& digest, const fs::path& path, size_t blocks) {
-  const MappedFile file(path);
-  const std::string_view text = file.text();
-  digest.update(fmt::format("{} {};", path.filename().string(), text.size()));
-  if (text.size() <= blocks * kBlock) {
-    digest.update(text);
-    return;
-  }
-  // The last block is the end, where a Parquet file has its index.
-  for (size_t i = 0; i < blocks; ++i) {
-    const size_t last = text.size() - kBlock;
-    const size_t offset = blocks == 1 ? last : last / (blocks - 1) * i;
-    digest.update(text.substr(i + 1 == blocks ? last : offset, kBlock));
   }
 }
 
@@ -195,7 +176,7 @@ std::string content_of(const OpenCheckpoint& base) {
   // Tokenizer and processor: other ids and other pixels are another run.
   std::vector<fs::path> files = base.side_files();
   std::ranges::sort(files, {}, [](const fs::path& file) { return file.filename().string(); });
-  for (const fs::path& file : files) add_file(digest, file, kMostBlocksOfFile);
+  for (const fs::path& file : files) add_content(digest, file, kMostBlocksOfFile);
   return digest.hex();
 }
 
@@ -208,14 +189,6 @@ std::string content_of_adapters(const Ministral3& model) {
       return values.dim() == 0 ? values : values.narrow(0, range.first, range.count);
     });
   }
-  return digest.hex();
-}
-
-std::string content_of(const std::vector<fs::path>& files) {
-  Digest digest(Digest::Kind::kSha256);
-  const size_t blocks =
-      std::clamp<size_t>(kBlocksInAll / std::max<size_t>(files.size(), 1), 1, kMostBlocksOfFile);
-  for (const fs::path& path : files) add_file(digest, path, blocks);
   return digest.hex();
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "bridge/load.h"
+#include "data/content.h"
 #include "recipes/config.h"
 
 namespace trestle {
@@ -56,9 +57,5 @@ void require_changeable(const std::set<std::string>& may_change);
 std::string content_of(const OpenCheckpoint& base);
 /// SHA-256 of the adapters in a model, sampled likewise.
 std::string content_of_adapters(const Ministral3& model);
-/// SHA-256 of names without directories, sizes, and bytes: small files whole, of large ones blocks
-/// spread over them and the end; 64 MiB in all, or one block of each file. Pictures that lie in
-/// files of their own are not among them.
-std::string content_of(const std::vector<std::filesystem::path>& files);
 
 }  // namespace trestle

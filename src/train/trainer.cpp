@@ -27,8 +27,8 @@
 #include "model/ministral3.h"
 #include "peft/lora.h"
 #include "peft/pissa.h"
+#include "recipes/effects.h"
 #include "recipes/schedule.h"
-#include "recipes/settle.h"
 #include "train/diagnose.h"
 #include "train/micro_batches.h"
 #include "train/resumed_data.h"
@@ -43,8 +43,6 @@ namespace fs = std::filesystem;
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr size_t kRecentLosses = 20;  // of progress_.recent_losses
 
 TrainConfig validated(TrainConfig config) {
   config.validate();
@@ -96,13 +94,14 @@ void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
 
 // As many steps as Megatron Bridge counts. Rows go on across the border of an epoch, so the step
 // that ends one also takes the first of the next.
-void settle_length(TrainConfig& config, const Dataset& dataset) {
+void settle_length(TrainConfig& config, const Dataset& dataset, const Asked& asked) {
   if (!config.train.num_epochs) return;
   const int64_t batch = config.train.global_batch_size;
   const int64_t steps = (dataset.size() + batch - 1) / batch;
   config.train.train_iters =
       static_cast<int64_t>(std::ceil(*config.train.num_epochs * static_cast<double>(steps)));
   check_schedule(config, true);
+  refuse_behind_the_end(config, asked.keys);
 }
 
 // Keys that speak of pictures, of a model that takes none.
@@ -144,7 +143,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
       dataset_(make_training_data(config_)) {
   refuse_keys_of_vision(config_, base_.config());
   require_verified(config_, base_, config.checkpoint.load == kAuto);
-  settle_length(config_, *dataset_);
+  settle_length(config_, *dataset_, asked_);
   settle_device();
   const CheckpointOptions& checkpoint = config_.checkpoint;
   std::optional<SavedRun> saved;
@@ -226,6 +225,15 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   const std::optional<BestStep> best = progress_.best;
   for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
   if (best && !progress_.best) progress_.former_best.push_back(best->step);
+  tell_of_idle_keys();
+}
+
+void Trainer::tell_of_idle_keys() const {
+  TrainConfig made = config_;
+  if (validations_.empty()) made.validation.eval_interval = 0;  // that is told
+  for (const std::string& line : idle_keys(made, asked_.keys, progress_.step)) {
+    fmt::print(stderr, "{}\n", line);
+  }
 }
 
 void Trainer::settle_device() {
@@ -326,13 +334,13 @@ std::string Trainer::fault(const StepMetrics& metrics) const {
                        first_bad_gradient(optimizer_->parameters()));
   }
   const std::vector<double>& recent = progress_.recent_losses;
-  if (config_.train.loss_spike_factor > 0 && recent.size() == kRecentLosses) {
-    const double mean = std::accumulate(recent.begin(), recent.end(), 0.0) / kRecentLosses;
+  if (config_.train.loss_spike_factor > 0 && std::ssize(recent) == kSpikeWindow) {
+    const double mean = std::accumulate(recent.begin(), recent.end(), 0.0) / kSpikeWindow;
     if (metrics.loss > config_.train.loss_spike_factor * mean) {
       return fmt::format(
           "the loss {:.4f} is over train.loss_spike_factor={:g} times {:.4f}, the "
           "mean of the {} steps before",
-          metrics.loss, config_.train.loss_spike_factor, mean, kRecentLosses);
+          metrics.loss, config_.train.loss_spike_factor, mean, kSpikeWindow);
     }
   }
   return {};
@@ -422,7 +430,7 @@ StepMetrics Trainer::step() {
     optimizer_->step(metrics.lr, weight_decay(config_, scheduled));
     progress_.skipped_on_end = 0;
     progress_.recent_losses.push_back(metrics.loss);
-    if (progress_.recent_losses.size() > kRecentLosses) {
+    if (std::ssize(progress_.recent_losses) > kSpikeWindow) {
       progress_.recent_losses.erase(progress_.recent_losses.begin());
     }
   } else {
@@ -489,7 +497,7 @@ int Trainer::run_steps(const OnStep& on_step) {
   }
   MetricsLog log(config_, progress_.step);
   CheckpointSaver saver(config_.checkpoint, huggingface_);
-  StepProfile profile(config_, progress_.step);
+  StepProfile profile(config_);
   const StopSignal signal;
   const Clock::time_point began = Clock::now();
   while (progress_.step < config_.train.train_iters) {

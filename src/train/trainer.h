@@ -88,6 +88,7 @@ class Trainer {
   /// What peft.base_bits=auto means here; a line on stderr where that is FP8.
   void settle_base(const std::optional<SavedRun>& saved);
   void freeze();
+  void tell_of_idle_keys() const;
   /// The adapter says scheme, rank, alpha, dropout and targets, and the config then too.
   void start_from_adapter();
   int run_steps(const OnStep& on_step);

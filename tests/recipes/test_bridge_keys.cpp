@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "errors.h"
 #include "recipes/bridge_keys.h"
-#include "recipes/settle.h"
+#include "recipes/effects.h"
 
 namespace trestle {
 namespace {

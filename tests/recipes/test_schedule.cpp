@@ -5,9 +5,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "errors.h"
+#include "recipes/effects.h"
 #include "recipes/recipes.h"
 #include "recipes/schedule.h"
-#include "recipes/settle.h"
 
 namespace trestle {
 namespace {

@@ -5,8 +5,8 @@
 #include <map>
 
 #include "errors.h"
+#include "recipes/effects.h"
 #include "recipes/recipes.h"
-#include "recipes/settle.h"
 
 namespace trestle {
 namespace {

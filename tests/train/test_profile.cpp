@@ -111,8 +111,31 @@ TEST_F(Profile, StepsThatAreNoneAreRefused) {
   };
   expect_mentions(refused(3, 3), {"profiling.profile_step_end=3", "profile_step_start=3"});
   expect_mentions(refused(0, 1), {"profiling.profile_step_end=1", "no step"});
-  expect_mentions(refused(7, 9), {"profiling.profile_step_start=7", "train.train_iters=6"});
   EXPECT_EQ(refused(0, 2), std::nullopt);
+}
+
+TEST_F(Profile, StepsThatAreNotMadeAreTold) {
+  const auto said = [](const TrainConfig& config) {
+    ::testing::internal::CaptureStderr();
+    const Trainer trainer(config);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const std::string line = "profiling.profile_step_start=";
+  TrainConfig config = traced("stopped", 4, 6);
+  config.train.exit_interval = 3;
+  expect_mentions(said(config), {line + "4: nothing is traced: first at step 4, and "
+                                        "train.exit_interval=3 stops at 3"});
+  run(config);
+  config.checkpoint.load = config.checkpoint.save;
+  EXPECT_EQ(said(config).find(line), std::string::npos);  // it goes on to 6
+  config.profiling.profile_step_start = 2;
+  config.profiling.profile_step_end = 4;
+  expect_mentions(said(config), {line + "2: nothing is traced: step 3 is made already"});
+  TrainConfig epochs = traced("epochs", 10, 12);
+  epochs.train.num_epochs = 1;
+  epochs.scheduler.lr_warmup_iters = 0;
+  EXPECT_REFUSED(const Trainer trainer(epochs, {.keys = {"profiling.use_pytorch_profiler"}}),
+                 "profiling.use_pytorch_profiler=true has no effect: nothing is traced");
 }
 
 }  // namespace

@@ -1,0 +1,42 @@
+#include "data/content.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/file.h"
+
+namespace trestle {
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr size_t kBlock = 64 << 10, kBlocksInAll = 1024;
+
+}  // namespace
+
+void add_content(Digest& digest, const fs::path& path, size_t blocks) {
+  const MappedFile file(path);
+  const std::string_view text = file.text();
+  digest.update(fmt::format("{} {};", path.filename().string(), text.size()));
+  if (text.size() <= blocks * kBlock) {
+    digest.update(text);
+    return;
+  }
+  // The last block is the end, where a Parquet file has its index.
+  for (size_t i = 0; i < blocks; ++i) {
+    const size_t last = text.size() - kBlock;
+    const size_t offset = blocks == 1 ? last : last / (blocks - 1) * i;
+    digest.update(text.substr(i + 1 == blocks ? last : offset, kBlock));
+  }
+}
+
+std::string content_of(const std::vector<fs::path>& files) {
+  Digest digest(Digest::Kind::kSha256);
+  const size_t blocks =
+      std::clamp<size_t>(kBlocksInAll / std::max<size_t>(files.size(), 1), 1, kMostBlocksOfFile);
+  for (const fs::path& path : files) add_content(digest, path, blocks);
+  return digest.hex();
+}
+
+}  // namespace trestle
