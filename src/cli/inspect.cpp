@@ -225,8 +225,9 @@ void tell_of_processor(bool as_json) {
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
     return;
   }
-  fmt::print("processor     {}\ninstructions  {}\nlibtorch      loops in {}, {} threads\n",
-             one_line(here.name), here.instructions, here.vectors, here.threads);
+  fmt::print("processor     {}\ninstructions  {}\nlibtorch      loops in {}, {} thread{}\n",
+             one_line(here.name), here.instructions, here.vectors, here.threads,
+             here.threads == 1 ? "" : "s");
   if (!here.limit.empty()) fmt::print("oneDNN        held to {}\n", one_line(here.limit));
   fmt::print("{}\n", describe_bf16_path());
 }

@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <sstream>
@@ -13,7 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "metrics/memory.h"
+#include "metrics/scalars.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -25,53 +23,7 @@ fs::path tensorboard_directory(const TrainConfig& config) {
   return named.empty() ? fs::path(config.checkpoint.save) / "tensorboard" : fs::path(named);
 }
 
-// Megatron's of one of several validation sets.
-std::string suffix(const ValidationMetrics& metrics) {
-  return metrics.set.empty() ? "" : "-" + metrics.set;
-}
-
-Scalars scalars_of(const ValidationMetrics& metrics) {
-  const std::string of_set = suffix(metrics);
-  Scalars scalars = {
-      {"lm loss validation" + of_set, metrics.loss},
-      {"lm loss validation" + of_set + " ppl", std::exp(std::min(20.0, metrics.loss))}};
-  for (const auto& [name, score] : metrics.scores) {
-    scalars.emplace_back("validation/" + name + of_set, score);
-  }
-  return scalars;
-}
-
 }  // namespace
-
-// The names are those of Megatron-LM's training_log and evaluate_and_print_results where it has
-// one; those of the throughput and of memory are Megatron Bridge's.
-Scalars MetricsLog::scalars_of(const StepMetrics& metrics) const {
-  Scalars scalars = {
-      {"lm loss", metrics.loss},
-      {"learning-rate", metrics.lr},
-      {"grad-norm", metrics.grad_norm},
-      {"iteration-time", metrics.seconds},
-      {"throughput/tokens_per_sec", static_cast<double>(metrics.tokens) / metrics.seconds},
-      {"target-tokens", static_cast<double>(metrics.target_tokens)},
-      {"images", static_cast<double>(metrics.images)},
-      {"forwards", static_cast<double>(metrics.forwards)},
-      {"peak-memory-bytes", static_cast<double>(metrics.peak_memory_bytes)},
-      {"skipped", metrics.skipped.empty() ? 0.0 : 1.0}};
-  if (metrics.params_norm) scalars.emplace_back("params-norm", *metrics.params_norm);
-  if (options_.log_throughput_to_tensorboard) {
-    const double tflops = metrics.flops / metrics.seconds / 1e12;
-    const double samples = static_cast<double>(global_batch_size_) / metrics.seconds;
-    scalars.insert(scalars.end(), {{"throughput/tflops/device", tflops},
-                                   {"throughput/tflops", tflops},
-                                   {"throughput/batches_per_sec", 1 / metrics.seconds},
-                                   {"throughput/samples_per_sec", samples}});
-  }
-  if (options_.log_memory_to_tensorboard) {
-    const Scalars memory = process_memory();
-    scalars.insert(scalars.end(), memory.begin(), memory.end());
-  }
-  return scalars;
-}
 
 MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
     : path_(fs::path(config.checkpoint.save) / "metrics.jsonl"),
@@ -128,18 +80,18 @@ void MetricsLog::write(const StepMetrics& metrics) {
   if (!metrics.skipped.empty()) line["skipped"] = metrics.skipped;
   append(line);
   if (metrics.step % options_.tensorboard_log_interval == 0) {
-    write_scalars(metrics.step, scalars_of(metrics));
+    write_scalars(metrics.step, scalars_of(metrics, options_, global_batch_size_));
   }
 }
 
 void MetricsLog::write(const ValidationMetrics& metrics) {
-  const std::string of_set = suffix(metrics);
+  const std::string of_set = set_suffix(metrics.set);
   Json line = {{"step", metrics.step},
                {"valid_loss" + of_set, metrics.loss},
                {"valid_seconds", metrics.seconds}};
   for (const auto& [name, score] : metrics.scores) line["valid_" + name + of_set] = score;
   append(line);
-  write_scalars(metrics.step, trestle::scalars_of(metrics));
+  write_scalars(metrics.step, scalars_of(metrics));
   report_.set_answers(metrics.step, metrics.set, metrics.answers);
   report_.write("running");
 }
@@ -212,7 +164,7 @@ void MetricsLog::print_progress(const ValidationMetrics& metrics) {
   for (const auto& [name, score] : metrics.scores)
     scores += fmt::format("  {} {:.4f}", name, score);
   fmt::print(stderr, "step {:>4}  validation{} loss {:.4f}{}  {:.1f} s\n", metrics.step,
-             suffix(metrics), metrics.loss, scores, metrics.seconds);
+             set_suffix(metrics.set), metrics.loss, scores, metrics.seconds);
 }
 
 }  // namespace trestle

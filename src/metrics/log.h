@@ -50,7 +50,6 @@ class MetricsLog {
 
  private:
   void append(const Json& line);
-  Scalars scalars_of(const StepMetrics& metrics) const;
   void write_scalars(int64_t step, const Scalars& scalars);
   void add_to_totals(const Json& line);
 

@@ -6,11 +6,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <random>
-#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -18,6 +16,7 @@
 #include "base/file.h"
 #include "base/paths.h"
 #include "base/text.h"
+#include "metrics/mlflow_resume.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -25,8 +24,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kIdFile = "mlflow_run_id.txt";
-constexpr const char* kMeta = "meta.yaml";
-constexpr uint64_t kMostHistory = 1ull << 32;
 
 struct Uri {
   std::string text;
@@ -66,14 +63,6 @@ std::string random_run_id() {
   return id;
 }
 
-std::pair<std::string, std::string> split_tag(const std::string& tag) {
-  const size_t equals = tag.find('=');
-  if (equals == std::string::npos) {
-    user_error("logger.mlflow_tags: '{}' is no name=value", tag);
-  }
-  return {tag.substr(0, equals), tag.substr(equals + 1)};
-}
-
 // MLflow cuts too, to as many characters.
 std::string cut(std::string text, size_t limit) {
   if (text.size() <= limit) return text;
@@ -98,6 +87,48 @@ void write_params(const fs::path& run, const TrainConfig& config) {
   }
 }
 
+// What the run said of a key when it began, to the length to which a parameter is kept.
+std::optional<std::string> began_as(const fs::path& run, const char* key) {
+  return mlflow_text(run / "params" / key);
+}
+
+// Of a run that goes on, people may have named it otherwise.
+std::string settled_name(const TrainConfig& config, const std::optional<KnownMlflowRun>& known) {
+  const std::string& asked = config.logger.mlflow_run_name;
+  std::string wanted = cut(asked.empty() ? last_name(config.checkpoint.save) : asked, kMlflowKey);
+  if (!known) return wanted;
+  if (asked.empty()) return known->meta.run_name;
+  auto began = began_as(known->folder, "logger.mlflow_run_name");
+  if (began == "") began = last_name(began_as(known->folder, "checkpoint.save").value_or(""));
+  return settled_text(
+      {.what = "the run's name", .there = known->meta.run_name, .began = began, .wanted = wanted});
+}
+
+void write_told_tags(const fs::path& run, const TrainConfig& config) {
+  const auto write = [&](const std::string& name, const std::string& what,
+                         const std::optional<std::string>& began, const std::string& wanted) {
+    const fs::path path = run / "tags" / name;
+    const auto there = mlflow_text(path);
+    const std::string text = settled_text({what, there, began, wanted});
+    if (text != there) write_part(path, text);
+  };
+  const LoggerOptions& logger = config.logger;
+  if (!logger.mlflow_description.empty()) {
+    write("mlflow.note.content", "the run's description",
+          began_as(run, "logger.mlflow_description"), logger.mlflow_description);
+  }
+  std::vector<std::string> texts;
+  parse_value("", began_as(run, "logger.mlflow_tags").value_or(""), texts);
+  // A parameter may be cut short within a tag.
+  std::erase_if(texts, [](const std::string& text) { return text.find('=') == text.npos; });
+  const std::map<std::string, std::string> began = mlflow_tags(texts);
+  for (const auto& [name, value] : mlflow_tags(logger.mlflow_tags)) {
+    const auto before = began.find(name);
+    write(name, "the run's tag " + name,
+          before == began.end() ? std::nullopt : std::optional(before->second), value);
+  }
+}
+
 void write_tags(const fs::path& run, const TrainConfig& config, const MlflowMeta& meta) {
   const auto write = [&](const std::string& name, const std::string& value) {
     write_part(run / "tags" / name, value);
@@ -106,65 +137,12 @@ void write_tags(const fs::path& run, const TrainConfig& config, const MlflowMeta
   write("mlflow.user", meta.user_id);
   write("mlflow.source.name", "trestle finetune");
   write("mlflow.source.type", "LOCAL");
-  if (!config.logger.mlflow_description.empty()) {
-    write("mlflow.note.content", config.logger.mlflow_description);
-  }
-  for (const std::string& tag : config.logger.mlflow_tags) {
-    const auto [name, value] = split_tag(tag);
-    write(name, value);
-  }
+  write(kMlflowDirectory, fs::absolute(config.checkpoint.save).lexically_normal().string());
+  write_told_tags(run, config);
   if (!config.checkpoint.load.empty()) {
     // As Megatron Bridge tells what was gone on from.
     write("last_loaded_checkpoint", fs::absolute(config.checkpoint.load).string());
   }
-}
-
-// A line of a metric's file is "time value step"; one that a kill cut short has no step.
-std::optional<int64_t> step_of(std::string_view line) {
-  const size_t space = line.rfind(' ');
-  if (space == std::string_view::npos || std::ranges::count(line, ' ') != 2) return std::nullopt;
-  int64_t step = 0;
-  const char* end = line.data() + line.size();
-  const auto [stop, error] = std::from_chars(line.data() + space + 1, end, step);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return step;
-}
-
-void drop_later_steps(const fs::path& metrics, int64_t last) {
-  std::error_code error;
-  std::vector<fs::path> files;  // first, as each is written anew beside itself
-  for (const auto& each : fs::recursive_directory_iterator(metrics, error)) {
-    if (each.is_regular_file(error)) files.push_back(each.path());
-  }
-  for (const fs::path& file : files) {
-    const std::string all = read_text(file, kMostHistory);
-    std::istringstream lines(all);
-    std::string kept;
-    for (std::string line; std::getline(lines, line);) {
-      const auto step = step_of(line);
-      if (step && *step <= last) kept += line + "\n";
-    }
-    if (kept == all) continue;
-    // MLflow reads no run that has a metric without a value.
-    if (kept.empty()) {
-      fs::remove(file, error);
-    } else {
-      write_text(file, kept);
-    }
-  }
-}
-
-// The id of the run that this one goes on with, whose folder is there.
-std::optional<std::string> kept_id(const fs::path& save, const fs::path& experiment) {
-  const fs::path file = save / kIdFile;
-  if (!is_there(file)) return std::nullopt;
-  const std::string id(trimmed(read_text(file, 4096)));
-  const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
-  if (id.size() != 32 || !std::ranges::all_of(id, is_hex)) {
-    user_error("{}: '{}' is no MLflow run id; remove the file to begin a run of its own",
-               file.string(), one_line(id.substr(0, 64)));
-  }
-  return is_there(experiment / id / kMeta) ? std::optional(id) : std::nullopt;
 }
 
 void link_or_copy(const fs::path& from, const fs::path& to) {
@@ -181,11 +159,6 @@ void link_or_copy(const fs::path& from, const fs::path& to) {
   }
 }
 
-// As Megatron Bridge calls what would be a file and a folder here.
-std::string metric_name(const std::string& name) {
-  return name == "throughput/tflops/device" ? "throughput/tflops_per_device" : name;
-}
-
 }  // namespace
 
 void MlflowRun::check(const TrainConfig& config) {
@@ -200,7 +173,7 @@ void MlflowRun::check(const TrainConfig& config) {
   require_at_most("logger.mlflow_description", logger.mlflow_description, kMlflowTag);
   std::vector<std::string> names;
   for (const std::string& tag : logger.mlflow_tags) {
-    const auto [name, value] = split_tag(tag);
+    const auto [name, value] = *mlflow_tags({tag}).begin();
     if (const auto problem = mlflow_name_problem(name)) {
       user_error("logger.mlflow_tags: {}: {}", tag, *problem);
     }
@@ -226,31 +199,32 @@ std::unique_ptr<MlflowRun> MlflowRun::start(const TrainConfig& config, int64_t f
   const fs::path save = config.checkpoint.save;
   fs::path store = store_of(config);
   const fs::path experiment = mlflow_experiment(store, config.logger.mlflow_experiment);
-  const auto known = first_step > 0 ? kept_id(save, experiment) : std::nullopt;
+  const fs::path id_file = save / kIdFile;
+  remove_mlflow_leftovers(id_file, experiment);
+  const auto known = first_step > 0 ? known_mlflow_run(config, id_file, experiment) : std::nullopt;
   MlflowMeta meta;
+  if (known) meta = {.user_id = known->meta.user_id, .start_time = known->meta.start_time};
   meta.experiment_id = experiment.filename().string();
-  meta.run_id = known ? *known : random_run_id();
-  const std::string& name = config.logger.mlflow_run_name;
-  meta.run_name = cut(name.empty() ? last_name(save) : name, kMlflowKey);
-  meta.user_id = user_name();
+  meta.run_id = known ? known->folder.filename().string() : random_run_id();
+  meta.run_name = settled_name(config, known);
   fs::path folder = experiment / meta.run_id;
   meta.artifact_uri = mlflow_uri(folder / "artifacts");
-  meta.start_time = mlflow_time();
   if (known) {
-    meta.start_time = mlflow_start_time(folder / kMeta).value_or(meta.start_time);
     drop_later_steps(folder / "metrics", first_step);
-    write_params(folder, config);
     write_tags(folder, config, meta);
-    write_text(folder / kMeta, meta.yaml());
+    write_params(folder, config);
+    write_text(folder / kMlflowMeta, meta.yaml());
   } else {
-    write_text(save / kIdFile, meta.run_id + "\n");
+    meta.user_id = user_name();
+    meta.start_time = mlflow_time();
+    write_text(id_file, meta.run_id + "\n");
     OutputDirectory made(folder);  // no reader sees a part of it
     for (const char* part : {"metrics", "params", "tags", "artifacts"}) {
       fs::create_directories(made.path() / part);
     }
     write_params(made.path(), config);
     write_tags(made.path(), config, meta);
-    write_part(made.path() / kMeta, meta.yaml());
+    write_part(made.path() / kMlflowMeta, meta.yaml());
     made.commit();
   }
   return std::unique_ptr<MlflowRun>(
@@ -278,7 +252,7 @@ std::ofstream& MlflowRun::file_of(const std::string& metric) {
 void MlflowRun::write(int64_t step, const Scalars& scalars) {
   const int64_t now = mlflow_time();
   for (const auto& [name, value] : scalars) {
-    const std::string metric = metric_name(name);
+    const std::string metric = mlflow_metric_name(name);
     std::ofstream& file = file_of(metric);
     file << fmt::format("{} {} {}\n", now, value, step) << std::flush;
     if (!file) {
@@ -297,13 +271,23 @@ void MlflowRun::add_checkpoint(int64_t step) {
 }
 
 void MlflowRun::finish(MlflowMeta::Status status) {
-  meta_.status = status;
-  meta_.end_time = mlflow_time();
-  write_text(folder_ / kMeta, meta_.yaml());
-  fmt::print(stderr,
-             "MLflow: run {} of {} is in {}; look at it with: MLFLOW_ALLOW_FILE_STORE=true mlflow "
-             "ui --backend-store-uri {}\n",
-             one_line(meta_.run_name), one_line(experiment_), store_.string(), store_.string());
+  // Somebody may have renamed or deleted it meanwhile.
+  auto meta = MlflowMeta::read(folder_ / kMlflowMeta);
+  if (!meta) {
+    fmt::print(stderr, "MLflow: run {} was removed from {}; nothing is told there\n", meta_.run_id,
+               store_.string());
+    return;
+  }
+  meta->experiment_id = meta_.experiment_id;
+  meta->status = status;
+  meta->end_time = mlflow_time();
+  write_text(folder_ / kMlflowMeta, meta->yaml());
+  fmt::print(
+      stderr,
+      "MLflow: run {} of {} is in {}{}; look at it with: MLFLOW_ALLOW_FILE_STORE=true mlflow "
+      "ui --backend-store-uri {}\n",
+      one_line(meta->run_name), one_line(experiment_), store_.string(),
+      meta->lifecycle_stage == "active" ? "" : ", where it was deleted meanwhile", store_.string());
 }
 
 }  // namespace trestle

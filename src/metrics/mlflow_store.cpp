@@ -9,21 +9,25 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <map>
 #include <random>
 
 #include "base/error.h"
 #include "base/fields.h"
 #include "base/file.h"
 #include "base/http.h"
+#include "base/number.h"
+#include "metrics/scalars.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kMeta = "meta.yaml";
 constexpr const char* kTrash = ".trash";
-constexpr uint64_t kMostMeta = 1 << 16;
+constexpr uint64_t kMostMeta = 1 << 16, kMostText = 1 << 20;
+constexpr const char* kOfDevice = "throughput/tflops/device";
+constexpr const char* kOfDeviceHere = "throughput/tflops_per_device";
 
 std::string quoted(const std::string& text) {
   YAML::Emitter out;
@@ -55,26 +59,41 @@ class StoreLock {
   int fd_;
 };
 
-// The value of a key of a meta.yaml; nothing where the file or the key is missing or is no YAML:
-// such a folder is passed over, as MLflow does.
-std::optional<std::string> meta_value(const fs::path& meta, std::string_view key) {
-  if (!is_there(meta)) return std::nullopt;
+using Meta = std::map<std::string, std::optional<std::string>>;
+
+// The keys of a meta.yaml; none where the file is missing or is no YAML: such a folder is passed
+// over, as MLflow does.
+Meta read_meta(const fs::path& path) {
+  Meta meta;
+  if (!is_there(path)) return meta;
   try {
-    const std::string text = read_text(meta, kMostMeta);
-    for (Assignment& each : flatten_yaml(load_yaml(text, meta.string()), meta.string())) {
-      if (each.key == key) return each.value;
+    const std::string text = read_text(path, kMostMeta);
+    for (Assignment& each : flatten_yaml(load_yaml(text, path.string()), path.string())) {
+      meta[each.key] = std::move(each.value);
     }
-    return std::nullopt;
   } catch (const UserError&) {
-    return std::nullopt;
+    meta.clear();
   }
+  return meta;
+}
+
+std::optional<std::string> value_of(const Meta& meta, const std::string& key) {
+  const auto found = meta.find(key);
+  return found == meta.end() ? std::nullopt : found->second;
+}
+
+std::optional<int64_t> number_of(const Meta& meta, const std::string& key) {
+  const auto text = value_of(meta, key);
+  int64_t number = 0;
+  if (!text || !number_problem(*text, number).empty()) return std::nullopt;
+  return number;
 }
 
 std::optional<fs::path> find_experiment(const fs::path& parent, const std::string& name) {
   std::error_code error;
   for (const auto& each : fs::directory_iterator(parent, error)) {
     if (!each.is_directory(error)) continue;
-    if (meta_value(each.path() / kMeta, "name") == name) return each.path();
+    if (value_of(read_meta(each.path() / kMlflowMeta), "name") == name) return each.path();
   }
   return std::nullopt;
 }
@@ -90,7 +109,7 @@ fs::path make_experiment(const fs::path& store, const std::string& id, const std
   const fs::path folder = store / id;
   make_directories(folder);
   const int64_t now = mlflow_time();
-  write_text(folder / kMeta,
+  write_text(folder / kMlflowMeta,
              fmt::format("artifact_location: {}\ncreation_time: {}\nexperiment_id: '{}'\n"
                          "last_update_time: {}\nlifecycle_stage: active\nname: {}\n",
                          quoted(mlflow_uri(folder)), now, id, now, quoted(name)));
@@ -174,7 +193,7 @@ fs::path mlflow_experiment(const fs::path& store, const std::string& name) {
   // MLflow looks for its experiment 0, which it makes with the store.
   if (is_new && !is_there(store / "0")) make_experiment(store, "0", "Default");
   if (const auto found = find_experiment(store, name)) {
-    if (meta_value(*found / kMeta, "lifecycle_stage") == "active") return *found;
+    if (value_of(read_meta(*found / kMlflowMeta), "lifecycle_stage") == "active") return *found;
   } else if (!find_experiment(store / kTrash, name)) {
     return make_experiment(store, random_experiment_id(), name);
   }
@@ -185,23 +204,62 @@ fs::path mlflow_experiment(const fs::path& store, const std::string& name) {
 }
 
 std::string MlflowMeta::yaml() const {
+  const std::string deleted =
+      deleted_time ? fmt::format("deleted_time: {}\n", *deleted_time) : std::string();
   // Versions before 3 know the run by run_uuid. source_type 4: a local file.
   return fmt::format(
-      "artifact_uri: {}\nend_time: {}\nentry_point_name: ''\nexperiment_id: '{}'\n"
-      "lifecycle_stage: active\nrun_id: {}\nrun_name: {}\nrun_uuid: {}\nsource_name: ''\n"
+      "artifact_uri: {}\n{}end_time: {}\nentry_point_name: ''\nexperiment_id: '{}'\n"
+      "lifecycle_stage: {}\nrun_id: {}\nrun_name: {}\nrun_uuid: {}\nsource_name: ''\n"
       "source_type: 4\nsource_version: ''\nstart_time: {}\nstatus: {}\ntags: []\nuser_id: {}\n",
-      quoted(artifact_uri), end_time ? std::to_string(*end_time) : "null", experiment_id,
-      quoted(run_id), quoted(run_name), quoted(run_id), start_time, static_cast<int>(status),
-      quoted(user_id));
+      quoted(artifact_uri), deleted, end_time ? std::to_string(*end_time) : "null", experiment_id,
+      lifecycle_stage, quoted(run_id), quoted(run_name), quoted(run_id), start_time,
+      static_cast<int>(status), quoted(user_id));
 }
 
-std::optional<int64_t> mlflow_start_time(const fs::path& meta) {
-  const auto text = meta_value(meta, "start_time");
-  int64_t time = 0;
-  if (!text) return std::nullopt;
-  const char* end = text->data() + text->size();
-  if (std::from_chars(text->data(), end, time).ptr != end) return std::nullopt;
-  return time;
+std::optional<MlflowMeta> MlflowMeta::read(const fs::path& path) {
+  const Meta meta = read_meta(path);
+  const auto id = value_of(meta, "run_id");
+  if (!id) return std::nullopt;
+  const auto text = [&](const char* key) { return value_of(meta, key).value_or(""); };
+  // As MLflow reads one that does not say it.
+  const bool is_active = value_of(meta, "lifecycle_stage").value_or("active") == "active";
+  return MlflowMeta{.experiment_id = text("experiment_id"),
+                    .run_id = *id,
+                    .run_name = text("run_name"),
+                    .user_id = text("user_id"),
+                    .artifact_uri = text("artifact_uri"),
+                    .start_time = number_of(meta, "start_time").value_or(mlflow_time()),
+                    .end_time = number_of(meta, "end_time"),
+                    .lifecycle_stage = is_active ? "active" : "deleted",
+                    .deleted_time = number_of(meta, "deleted_time")};
+}
+
+std::optional<std::string> mlflow_experiment_of(const fs::path& store, const std::string& run_id) {
+  std::error_code error;
+  for (const fs::path& parent : {store, store / kTrash}) {
+    for (const auto& each : fs::directory_iterator(parent, error)) {
+      if (!is_there(each.path() / run_id / kMlflowMeta)) continue;
+      const std::string id = each.path().filename().string();
+      return value_of(read_meta(each.path() / kMlflowMeta), "name").value_or(id);
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> mlflow_text(const fs::path& path) {
+  try {
+    return is_there(path) ? std::optional(read_text(path, kMostText)) : std::nullopt;
+  } catch (const UserError&) {
+    return std::nullopt;
+  }
+}
+
+std::string mlflow_metric_name(const std::string& scalar) {
+  return scalar == kOfDevice ? kOfDeviceHere : scalar;
+}
+
+bool is_mlflow_metric_of_runs(const std::string& name) {
+  return is_scalar_of_runs(name == kOfDeviceHere ? kOfDevice : name);
 }
 
 }  // namespace trestle

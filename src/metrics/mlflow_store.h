@@ -13,6 +13,9 @@ namespace trestle {
 /// What MLflow allows (mlflow/utils/validation.py).
 constexpr size_t kMlflowName = 500, kMlflowKey = 250, kMlflowParam = 6000, kMlflowTag = 8000;
 
+/// The file of an experiment's folder and of a run's that says what it is.
+constexpr const char* kMlflowMeta = "meta.yaml";
+
 /// Why MLflow would not take the name of a tag, a parameter or a metric, which is a path below the
 /// run's folder; nothing where it would.
 std::optional<std::string> mlflow_name_problem(std::string_view name);
@@ -41,11 +44,25 @@ struct MlflowMeta {
   Status status = kRunning;
   int64_t start_time = 0;
   std::optional<int64_t> end_time = {};
+  /// "active", or "deleted" and when that was.
+  std::string lifecycle_stage = "active";
+  std::optional<int64_t> deleted_time = {};
 
   std::string yaml() const;
+  /// Nothing where there is no such file or it is none of a run.
+  static std::optional<MlflowMeta> read(const std::filesystem::path& path);
 };
 
-/// When the run whose meta.yaml this is began; nothing where it does not say so.
-std::optional<int64_t> mlflow_start_time(const std::filesystem::path& meta);
+/// The name of the experiment, deleted ones too, that has the run of that id; nothing for none.
+std::optional<std::string> mlflow_experiment_of(const std::filesystem::path& store,
+                                                const std::string& run_id);
+
+/// A tag or a parameter as its file says it; nothing where there is none that can be read.
+std::optional<std::string> mlflow_text(const std::filesystem::path& path);
+
+/// As Megatron Bridge calls what would be a file and a folder here.
+std::string mlflow_metric_name(const std::string& scalar);
+/// Whether runs write it (is_scalar_of_runs).
+bool is_mlflow_metric_of_runs(const std::string& name);
 
 }  // namespace trestle

@@ -92,6 +92,14 @@ class NoMoreThreads(Refusals):
         self.assertTrue(any("downloading from the Hub asks for 4 threads" in line for line in lines), lines)
 
 
+class Told(Refusals):
+    def test_one_thread_is_one(self):
+        for threads, words in (("1", ", 1 thread\n"), ("2", ", 2 threads\n")):
+            done = subprocess.run([script.TRESTLE, "inspect", "--cpu"], capture_output=True, text=True, timeout=60,
+                                  env=os.environ | {"OMP_NUM_THREADS": threads})
+            self.assertIn(words, done.stdout)
+
+
 class Runs(Refusals):
     """A run in the background, and what it has left behind."""
 

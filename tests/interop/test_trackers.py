@@ -462,6 +462,42 @@ class Mlflow(Trackers):
         self.assertEqual(runs["run"].data.params["optimizer.lr"], "0.005")
         self.assertFalse((self.folder / "run" / "mlruns").exists())
 
+    def test_what_people_do_to_a_run_stays(self):
+        store = "logger.mlflow_tracking_uri=store"
+        named = (self.EXPERIMENT, store, "logger.mlflow_run_name=first", "model.params_dtype=float32")
+        self.finetune(*named, iterations=3)
+        client = self.client("store")
+        [run] = self.runs(client)
+        known = run.info.run_id
+        for step, value in ((2, 0.5), (9, 0.7)):
+            client.log_metric(known, "human score", value, step=step)
+        client.update_run(known, name="best of May")
+        self.finetune(*named, "checkpoint.load=run", iterations=5)
+        # As if killed before the checkpoint of step 5: steps 4 and 5 are made again.
+        shutil.rmtree(self.folder / "run" / "iter_0000005")
+        for file in (self.folder / "run").glob("latest_*"):
+            file.unlink()
+        said = self.finetune(*named, "checkpoint.load=auto", iterations=6)
+        self.assertIn("the run's name is 'best of May' there, and not 'first': it stays", said)
+        [run] = self.runs(client)
+        self.assertEqual((run.info.run_name, run.data.tags["mlflow.runName"]), ("best of May",) * 2)
+        self.equal_to_metrics(client, run, lines_of(self.folder / "run"))
+        self.assertEqual([(each.step, each.value) for each in client.get_metric_history(known, "human score")], [(2, 0.5), (9, 0.7)])
+        # One that was deleted, and one that was copied, are others' from here on.
+        client.delete_run(known)
+        said = self.finetune(*named, "checkpoint.load=run", iterations=7)
+        self.assertIn(f"MLflow: run {known} was deleted from the experiment receipts of May; another run begins", said)
+        self.assertEqual(client.get_run(known).info.lifecycle_stage, "deleted")
+        [second] = self.runs(client)
+        self.assertEqual(len(client.get_metric_history(second.info.run_id, "lm loss")), 1)
+        client.restore_run(known)
+        shutil.copytree(self.folder / "run", self.folder / "copy")
+        said = self.finetune(*named, "checkpoint.load=copy", name="copy", iterations=8)
+        self.assertIn(f"MLflow: run {second.info.run_id} is that of {self.folder / 'run'}", said)
+        self.finetune(*named, "checkpoint.load=run", iterations=8)
+        self.assertEqual(len(self.runs(client)), 3)
+        self.assertEqual(len(client.get_metric_history(second.info.run_id, "lm loss")), 2)
+
     def test_variable(self):
         self.finetune(self.EXPERIMENT, iterations=1, MLFLOW_TRACKING_URI=str(self.folder / "given"))
         self.assertEqual(len(self.runs(self.client("given"))), 1)

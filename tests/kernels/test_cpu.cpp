@@ -1,8 +1,13 @@
 // Which path bf16 takes, by what the processor has and what oneDNN is held to.
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
-#include <map>
+#include <set>
+#include <sstream>
+#include <utility>
 
 #include "kernels/cpu.h"
 
@@ -34,36 +39,85 @@ TEST(ForcedBf16Path, EndsWithItsScope) {
   EXPECT_EQ(bf16_path(), before);
 }
 
-// Held to what Linux says of an x86 processor.
-TEST(CpuFacts, InstructionsAreTheProcessors) {
-  std::ifstream file("/proc/cpuinfo");
-  std::string line, flags;
-  while (flags.empty() && std::getline(file, line)) {
-    if (line.starts_with("flags")) flags = line.substr(line.find(':') + 1) + " ";
+// The kernel's own words for what the processor has, and its name.
+struct KernelsWords {
+  std::set<std::string> instructions;
+  std::string model;
+
+  KernelsWords() {
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+      const size_t colon = line.find(':');
+      if (colon == std::string::npos) continue;
+      std::istringstream words(line.substr(colon + 1));
+      if (line.starts_with("model name") && model.empty()) model = words.str();
+      if (!line.starts_with("flags") && !line.starts_with("Features")) continue;
+      for (std::string word; words >> word;) instructions.insert(word);
+    }
   }
-  if (flags.empty()) GTEST_SKIP() << "/proc/cpuinfo has no flags here";
+};
+
+TEST(CpuFacts, InstructionsAreThoseThatTheKernelLists) {
+  const KernelsWords kernel;
+  ASSERT_FALSE(kernel.instructions.empty());
   const std::string told = ", " + cpu_facts().instructions + ",";
-  for (const auto& [flag, words] :
-       std::map<std::string, std::string>{{"avx2", "AVX2"},
-                                          {"fma", "FMA"},
-                                          {"f16c", "F16C"},
-                                          {"avx512f", "AVX-512"},
-                                          {"avx512_bf16", "AVX-512 BF16"},
-                                          {"amx_bf16", "AMX BF16"}}) {
-    EXPECT_EQ(told.find(", " + words + ",") != std::string::npos,
-              flags.find(" " + flag + " ") != std::string::npos)
-        << words << ": " << told;
+  for (const auto& [words, flag] :
+       {std::pair("AVX2", "avx2"), std::pair("FMA", "fma"), std::pair("F16C", "f16c"),
+        std::pair("AVX-512", "avx512f"), std::pair("AVX-512 BF16", "avx512_bf16"),
+        std::pair("AMX BF16", "amx_bf16"), std::pair("NEON", "asimd"), std::pair("SVE", "sve")}) {
+    EXPECT_EQ(told.find(fmt::format(", {},", words)) != std::string::npos,
+              kernel.instructions.contains(flag))
+        << words << " in" << told;
   }
-  EXPECT_EQ(told.find("NEON"), std::string::npos);
 }
 
-TEST(CpuFacts, IsToldWithItsPath) {
-  const CpuFacts here = cpu_facts();
-  EXPECT_FALSE(here.name.empty());
-  EXPECT_FALSE(here.vectors.empty());
-  EXPECT_GE(here.threads, 1);
+TEST(CpuFacts, NameAndThreadsAreThisProcesss) {
+  // Without the trademarks: "Intel Xeon" of "Intel(R) Xeon(R) Processor".
+  const std::string name = cpu_facts().name;
+  ASSERT_FALSE(name.empty());
+  const std::string model = KernelsWords().model;
+  if (!model.empty()) EXPECT_NE(model.find(name.substr(0, name.find(' '))), std::string::npos);
+  const int before = at::get_num_threads();
+  for (const int threads : {2, 1}) {
+    at::set_num_threads(threads);
+    EXPECT_EQ(cpu_facts().threads, threads);
+  }
+  at::set_num_threads(before);
+}
+
+TEST(CpuFacts, LimitIsOneDnnsVariable) {
+  const auto with = [](const char* newer, const char* older) {
+    newer != nullptr ? setenv("ONEDNN_MAX_CPU_ISA", newer, 1) : unsetenv("ONEDNN_MAX_CPU_ISA");
+    older != nullptr ? setenv("DNNL_MAX_CPU_ISA", older, 1) : unsetenv("DNNL_MAX_CPU_ISA");
+    return cpu_facts().limit;
+  };
+  bf16_path();  // is settled by what the process was started with
+  const char *newer = std::getenv("ONEDNN_MAX_CPU_ISA"), *older = std::getenv("DNNL_MAX_CPU_ISA");
+  const std::string newer_before = newer == nullptr ? "" : newer;
+  const std::string older_before = older == nullptr ? "" : older;
+  EXPECT_EQ(with("AVX2", nullptr), "AVX2");
+  EXPECT_EQ(with("AVX2", "AVX512_CORE"), "AVX2");
+  EXPECT_EQ(with(nullptr, "AVX512_CORE"), "AVX512_CORE");
+  EXPECT_EQ(with("", "AVX512_CORE"), "AVX512_CORE");
+  EXPECT_EQ(with(nullptr, nullptr), "");
+  with(newer_before.empty() ? nullptr : newer_before.c_str(),
+       older_before.empty() ? nullptr : older_before.c_str());
+}
+
+TEST(Bf16Path, IsToldWithItsReason) {
+  const KernelsWords kernel;
+  const bool has_bf16 = kernel.instructions.contains("avx512_bf16") ||
+                        kernel.instructions.contains("amx_bf16") ||
+                        kernel.instructions.contains("bf16");
+  {
+    const ForcedBf16Path native(Bf16Path::kNative);
+    EXPECT_EQ(describe_bf16_path(), "bf16 products: the processor's own instructions");
+  }
   const ForcedBf16Path widened(Bf16Path::kWidened);
-  EXPECT_NE(describe_bf16_path().find("fp32"), std::string::npos);
+  const std::string said = describe_bf16_path();
+  EXPECT_TRUE(said.starts_with("bf16 products: in fp32, the weight widened tile by tile ("))
+      << said;
+  EXPECT_EQ(said.find("the processor has none for bf16") == std::string::npos, has_bf16) << said;
 }
 
 }  // namespace
