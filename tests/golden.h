@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,6 +28,12 @@ inline std::string test_name(const ::testing::TestParamInfo<const char*>& info) 
   std::string name = info.param;
   std::ranges::replace(name, '/', '_');
   return name;
+}
+
+/// Where the models of goldens are, and of runs: what TRESTLE_TEST_DEVICE names, else the CPU.
+inline at::Device test_device() {
+  const char* name = std::getenv("TRESTLE_TEST_DEVICE");
+  return name == nullptr ? at::Device(at::kCPU) : at::Device(std::string(name));
 }
 
 struct Golden {
@@ -67,7 +74,7 @@ struct Golden {
   }
 
   std::shared_ptr<Ministral3> model(at::ScalarType dtype = at::kFloat) const {
-    return load_model(OpenCheckpoint(directory), {dtype, at::kCPU});
+    return load_model(OpenCheckpoint(directory), {dtype, test_device()});
   }
 
   std::string directory;
@@ -78,14 +85,17 @@ inline void expect_near(const at::Tensor& got, const at::Tensor& wanted, double 
                         const std::string& what) {
   ASSERT_EQ(got.numel(), wanted.numel()) << what;
   const double error =
-      (got.flatten().to(at::kDouble) - wanted.flatten().to(at::kDouble)).abs().max().item<double>();
+      (got.flatten().to(at::kCPU, at::kDouble) - wanted.flatten().to(at::kCPU, at::kDouble))
+          .abs()
+          .max()
+          .item<double>();
   EXPECT_LE(error, absolute) << what;
 }
 
 /// max |got - wanted| / max |wanted|.
 inline double relative_error(const at::Tensor& got, const at::Tensor& wanted) {
-  const at::Tensor w = wanted.flatten().to(at::kDouble);
-  return ((got.flatten().to(at::kDouble) - w).abs().max() / w.abs().max()).item<double>();
+  const at::Tensor w = wanted.flatten().to(at::kCPU, at::kDouble);
+  return ((got.flatten().to(at::kCPU, at::kDouble) - w).abs().max() / w.abs().max()).item<double>();
 }
 
 }  // namespace trestle::testing

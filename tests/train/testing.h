@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -45,6 +46,7 @@ class RunTest : public InDirectory<> {
   // Of the weights, or of adapters of a scheme.
   TrainConfig config(const std::string& name, const std::string& scheme = "") const {
     TrainConfig config = recipe("ministral3_3b_sft_config");
+    if (const char* device = std::getenv("TRESTLE_TEST_DEVICE")) config.train.device = device;
     config.checkpoint.pretrained_checkpoint = "fixtures/hf";
     config.checkpoint.save = (directory_ / name).string();
     config.checkpoint.save_interval = 3;
