@@ -254,10 +254,9 @@ Beginning beginning_of(const fs::path& save) {
   const Json checkpoint = config.is_object() ? config.value("checkpoint", Json()) : Json();
   if (!checkpoint.is_object()) return found;
   const Json load = checkpoint.value("load", Json());
-  if (!load.is_string() || load == "" ||
-      is_within(resolved(load.get<std::string>()), resolved(save)))
-    return found;
-  return {load.get<std::string>(), checkpoint.value("finetune", Json()) == true};
+  const std::string from = load.is_string() ? load.get<std::string>() : "";
+  if (from.empty() || is_within(resolved(from), resolved(save))) return found;
+  return {from, checkpoint.value("finetune", Json()) == true};
 }
 
 [[noreturn]] void refuse_to_begin(const fs::path& save, const Beginning& begun) {
