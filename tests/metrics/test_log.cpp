@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <random>
 #include <regex>
 #include <sstream>
@@ -14,6 +16,7 @@
 #include "base/protobuf.h"
 #include "errors.h"
 #include "metrics/log.h"
+#include "metrics/memory.h"
 #include "metrics/mlflow.h"
 #include "metrics/run_report.h"
 #include "metrics/wandb.h"
@@ -246,7 +249,14 @@ TEST_F(Metrics, ProgressIsMegatrons) {
     log.checkpoint_saved(2);
     log.finish(RunEnd::kStopped);
   }
-  // One step is made again.
+  // As if the first session had begun 500 seconds ago; one step is made again.
+  const std::time_t begun = std::time(nullptr) - 500;
+  std::tm parts{};
+  localtime_r(&begun, &parts);
+  std::string before = read_text(directory_ / "progress.txt");
+  std::strftime(before.data(), 20, "%Y-%m-%d %H:%M:%S", &parts);
+  before[19] = '\t';  // where strftime ends its text
+  write_text(directory_ / "progress.txt", before);
   MetricsLog log(asked, 1);
   log.checkpoint_saved(1);
   unsetenv("SLURM_JOB_ID");
@@ -264,9 +274,50 @@ TEST_F(Metrics, ProgressIsMegatrons) {
   expect_line(2, "Starting job");
   expect_line(3,
               "Saved checkpoint\tIteration: 1\tJob throughput: 0\\.0 MODEL_TFLOP/s/GPU\t"
-              "Cumulative " +
-                  rate +
-                  "Floating-point operations: 1\\.25e\\+15\tTokens \\(in billions\\): 0\\.03");
+              "Cumulative throughput: 2\\.[45] MODEL_TFLOP/s/GPU\t"
+              "Floating-point operations: 1\\.25e\\+15\tTokens \\(in billions\\): 0\\.03");
+}
+
+TEST_F(Metrics, ThroughputIsToldWhereItIsAskedFor) {
+  for (const bool is_asked : {false, true}) {
+    TrainConfig asked = config();
+    asked.checkpoint.save = (directory_ / (is_asked ? "on" : "off")).string();
+    fs::create_directories(asked.checkpoint.save);
+    asked.logger.mlflow_experiment = "e";
+    asked.logger.log_throughput_to_tensorboard = is_asked;
+    asked.train.global_batch_size = 6;
+    MetricsLog log(asked, 0);
+    log.write(StepMetrics{.step = 1, .loss = 1, .tokens = 8, .seconds = 4, .flops = 2e12});
+    log.finish(RunEnd::kFinished);
+    const auto ends = [&](const char* name, const std::string& end) {
+      const std::string told = mlflow_file(asked.checkpoint.save, name);
+      EXPECT_EQ(told.ends_with(end), is_asked) << name << ": " << told;
+      EXPECT_EQ(told.empty(), !is_asked) << name << ": " << told;
+    };
+    ends("tflops", " 0.5 1\n");
+    ends("batches_per_sec", " 0.25 1\n");
+    ends("samples_per_sec", " 1.5 1\n");
+    EXPECT_TRUE(mlflow_file(asked.checkpoint.save, "tokens_per_sec").ends_with(" 2 1\n"));
+  }
+}
+
+// In 1e9 bytes; the system's kB are 1024.
+TEST(ProcessMemory, IsWhatTheSystemSays) {
+  const auto most = [] {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) * 1024 / 1e9;
+    }
+    return 0.0;
+  };
+  const double before = most();
+  if (before == 0) GTEST_SKIP() << "/proc/self/status has no VmHWM here";
+  std::map<std::string, double> told;
+  for (const auto& [name, value] : process_memory()) told[name] = value;
+  EXPECT_GE(told.at("memory/mem-max-reserved-gigabytes"), before);
+  EXPECT_LE(told.at("memory/mem-max-reserved-gigabytes"), most());
+  EXPECT_LE(told.at("memory/mem-reserved-gigabytes"), most());
+  EXPECT_GT(told.at("memory/mem-reserved-gigabytes"), 0);
 }
 
 TEST_F(Metrics, MlflowTakesNamesAndFoldersThatAreSome) {
@@ -331,6 +382,13 @@ TEST_F(Metrics, MlflowGoesOnWithItsRun) {
       std::ofstream(entry.path(), std::ios::app) << "1796012235 3.1";
     }
   }
+  fs::path meta;
+  for (const auto& entry : fs::recursive_directory_iterator(directory_ / "mlruns")) {
+    const bool of_run = entry.path().parent_path().filename() == id.substr(0, id.size() - 1);
+    if (of_run && entry.path().filename() == "meta.yaml") meta = entry.path();
+  }
+  const std::string start = "start_time: 1234567890123";
+  write_text(meta, std::regex_replace(read_text(meta), std::regex("start_time: \\d+"), start));
   TrainConfig changed = asked;
   changed.train.train_iters = 9;
   {
@@ -343,6 +401,7 @@ TEST_F(Metrics, MlflowGoesOnWithItsRun) {
     run->finish(MlflowMeta::kKilled);
   }
   EXPECT_EQ(read_text(directory_ / "mlflow_run_id.txt"), id);
+  EXPECT_NE(read_text(meta).find(start), std::string::npos) << read_text(meta);
   const auto lines = lines_of(metric());
   ASSERT_EQ(lines.size(), 3u) << metric();
   EXPECT_TRUE(lines[1].ends_with(" 2 2"));
