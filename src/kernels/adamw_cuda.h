@@ -1,4 +1,4 @@
-// One step of AdamW over all parameters on a card: what train/optimizer.h's AdamW::step makes.
+// One step of AdamW over all parameters on a card: what kernels/optimizer.h's AdamW::step makes.
 #pragma once
 
 #include "kernels/gradient_norm_cuda.h"

@@ -1,5 +1,5 @@
 // The norm over all gradients on a card, and what clipping multiplies them by, without a word to
-// the host: what train/optimizer.h's clip_grad_norm makes.
+// the host: what kernels/optimizer.h's grad_norm and clip_gradients make.
 #pragma once
 
 #include "kernels/parameter_table.h"

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "data/blend.h"
+#include "kernels/optimizer.h"
 #include "megatron/checkpoint.h"
 #include "train/identity.h"
-#include "train/optimizer.h"
 
 namespace trestle {
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "data/batch.h"
-#include "train/optimizer.h"
+#include "kernels/optimizer.h"
 
 namespace trestle {
 

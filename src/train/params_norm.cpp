@@ -7,8 +7,8 @@
 #include <numeric>
 #include <span>
 
+#include "kernels/optimizer.h"
 #include "model/ministral3.h"
-#include "train/optimizer.h"
 
 namespace trestle {
 

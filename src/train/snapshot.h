@@ -8,12 +8,12 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/optimizer.h"
 #include "megatron/writer.h"
 #include "recipes/config.h"
 #include "train/checkpoint.h"
 #include "train/huggingface_folder.h"
 #include "train/identity.h"
-#include "train/optimizer.h"
 
 namespace trestle {
 

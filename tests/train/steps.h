@@ -4,7 +4,7 @@
 
 #include "data/batch.h"
 #include "golden.h"
-#include "train/optimizer.h"
+#include "kernels/optimizer.h"
 
 namespace trestle::testing {
 

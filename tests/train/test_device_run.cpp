@@ -75,7 +75,8 @@ TEST_F(DeviceRun, OnTheCpuACardsRandomStateIsToldOfAndNotUsed) {
     AdamW optimizer(trained, {});
     const RunProgress progress = SavedRun(half.checkpoint.save).load_state(optimizer, {});
     Snapshot snapshot =
-        take_snapshot(half, trainer.model(), optimizer, progress, identity, base, /*copied=*/false);
+        take_snapshot(half, trainer.model(), optimizer, progress, identity, base, /*folder=*/{},
+                      /*copied=*/false);
     for (const auto& [name, info] : snapshot.list) EXPECT_NE(name, kCardRandomState);
     const at::Tensor state = at::arange(16, at::kByte);
     snapshot.list.emplace_back(kCardRandomState, info_of(state));

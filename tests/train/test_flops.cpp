@@ -4,10 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "bridge/load.h"
+#include "kernels/optimizer.h"
 #include "metrics/flops.h"
 #include "model/ministral3.h"
 #include "peft/lora.h"
-#include "train/optimizer.h"
 #include "train/params_norm.h"
 
 namespace trestle {

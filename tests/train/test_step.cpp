@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "golden.h"
+#include "kernels/optimizer.h"
 #include "train/diagnose.h"
-#include "train/optimizer.h"
 
 namespace trestle {
 namespace {

@@ -19,8 +19,8 @@
 #include "checkpoint/hf_writer.h"
 #include "formats/parquet.h"
 #include "image/pixels.h"
+#include "kernels/optimizer.h"
 #include "tokenizer/tokenizer.h"
-#include "train/optimizer.h"
 
 namespace trestle {
 namespace {

@@ -1,4 +1,4 @@
-#include "train/optimizer.h"
+#include "kernels/optimizer.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
