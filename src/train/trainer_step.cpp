@@ -14,6 +14,7 @@
 #include "train/diagnose.h"
 #include "train/micro_batches.h"
 #include "train/trainer.h"
+#include "train/training_data.h"
 
 namespace trestle {
 
