@@ -64,7 +64,7 @@ target_include_directories(trestle_tensors SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT TRESTLE_TSAN)
   list(GET TORCH_INCLUDE_DIRS 0 torch_include)
   file(GLOB openmp ${torch_include}/../lib/libgomp*.so*)
-  target_compile_options(trestle_tensors INTERFACE -fopenmp)
+  set(openmp_flag -fopenmp)  # of what is compiled with libtorch's precompiled headers: cmake/precompiled.cmake
   target_link_libraries(trestle_tensors INTERFACE $<IF:$<BOOL:${openmp}>,${openmp},-fopenmp>)
 endif()
 

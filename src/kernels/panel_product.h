@@ -7,7 +7,8 @@
 namespace trestle {
 
 /// How this processor multiplies. Activations are packed in panels [depth, rows], rows beside each
-/// other, zero where there is no row; a sliver is as many weights as have their sums in registers.
+/// other; a panel may have fewer, and sums of the others mean nothing. A sliver is as many weights
+/// as have their sums in registers.
 struct PanelKernel {
   int64_t rows;     // of activations in a panel
   int64_t weights;  // in a sliver

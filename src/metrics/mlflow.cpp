@@ -203,7 +203,10 @@ std::unique_ptr<MlflowRun> MlflowRun::start(const TrainConfig& config, int64_t f
   remove_mlflow_leftovers(id_file, experiment);
   const auto known = first_step > 0 ? known_mlflow_run(config, id_file, experiment) : std::nullopt;
   MlflowMeta meta;
-  if (known) meta = {.user_id = known->meta.user_id, .start_time = known->meta.start_time};
+  if (known) {
+    meta.user_id = known->meta.user_id;
+    meta.start_time = known->meta.start_time;
+  }
   meta.experiment_id = experiment.filename().string();
   meta.run_id = known ? known->folder.filename().string() : random_run_id();
   meta.run_name = settled_name(config, known);
