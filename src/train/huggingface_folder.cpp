@@ -36,7 +36,9 @@ std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
   HuggingFaceFolder folder{.adapters = config.trains_adapters()};
   const std::string& source = checkpoint.hf_source_path;
   std::optional<fs::path> files;
-  if (!source.empty()) {
+  // Of an adapter a name on the Hub is what its readers will look for, who may have a network.
+  const bool is_name = folder.adapters && hub_name_of(source, HubKind::kModel);
+  if (!source.empty() && !is_name) {
     files = resolve_model(source, kSource, HubFiles::kAssets);
     require_directory(*files, kSource);
     require_same_config(*files, source, base);

@@ -375,6 +375,7 @@ TEST_F(CheckpointKeys, HfSourceSaysFilesAndBase) {
 
 // A name of the Hub is looked for as everywhere, and stays what the adapter's readers are told.
 TEST_F(CheckpointKeys, HfSourceMayBeANameOnTheHub) {
+  setenv("HF_HUB_OFFLINE", "1", 1);
   const fs::path repository = directory_ / "cache" / "models--org--model";
   const std::string commit(40, '0');
   fs::create_directories(repository / "refs");
@@ -382,19 +383,25 @@ TEST_F(CheckpointKeys, HfSourceMayBeANameOnTheHub) {
   fs::create_directories(repository / "snapshots");
   fs::copy("fixtures/hf", repository / "snapshots" / commit, fs::copy_options::recursive);
   setenv("HF_HUB_CACHE", (directory_ / "cache").c_str(), 1);
-  setenv("HF_HUB_OFFLINE", "1", 1);
-  TrainConfig config = config_of("run");
+  TrainConfig config = config_of("run", "");
   config.train.exit_interval = 1;
   config.checkpoint.also_save_hf_checkpoint = true;
   config.checkpoint.hf_source_path = "org/none";
   expect_mentions(refusal(config), {"checkpoint.hf_source_path", "org/none", "HF_HUB_OFFLINE"});
   config.checkpoint.hf_source_path = "org/model";
   run(config);
+  EXPECT_TRUE(is_there(fs::path(config.checkpoint.save) / "iter_0000001/hf/tokenizer.json"));
+  // Of an adapter it is a name that nobody looks up here.
+  TrainConfig lora = config_of("lora");
+  lora.train.exit_interval = 1;
+  lora.checkpoint.also_save_hf_checkpoint = true;
+  lora.checkpoint.hf_source_path = "org/none";
+  run(lora);
   unsetenv("HF_HUB_CACHE");
   unsetenv("HF_HUB_OFFLINE");
-  EXPECT_EQ(read_json(fs::path(config.checkpoint.save) /
+  EXPECT_EQ(read_json(fs::path(lora.checkpoint.save) /
                       "iter_0000001/hf/adapter_config.json")["base_model_name_or_path"],
-            "org/model");
+            "org/none");
 }
 
 TEST_F(CheckpointKeys, VerifyIntegrityComparesBeforeItLoads) {
