@@ -390,7 +390,7 @@ TEST_F(CheckpointKeys, HfSourceMayBeANameOnTheHub) {
   expect_mentions(refusal(config), {"checkpoint.hf_source_path", "org/none", "HF_HUB_OFFLINE"});
   config.checkpoint.hf_source_path = "org/model";
   run(config);
-  EXPECT_TRUE(is_there(fs::path(config.checkpoint.save) / "iter_0000001/hf/tokenizer.json"));
+  EXPECT_TRUE(fs::exists(fs::path(config.checkpoint.save) / "iter_0000001/hf/tokenizer.json"));
   // Of an adapter it is a name that nobody looks up here.
   TrainConfig lora = config_of("lora");
   lora.train.exit_interval = 1;
