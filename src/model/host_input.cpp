@@ -16,7 +16,8 @@ at::Tensor places_where(const at::Tensor& ids_T, const Wanted& wanted) {
   for (int64_t i = 0; i < host.numel(); ++i) {
     if (wanted(ids[i])) places.push_back(i);
   }
-  return at::tensor(places, at::kLong);
+  // A copy of the host's memory, and no tensor made by the model: tests/bridge/test_device.cpp.
+  return at::from_blob(places.data(), {std::ssize(places)}, at::kLong).clone();
 }
 
 }  // namespace
