@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <iterator>
+#include <vector>
+
 namespace trestle {
 
 namespace {
