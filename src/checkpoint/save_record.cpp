@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/hf_layout.h"
@@ -90,7 +91,7 @@ void remove_entry(const fs::path& path) {
 }  // namespace
 
 Json SaveRecord::to_json() const {
-  Json json = {{"lineage", lineage}, {"tokenizer", tokenizer}};
+  Json json = {{"lineage", lineage}, {"step", step}, {"tokenizer", tokenizer}};
   if (hf) json["hf"] = *hf;
   return {{kSection, std::move(json)}};
 }
@@ -106,7 +107,9 @@ std::optional<SaveRecord> save_record(const Json& run_config) {
   const Json* section = find(run_config, kSection);
   const Json* lineage = section == nullptr ? nullptr : find(*section, "lineage");
   if (lineage == nullptr || !lineage->is_string()) return std::nullopt;
+  const Json* step = find(*section, "step");
   SaveRecord record{.lineage = lineage->get<std::string>(),
+                    .step = step != nullptr && step->is_number_integer() ? step->get<int64_t>() : 0,
                     .tokenizer = names_in(find(*section, kTokenizerFolder))};
   if (record.lineage.size() != kLineageDigits) return std::nullopt;
   if (const Json* hf = find(*section, kHuggingFaceFolder)) record.hf = names_in(hf);
@@ -135,6 +138,18 @@ fs::path foreign_entry(const fs::path& iteration) {
     for (const fs::path& inside : entries(path)) {
       if (!is_own(name, inside)) return inside;
     }
+  }
+  return {};
+}
+
+fs::path changed_entry(const fs::path& iteration) {
+  constexpr uint64_t kMostBytes = 1 << 20;
+  for (const auto& [name, hash] : integrity_manifest(iteration)) {
+    const fs::path file = iteration / name;
+    if (!is_there(file) || fs::file_size(file) > kMostBytes) continue;
+    Digest digest(Digest::Kind::kSha256);
+    digest.update(read_text(file));
+    if (digest.hex() != hash) return file;
   }
   return {};
 }

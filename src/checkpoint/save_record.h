@@ -3,6 +3,7 @@
 // Called by the trainer's snapshots, by its retention and where a run's directory is settled.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <set>
@@ -15,6 +16,8 @@ namespace trestle {
 struct SaveRecord {
   /// RunProgress::lineage.
   std::string lineage;
+  /// RunProgress::step, so that a copy under another step's name is known as one.
+  int64_t step = 0;
   /// Names in tokenizer/.
   std::set<std::string> tokenizer = {};
   /// Names in hf/ beside the weights and their index; nothing where there is no such folder.
@@ -35,6 +38,10 @@ std::optional<SaveRecord> save_record(const std::filesystem::path& iteration);
 /// Nothing, or the first entry below an iteration's directory that its save is not known to have
 /// written. Throws UserError where what would say so is damaged.
 std::filesystem::path foreign_entry(const std::filesystem::path& iteration);
+
+/// Nothing, or the first file of no more than a megabyte that has other bytes than integrity.json
+/// says: somebody's notes in a run_config.yaml. Weights are not read for it. Throws as above.
+std::filesystem::path changed_entry(const std::filesystem::path& iteration);
 
 /// Removes an iteration's directory, what says that it is whole first and what says what is in it
 /// last, so that a removal that a kill cut short can be ended by the same call. Throws UserError,

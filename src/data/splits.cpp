@@ -123,7 +123,8 @@ std::vector<fs::path> files_of_split(const fs::path& path, std::string_view spli
                                      std::string_view extension) {
   std::error_code ignored;
   if (fs::is_regular_file(path, ignored)) return {path};
-  if (!is_there(path)) user_error("{} does not exist", path.string());
+  const bool absent = fs::symlink_status(path, ignored).type() == fs::file_type::not_found;
+  if (absent) user_error("{} does not exist", path.string());
   require_directory(path, "data");
   std::vector<fs::path> files = find_split(path, split, extension);
   if (files.empty() && split.empty()) user_error("{} holds no {} file", path.string(), extension);

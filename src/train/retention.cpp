@@ -28,17 +28,21 @@ fs::path removed_name(const fs::path& iteration) {
 constexpr const char* kOfNobody = "it does not say which run made it";
 
 // Why it is left, or nothing. Whatever else is wrong with it is no reason to end the run.
-std::string why_kept(const fs::path& iteration, const std::string& lineage) {
+std::string why_kept(const fs::path& iteration, int64_t step, const std::string& lineage) {
   try {
     if (fs::is_symlink(iteration) || !fs::is_directory(iteration)) return "it is no directory";
     const auto record = save_record(iteration);
     if (!record) return kOfNobody;
     if (record->lineage != lineage) return "another run made it";
+    if (record->step != step) return fmt::format("it is a copy of step {}", record->step);
     if (!is_there(iteration / kIntegrity)) {
       return fmt::format("it has no {}, which says what its save wrote", kIntegrity);
     }
     if (const fs::path entry = foreign_entry(iteration); !entry.empty()) {
       return fmt::format("its save did not write {}", entry.string());
+    }
+    if (const fs::path entry = changed_entry(iteration); !entry.empty()) {
+      return fmt::format("somebody changed {}", entry.string());
     }
   } catch (const std::exception& error) {
     return error.what();
@@ -83,7 +87,7 @@ std::vector<std::string> remove_old_checkpoints(const Saved& saved, const Retent
     const bool stays = step == saved.step ||
                        std::ranges::find(saved.best, step) != saved.best.end() ||
                        (retention.interval && step % *retention.interval == 0);
-    const std::string why = stays ? "" : why_kept(iteration, saved.lineage);
+    const std::string why = stays ? "" : why_kept(iteration, step, saved.lineage);
     if (why == kOfNobody) {
       if (std::exchange(has_old, true)) continue;
       lines.push_back(

@@ -89,7 +89,7 @@ Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
 // What integrity.json does not say of the files that the save will write.
 SaveRecord record_of(const RunProgress& progress, const OpenCheckpoint& base,
                      const std::optional<HuggingFaceFolder>& folder) {
-  SaveRecord record{.lineage = progress.lineage};
+  SaveRecord record{.lineage = progress.lineage, .step = progress.step};
   for (const std::filesystem::path& file : base.side_files()) {
     record.tokenizer.insert(file.filename().string());
   }
