@@ -11,7 +11,7 @@ namespace {
 // loaded and stored by memcpy: as one instruction, of any alignment.
 template <int Lanes>
 struct Floats {
-  typedef float Type __attribute__((vector_size(Lanes * sizeof(float))));
+  using Type __attribute__((vector_size(Lanes * sizeof(float)))) = float;
 };
 
 // Weights * Vectors sums must stay in registers, beside Vectors of the panel and one weight.

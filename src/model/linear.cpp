@@ -68,7 +68,7 @@ void Linear::set_weight(at::Tensor value) {
   weight = std::move(value);
 }
 
-void Linear::hold(Fp8Weight fp8) {
+void Linear::hold(const Fp8Weight& fp8) {
   TORCH_CHECK(!quantized_ && fp8.rows() == weight.size(0) && fp8.columns() == weight.size(1),
               "a weight in FP8 has the shape of its projection");
   set_weight(at::empty_like(weight, weight.options().device(at::kMeta)));

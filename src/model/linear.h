@@ -90,7 +90,7 @@ class Linear : public torch::nn::Module {
   /// Null where the weight is held as it is, or quantised.
   const Fp8Weight* fp8() const { return fp8_ ? &*fp8_ : nullptr; }
   /// Holds the weight in FP8, on this projection's device.
-  void hold(Fp8Weight fp8);
+  void hold(const Fp8Weight& fp8);
   /// Holds the weight as it is, uninitialised.
   void allocate();
   /// Of a weight in FP8: holds its values instead, which can be written to.

@@ -26,7 +26,8 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 
 def flags_of(build, stage):
-    """Defines, include folders and language of the first file of a stage; nothing of g++'s own."""
+    """Defines, include folders and language of the file of a stage that sees most; nothing of g++'s own."""
+    found = []
     for entry in json.loads((build / "compile_commands.json").read_text()):
         if Path(entry["file"]).parent == ROOT / "src" / stage:
             words = shlex.split(entry["command"])
@@ -34,8 +35,10 @@ def flags_of(build, stage):
             for flag, folder in zip(words, words[1:]):
                 if flag == "-isystem":
                     flags += [flag, folder]
-            return flags
-    raise SystemExit(f"{build}/compile_commands.json has no file of src/{stage}; configure first")
+            found.append(flags)
+    if not found:
+        raise SystemExit(f"{build}/compile_commands.json has no file of src/{stage}; configure first")
+    return max(found, key=len)
 
 
 def with_headers(sources):
