@@ -50,8 +50,8 @@ std::unique_ptr<Transfer> make_transfer(at::Device device) {
 Upload::~Upload() {
   try {
     finish();
-  } catch (const std::exception&) {
-    // A card that fails has said so where it was asked first.
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "the last copy to the card failed: {}\n", error.what());
   }
 }
 
