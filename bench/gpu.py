@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy
+from bf16 import text_of
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
@@ -83,11 +84,6 @@ class Bench:
     def length(self, line):
         return 96 if self.options.tiny else line["length"]
 
-    def text(self, model, tokens):
-        """About so many tokens."""
-        told = run([self.options.trestle, "tokenize", "--tokenizer", model], input=json.dumps({"text": " ".join("a" * 100)}))
-        return " ".join("a" * round(tokens * 100 / len(json.loads(told.stdout)["ids"])))
-
     def rows(self, line, model):
         """A text with nearly all of its tokens as targets, or a picture, three quarters of prompt and a quarter of answer."""
         folder = self.options.work / "rows"
@@ -100,8 +96,8 @@ class Bench:
             user = [{"type": "image", "image": "noise.png"}]
             prompt = max(1, 3 * tokens // 4 - (side // 28) ** 2)
             tokens //= 4
-        user.append({"type": "text", "text": self.text(model, prompt) if prompt else "a"})
-        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": self.text(model, tokens - 16)}]
+        user.append({"type": "text", "text": text_of(self.options.trestle, model, prompt) if prompt else "a"})
+        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": text_of(self.options.trestle, model, tokens - 16)}]
         path = folder / f"{line['what']}-{line['size']}.jsonl"
         path.write_text(json.dumps({"messages": messages}) + "\n")
         return path
@@ -138,7 +134,7 @@ class Bench:
                         peak_bytes=steps[-1]["peak_memory_bytes"] if self.device == "cuda" else None)
         new = 8 if self.options.tiny else 128
         told = run([self.options.trestle, "generate", "--hf-model-path", model, "--dtype", "bfloat16", "--device", self.device,
-                    "--prompt", self.text(model, self.length(line)), "--max-new-tokens", new]).stderr
+                    "--prompt", text_of(self.options.trestle, model, self.length(line)), "--max-new-tokens", new]).stderr
         part = "prefill" if what == "prefill" else "decode"
         rate = re.search(part + r" (\d+) tokens in ([\d.]+) s \(([\d.]+) tokens/s\)", told)
         if rate is None:
@@ -161,7 +157,7 @@ class Bench:
                     continue
                 try:
                     found.setdefault(who, []).append(self.ours(line) if who == "ours" else self.peer(line, who))
-                except Failed as error:
+                except (Failed, subprocess.CalledProcessError) as error:
                     failed[who] = str(error)
         return found, failed
 

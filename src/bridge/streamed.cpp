@@ -15,6 +15,7 @@
 #include "bridge/load.h"
 #include "bridge/table.h"
 #include "kernels/matrix_product.h"
+#include "model/host_input.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -136,8 +137,8 @@ at::Tensor streamed_logits(const TensorSource& megatron, const ModelConfig& conf
   if (!input.images_CHW.empty()) {
     const at::Tensor features =
         image_features(megatron, config, *shell.vision_tower(), build, input.images_CHW);
-    const at::Tensor places = input.ids_T.eq(config.image_token_id).nonzero().view({-1}).to(device);
-    x_TD = x_TD.index_copy(0, places, features.to(dtype));
+    const at::Tensor places = places_of(input.ids_T, config.image_token_id);
+    x_TD = x_TD.index_copy(0, to_device(places, device), features.to(dtype));
   }
   const LayerContext context =
       on(device, shell.language_model().context(input.positions_T, input.packing, nullptr, dtype));

@@ -7,7 +7,6 @@
 #include <random>
 #include <vector>
 
-#include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "checkpoint/hf_layout.h"
@@ -138,18 +137,6 @@ fs::path foreign_entry(const fs::path& iteration) {
     for (const fs::path& inside : entries(path)) {
       if (!is_own(name, inside)) return inside;
     }
-  }
-  return {};
-}
-
-fs::path changed_entry(const fs::path& iteration) {
-  constexpr uint64_t kMostBytes = 1 << 20;
-  for (const auto& [name, hash] : integrity_manifest(iteration)) {
-    const fs::path file = iteration / name;
-    if (!is_there(file) || fs::file_size(file) > kMostBytes) continue;
-    Digest digest(Digest::Kind::kSha256);
-    digest.update(read_text(file));
-    if (digest.hex() != hash) return file;
   }
   return {};
 }

@@ -39,10 +39,6 @@ std::optional<SaveRecord> save_record(const std::filesystem::path& iteration);
 /// written. Throws UserError where what would say so is damaged.
 std::filesystem::path foreign_entry(const std::filesystem::path& iteration);
 
-/// Nothing, or the first file of no more than a megabyte that has other bytes than integrity.json
-/// says: somebody's notes in a run_config.yaml. Weights are not read for it. Throws as above.
-std::filesystem::path changed_entry(const std::filesystem::path& iteration);
-
 /// Removes an iteration's directory, what says that it is whole first and what says what is in it
 /// last, so that a removal that a kill cut short can be ended by the same call. Throws UserError,
 /// and removes nothing, where it has a foreign_entry; MachineError when the disk refuses.

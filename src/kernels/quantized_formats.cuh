@@ -8,30 +8,6 @@
 
 namespace trestle::cuda {
 
-/// QLoRA's levels (appendix E, with the digits of bitsandbytes).
-constexpr int kNf4Levels = 16;
-__device__ __forceinline__ float nf4_level(int code) {
-  constexpr float kLevels[kNf4Levels] = {
-      -1.0F,
-      -0.6961928009986877F,
-      -0.5250730514526367F,
-      -0.39491748809814453F,
-      -0.28444138169288635F,
-      -0.18477343022823334F,
-      -0.09105003625154495F,
-      0.0F,
-      0.07958029955625534F,
-      0.16093020141124725F,
-      0.24611230194568634F,
-      0.33791524171829224F,
-      0.44070982933044434F,
-      0.5626170039176941F,
-      0.7229568362236023F,
-      1.0F,
-  };
-  return kLevels[code];
-}
-
 using Nf4Table = Shared<float, kNf4Levels>;
 
 /// For all threads of a block, before the first reads a value. Lookups of 16 neighbours have no

@@ -122,6 +122,15 @@ std::vector<std::string> integrity_problems(const fs::path& iteration) {
   return problems;
 }
 
+fs::path changed_file(const fs::path& iteration, uint64_t most_bytes) {
+  for (const auto& [name, hash] : integrity_manifest(iteration)) {
+    const fs::path file = iteration / name;
+    if (!is_there(file) || fs::file_size(file) > most_bytes) continue;
+    if (sha256_of(file) != hash) return file;
+  }
+  return {};
+}
+
 void require_integrity(const fs::path& iteration) {
   const std::vector<std::string> problems = integrity_problems(iteration);
   if (problems.empty()) return;

@@ -3,6 +3,7 @@
 // directory. Called by MegatronWriter, `inspect --check` and the trainer's resume.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -26,6 +27,10 @@ std::map<std::string, std::string> integrity_manifest(const std::filesystem::pat
 /// or has other bytes, and for each file of the checkpoint that is not listed. Throws UserError as
 /// integrity_manifest() does.
 std::vector<std::string> integrity_problems(const std::filesystem::path& iteration);
+
+/// The first listed file of no more than `most_bytes` that has other bytes than the manifest says,
+/// or nothing; larger and missing ones are passed over. Throws as integrity_manifest() does.
+std::filesystem::path changed_file(const std::filesystem::path& iteration, uint64_t most_bytes);
 
 /// Throws UserError with the first of the problems and their number.
 void require_integrity(const std::filesystem::path& iteration);

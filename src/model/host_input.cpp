@@ -39,4 +39,11 @@ at::Tensor to_device(const at::Tensor& tensor, at::Device device) {
   return to_card ? tensor.pin_memory().to(device, /*non_blocking=*/true) : tensor.to(device);
 }
 
+std::vector<double> read_scalars(const std::vector<at::Tensor>& scalars) {
+  if (scalars.empty()) return {};
+  const at::Tensor read = at::stack(scalars).to(at::kCPU, at::kDouble);
+  const auto* first = read.const_data_ptr<double>();
+  return {first, first + read.numel()};
+}
+
 }  // namespace trestle

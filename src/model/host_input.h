@@ -1,8 +1,10 @@
-// What the host knows of an input, found without asking a device: where ids stand, and copies that
-// nobody waits for. Called by the model.
+// Between the host and a device: what the host knows of an input without asking, copies that nobody
+// waits for, and reads that all wait for at once. Called by the model and by train.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+
+#include <vector>
 
 namespace trestle {
 
@@ -20,5 +22,8 @@ struct Targets {
 /// On `device`; from the CPU to a card through pinned memory, behind what the card was asked for
 /// before, so that the host goes on at once.
 at::Tensor to_device(const at::Tensor& tensor, at::Device device);
+
+/// The values of tensors of one element, of one dtype and device, in one read: the host waits once.
+std::vector<double> read_scalars(const std::vector<at::Tensor>& scalars);
 
 }  // namespace trestle

@@ -8,6 +8,7 @@
 #include <limits>
 #include <span>
 
+#include "kernels/quantized_codes.h"
 #include "model/tiled_product.h"
 
 namespace trestle {
@@ -16,25 +17,14 @@ namespace {
 
 constexpr int64_t kBlock = QuantizedWeight::kBlock;
 static_assert(kTileColumns % kBlock == 0, "a tile starts at a block");
+static_assert(kBlock == cuda::kQuantizedBlock, "a card reads the same codes");
 // Values that one thread takes at a time.
 constexpr int64_t kGrain = 1 << 16;
-// QLoRA, appendix E, with the digits of bitsandbytes.
-constexpr std::array<float, 16> kNf4 = {-1.0F,
-                                        -0.6961928009986877F,
-                                        -0.5250730514526367F,
-                                        -0.39491748809814453F,
-                                        -0.28444138169288635F,
-                                        -0.18477343022823334F,
-                                        -0.09105003625154495F,
-                                        0.0F,
-                                        0.07958029955625534F,
-                                        0.16093020141124725F,
-                                        0.24611230194568634F,
-                                        0.33791524171829224F,
-                                        0.44070982933044434F,
-                                        0.5626170039176941F,
-                                        0.7229568362236023F,
-                                        1.0F};
+constexpr std::array<float, cuda::kNf4Levels> kNf4 = [] {
+  std::array<float, cuda::kNf4Levels> levels{};
+  for (int code = 0; code < cuda::kNf4Levels; ++code) levels[code] = cuda::nf4_level(code);
+  return levels;
+}();
 
 constexpr std::array<float, 15> kNf4Bounds = [] {
   std::array<float, 15> bounds{};

@@ -5,9 +5,9 @@
 
 #include <cmath>
 #include <numeric>
-#include <span>
 
 #include "kernels/optimizer.h"
+#include "model/host_input.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -19,11 +19,8 @@ at::Tensor norm_of(const at::Tensor& tensor) {
   return at::linalg_vector_norm(tensor, 2, std::nullopt, false, at::kFloat);
 }
 
-// All of them are read from the device at once.
 double squares(const std::vector<at::Tensor>& norms) {
-  if (norms.empty()) return 0;
-  const at::Tensor read = at::stack(norms).to(at::kCPU, at::kDouble);
-  const std::span values(read.const_data_ptr<double>(), norms.size());
+  const std::vector<double> values = read_scalars(norms);
   return std::inner_product(values.begin(), values.end(), values.begin(), 0.0);
 }
 

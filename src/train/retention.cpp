@@ -41,8 +41,9 @@ std::string why_kept(const fs::path& iteration, int64_t step, const std::string&
     if (const fs::path entry = foreign_entry(iteration); !entry.empty()) {
       return fmt::format("its save did not write {}", entry.string());
     }
-    if (const fs::path entry = changed_entry(iteration); !entry.empty()) {
-      return fmt::format("somebody changed {}", entry.string());
+    // Somebody's notes in a run_config.yaml; weights are not read for it.
+    if (const fs::path file = changed_file(iteration, 1 << 20); !file.empty()) {
+      return fmt::format("somebody changed {}", file.string());
     }
   } catch (const std::exception& error) {
     return error.what();

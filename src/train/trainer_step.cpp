@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "kernels/device.h"
 #include "metrics/flops.h"
+#include "model/host_input.h"
 #include "model/ministral3.h"
 #include "recipes/schedule.h"
 #include "train/diagnose.h"
@@ -108,17 +109,16 @@ std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
   for (const MicroBatch& micro : micro_batches) {
     scalars.push_back(micro.loss.to(scalars.front().device()));
   }
-  const at::Tensor values = at::stack(scalars).to(at::kCPU, at::kDouble);
-  const auto* value = values.const_data_ptr<double>();
-  const double norm = *value;
-  for (const MicroBatch& micro : micro_batches) {
-    metrics.loss += *++value;
+  const std::vector<double> values = read_scalars(scalars);
+  for (size_t i = 0; i < micro_batches.size(); ++i) {
+    const MicroBatch& micro = micro_batches[i];
+    metrics.loss += values[i + 1];
     if (!std::isfinite(metrics.loss)) {
       return fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
                          row_names(*dataset_, micro.rows), first_bad_tensor(*model_, micro.batch));
     }
   }
-  metrics.grad_norm = norm;
+  metrics.grad_norm = values.front();
   return {};
 }
 

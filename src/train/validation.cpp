@@ -9,10 +9,10 @@
 #include <cmath>
 #include <numeric>
 #include <set>
-#include <span>
 
 #include "base/error.h"
 #include "data/overlong.h"
+#include "model/host_input.h"
 #include "model/ministral3.h"
 #include "train/identity.h"
 #include "train/micro_batches.h"
@@ -191,9 +191,7 @@ double Validation::loss(const Ministral3& model, FeatureCache* features) const {
   if (targets == 0) {
     user_error("the first {} rows of {} have no target to validate", rows, source_.data.path);
   }
-  // Their order is that of the rows.
-  const at::Tensor read = at::stack(sums).to(at::kCPU, at::kDouble);
-  const std::span values(read.const_data_ptr<double>(), sums.size());
+  const std::vector<double> values = read_scalars(sums);  // in the order of the rows
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(targets);
 }
 
