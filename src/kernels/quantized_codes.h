@@ -9,13 +9,15 @@ namespace trestle::cuda {
 /// Columns of a row that share a scale.
 constexpr int64_t kQuantizedBlock = 64;
 
+#ifdef __CUDACC__
+#define TRESTLE_HOST_DEVICE __host__ __device__
+#else
+#define TRESTLE_HOST_DEVICE
+#endif
+
 /// QLoRA's levels (appendix E, with the digits of bitsandbytes), on a card and on the CPU.
 constexpr int kNf4Levels = 16;
-#ifdef __CUDACC__
-__host__ __device__
-#endif
-    constexpr float
-    nf4_level(int code) {
+TRESTLE_HOST_DEVICE constexpr float nf4_level(int code) {
   constexpr float kLevels[kNf4Levels] = {
       -1.0F,
       -0.6961928009986877F,
