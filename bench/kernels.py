@@ -1,4 +1,4 @@
-"""The CUDA kernels of src/kernels on the card that is here: each held to its formula in fp64 first, then timed, with the
+"""The CUDA kernels of src/cuda on the card that is here: each held to its formula in fp64 first, then timed, with the
 bytes that it must move and the share of the rate at which the card copies. Needs nvcc and a torch with CUDA, and nothing of
 the program's build. With --emulator g++ compiles the same files for the CPU and nothing is timed: that tries this script.
 
@@ -24,7 +24,7 @@ OUT_OF_CACHE = 2**28  # bytes that go round before the same are read again
 
 def build(folder, emulator):
     """The kernels as a shared library."""
-    sources, library = sorted(ROOT.glob("src/kernels/*.cu")), folder / "kernels.so"
+    sources, library = sorted(ROOT.glob("src/cuda/*.cu")), folder / "kernels.so"
     if emulator:
         tests = ROOT / "tests"
         command = ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", f"-I{ROOT / 'src'}",

@@ -49,6 +49,7 @@ UNITS = {
     "generate": ["generate", "train"],
     "recipes": ["recipes", "train"],
     "metrics": ["metrics", "train"],
+    "run": ["run", "train"],
     "train": ["train"],
 }
 FILES = ["check", "bad_mistral", "compare", "bad_input", "adapters", "crash", "interop_megatron_dcp", "interop_transformers"]
@@ -66,6 +67,7 @@ SCRIPTS = {
     "generate": ["data_commands", "finetune", "bad_input", "adapters"],
     "recipes": RUNS,
     "metrics": RUNS,
+    "run": RUNS,
     "train": RUNS,
 }
 CAUGHT, SURVIVED, UNCOMPILED, EQUAL = "caught", "survived", "did not compile", "equivalent"

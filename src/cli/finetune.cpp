@@ -17,8 +17,8 @@
 #include "recipes/bridge_keys.h"
 #include "recipes/effects.h"
 #include "recipes/recipes.h"
-#include "train/identity.h"
-#include "train/run_directory.h"
+#include "run/identity.h"
+#include "run/run_directory.h"
 #include "train/trainer.h"
 #include "train/training_data.h"
 

@@ -8,7 +8,7 @@
 #include <limits>
 #include <span>
 
-#include "kernels/quantized_codes.h"
+#include "cuda/quantized_codes.h"
 #include "model/tiled_product.h"
 
 namespace trestle {

@@ -7,8 +7,8 @@
 
 #include "data/blend.h"
 #include "recipes/config.h"
-#include "train/checkpoint.h"
-#include "train/identity.h"
+#include "run/checkpoint.h"
+#include "run/identity.h"
 
 namespace trestle {
 

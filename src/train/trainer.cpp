@@ -29,9 +29,9 @@
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
 #include "train/resumed_data.h"
-#include "train/retention.h"
-#include "train/saver.h"
-#include "train/snapshot.h"
+#include "run/retention.h"
+#include "run/saver.h"
+#include "run/snapshot.h"
 #include "train/training_data.h"
 
 namespace trestle {

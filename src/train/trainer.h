@@ -18,12 +18,12 @@
 #include "metrics/values.h"
 #include "recipes/config.h"
 #include "recipes/settle.h"
-#include "train/checkpoint.h"
+#include "run/checkpoint.h"
 #include "train/feature_cache.h"
-#include "train/huggingface_folder.h"
-#include "train/identity.h"
+#include "run/huggingface_folder.h"
+#include "run/identity.h"
 #include "train/params_norm.h"
-#include "train/run_directory.h"
+#include "run/run_directory.h"
 #include "train/validation.h"
 
 namespace trestle {

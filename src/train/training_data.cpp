@@ -3,7 +3,7 @@
 #include <fmt/ranges.h>
 
 #include "base/digest.h"
-#include "train/identity.h"
+#include "run/identity.h"
 
 namespace trestle {
 

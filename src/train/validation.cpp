@@ -14,7 +14,7 @@
 #include "data/overlong.h"
 #include "model/host_input.h"
 #include "model/ministral3.h"
-#include "train/identity.h"
+#include "run/identity.h"
 #include "train/micro_batches.h"
 
 namespace trestle {

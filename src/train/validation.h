@@ -12,7 +12,7 @@
 #include "data/datasets.h"
 #include "metrics/values.h"
 #include "recipes/config.h"
-#include "train/checkpoint.h"
+#include "run/checkpoint.h"
 #include "train/feature_cache.h"
 
 namespace trestle {

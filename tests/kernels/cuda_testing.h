@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda_call.h"
+#include "cuda/call.h"
 
 namespace trestle::testing {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/adamw_cuda.h"
+#include "cuda/adamw.h"
 #include "kernels/cuda_testing.h"
 
 namespace trestle {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "kernels/cross_entropy_cuda.h"
+#include "cuda/cross_entropy.h"
 #include "kernels/cuda_testing.h"
 
 namespace trestle {

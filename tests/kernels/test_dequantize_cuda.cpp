@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "kernels/cuda_testing.h"
-#include "kernels/dequantize_cuda.h"
+#include "cuda/dequantize.h"
 
 namespace trestle {
 namespace {

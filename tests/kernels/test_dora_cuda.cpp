@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda_testing.h"
-#include "kernels/dora_cuda.h"
+#include "cuda/dora.h"
 
 namespace trestle {
 namespace {

@@ -4,7 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "kernels/cuda_testing.h"
-#include "kernels/rms_norm_cuda.h"
+#include "cuda/rms_norm.h"
 
 namespace trestle {
 namespace {

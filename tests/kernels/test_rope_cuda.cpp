@@ -4,7 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "kernels/cuda_testing.h"
-#include "kernels/rope_cuda.h"
+#include "cuda/rope.h"
 
 namespace trestle {
 namespace {

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda_testing.h"
-#include "kernels/dequantize_cuda.h"
-#include "kernels/row_product_cuda.h"
+#include "cuda/dequantize.h"
+#include "cuda/row_product.h"
 
 namespace trestle {
 namespace {
@@ -38,7 +38,7 @@ at::Tensor by_kernel(const Kernel& kernel, const at::Tensor& x, int64_t rows,
   })[0];
 }
 
-// What dequantize_cuda.h makes of the codes in fp32, which its own test holds to the rule.
+// What cuda/dequantize.h makes of the codes in fp32, which its own test holds to the rule.
 template <class Kernel, class Codes>
 at::Tensor values_of(const Kernel& kernel, const Codes& codes, int64_t rows, int64_t columns) {
   at::Tensor values = at::empty({rows, columns});

@@ -10,7 +10,7 @@
 #include <set>
 
 #include "kernels/cuda_testing.h"
-#include "kernels/sample_cuda.h"
+#include "cuda/sample.h"
 
 namespace trestle {
 namespace {

@@ -4,7 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "kernels/cuda_testing.h"
-#include "kernels/swiglu_cuda.h"
+#include "cuda/swiglu.h"
 
 namespace trestle {
 namespace {

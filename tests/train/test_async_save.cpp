@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "errors.h"
 #include "model/ministral3.h"
-#include "train/saver.h"
+#include "run/saver.h"
 #include "train/testing.h"
 
 namespace trestle {

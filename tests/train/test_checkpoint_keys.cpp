@@ -15,7 +15,7 @@
 #include "peft/merged.h"
 #include "pytorch/torch_dist_writer.h"
 #include "recipes/schedule.h"
-#include "train/run_directory.h"
+#include "run/run_directory.h"
 #include "train/testing.h"
 
 namespace trestle {

@@ -6,7 +6,7 @@
 
 #include "errors.h"
 #include "model/ministral3.h"
-#include "train/snapshot.h"
+#include "run/snapshot.h"
 #include "train/testing.h"
 
 namespace trestle {

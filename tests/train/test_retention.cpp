@@ -11,8 +11,8 @@
 #include "formats/yaml.h"
 #include "megatron/checkpoint.h"
 #include "megatron/integrity.h"
-#include "train/retention.h"
-#include "train/saver.h"
+#include "run/retention.h"
+#include "run/saver.h"
 #include "train/testing.h"
 
 namespace trestle {

@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the CPU, so that the very text of src/kernels/*.cu is proved where no card
+// Runs CUDA kernels on the CPU, so that the very text of src/cuda/*.cu is proved where no card
 // is. The threads of a block are fibers that change places at barriers and shuffles only; blocks
 // run one after another. Asked for by cuda_runtime.h, which stands in for CUDA's own, and by tests.
 // Whatever CUDA leaves undefined and can be seen here is a Fault: a barrier that some thread does

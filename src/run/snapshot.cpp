@@ -1,0 +1,163 @@
+#include "run/snapshot.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "checkpoint/save_record.h"
+#include "model/ministral3.h"
+#include "parallel/plan.h"
+#include "peft/megatron_adapter.h"
+#include "recipes/schedule.h"
+
+namespace trestle {
+
+namespace {
+
+// The scheduler's own count, which begins again with the optimizer.
+int64_t schedule_samples(const TrainConfig& config, const RunProgress& progress) {
+  return progress.consumed_samples - progress.schedule_start * config.train.global_batch_size;
+}
+
+Json schedule_state(const TrainConfig& config, const RunProgress& progress) {
+  return {{"max_lr", config.optimizer.lr},
+          {"min_lr", config.optimizer.min_lr},
+          {"lr_warmup_steps", std::llround(warmup_steps(config) *
+                                           static_cast<double>(config.train.global_batch_size))},
+          {"lr_decay_style", config.scheduler.lr_decay_style},
+          {"lr_decay_steps", decay_steps(config) * config.train.global_batch_size},
+          {"num_steps", schedule_samples(config, progress)},
+          {"start_wd", config.scheduler.start_weight_decay.value_or(config.optimizer.weight_decay)},
+          {"end_wd", config.scheduler.end_weight_decay.value_or(config.optimizer.weight_decay)},
+          {"wd_incr_style", config.scheduler.weight_decay_incr_style},
+          {"wd_incr_steps", config.train.train_iters * config.train.global_batch_size}};
+}
+
+// One group per weight-decay class, as megatron-core writes them, and with LoRA+ per rate.
+Json optimizer_state(const TrainConfig& config, const RunProgress& progress, int64_t updates) {
+  Json groups = Json::array();
+  const double ratio = config.peft.lora_plus_ratio;
+  const int64_t next = progress.step - progress.schedule_start + 1;
+  const auto add = [&](double multiplier, double rate) {
+    groups.push_back({{"is_expert_parallel", false},
+                      {"default_config", true},
+                      {"wd_mult", multiplier},
+                      {"lr_mult", rate},
+                      {"is_decoupled_lr", false},
+                      {"max_lr", config.optimizer.lr * rate},
+                      {"min_lr", config.optimizer.min_lr * rate},
+                      {"lr", learning_rate(config, next) * rate},
+                      {"bias_correction", true},
+                      {"betas", {config.optimizer.adam_beta1, config.optimizer.adam_beta2}},
+                      {"eps", config.optimizer.adam_eps},
+                      {"weight_decay", weight_decay(config, next) * multiplier},
+                      {"step", updates}});
+  };
+  for (const double multiplier : {1.0, 0.0}) {
+    add(multiplier, 1.0);
+    if (ratio != 1) add(multiplier, ratio);
+  }
+  return {{"optimizer", {{"param_groups", groups}}},
+          {"param_state_sharding_type", "fully_reshardable"}};
+}
+
+Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
+  Json state = {{"skipped", progress.skipped},
+                {"skipped_on_end", progress.skipped_on_end},
+                {"recent_losses", progress.recent_losses},
+                {"identity", identity.to_json()}};
+  if (progress.schedule_start > 0) {
+    state["schedule_start"] = progress.schedule_start;
+    state["skipped_before"] = progress.skipped_before;
+  }
+  if (progress.blend_start.sample > 0) {
+    state["blend_start"] = {{"sample", progress.blend_start.sample},
+                            {"taken", progress.blend_start.taken}};
+  }
+  if (!progress.former_best.empty()) state["former_best"] = progress.former_best;
+  if (progress.best) {
+    state["best_step"] = progress.best->step;
+    state["best_metric"] = progress.best->metric;
+    state["best_value"] = progress.best->value;
+    state["best_measured_on"] = progress.best->measured_on;
+  }
+  return state;
+}
+
+// What integrity.json does not say of the files that the save will write.
+SaveRecord record_of(const RunProgress& progress, const OpenCheckpoint& base,
+                     const std::optional<HuggingFaceFolder>& folder) {
+  SaveRecord record{.lineage = progress.lineage, .step = progress.step};
+  for (const std::filesystem::path& file : base.side_files()) {
+    record.tokenizer.insert(file.filename().string());
+  }
+  if (folder) record.hf = folder->side_files;
+  return record;
+}
+
+}  // namespace
+
+Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const AdamW& optimizer,
+                       const RunProgress& progress, const RunIdentity& identity,
+                       const OpenCheckpoint& base, const std::optional<HuggingFaceFolder>& folder,
+                       bool copied) {
+  std::optional<LoraConfig> adapters;
+  if (config.trains_adapters()) adapters = lora_config_of(model);
+  Json run_config = record_of(progress, base, folder).to_json();
+  run_config["checkpoint"] = {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}};
+  if (adapters) run_config["peft"] = peft_run_config(*adapters);
+  Json common = Json::object();
+  if (config.checkpoint.save_optim) {
+    common = {{"opt_param_scheduler", schedule_state(config, progress)},
+              {"optimizer", optimizer_state(config, progress, optimizer.steps())}};
+  }
+  Snapshot snapshot{
+      .output = {.run = config.checkpoint.save,
+                 .iteration = progress.step,
+                 .config = model.config(),
+                 .hf_config = base.config_json(),
+                 .tokenizer_files = base.side_files(),
+                 .common_state = std::move(common),
+                 .train_state = {{"step", progress.step},
+                                 {"consumed_train_samples", progress.consumed_samples}},
+                 .run_config = std::move(run_config),
+                 .replace = true},
+      .progress = progress,
+      .identity = identity};
+  const bool bridges_form = adapters && is_bridges_form(*adapters);
+  const auto add = [&](const std::string& ours, const at::Tensor& tensor) {
+    snapshot.list.emplace_back(bridges_form ? bridge_adapter_name(ours) : ours, info_of(tensor));
+    const at::Tensor plain = tensor.detach().contiguous();
+    snapshot.tensors.push_back(copied ? plain.to(at::kCPU, plain.scalar_type(),
+                                                 /*non_blocking=*/false, /*copy=*/true)
+                                      : plain);
+  };
+  for (const auto& entry : model.named_parameters()) {
+    if (!config.trains_adapters() || is_adapter_tensor(entry.key()))
+      add(entry.key(), entry.value());
+  }
+  if (config.checkpoint.save_optim) {
+    for (const auto& [name, tensor] : optimizer.state()) add("optimizer.state." + name, tensor);
+  }
+  if (config.checkpoint.save_rng) {
+    add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
+    if (const at::Device device = model.build().device; device.is_cuda()) {
+      add(kCardRandomState, at::globalContext().defaultGenerator(device).get_state());
+    }
+  }
+  return snapshot;
+}
+
+void write_checkpoint(const Snapshot& snapshot, const std::optional<HuggingFaceFolder>& folder) {
+  MegatronWriter writer(snapshot.output, snapshot.list);
+  for (size_t i = 0; i < snapshot.list.size(); ++i) {
+    writer.write(snapshot.list[i].first, snapshot.tensors[i]);
+  }
+  writer.add_object(kProgress, progress_state(snapshot.progress, snapshot.identity));
+  if (folder) write_folder(*folder, megatron_directory(writer.finish()));
+  writer.commit();
+}
+
+}  // namespace trestle
