@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -19,7 +20,7 @@ struct DatasetOptions {
   std::string subset;
   std::string split = "train";
   bool shuffle = true;
-  int64_t num_workers = 0;
+  std::optional<int64_t> num_workers;
   bool pack_sequences_in_batch = false;
   std::string overlong = "error";
   int64_t image_max_edge = 0;
@@ -42,7 +43,8 @@ struct DatasetOptions {
         field("shuffle", &DatasetOptions::shuffle, OnResume::kSame,
               "false: rows in order, wrapping around"),
         field("num_workers", &DatasetOptions::num_workers, OnResume::kFree, between(0, 256),
-              "threads that read and prepare samples ahead; 0: none, as a step takes every core"),
+              "threads that read and prepare samples ahead; default: on a card one a core, 8 at "
+              "most, but one core less; on the CPU none, as a step takes every core"),
         field("pack_sequences_in_batch", &DatasetOptions::pack_sequences_in_batch, OnResume::kSame,
               "a forward takes as many samples of the global batch as fit into "
               "train.micro_batch_size times model.seq_length tokens"),

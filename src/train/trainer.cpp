@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <numeric>
+#include <thread>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -28,10 +29,10 @@
 #include "peft/pissa.h"
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
-#include "train/resumed_data.h"
 #include "run/retention.h"
 #include "run/saver.h"
 #include "run/snapshot.h"
+#include "train/resumed_data.h"
 #include "train/training_data.h"
 
 namespace trestle {
@@ -206,7 +207,8 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .shuffle = config_.dataset.shuffle,
                     .max_length = config_.model.seq_length,
                     .overlong = *overlong_of_name(config_.dataset.overlong),
-                    .workers = config_.dataset.num_workers,
+                    .workers = sample_workers(config_, !device_.is_cpu(),
+                                              std::thread::hardware_concurrency()),
                     .start = progress_.consumed_samples,
                     .blend_start = progress_.blend_start,
                     .name = name_of_training_data(config_)});

@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "base/digest.h"
 #include "run/identity.h"
 
@@ -40,6 +42,13 @@ std::string content_of_blend(const BlendedDataset& blend, const std::vector<Blen
                               content_of(source.dataset->files())));
   }
   return digest.hex();
+}
+
+int64_t sample_workers(const TrainConfig& config, bool on_card, int64_t cores) {
+  // Megatron Bridge's default, where there are cores for it.
+  constexpr int64_t kMost = 8;
+  if (config.dataset.num_workers) return *config.dataset.num_workers;
+  return on_card ? std::clamp<int64_t>(cores - 1, 1, kMost) : 0;
 }
 
 std::string name_of_training_data(const TrainConfig& config) {

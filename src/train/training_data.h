@@ -20,6 +20,11 @@ std::unique_ptr<Dataset> make_training_data(const TrainConfig& config);
 /// and of its weight, its maker and their order.
 std::pair<const std::string, std::string> content_of_training_data(const Dataset& dataset);
 
+/// Threads that prepare samples ahead: dataset.num_workers, or, where that is not set, as many as
+/// the machine has cores for beside the thread that feeds a card, and none beside a step on the
+/// CPU.
+int64_t sample_workers(const TrainConfig& config, bool on_card, int64_t cores);
+
 /// For messages: "dataset.path_or_dataset=PATH" is PATH, a blend "dataset.blend".
 std::string name_of_training_data(const TrainConfig& config);
 
