@@ -19,8 +19,21 @@ std::string in_gb(int64_t bytes) {
   return fmt::format("{:.2f} GB", gigabytes(static_cast<uint64_t>(std::max<int64_t>(bytes, 0))));
 }
 
-// Those that are not yet at what takes least.
-std::vector<std::string> keys_that_help(const TrainConfig& config) {
+// Those that are not yet at what takes least: of weights and optimizer, then of activations.
+std::vector<std::string> keys_of_weights(const TrainConfig& config) {
+  std::vector<std::string> keys;
+  if (!config.trains_adapters()) {
+    keys.emplace_back("peft.scheme=lora");
+  } else if (config.peft.base_bits != "4" && !config.peft.starts_with_pissa()) {
+    keys.push_back(fmt::format("peft.base_bits=4 (now {})", config.peft.base_bits));
+  }
+  if (config.dtype() == at::kFloat) {
+    keys.emplace_back("model.params_dtype=bfloat16 (now float32)");
+  }
+  return keys;
+}
+
+std::vector<std::string> keys_of_activations(const TrainConfig& config) {
   std::vector<std::string> keys;
   if (config.model.recompute_granularity != "full") {
     keys.push_back(fmt::format("model.recompute_granularity=full (now {})",
@@ -30,12 +43,12 @@ std::vector<std::string> keys_that_help(const TrainConfig& config) {
     keys.push_back(fmt::format("a train.micro_batch_size below {}", config.train.micro_batch_size));
   }
   keys.push_back(fmt::format("a model.seq_length below {}", config.model.seq_length));
-  if (!config.trains_adapters()) {
-    keys.emplace_back("peft.scheme=lora");
-  } else if (config.peft.base_bits != "4" && !config.peft.starts_with_pissa()) {
-    keys.push_back(fmt::format("peft.base_bits=4 (now {})", config.peft.base_bits));
-  }
   return keys;
+}
+
+std::string held_line(std::string_view asked, const MemoryUse& use) {
+  return fmt::format("out of memory: {}; weights hold {}, optimizer {}, gradients {}", asked,
+                     in_gb(use.weights), in_gb(use.optimizer), in_gb(use.gradients));
 }
 
 }  // namespace
@@ -62,16 +75,24 @@ MemoryUse memory_use(const Ministral3& model,
   return use;
 }
 
+std::string opening_out_of_memory_line(std::string_view asked, const MemoryUse& use,
+                                       const TrainConfig& config) {
+  const auto keys = keys_of_weights(config);
+  const std::string less =
+      keys.empty() ? "a smaller model" : fmt::format("{}", fmt::join(keys, ", "));
+  return fmt::format("{}; less is taken by {}", held_line(asked, use), less);
+}
+
 std::string out_of_memory_line(std::string_view asked, const MemoryUse& use,
                                const TrainConfig& config) {
-  std::string line =
-      fmt::format("out of memory: {}; weights hold {}, optimizer {}, gradients {}", asked,
-                  in_gb(use.weights), in_gb(use.optimizer), in_gb(use.gradients));
+  std::string line = held_line(asked, use);
   if (use.peak) {
     line += fmt::format(", activations up to {}",
                         in_gb(*use.peak - use.weights - use.optimizer - use.gradients));
   }
-  return line + fmt::format("; less is taken by {}", fmt::join(keys_that_help(config), ", "));
+  std::vector<std::string> keys = keys_of_activations(config);
+  for (std::string& key : keys_of_weights(config)) keys.push_back(std::move(key));
+  return line + fmt::format("; less is taken by {}", fmt::join(keys, ", "));
 }
 
 }  // namespace trestle

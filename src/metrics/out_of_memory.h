@@ -30,7 +30,12 @@ struct MemoryUse {
 MemoryUse memory_use(const Ministral3& model,
                      const std::vector<std::pair<std::string, at::Tensor>>& state);
 
-/// One line. `asked`: as kernels/device.h makes it of libtorch's error.
+/// One line, of a run whose weights and optimizer state do not fit: `use` is what holds memory so
+/// far, and keys are those that take less there.
+std::string opening_out_of_memory_line(std::string_view asked, const MemoryUse& use,
+                                       const TrainConfig& config);
+
+/// One line, of a step. `asked`: as kernels/device.h makes it of libtorch's error.
 std::string out_of_memory_line(std::string_view asked, const MemoryUse& use,
                                const TrainConfig& config);
 

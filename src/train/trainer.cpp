@@ -21,7 +21,6 @@
 #include "megatron/integrity.h"
 #include "metrics/log.h"
 #include "metrics/mlflow.h"
-#include "metrics/out_of_memory.h"
 #include "metrics/profile.h"
 #include "metrics/wandb.h"
 #include "model/ministral3.h"
@@ -149,6 +148,48 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   const bool known = config_.peft.adapter_path.empty();
   if (resumes && known) saved->require_same(identity_, asked_.may_change);
   huggingface_ = huggingface_folder(config_, base_);
+  try {
+    open_weights(saved, resumes);
+  } catch (const c10::Error& error) {
+    const auto asked_memory = memory_asked(error.what_without_backtrace());
+    if (!asked_memory) throw;
+    machine_error("while weights and optimizer were opened: {}",
+                  opening_out_of_memory_line(*asked_memory, memory_held(), config_));
+  }
+  if (before) {
+    ResumedOrder order = resumed_order(config_, *dataset_, *before, identity_, progress_);
+    for (const std::string& note : order.notes) fmt::print(stderr, "{}\n", note);
+    progress_.blend_start = std::move(order.start);
+  } else {
+    progress_.blend_start = {};  // of a checkpoint that does not say which sets it counts
+  }
+  // Under another directory it is a branch of its own, whose checkpoints are nobody else's.
+  if (progress_.lineage.empty() || !is_in_place(checkpoint)) progress_.lineage = new_lineage();
+  // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
+  if (config_.trains_adapters()) take_initial_from_base(*model_);
+  if (config_.logger.log_params_norm) {
+    params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_);
+  }
+  stream_ = std::make_unique<SampleStream>(
+      *dataset_, processor_,
+      StreamOptions{.seed = static_cast<uint64_t>(config_.rng.seed),
+                    .shuffle = config_.dataset.shuffle,
+                    .max_length = config_.model.seq_length,
+                    .overlong = *overlong_of_name(config_.dataset.overlong),
+                    .workers = sample_workers(config_, !device_.is_cpu(),
+                                              std::thread::hardware_concurrency()),
+                    .start = progress_.consumed_samples,
+                    .blend_start = progress_.blend_start,
+                    .name = name_of_training_data(config_)});
+  validations_ = Validation::make_all(config_, processor_);
+  if (validations_.empty()) refuse_validation_keys(asked_, config_);
+  const std::optional<BestStep> best = progress_.best;
+  for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
+  if (best && !progress_.best) progress_.former_best.push_back(best->step);
+  tell_of_idle_keys();
+}
+
+void Trainer::open_weights(const std::optional<SavedRun>& saved, bool resumes) {
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
   model_ = load_model(base_, base_build(config_.dtype(), config_.peft.base_bits, device_));
   model_->train();
@@ -183,41 +224,16 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                                        .lora_plus_ratio = config_.peft.lora_plus_ratio});
   flops_ = std::make_unique<ModelFlops>(*model_);
   if (resumes) {
-    progress_ = saved->load_state(*optimizer_, {.optimizer = checkpoint.load_optim,
-                                                .random_state = checkpoint.load_rng,
+    progress_ = saved->load_state(*optimizer_, {.optimizer = config_.checkpoint.load_optim,
+                                                .random_state = config_.checkpoint.load_rng,
                                                 .device = device_});
   }
-  if (before) {
-    ResumedOrder order = resumed_order(config_, *dataset_, *before, identity_, progress_);
-    for (const std::string& note : order.notes) fmt::print(stderr, "{}\n", note);
-    progress_.blend_start = std::move(order.start);
-  } else {
-    progress_.blend_start = {};  // of a checkpoint that does not say which sets it counts
-  }
-  // Under another directory it is a branch of its own, whose checkpoints are nobody else's.
-  if (progress_.lineage.empty() || !is_in_place(checkpoint)) progress_.lineage = new_lineage();
-  // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
-  if (config_.trains_adapters()) take_initial_from_base(*model_);
-  if (config_.logger.log_params_norm) {
-    params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_);
-  }
-  stream_ = std::make_unique<SampleStream>(
-      *dataset_, processor_,
-      StreamOptions{.seed = static_cast<uint64_t>(config_.rng.seed),
-                    .shuffle = config_.dataset.shuffle,
-                    .max_length = config_.model.seq_length,
-                    .overlong = *overlong_of_name(config_.dataset.overlong),
-                    .workers = sample_workers(config_, !device_.is_cpu(),
-                                              std::thread::hardware_concurrency()),
-                    .start = progress_.consumed_samples,
-                    .blend_start = progress_.blend_start,
-                    .name = name_of_training_data(config_)});
-  validations_ = Validation::make_all(config_, processor_);
-  if (validations_.empty()) refuse_validation_keys(asked_, config_);
-  const std::optional<BestStep> best = progress_.best;
-  for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
-  if (best && !progress_.best) progress_.former_best.push_back(best->step);
-  tell_of_idle_keys();
+}
+
+MemoryUse Trainer::memory_held() const {
+  if (model_) return memory_use(*model_, optimizer_ ? optimizer_->state() : AdamW::NamedTensors{});
+  const auto card = card_memory(device_);
+  return {.weights = card ? card->allocated : 0};
 }
 
 void Trainer::tell_of_idle_keys() const {
@@ -327,7 +343,7 @@ int Trainer::run(const OnStep& on_step) {
     const auto asked = memory_asked(error.what_without_backtrace());
     if (!asked) throw;
     machine_error("step {}: {}; the last checkpoint stands", progress_.step,
-                  out_of_memory_line(*asked, memory_use(*model_, optimizer_->state()), config_));
+                  out_of_memory_line(*asked, memory_held(), config_));
   }
 }
 

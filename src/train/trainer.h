@@ -15,15 +15,16 @@
 #include "kernels/device.h"
 #include "kernels/optimizer.h"
 #include "metrics/flops.h"
+#include "metrics/out_of_memory.h"
 #include "metrics/values.h"
 #include "recipes/config.h"
 #include "recipes/settle.h"
 #include "run/checkpoint.h"
-#include "train/feature_cache.h"
 #include "run/huggingface_folder.h"
 #include "run/identity.h"
-#include "train/params_norm.h"
 #include "run/run_directory.h"
+#include "train/feature_cache.h"
+#include "train/params_norm.h"
 #include "train/validation.h"
 
 namespace trestle {
@@ -87,6 +88,10 @@ class Trainer {
   void settle_device();
   /// What peft.base_bits=auto means here; a line on stderr where that is FP8.
   void settle_base(const std::optional<SavedRun>& saved);
+  /// The model with its adapters, the optimizer, and what a resumed run goes on with.
+  void open_weights(const std::optional<SavedRun>& saved, bool resumes);
+  /// What weights and optimizer hold; while weights are read, what a card holds so far.
+  MemoryUse memory_held() const;
   void freeze();
   void tell_of_idle_keys() const;
   /// The adapter says scheme, rank, alpha, dropout and targets, and the config then too.

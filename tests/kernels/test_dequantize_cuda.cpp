@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "kernels/cuda_testing.h"
 #include "cuda/dequantize.h"
+#include "kernels/cuda_testing.h"
 
 namespace trestle {
 namespace {

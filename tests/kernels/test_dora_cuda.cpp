@@ -3,8 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "kernels/cuda_testing.h"
 #include "cuda/dora.h"
+#include "kernels/cuda_testing.h"
 
 namespace trestle {
 namespace {

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "kernels/cuda_testing.h"
 #include "cuda/rms_norm.h"
+#include "kernels/cuda_testing.h"
 
 namespace trestle {
 namespace {

@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "kernels/cuda_testing.h"
 #include "cuda/dequantize.h"
 #include "cuda/row_product.h"
+#include "kernels/cuda_testing.h"
 
 namespace trestle {
 namespace {

@@ -9,8 +9,8 @@
 #include <map>
 #include <set>
 
-#include "kernels/cuda_testing.h"
 #include "cuda/sample.h"
+#include "kernels/cuda_testing.h"
 
 namespace trestle {
 namespace {

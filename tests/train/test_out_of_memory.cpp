@@ -1,6 +1,7 @@
 // A run that memory does not suffice for says in one line what was asked, who holds the rest and
 // what would take less, and its last checkpoint stands.
 #include <ATen/ATen.h>
+#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
 #include "base/heap.h"
@@ -61,6 +62,7 @@ TEST(OutOfMemoryLine, NamesTheKeysThatAreNotYetAtTheirLeast) {
     EXPECT_EQ(least.find(key), std::string::npos) << least;
   }
   expect_mentions(least, {"model.seq_length"});
+  expect_mentions(opening_out_of_memory_line("x", {}, config), {"a smaller model"});
   config.peft.scheme = "";
   expect_mentions(out_of_memory_line("x", {}, config), {"peft.scheme=lora"});
 }
@@ -120,6 +122,42 @@ TEST_F(OutOfMemory, TheLastCheckpointStands) {
   TrainConfig resumed = config;
   resumed.checkpoint.load = config.checkpoint.save;
   EXPECT_EQ(losses(resumed), std::vector<double>(wanted.begin() + 2, wanted.end()));
+}
+
+// The CPU's allocator, which from `most` bytes at once on says that there are none, as a card does.
+class FullMemory : public c10::Allocator {
+ public:
+  explicit FullMemory(size_t most) : most_(most) { c10::SetCPUAllocator(this, 1); }
+  ~FullMemory() override { c10::SetCPUAllocator(before_, 1); }
+  FullMemory(const FullMemory&) = delete;
+  FullMemory& operator=(const FullMemory&) = delete;
+
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes >= most_) throw c10::OutOfMemoryError({"", "", 0}, kOfCard);
+    return before_->allocate(bytes);
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return before_->raw_deleter(); }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    before_->copy_data(to, from, bytes);
+  }
+
+ private:
+  size_t most_;
+  c10::Allocator* before_ = c10::GetCPUAllocator();
+};
+
+TEST_F(OutOfMemory, WhileARunIsOpenedNamesTheKeysOfWeights) {
+  TrainConfig config = config_of("opened", "lora");
+  config.peft.scheme = "none";
+  std::optional<std::string> said;
+  {
+    const FullMemory full(100'000);
+    said = error_of<MachineError>([&] { Trainer trainer(config); });
+  }
+  expect_mentions(said, {"while weights and optimizer were opened", "2.00 GiB were asked for",
+                         "weights hold", "peft.scheme=lora", "model.params_dtype=bfloat16"});
+  EXPECT_EQ(said->find("recompute"), std::string::npos) << *said;
+  EXPECT_FALSE(std::filesystem::exists(config.checkpoint.save));
 }
 
 TEST_F(OutOfMemory, AnotherErrorOfLibtorchStaysWhatItIs) {
