@@ -80,7 +80,11 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
                   std::string_view prefix) {
   const at::NoGradGuard no_grad;
   const auto linears = projections(module);
-  std::optional<Upload> upload;  // of the first parameter that is not on the CPU
+  std::optional<Upload> upload;  // of the first that is not on the CPU
+  const auto upload_to = [&](at::Device device) -> Upload& {
+    if (!upload) upload.emplace(make_transfer(device));
+    return *upload;
+  };
   for (const auto& entry : module.named_parameters()) {
     const std::string name = std::string(prefix) + entry.key();
     at::Tensor parameter = entry.value();
@@ -105,26 +109,28 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
         continue;
       }
       if (!linear.has_values()) {
-        if (hold_fp8(megatron, name, linear)) continue;
+        Upload* const way = linear.device().is_cpu() ? nullptr : &upload_to(linear.device());
+        if (hold_fp8(megatron, name, linear, way)) continue;
         parameter = linear.weight;
       }
     }
     // Straight into its place where nothing is to be cast.
     const TensorInfo stored{found->second.dtype, shape};
     const bool cast = parameter.scalar_type() != stored.dtype || !parameter.is_contiguous();
-    if (!parameter.is_cpu() && !upload) upload.emplace(make_transfer(parameter.device()));
     for_row_blocks(stored, [&](RowRange range) {
       const at::Tensor place = parameter.dim() == 0
                                    ? parameter.detach()
                                    : parameter.detach().narrow(0, range.first, range.count);
       if (!parameter.is_cpu()) {
         const uint64_t bytes = stored.row_bytes() * static_cast<uint64_t>(range.count);
-        megatron.read_rows(name, range, upload->next(static_cast<int64_t>(bytes)));
-        upload->send(stored.dtype, place);
+        Upload& way = upload_to(parameter.device());
+        read_rows_together(megatron, name, range, way.next(static_cast<int64_t>(bytes)));
+        way.send(stored.dtype, place);
       } else if (cast) {
         place.copy_(read_range(megatron, name, range));
       } else {
-        megatron.read_rows(name, range, static_cast<std::byte*>(place.mutable_data_ptr()));
+        read_rows_together(megatron, name, range,
+                           static_cast<std::byte*>(place.mutable_data_ptr()));
       }
     });
   }

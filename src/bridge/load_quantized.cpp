@@ -44,18 +44,23 @@ void quantize(const TensorSource& source, const std::string& name, at::ScalarTyp
   if (!is_here) into.copy_from(made);
 }
 
-bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into) {
+bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into, Upload* upload) {
   auto scales = source.fp8_scales(name);
   if (!scales) {
     into.allocate();
     return false;
   }
   const TensorInfo stored{at::kFloat8_e4m3fn, source.tensors().at(name).shape};
-  at::Tensor codes = at::empty(stored.shape, stored.dtype);
-  auto* out = static_cast<std::byte*>(codes.mutable_data_ptr());
+  const at::Device device = upload == nullptr ? at::Device(at::kCPU) : into.device();
+  at::Tensor codes = at::empty(stored.shape, at::TensorOptions(stored.dtype).device(device));
   for_row_blocks(stored, [&](RowRange range) {
-    source.read_fp8_rows(name, range,
-                         out + stored.row_bytes() * static_cast<uint64_t>(range.first));
+    const at::Tensor place = codes.narrow(0, range.first, range.count);
+    if (upload == nullptr) {
+      source.read_fp8_rows(name, range, static_cast<std::byte*>(place.mutable_data_ptr()));
+      return;
+    }
+    source.read_fp8_rows(name, range, upload->next(place.numel()));
+    upload->send(stored.dtype, place);
   });
   into.hold(Fp8Weight(std::move(codes), std::move(*scales)));
   return true;

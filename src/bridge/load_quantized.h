@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "bridge/upload.h"
 #include "formats/tensor_source.h"
 #include "model/config.h"
 #include "model/linear.h"
@@ -32,7 +33,9 @@ std::map<std::string, Linear*> projections(const torch::nn::Module& module);
 
 /// Of a projection that Build::keep_fp8 left without a weight: holds that of the checkpoint in FP8
 /// where it is stored so, a copy of codes and scales; else allocates one, and returns false.
-bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into);
+/// `upload`: the codes' way to the projection's device, which the caller finishes; null for the
+/// CPU.
+bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into, Upload* upload);
 
 /// How many projections of such a model hold_fp8() would hold.
 int64_t count_fp8(const TensorSource& megatron, const ModelConfig& config);

@@ -1,6 +1,7 @@
 #include "formats/tensor_source.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <cstring>
 
@@ -26,6 +27,17 @@ void TensorSource::read_rows(const std::string& name, RowRange range, std::byte*
   const auto* data = static_cast<const std::byte*>(tensor.const_data_ptr());
   std::memcpy(out, data + row * static_cast<uint64_t>(range.first),
               row * static_cast<uint64_t>(range.count));
+}
+
+void read_rows_together(const TensorSource& source, const std::string& name, RowRange range,
+                        std::byte* out) {
+  constexpr uint64_t kPart = 1 << 20;  // bytes; a thread's part is worth its beginning
+  const uint64_t row = source.tensors().at(name).row_bytes();
+  const auto rows = static_cast<int64_t>(std::max<uint64_t>(kPart / std::max<uint64_t>(row, 1), 1));
+  at::parallel_for(0, range.count, rows, [&](int64_t begin, int64_t end) {
+    source.read_rows(name, {range.first + begin, end - begin},
+                     out + row * static_cast<uint64_t>(begin));
+  });
 }
 
 std::optional<Fp8Scales> TensorSource::fp8_scales(const std::string&) const { return {}; }

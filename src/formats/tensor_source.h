@@ -65,6 +65,11 @@ class TensorSource {
   virtual void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const;
 };
 
+/// The same bytes as read_rows(), read by libtorch's threads side by side: one thread's copies out
+/// of the page cache are slower than a card's bus. Of sources of an opened checkpoint, which bear
+/// it.
+void read_rows_together(const TensorSource& source, const std::string& name, RowRange range,
+                        std::byte* out);
 /// Rows of a tensor as a tensor of their own; a tensor without axes has one row.
 at::Tensor read_range(const TensorSource& source, const std::string& name, RowRange range);
 /// All of them.

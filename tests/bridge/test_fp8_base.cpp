@@ -73,6 +73,23 @@ TEST_F(Fp8Base, ValuesAreThoseOfTheDenseModelToTheBit) {
   }
 }
 
+TEST_F(Fp8Base, CodesGoToACardByItsTransfer) {
+  const auto path = write(kPerRow);
+  const OpenCheckpoint checkpoint(path);
+  const auto model = load(path, at::kFloat, "fp8");
+  int64_t held = 0;
+  for (const auto& [name, linear] : projections(*model)) {
+    if (linear->fp8() == nullptr) continue;
+    Linear into(linear->fp8()->columns(), linear->fp8()->rows(), base_build(at::kFloat, "fp8"));
+    Upload upload(make_transfer(at::kCPU));
+    ASSERT_TRUE(hold_fp8(checkpoint.weights(), name, into, &upload)) << name;
+    upload.finish();
+    EXPECT_TRUE(at::equal(into.dense_weight(), linear->dense_weight())) << name;
+    ++held;
+  }
+  EXPECT_EQ(held, kLanguage);
+}
+
 TEST_F(Fp8Base, CodesAndScalesAreTheFiles) {
   for (const Fp8Form& form : kForms) {
     const auto path = write(form);
