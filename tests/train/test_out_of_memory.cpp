@@ -147,8 +147,7 @@ class FullMemory : public c10::Allocator {
 };
 
 TEST_F(OutOfMemory, WhileARunIsOpenedNamesTheKeysOfWeights) {
-  TrainConfig config = config_of("opened", "lora");
-  config.peft.scheme = "none";
+  const TrainConfig config = config_of("opened", "");
   std::optional<std::string> said;
   {
     const FullMemory full(100'000);
