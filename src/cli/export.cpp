@@ -184,8 +184,8 @@ ModelNames names_of(const ExportFlags& flags) {
 Conversion run_export(const Command& command, ExportFlags& flags) {
   const ModelNames names = names_of(flags);
   if (flags.adapter_only) {
-    const AdapterWritten done =
-        export_peft_folder(names, flags.hf_model, flags.output(), flags.verify);
+    const AdapterWritten done = export_peft_folder(names, base_name_from_anywhere(flags.hf_model),
+                                                   flags.output(), flags.verify);
     warn_of_nothing(done.adapter, done.summary.changes_nothing);
     if (flags.verify) {
       fmt::print(stderr, "verified: {} tensors read back equal\n", done.written.tensors);

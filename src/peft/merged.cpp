@@ -176,6 +176,12 @@ const TensorSource& OpenModel::weights() const {
   return merged_ ? static_cast<const TensorSource&>(*merged_) : checkpoint_->weights();
 }
 
+std::string base_name_from_anywhere(const std::string& given) {
+  if (given.empty() || hub_name_of(given, HubKind::kModel)) return given;
+  const fs::path path = fs::absolute(given).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).string();  // "base/" is "base"
+}
+
 AdapterWritten export_peft_folder(const ModelNames& names, const std::string& base_name,
                                   const fs::path& output, bool verify) {
   const Parts parts = parts_of(names, /*weights=*/false);

@@ -76,6 +76,10 @@ class OpenModel {
   std::optional<std::filesystem::path> adapter_;
 };
 
+/// The base_model_name_or_path that finds `given` from wherever the folder is read: a name on the
+/// Hub as it is, a path from the root.
+std::string base_name_from_anywhere(const std::string& given);
+
 /// Writes the named adapter as a PEFT folder at `output`, which must not exist or be empty, with
 /// `base_name` as its base_model_name_or_path. The base's weights are not needed, of its config
 /// the sizes only. With `verify` the folder is read back and compared before it gets its name.

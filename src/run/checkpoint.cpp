@@ -12,6 +12,7 @@
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
+#include "run/saved_progress.h"
 
 namespace trestle {
 
@@ -22,25 +23,6 @@ constexpr std::string_view kOptimizer = "optimizer.state.";
 Json own_of(const MegatronCheckpoint& checkpoint) {
   Json own = checkpoint.object(kProgress).value_or(Json());
   return own.is_object() ? own : Json::object();
-}
-
-// Nothing that a file says is counted with before it can be.
-BlendStart blend_start_in(const Json& own, int64_t consumed_samples, std::string_view what) {
-  BlendStart start;
-  const auto found = own.find("blend_start");
-  if (found == own.end()) return start;
-  const auto is_count = [&](const Json& number) {
-    return number.is_number_integer() && number >= 0 && number <= consumed_samples;
-  };
-  const Json sample = found->is_object() ? found->value("sample", Json()) : Json();
-  const Json taken = found->is_object() ? found->value("taken", Json()) : Json();
-  if (!is_count(sample) || !taken.is_array() || !std::ranges::all_of(taken, is_count)) {
-    user_error(
-        "checkpoint.load={}: where the weights of dataset.blend were changed is no sample of the "
-        "{} that were taken; was it made by another trestle?",
-        what, consumed_samples);
-  }
-  return {sample.get<int64_t>(), taken.get<std::vector<int64_t>>()};
 }
 
 }  // namespace
@@ -178,29 +160,18 @@ RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {
 
 RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
   const Json state = checkpoint_.train_state();
-  if (!state.contains("consumed_train_samples")) {
+  if (!state.is_object() || !state.contains("consumed_train_samples")) {
     user_error(
         "checkpoint.load={} does not say how many samples were taken; its train_state.pt is "
         "missing or not a run's",
         name_);
   }
-  RunProgress progress{.step = checkpoint_.iteration(),
-                       .consumed_samples = state["consumed_train_samples"].get<int64_t>()};
-  progress.blend_start = blend_start_in(own_, progress.consumed_samples, name_);
-  progress.skipped = own_.value("skipped", int64_t{0});
-  progress.skipped_on_end = own_.value("skipped_on_end", int64_t{0});
-  progress.recent_losses = own_.value("recent_losses", std::vector<double>());
-  if (own_.contains("best_step")) {
-    progress.best =
-        BestStep{own_.value("best_step", int64_t{0}), own_.value("best_metric", std::string()),
-                 own_.value("best_value", 0.0), own_.value("best_measured_on", std::string())};
-  }
-  progress.former_best = own_.value("former_best", std::vector<int64_t>());
+  RunProgress progress = progress_in(own_, state, checkpoint_.iteration(), name_);
   if (const auto record = save_record(checkpoint_.run_config())) progress.lineage = record->lineage;
-  progress.schedule_start =
-      what.optimizer ? own_.value("schedule_start", int64_t{0}) : progress.step;
-  progress.skipped_before =
-      what.optimizer ? own_.value("skipped_before", int64_t{0}) : progress.skipped;
+  if (!what.optimizer) {
+    progress.schedule_start = progress.step;
+    progress.skipped_before = progress.skipped;
+  }
   optimizer.set_steps(progress.updates());
   return progress;
 }

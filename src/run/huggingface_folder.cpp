@@ -1,6 +1,11 @@
 #include "run/huggingface_folder.h"
 
+#include <algorithm>
+#include <array>
 #include <limits>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -11,6 +16,7 @@
 #include "hub/hub.h"
 #include "megatron/checkpoint.h"
 #include "peft/merged.h"
+#include "run/sampled_weights.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -19,11 +25,64 @@ namespace {
 
 constexpr const char* kSource = "checkpoint.hf_source_path";
 
+// Of either of two files readers of a model need one.
+struct Needed {
+  std::string_view name, other;
+};
+constexpr std::array<Needed, 2> kNeeded = {
+    {{"tokenizer.json", "tekken.json"}, {"processor_config.json", "preprocessor_config.json"}}};
+
+bool has_one(const std::vector<fs::path>& files, const Needed& needed) {
+  return std::ranges::any_of(files, [&](const fs::path& file) {
+    const std::string name = file.filename().string();
+    return name == needed.name || name == needed.other;
+  });
+}
+
+// What the base has, what is written has too.
+void require_side_files(const std::vector<fs::path>& there, const std::string& given,
+                        const OpenCheckpoint& base) {
+  const std::vector<fs::path> ours = base.side_files();
+  for (const Needed& needed : kNeeded) {
+    if (!has_one(ours, needed) || has_one(there, needed)) continue;
+    user_error(
+        "{}={} has no {} or {}, so that the saved folders would have none; put that of {} there, "
+        "or leave the key out",
+        kSource, given, needed.name, needed.other, base.assets().string());
+  }
+}
+
 void require_same_config(const fs::path& files, const std::string& given,
                          const OpenCheckpoint& base) {
+  if (!is_there(files / "config.json")) {
+    user_error("{}={} has no config.json; name the Hugging Face folder of the run's model", kSource,
+               given);
+  }
   for (const ConfigDifference& each : config_differences(base.config(), read_hf_config(files))) {
     user_error("{}={} has {}={}, but the run's model has {}; name the model that it came from",
                kSource, given, each.key, each.theirs, each.ours);
+  }
+}
+
+// What an adapter names as its base is loaded with it.
+void require_same_weights(const fs::path& files, const std::string& given,
+                          const OpenCheckpoint& base) {
+  const OpenCheckpoint theirs(files, {}, CheckpointFormat::kHf);
+  if (const auto difference = weights_difference(base.weights(), theirs.weights())) {
+    user_error("{}={} is not the run's model: {}; name the model that it came from", kSource, given,
+               *difference);
+  }
+}
+
+// Whatever is wrong there, the key that named it is told.
+template <class Check>
+void with_key(const std::string& given, const Check& check) {
+  try {
+    check();
+  } catch (const UserError& error) {
+    const std::string_view what = error.what();
+    if (what.starts_with(kSource)) throw;
+    user_error("{}={}: {}", kSource, given, what);
   }
 }
 
@@ -36,20 +95,28 @@ std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
   HuggingFaceFolder folder{.adapters = config.trains_adapters()};
   const std::string& source = checkpoint.hf_source_path;
   std::optional<fs::path> files;
+  std::vector<fs::path> side = base.side_files();  // refused before the first step
   // Of an adapter a name on the Hub is what its readers will look for, who may have a network.
   const bool is_name = folder.adapters && hub_name_of(source, HubKind::kModel);
   if (!source.empty() && !is_name) {
     files = resolve_model(source, kSource, HubFiles::kAssets);
     require_directory(*files, kSource);
-    require_same_config(*files, source, base);
+    with_key(source, [&] {
+      require_same_config(*files, source, base);
+      side = side_files(*files);
+      if (folder.adapters) {
+        require_same_weights(*files, source, base);
+      } else {
+        require_side_files(side, source, base);
+      }
+    });
   }
-  // Refused before the first step.
-  const std::vector<fs::path> side = files ? side_files(*files) : base.side_files();
   if (folder.adapters) {
     // A Megatron directory is no name that peft could look for.
-    folder.base_name = !source.empty()      ? source
-                       : base.is_megatron() ? ""
-                                            : checkpoint.pretrained_checkpoint;
+    folder.base_name =
+        base_name_from_anywhere(!source.empty()      ? source
+                                : base.is_megatron() ? ""
+                                                     : checkpoint.pretrained_checkpoint);
     return folder;
   }
   folder.files = std::move(files);

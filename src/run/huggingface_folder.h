@@ -24,8 +24,10 @@ struct HuggingFaceFolder {
   std::string base_name = {};
 };
 
-/// Nothing where the run writes none. Throws UserError where checkpoint.hf_source_path is no model,
-/// or one of other shapes or arithmetic than `base`.
+/// Nothing where the run writes none. Throws UserError, naming the key, where
+/// checkpoint.hf_source_path has no config or one of other shapes or arithmetic than `base`; for
+/// adapters, whose base it names, where its weights are missing or others (weights_difference); for
+/// a model where it lacks a tokenizer or processor file that the base has.
 std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
                                                     const OpenCheckpoint& base);
 

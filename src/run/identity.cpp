@@ -12,22 +12,18 @@
 #include "formats/safetensors.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
+#include "run/sampled_weights.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 namespace {
 
-constexpr uint64_t kSmallTensor = 64 << 10, kSmallModel = 64 << 20;
-constexpr int64_t kRows = 4;
+constexpr uint64_t kSmallModel = 64 << 20;
 constexpr const char *kBaseBits = "peft.base_bits", *kDenseBase = "16";
 
 std::string_view bytes_of(const at::Tensor& contiguous) {
   return {static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes()};
-}
-
-uint64_t size_of(const TensorInfo& info) {
-  return static_cast<uint64_t>(info.rows()) * info.row_bytes();
 }
 
 // `read(range)` gives rows.
@@ -36,15 +32,7 @@ void add_tensor(Digest& digest, const std::string& name, const TensorInfo& info,
                 const Read& read) {
   digest.update(
       fmt::format("{} {} {};", name, at::toString(info.dtype), fmt::join(info.shape, "x")));
-  const int64_t rows = info.rows();
-  if (rows == 0 || info.row_bytes() == 0) return;
-  if (whole || size_of(info) <= kSmallTensor || rows <= kRows) {
-    digest.update(bytes_of(read(RowRange{0, rows})));
-    return;
-  }
-  for (int64_t i = 0; i < kRows; ++i) {
-    digest.update(bytes_of(read(RowRange{i * (rows - 1) / (kRows - 1), 1})));
-  }
+  for (const RowRange& range : sampled_rows(info, whole)) digest.update(bytes_of(read(range)));
 }
 
 bool must_stay(OnResume on_resume) {

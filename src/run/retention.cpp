@@ -11,6 +11,7 @@
 #include "checkpoint/save_record.h"
 #include "megatron/integrity.h"
 #include "run/run_directory.h"
+#include "run/save_contents.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -41,10 +42,11 @@ std::string why_kept(const fs::path& iteration, int64_t step, const std::string&
     if (const fs::path entry = foreign_entry(iteration); !entry.empty()) {
       return fmt::format("its save did not write {}", entry.string());
     }
-    // Somebody's notes in a run_config.yaml; weights are not read for it.
-    if (const fs::path file = changed_file(iteration, 1 << 20); !file.empty()) {
-      return fmt::format("somebody changed {}", file.string());
-    }
+    // Somebody's notes in a run_config.yaml, or weights of their own; those are not read as a whole
+    // for it.
+    fs::path file = changed_file(iteration, 1 << 20);
+    if (file.empty()) file = changed_content(iteration);
+    if (!file.empty()) return fmt::format("somebody changed {}", file.string());
   } catch (const std::exception& error) {
     return error.what();
   }

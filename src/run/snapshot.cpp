@@ -11,6 +11,7 @@
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
 #include "recipes/schedule.h"
+#include "run/save_contents.h"
 
 namespace trestle {
 
@@ -156,7 +157,9 @@ void write_checkpoint(const Snapshot& snapshot, const std::optional<HuggingFaceF
     writer.write(snapshot.list[i].first, snapshot.tensors[i]);
   }
   writer.add_object(kProgress, progress_state(snapshot.progress, snapshot.identity));
-  if (folder) write_folder(*folder, megatron_directory(writer.finish()));
+  const std::filesystem::path iteration = megatron_directory(writer.finish());
+  if (folder) write_folder(*folder, iteration);
+  write_contents(iteration);
   writer.commit();
 }
 

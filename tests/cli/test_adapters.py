@@ -82,6 +82,12 @@ class Exports(Refusals):
             name = name.replace("language_model.model.", "model.language_model.")
             self.assertTrue(torch.equal(out[name], value), name)
 
+    def test_a_folder_names_a_base_that_is_found_from_anywhere(self):
+        shutil.copytree(HF, self.folder / "base")
+        self.exports("--hf-model", "base/", "--adapter-path", MEGATRON / "adapter_lora", "--adapter-only")
+        named = json.loads((self.folder / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        self.assertEqual(Path(named), (self.folder / "base").resolve())
+
     def untrained(self, source):
         folder = Path(shutil.copytree(source, self.folder / "untrained"))
         tensors = load_file(folder / ADAPTER)

@@ -330,7 +330,8 @@ TEST_F(CheckpointKeys, AlsoSaveHfOfAdaptersIsAPeftFolder) {
   config.checkpoint.also_save_hf_checkpoint = true;
   run(config);
   const fs::path directory = fs::path(config.checkpoint.save) / "iter_0000006";
-  const std::string base = config.checkpoint.pretrained_checkpoint;
+  // A path that is not relative can be found from anywhere.
+  const std::string base = fs::absolute(config.checkpoint.pretrained_checkpoint).string();
   export_peft_folder({.megatron = directory}, base, directory_ / "exported", /*verify=*/true);
   const Files ours = files_of(directory / "hf");
   EXPECT_TRUE(ours == files_of(directory_ / "exported"));

@@ -1,0 +1,154 @@
+#include "run/saved_progress.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "recipes/bounds.h"
+#include "recipes/train_options.h"
+#include "run/checkpoint.h"
+
+namespace trestle {
+
+namespace {
+
+constexpr size_t kShown = 64;
+constexpr const char *kSamples = "consumed_train_samples", *kBlendStart = "blend_start";
+
+class Numbers {
+ public:
+  Numbers(const Json& object, std::string_view what, std::string within = {})
+      : object_(object), what_(what), within_(std::move(within)) {}
+
+  bool has(const char* key) const { return object_.contains(key); }
+
+  // 0 where it is missing.
+  int64_t count(const char* key, int64_t most) const {
+    const auto found = object_.find(key);
+    return found == object_.end() ? 0 : count_of(*found, key, most);
+  }
+  std::vector<int64_t> counts(const char* key, int64_t most) const {
+    std::vector<int64_t> counts;
+    for (const Json& each : list(key)) counts.push_back(count_of(each, key, most));
+    return counts;
+  }
+  double number(const char* key) const {
+    const auto found = object_.find(key);
+    return found == object_.end() ? 0 : number_of(*found, key);
+  }
+  std::vector<double> numbers(const char* key, int64_t most) const {
+    const Json all = list(key);
+    if (std::ssize(all) > most) {
+      refuse(key, fmt::format("{} numbers", all.size()), fmt::format("{} at most", most));
+    }
+    std::vector<double> numbers;
+    for (const Json& each : all) numbers.push_back(number_of(each, key));
+    return numbers;
+  }
+  std::string text(const char* key) const {
+    const auto found = object_.find(key);
+    if (found == object_.end()) return {};
+    if (!found->is_string()) refuse(key, shown(*found), "a text");
+    return found->get<std::string>();
+  }
+  Numbers inside(const char* key) const {
+    const Json& value = object_.at(key);
+    if (!value.is_object()) refuse(key, shown(value), "an object");
+    return {value, what_, std::string(key) + "."};
+  }
+  [[noreturn]] void refuse(const char* key, const std::string& found,
+                           const std::string& wanted) const {
+    user_error(
+        "checkpoint.load={}: {}{} is {}, where a run of its steps has {}; it is damaged, or was "
+        "made "
+        "by another trestle",
+        what_, within_, key, found, wanted);
+  }
+
+ private:
+  static std::string shown(const Json& value) {
+    std::string text =
+        one_line(value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace));
+    if (text.size() > kShown) text = text.substr(0, kShown) + "...";
+    return text;
+  }
+  // Not converted before it is known to be one: 2^64 - 1 would be -1.
+  int64_t count_of(const Json& value, const char* key, int64_t most) const {
+    const bool counts =
+        value.is_number_integer() && value >= 0 &&
+        (!value.is_number_unsigned() || std::in_range<int64_t>(value.get<uint64_t>()));
+    if (!counts || value.get<int64_t>() > most) {
+      refuse(key, shown(value), fmt::format("a whole number from 0 to {}", most));
+    }
+    return value.get<int64_t>();
+  }
+  double number_of(const Json& value, const char* key) const {
+    if (!value.is_number()) refuse(key, shown(value), "a number");
+    return value.get<double>();
+  }
+  // Empty where it is missing.
+  Json list(const char* key) const {
+    const auto found = object_.find(key);
+    if (found == object_.end()) return Json::array();
+    if (!found->is_array()) refuse(key, shown(*found), "a list");
+    return *found;
+  }
+
+  const Json& object_;
+  std::string_view what_;
+  std::string within_;
+};
+
+// How many sets there are is compared where they are known (train/resumed_data).
+BlendStart blend_start_in(const Numbers& own, int64_t consumed_samples) {
+  if (!own.has(kBlendStart)) return {};
+  const Numbers start = own.inside(kBlendStart);
+  const int64_t sample = start.count("sample", consumed_samples);
+  std::vector<int64_t> taken = start.counts("taken", sample);
+  int64_t left = sample;
+  for (const int64_t each : taken) {
+    if (each > left) {
+      start.refuse("taken", "more samples in all", fmt::format("{} at most", sample));
+    }
+    left -= each;
+  }
+  return {sample, std::move(taken)};
+}
+
+}  // namespace
+
+RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
+                        std::string_view what) {
+  const Numbers numbers(own, what), state(train_state, what);
+  constexpr auto kMostStep = static_cast<int64_t>(kMostSteps);
+  if (step < 0 || step > kMostStep) {
+    numbers.refuse("its step", std::to_string(step), fmt::format("0 to {}", kMostStep));
+  }
+  RunProgress progress{.step = step};
+  progress.consumed_samples = state.count(kSamples, step * static_cast<int64_t>(kMostSamples));
+  progress.blend_start = blend_start_in(numbers, progress.consumed_samples);
+  progress.skipped = numbers.count("skipped", step);
+  progress.skipped_on_end = numbers.count("skipped_on_end", progress.skipped);
+  progress.recent_losses = numbers.numbers("recent_losses", kSpikeWindow);
+  if (numbers.has("best_step")) {
+    progress.best = BestStep{numbers.count("best_step", step), numbers.text("best_metric"),
+                             numbers.number("best_value"), numbers.text("best_measured_on")};
+  }
+  progress.former_best = numbers.counts("former_best", step);
+  progress.schedule_start = numbers.count("schedule_start", step);
+  progress.skipped_before = numbers.count("skipped_before", progress.skipped);
+  if (progress.updates() < 0) {
+    numbers.refuse("skipped", std::to_string(progress.skipped),
+                   fmt::format("no more than the {} steps behind schedule_start and skipped_before",
+                               step - progress.schedule_start));
+  }
+  return progress;
+}
+
+}  // namespace trestle
