@@ -1,7 +1,7 @@
 // A block takes a row and holds it in registers, so that memory is read once: 4 bytes an element in
-// bf16 forward, 6 backward, and for the weight's gradient 8 more for each column of kPartials rows.
-// libtorch's seven operators move 36 and take 183 us for [4096, 3072] on an H200, where a copy of
-// as much takes 14.
+// bf16 forward, 6 backward, and for the weight's gradient 8 more for each column of
+// rms_norm_partials() rows. libtorch's seven operators move 36 and take 183 us for [4096, 3072] on
+// an H200, where a copy of as much takes 14.
 #include <type_traits>
 
 #include "cuda/device.cuh"
@@ -11,9 +11,6 @@ namespace trestle::cuda {
 
 namespace {
 
-// Rows whose products are summed in registers before they are summed in memory: four blocks for
-// each processor of an H100, and the same on any card, so that sums are too.
-constexpr int64_t kPartials = 528;
 constexpr int kMostForward = 1024, kMostBackward = 384;  // threads; registers limit the latter
 constexpr int kSumRows = 8;
 
@@ -150,8 +147,6 @@ int rms_norm_forward(const RmsNormForward& args, Stream stream) {
     });
   });
 }
-
-int64_t rms_norm_partials(int64_t rows) { return rows < kPartials ? rows : kPartials; }
 
 int rms_norm_backward(const RmsNormBackward& args, Stream stream) {
   const bool aligned =

@@ -9,6 +9,13 @@ namespace trestle::cuda {
 // 16,384 in fp32, backward of over 12,288 and 6,144. Where a row or a pointer is no multiple of 16
 // bytes these are 16,384 forward and 6,144 backward.
 
+/// Whether both ways take rows of so many columns, at pointers that are multiples of 16 bytes.
+constexpr bool takes_rows(Type type, int64_t columns) {
+  constexpr int64_t kMost = 6144, kMostInVectors = 12288, kVector = 8;
+  const bool in_vectors = type == Type::kBFloat16 && columns % kVector == 0;
+  return columns <= (in_vectors ? kMostInVectors : kMost);
+}
+
 /// x [rows, columns], weight [columns] -> y [rows, columns], all of one type, and 1 / rms of each
 /// row for the gradients, fp32 [rows] (null: not asked for). rms = sqrt(mean of squares + eps).
 struct RmsNormForward {
@@ -32,6 +39,12 @@ struct RmsNormBackward {
   float* partial = nullptr;
 };
 int rms_norm_backward(const RmsNormBackward& args, Stream stream);
-int64_t rms_norm_partials(int64_t rows);
+
+/// Rows whose products are summed in registers before they are summed in memory: four blocks for
+/// each processor of an H100, and the same on any card, so that sums are too.
+constexpr int64_t rms_norm_partials(int64_t rows) {
+  constexpr int64_t kMost = 528;
+  return rows < kMost ? rows : kMost;
+}
 
 }  // namespace trestle::cuda

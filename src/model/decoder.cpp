@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "kernels/matrix_product.h"
+#include "kernels/swiglu.h"
 #include "model/host_input.h"
 
 namespace trestle {
@@ -33,12 +34,8 @@ at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& co
 
 at::Tensor SelfAttention::attend(const at::Tensor& qkv_TGMH, const LayerContext& context,
                                  size_t layer) const {
-  const int64_t N = heads_per_group_;
-  const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), context.rotation);
-  at::Tensor q_TGNH = qk.narrow(2, 0, N);
-  if (context.query_scale.defined()) q_TGNH = q_TGNH * context.query_scale;
-  const at::Tensor k_TGH = qk.select(2, N);
-  const at::Tensor v_TGH = qkv_TGMH.select(2, N + 1);
+  const auto [q_TGNH, k_TGH, v_TGH] =
+      rotated_parts(qkv_TGMH, context.rotation, context.query_scale);
   return context.cache == nullptr
              ? causal_attention(q_TGNH, k_TGH, v_TGH, context.packing)
              : cached_attention(q_TGNH, k_TGH, v_TGH, context.packing, *context.cache, layer);
@@ -54,8 +51,7 @@ Mlp::Mlp(const TextConfig& config, const Build& build) {
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x_TD) const {
-  const auto gate_up = linear_fc1->forward(x_TD).chunk(2, -1);
-  return linear_fc2->forward(swiglu(gate_up[0], gate_up[1]));
+  return linear_fc2->forward(swiglu(linear_fc1->forward(x_TD)));
 }
 
 DecoderLayer::DecoderLayer(const TextConfig& config, const Build& build) {

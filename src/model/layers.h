@@ -1,15 +1,12 @@
-// RMSNorm and SwiGLU, which all towers share.
+// RMSNorm with its weight, which all towers share.
 #pragma once
 
 #include <torch/nn/module.h>
 
+#include "kernels/rms_norm.h"
 #include "model/linear.h"
 
 namespace trestle {
-
-/// weight * (x / sqrt(mean(x^2) + eps)), the mean in fp32 and the product in x's dtype, as
-/// transformers' Ministral3RMSNorm and PixtralRMSNorm. x [..., D], weight [D].
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 class RmsNorm : public torch::nn::Module {
  public:
@@ -21,8 +18,5 @@ class RmsNorm : public torch::nn::Module {
  private:
   double eps_;
 };
-
-/// silu(gate) * up.
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 
 }  // namespace trestle

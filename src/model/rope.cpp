@@ -86,16 +86,6 @@ Rotation axial_rotation(int64_t rows, int64_t cols, const at::Tensor& inverse,
   return {angles.cos().to(dtype), angles.sin().to(dtype)};
 }
 
-at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
-  // [T, H] -> [T, 1, ..., H]
-  std::vector<int64_t> shape(static_cast<size_t>(x.dim()), 1);
-  shape.front() = rotation.cos.size(0);
-  shape.back() = rotation.cos.size(1);
-  const auto halves = x.chunk(2, -1);
-  const at::Tensor turned = at::cat({-halves[1], halves[0]}, -1);
-  return x * rotation.cos.view(shape) + turned * rotation.sin.view(shape);
-}
-
 at::Tensor llama_4_query_scale(const RopeConfig& config, const at::Tensor& positions_T,
                                at::ScalarType dtype) {
   const at::Tensor turns =

@@ -1,17 +1,13 @@
-// Rotary position embeddings of both towers. Positions are always an input: packing and caching
-// need no special case.
+// Rotary position embeddings of both towers: angles from positions, which are always an input, so
+// that packing and caching need no special case; kernels/rotate.h turns by them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include "kernels/rotate.h"
 #include "model/config.h"
 
 namespace trestle {
-
-/// cos and sin, each [T, H], both halves of the head alike.
-struct Rotation {
-  at::Tensor cos, sin;
-};
 
 /// The text tower's frequencies.
 struct RopeFrequencies {
@@ -38,9 +34,6 @@ at::Tensor inverse_frequencies(double theta, int64_t head_dim);
 /// ones with the column (transformers `PixtralVisionRotaryEmbedding`).
 Rotation axial_rotation(int64_t rows, int64_t cols, const at::Tensor& inverse,
                         at::ScalarType dtype);
-
-/// Rotates x [T, ..., H].
-at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 
 /// Llama-4's query scale 1 + beta ln(1 + floor(position / original_max)), [T] in `dtype`.
 at::Tensor llama_4_query_scale(const RopeConfig& config, const at::Tensor& positions_T,

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernels/matrix_product.h"
+#include "kernels/swiglu.h"
 #include "model/host_input.h"
 
 namespace trestle {

@@ -25,6 +25,9 @@ inline const dim3 &blockDim = host_cuda::place.block_size, &gridDim = host_cuda:
 using cudaStream_t = struct CUstream_st*;
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1;
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorInvalidValue ? "invalid argument" : "no error";
+}
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
