@@ -6,6 +6,7 @@
 #include "chat/settings.h"
 #include "cli/commands.h"
 #include "cli/dataset_flags.h"
+#include "cli/decoding_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
 #include "model/ministral3.h"
@@ -36,6 +37,7 @@ void run_evaluate(const Command& command, const EvaluateFlags& flags) {
   const Evaluation result = evaluate(*model, processor, *dataset, flags.options, [](int64_t done) {
     fmt::print(stderr, "{} rows answered\n", done);
   });
+  fmt::print(stderr, "{}\n", describe(result.stats));
   if (flags.json) {
     Json answers = Json::array();
     for (const ScoredAnswer& each : result.answers) {
@@ -77,6 +79,7 @@ void add_evaluate(Command app) {
       [flags](const std::string& effort) { flags->options.reasoning_effort = effort; },
       "for rows without one, of the values that the tokenizer (v15) takes");
   add_image_flags(command, flags->images);
+  add_decoding_flags(command, flags->options.decoding);
   command.add_switch("--json", flags->json, "every answer as JSON");
   command.on_run([command, flags] { run_evaluate(command, *flags); });
 }

@@ -12,6 +12,7 @@
 #include "base/standard_streams.h"
 #include "chat/settings.h"
 #include "cli/commands.h"
+#include "cli/decoding_flags.h"
 #include "cli/model_flags.h"
 #include "cli/number_flag.h"
 #include "data/processor.h"
@@ -33,6 +34,7 @@ struct GenerateFlags {
   std::string system_prompt = "none";
   std::optional<std::string> reasoning_effort;
   SamplingOptions sampling;
+  DecodingOptions decoding;
   bool json = false;
 };
 
@@ -55,11 +57,6 @@ Conversation conversation_of(const GenerateFlags& flags, const Tokenizer& tokeni
   }
   add_reasoning_effort(conversation, flags.reasoning_effort);
   return conversation;
-}
-
-std::string rate(int64_t tokens, double seconds) {
-  return fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", tokens, seconds,
-                     seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0);
 }
 
 void refuse_unused(const Command& command, const GenerateFlags& flags) {
@@ -85,7 +82,7 @@ void generate(const GenerateFlags& flags) {
   StreamingDecoder decoder(tokenizer);
   const auto stream = [&](size_t, int64_t id) { print_now(decoder.push(id)); };
   const GenerationResult result =
-      Generator(*model, stops)
+      Generator(*model, stops, flags.decoding)
           .generate(prompts, flags.sampling, flags.json ? Generator::OnToken() : stream);
   const Generation& answer = result.sequences.front();
   if (flags.json) {
@@ -99,9 +96,7 @@ void generate(const GenerateFlags& flags) {
     print_now(decoder.flush() + "\n");
     if (flags.sampling.logprobs > 0) print_now("\n" + logprobs_table(answer.logprobs, tokenizer));
   }
-  const GenerationStats& stats = result.stats;
-  fmt::print(stderr, "prefill {}, decode {}\n", rate(stats.prefill_tokens, stats.prefill_seconds),
-             rate(stats.decode_tokens, stats.decode_seconds));
+  fmt::print(stderr, "{}\n", describe(result.stats));
 }
 
 }  // namespace
@@ -138,6 +133,7 @@ void add_generate(Command app) {
   add_number(command, "--logprobs", sampling.logprobs, between(1, kMostLogprobs),
              "tell each token's log-probability and the N likeliest: natural logarithms over the "
              "whole vocabulary, before temperature and what else draws");
+  add_decoding_flags(command, flags->decoding);
   command.add_switch(
       "--json", flags->json,
       R"(print {"text", "ids", "prompt_tokens", "finish_reason"} at the end instead, and with )"

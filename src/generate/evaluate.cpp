@@ -110,7 +110,7 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
                     const EvaluationOptions& options,
                     const std::function<void(int64_t)>& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const Generator generator(model, stop_ids(processor.tokenizer()));
+  const Generator generator(model, stop_ids(processor.tokenizer()), options.decoding);
   const int64_t rows = options.rows > 0 ? std::min(options.rows, dataset.size()) : dataset.size();
   Evaluation evaluation;
   for (int64_t first = 0; first < rows; first += options.batch_size) {
@@ -131,6 +131,7 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
     SamplingOptions sampling;
     sampling.max_new_tokens = options.max_new_tokens;
     const GenerationResult result = generator.generate(prompts, sampling);
+    evaluation.stats += result.stats;
     for (size_t i = 0; i < prompts.size(); ++i) {
       const int64_t row = first + static_cast<int64_t>(i);
       ScoredAnswer scored = score_answer(processor.tokenizer().decode(result.sequences[i].ids),

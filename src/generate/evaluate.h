@@ -33,6 +33,8 @@ struct ScoredAnswer {
 struct Evaluation {
   std::vector<ScoredAnswer> answers;
   double seconds = 0;
+  /// Of all batches.
+  GenerationStats stats = {};
   /// Share of fields that are right, over all answers.
   double field_accuracy() const;
   /// Share of answers that are right in every field.
@@ -52,6 +54,7 @@ struct EvaluationOptions {
   int64_t max_new_tokens = 384;
   /// Of rows that say none.
   std::optional<std::string> reasoning_effort = std::nullopt;
+  DecodingOptions decoding = {};
 };
 
 /// Greedy answers to every row's prompt. `model` must be in eval mode.

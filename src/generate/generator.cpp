@@ -2,11 +2,15 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 
 #include "base/error.h"
+#include "generate/answers.h"
+#include "generate/prefill.h"
+#include "generate/prompt_lookup.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -32,23 +36,6 @@ ModelInput pack(const std::vector<Sample>& prompts, at::Device device) {
   }
   return ModelInput::make(at::tensor(ids, at::kLong).to(device), std::move(lengths),
                           std::move(images_CHW));
-}
-
-// Each sequence's next token stands behind what the cache holds of it.
-ModelInput one_token_each(const std::vector<int64_t>& ids, const KvCache& cache,
-                          at::Device device) {
-  const auto on_device = [&](const std::vector<int64_t>& values) {
-    return at::tensor(values, at::kLong).to(device);
-  };
-  return {
-      on_device(ids), on_device(cache.lengths()), Packing(std::vector<int64_t>(ids.size(), 1)), {}};
-}
-
-at::Tensor last_rows(const at::Tensor& x_TD, const std::vector<int64_t>& lengths) {
-  std::vector<int64_t> rows;
-  int64_t end = 0;
-  for (const int64_t length : lengths) rows.push_back((end += length) - 1);
-  return x_TD.index_select(0, at::tensor(rows, at::kLong).to(x_TD.device()));
 }
 
 void check_images(const ModelConfig& config, const std::vector<at::Tensor>& images_CHW) {
@@ -102,6 +89,134 @@ void check_prompts(const ModelConfig& config, const std::vector<Sample>& prompts
   }
 }
 
+namespace {
+
+// Ids of each sequence, behind what the cache holds of it.
+ModelInput behind(const std::vector<std::vector<int64_t>>& tokens, const KvCache& cache,
+                  at::Device device) {
+  std::vector<int64_t> ids, positions, lengths;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    for (size_t k = 0; k < tokens[i].size(); ++k) {
+      ids.push_back(tokens[i][k]);
+      positions.push_back(cache.lengths()[i] + static_cast<int64_t>(k));
+    }
+    lengths.push_back(static_cast<int64_t>(tokens[i].size()));
+  }
+  const auto on_device = [&](const std::vector<int64_t>& values) {
+    return at::tensor(values, at::kLong).to(device);
+  };
+  return {on_device(ids), on_device(positions), Packing(std::move(lengths)), {}};
+}
+
+// The rows of what was chosen, where those of a sequence and its proposals lie beside each other.
+at::Tensor rows_of(const at::Tensor& logits_RV, const std::vector<std::vector<int64_t>>& proposals,
+                   const std::vector<std::vector<int64_t>>& chosen) {
+  std::vector<int64_t> rows;
+  int64_t first = 0;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    for (size_t k = 0; k < chosen[i].size(); ++k) rows.push_back(first + static_cast<int64_t>(k));
+    first += std::ssize(proposals[i]) + 1;
+  }
+  return std::ssize(rows) == logits_RV.size(0)
+             ? logits_RV
+             : logits_RV.index_select(0, at::tensor(rows, at::kLong).to(logits_RV.device()));
+}
+
+// Tokens by the model's forward and the sampler, for all answers at once.
+class Decoding {
+ public:
+  Decoding(const Ministral3& model, const SamplingOptions& options, Answers& answers,
+           KvCache& cache)
+      : model_(model),
+        options_(options),
+        answers_(answers),
+        cache_(cache),
+        sampler_(options, answers.count()) {}
+
+  // From hidden states [R, D], a row a sequence and one more for each of its proposals.
+  void choose(const at::Tensor& x_RD, const std::vector<std::vector<int64_t>>& proposals) {
+    const at::Tensor logits_RV = model_.language_model().head(x_RD);
+    chosen_ = sampler_.next(logits_RV, proposals);
+    std::vector<Logprobs> logprobs;
+    if (options_.logprobs > 0) {
+      std::vector<int64_t> ids;
+      for (const auto& each : chosen_) ids.insert(ids.end(), each.begin(), each.end());
+      logprobs = logprobs_of(rows_of(logits_RV, proposals, chosen_), ids, options_.logprobs);
+    }
+    auto next = logprobs.begin();
+    for (size_t i = 0; i < chosen_.size(); ++i) {
+      for (const int64_t id : chosen_[i]) {
+        answers_.take(i, id, logprobs.empty() ? std::nullopt : std::optional(std::move(*next++)));
+      }
+    }
+  }
+
+  // One step of every sequence; a finished one runs along with its neighbours, unread.
+  void step(int64_t most_proposals, GenerationStats& stats) {
+    std::vector<std::vector<int64_t>> proposals(chosen_.size()), tokens(chosen_.size());
+    for (size_t i = 0; i < chosen_.size(); ++i) {
+      if (!answers_.is_finished(i)) {
+        const auto found = answers_.lookup(i, most_proposals);
+        proposals[i].assign(found.begin(), found.end());
+      }
+      tokens[i] = {chosen_[i].back()};
+      tokens[i].insert(tokens[i].end(), proposals[i].begin(), proposals[i].end());
+      stats.proposed_tokens += std::ssize(proposals[i]);
+    }
+    std::vector<int64_t> lengths = cache_.lengths();
+    const int64_t running = answers_.running(), made = answers_.tokens();
+    choose(model_.hidden(behind(tokens, cache_, model_.build().device), &cache_), proposals);
+    for (size_t i = 0; i < chosen_.size(); ++i) {
+      // With proposals an answer may end many steps before its neighbours: it takes no more room.
+      if (most_proposals > 0 && answers_.is_finished(i)) continue;
+      lengths[i] += std::ssize(chosen_[i]);
+    }
+    cache_.truncate(lengths);
+    ++stats.decode_steps;
+    stats.accepted_tokens += answers_.tokens() - made - running;
+  }
+
+ private:
+  const Ministral3& model_;
+  const SamplingOptions& options_;
+  Answers& answers_;
+  KvCache& cache_;
+  Sampler sampler_;
+  // The newest tokens of each sequence; the last is not in the cache yet.
+  std::vector<std::vector<int64_t>> chosen_;
+};
+
+}  // namespace
+
+GenerationStats& GenerationStats::operator+=(const GenerationStats& other) {
+  prefill_tokens += other.prefill_tokens;
+  prefill_seconds += other.prefill_seconds;
+  prefill_chunks += other.prefill_chunks;
+  decode_tokens += other.decode_tokens;
+  decode_seconds += other.decode_seconds;
+  decode_steps += other.decode_steps;
+  proposed_tokens += other.proposed_tokens;
+  accepted_tokens += other.accepted_tokens;
+  return *this;
+}
+
+std::string describe(const GenerationStats& stats) {
+  const auto rate = [](int64_t tokens, double seconds) {
+    return fmt::format("{} tokens in {:.2f} s ({:.1f} tokens/s)", tokens, seconds,
+                       seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0);
+  };
+  std::string text = "prefill " + rate(stats.prefill_tokens, stats.prefill_seconds);
+  if (stats.prefill_chunks > 1) text += fmt::format(" in {} chunks", stats.prefill_chunks);
+  text += ", decode " + rate(stats.decode_tokens, stats.decode_seconds);
+  if (stats.proposed_tokens > 0) {
+    text += fmt::format(
+        " in {} steps, {} of {} proposed tokens accepted ({:.2f} a step)", stats.decode_steps,
+        stats.accepted_tokens, stats.proposed_tokens,
+        static_cast<double>(stats.accepted_tokens) / static_cast<double>(stats.decode_steps));
+  }
+  return text;
+}
+
 GenerationResult Generator::generate(const std::vector<Sample>& prompts,
                                      const SamplingOptions& options,
                                      const OnToken& on_token) const {
@@ -109,59 +224,29 @@ GenerationResult Generator::generate(const std::vector<Sample>& prompts,
   check_prompts(model_.config(), prompts, options);
   GenerationResult result;
   if (prompts.empty()) return result;
+  GenerationStats& stats = result.stats;
   const c10::InferenceMode inference;
-  const at::Device device = model_.build().device;
-  auto& sequences = result.sequences;
-  sequences.resize(prompts.size());
 
-  const Stopwatch prefill;
-  const ModelInput prompt = pack(prompts, device);
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    sequences[i].prompt_tokens = prompt.packing.lengths()[i];
-  }
-  Sampler sampler(options, prompts.size());
+  const Stopwatch prefilling;
+  const ModelInput prompt = pack(prompts, model_.build().device);
   KvCache cache(model_.config().text, prompt.packing.sequences(),
                 prompt.packing.longest() + options.max_new_tokens, model_.build());
-  std::vector<int64_t> ids;  // the newest of each sequence
-  const auto choose = [&](const at::Tensor& last_BD) {
-    const at::Tensor logits_BV = model_.language_model().head(last_BD);
-    ids = sampler.next(logits_BV);
-    std::vector<Logprobs> logprobs;
-    if (options.logprobs > 0) logprobs = logprobs_of(logits_BV, ids, options.logprobs);
-    size_t running = 0;
-    for (size_t i = 0; i < ids.size(); ++i) {
-      Generation& sequence = sequences[i];
-      // A finished sequence runs along with its neighbours, unread.
-      if (!sequence.finish_reason.empty()) continue;
-      sequence.ids.push_back(ids[i]);
-      if (!logprobs.empty()) sequence.logprobs.push_back(std::move(logprobs[i]));
-      if (on_token) on_token(i, ids[i]);
-      const auto made = static_cast<int64_t>(sequence.ids.size());
-      if (is_stop(ids[i])) {
-        sequence.finish_reason = "stop";
-      } else if (made == options.max_new_tokens) {
-        sequence.finish_reason = "length";
-      } else {
-        ++running;
-      }
-    }
-    return running;
-  };
-  size_t running = choose(last_rows(model_.hidden(prompt, &cache), prompt.packing.lengths()));
-  result.stats.prefill_tokens = prompt.packing.tokens();
-  result.stats.prefill_seconds = prefill.seconds();
+  Answers answers(prompts, options.max_new_tokens, stop_ids_, on_token);
+  Decoding decoding(model_, options, answers, cache);
+  decoding.choose(prefill(model_, prompt, decoding_.prefill_chunk_size, cache),
+                  std::vector<std::vector<int64_t>>(prompts.size()));
+  stats.prefill_tokens = prompt.packing.tokens();
+  stats.prefill_chunks =
+      std::ssize(prefill_chunks(prompt.packing.lengths(), decoding_.prefill_chunk_size));
+  stats.prefill_seconds = prefilling.seconds();
 
-  const Stopwatch decode;
-  while (running > 0) {
-    result.stats.decode_tokens += static_cast<int64_t>(running);
-    running = choose(model_.hidden(one_token_each(ids, cache, device), &cache));
-  }
-  result.stats.decode_seconds = decode.seconds();
+  const Stopwatch decoded;
+  const int64_t first_tokens = answers.tokens();
+  while (answers.running() > 0) decoding.step(decoding_.prompt_lookup_num_tokens, stats);
+  stats.decode_tokens = answers.tokens() - first_tokens;
+  stats.decode_seconds = decoded.seconds();
+  result.sequences = answers.release();
   return result;
-}
-
-bool Generator::is_stop(int64_t id) const {
-  return std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
 }
 
 }  // namespace trestle

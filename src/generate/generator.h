@@ -1,9 +1,11 @@
-// Answers from prompts: one prefill of all of them, then one token a step from the KV cache.
+// Answers from prompts: a prefill of all of them, then a step a token, or several tokens where the
+// prompt foretells them, from the KV cache.
 // Called by `trestle generate`, evaluation and the demo.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -30,9 +32,30 @@ struct GenerationStats {
   /// Tokens of all prompts, and the time to the first token of every answer (images included).
   int64_t prefill_tokens = 0;
   double prefill_seconds = 0;
+  /// Forwards that the prompts took.
+  int64_t prefill_chunks = 0;
   /// All tokens behind the first ones, and their time.
   int64_t decode_tokens = 0;
   double decode_seconds = 0;
+  /// Steps that made these, of all sequences at once, and what prompt lookup proposed and the model
+  /// would have chosen itself: an answer's tokens behind its first are its steps and what was
+  /// accepted for it.
+  int64_t decode_steps = 0, proposed_tokens = 0, accepted_tokens = 0;
+
+  GenerationStats& operator+=(const GenerationStats& other);
+};
+
+/// "prefill 12 tokens in 0.10 s (120.0 tokens/s), decode 30 tokens in 1.00 s (30.0 tokens/s)", and
+/// of chunks and proposals where there are any.
+std::string describe(const GenerationStats& stats);
+
+/// How answers are computed; but for the order of sums they do not depend on it.
+struct DecodingOptions {
+  /// Tokens of prompts that a forward takes at most (prefill.h).
+  int64_t prefill_chunk_size = 2048;
+  /// Tokens of each answer that prompt_lookup() proposes at most, to be checked in one step; 0:
+  /// none.
+  int64_t prompt_lookup_num_tokens = 0;
 };
 
 struct GenerationResult {
@@ -54,8 +77,9 @@ class Generator {
 
   /// Keeps a reference to `model`, which must be in eval mode (an adapter's dropout would act
   /// otherwise).
-  Generator(const Ministral3& model, std::vector<int64_t> stop_ids)
-      : model_(model), stop_ids_(std::move(stop_ids)) {}
+  Generator(const Ministral3& model, std::vector<int64_t> stop_ids,
+            const DecodingOptions& decoding = {})
+      : model_(model), stop_ids_(std::move(stop_ids)), decoding_(decoding) {}
 
   /// Prompts of different lengths go together; labels are not read. An answer does not depend on
   /// its neighbours but for the order of sums in matrix products. Throws UserError as check_prompts
@@ -64,10 +88,9 @@ class Generator {
                             const OnToken& on_token = {}) const;
 
  private:
-  bool is_stop(int64_t id) const;
-
   const Ministral3& model_;
   std::vector<int64_t> stop_ids_;
+  DecodingOptions decoding_;
 };
 
 }  // namespace trestle

@@ -86,24 +86,39 @@ Sampler::Sampler(const SamplingOptions& options, size_t sequences) : options_(op
 }
 
 std::vector<int64_t> Sampler::next(const at::Tensor& logits_BV) {
-  const auto [best_B, ids_B] = logits_BV.max(-1);  // carries a NaN of the row
-  const at::Tensor finite_B = best_B.isfinite().cpu();
-  if (!finite_B.all().item<bool>()) {
-    user_error("the model's logits are not finite; its weights are damaged or overflow in {}",
-               c10::toString(logits_BV.scalar_type()));
-  }
-  const size_t sequences = random_.size();
-  if (options_.temperature == 0) {
-    const at::Tensor ids = ids_B.cpu();
-    return {ids.const_data_ptr<int64_t>(), ids.const_data_ptr<int64_t>() + sequences};
-  }
-  const at::Tensor logits = logits_BV.to(at::kFloat).cpu().contiguous();
-  const auto vocabulary = static_cast<size_t>(logits.size(1));
   std::vector<int64_t> ids;
-  for (size_t i = 0; i < sequences; ++i) {
-    ids.push_back(draw({logits.const_data_ptr<float>() + i * vocabulary, vocabulary}, random_[i]));
+  for (const auto& chosen : next(logits_BV, std::vector<std::vector<int64_t>>(random_.size()))) {
+    ids.push_back(chosen.front());
   }
   return ids;
+}
+
+std::vector<std::vector<int64_t>> Sampler::next(
+    const at::Tensor& logits_RV, const std::vector<std::vector<int64_t>>& proposals) {
+  const auto [best_R, ids_R] = logits_RV.max(-1);  // carries a NaN of the row
+  const at::Tensor is_finite = best_R.isfinite().cpu(), likeliest = ids_R.cpu();
+  const bool greedy = options_.temperature == 0;
+  const at::Tensor logits = greedy ? at::Tensor() : logits_RV.to(at::kFloat).cpu().contiguous();
+  const auto vocabulary = static_cast<size_t>(logits_RV.size(1));
+  const auto choose = [&](size_t sequence, size_t row) {
+    if (!is_finite.const_data_ptr<bool>()[row]) {
+      user_error("the model's logits are not finite; its weights are damaged or overflow in {}",
+                 c10::toString(logits_RV.scalar_type()));
+    }
+    if (greedy) return likeliest.const_data_ptr<int64_t>()[row];
+    return draw({logits.const_data_ptr<float>() + row * vocabulary, vocabulary}, random_[sequence]);
+  };
+  std::vector<std::vector<int64_t>> chosen(proposals.size());
+  size_t first = 0;
+  for (size_t i = 0; i < proposals.size(); ++i) {
+    const std::vector<int64_t>& proposed = proposals[i];
+    do {
+      chosen[i].push_back(choose(i, first + chosen[i].size()));
+    } while (chosen[i].size() <= proposed.size() &&
+             chosen[i].back() == proposed[chosen[i].size() - 1]);
+    first += proposed.size() + 1;
+  }
+  return chosen;
 }
 
 int64_t Sampler::draw(std::span<const float> logits_V, std::mt19937_64& random) const {

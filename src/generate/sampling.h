@@ -53,6 +53,12 @@ class Sampler {
   /// logits [B, V], one row a sequence -> B ids. Of equal logits greedy takes the lowest id. Throws
   /// UserError where the best logit is not finite, which damaged weights cause.
   std::vector<int64_t> next(const at::Tensor& logits_BV);
+  /// Several tokens a sequence: the rows of a sequence beside each other, the first behind what it
+  /// has, each further one behind one more of its proposals, as if those had been chosen. -> what
+  /// each sequence goes on with: proposals as far as they are what is chosen anyway, and the token
+  /// behind them. Draws are those of one call of next() a token.
+  std::vector<std::vector<int64_t>> next(const at::Tensor& logits_RV,
+                                         const std::vector<std::vector<int64_t>>& proposals);
 
  private:
   int64_t draw(std::span<const float> logits_V, std::mt19937_64& random) const;

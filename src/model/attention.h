@@ -12,8 +12,8 @@ namespace trestle {
 at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing);
 
-/// As above, and keeps k and v: whole sequences into an empty cache, or one new token a sequence
-/// after those it holds.
+/// As above, and keeps k and v: whole sequences into an empty cache, or new tokens of each sequence
+/// after those it holds; of a fixed cache one a sequence.
 at::Tensor cached_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing, KvCache& cache,
                             size_t layer);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "model/host_input.h"
+
 namespace trestle {
 
 KvCache::KvCache(const TextConfig& config, int64_t sequences, int64_t capacity, const Build& build)
@@ -19,12 +21,21 @@ KvCache::KvCache(const TextConfig& config, int64_t sequences, int64_t capacity, 
 
 int64_t KvCache::longest() const { return *std::max_element(lengths_.begin(), lengths_.end()); }
 
-void KvCache::append(size_t layer, const at::Tensor& k_BGH, const at::Tensor& v_BGH) {
-  TORCH_CHECK(longest() < capacity(), "the cache holds ", capacity(), " tokens and is full");
+void KvCache::append(size_t layer, const at::Tensor& k_TGH, const at::Tensor& v_TGH,
+                     const Packing& packing) {
+  int64_t start = 0;
   for (size_t b = 0; b < lengths_.size(); ++b) {
-    const auto row = static_cast<int64_t>(b);
-    keys_[layer].select(0, row).select(1, lengths_[b]).copy_(k_BGH.select(0, row));
-    values_[layer].select(0, row).select(1, lengths_[b]).copy_(v_BGH.select(0, row));
+    const int64_t added = packing.lengths()[b];
+    TORCH_CHECK(lengths_[b] + added <= capacity(), "the cache holds ", capacity(), " tokens, not ",
+                lengths_[b] + added);
+    const auto copy = [&](const at::Tensor& slab, const at::Tensor& x_TGH) {
+      slab.select(0, static_cast<int64_t>(b))
+          .narrow(1, lengths_[b], added)
+          .copy_(x_TGH.narrow(0, start, added).transpose(0, 1));
+    };
+    copy(keys_[layer], k_TGH);
+    copy(values_[layer], v_TGH);
+    start += added;
   }
 }
 
@@ -37,6 +48,40 @@ void KvCache::fill(size_t layer, const at::Tensor& k_BSGH, const at::Tensor& v_B
 
 void KvCache::advance(const std::vector<int64_t>& added) {
   for (size_t b = 0; b < lengths_.size(); ++b) lengths_[b] += added[b];
+}
+
+void KvCache::truncate(const std::vector<int64_t>& lengths) {
+  TORCH_CHECK(lengths.size() == lengths_.size(), "a length for each sequence");
+  for (size_t b = 0; b < lengths_.size(); ++b) {
+    TORCH_CHECK(lengths[b] >= 0 && lengths[b] <= lengths_[b], "a cache is cut to at most what it ",
+                "holds: ", lengths_[b], ", not ", lengths[b]);
+  }
+  lengths_ = lengths;
+}
+
+KvCache KvCache::part(int64_t first, int64_t count) const {
+  KvCache part;
+  for (size_t layer = 0; layer < keys_.size(); ++layer) {
+    part.keys_.push_back(keys_[layer].narrow(0, first, count));
+    part.values_.push_back(values_[layer].narrow(0, first, count));
+  }
+  part.lengths_.assign(lengths_.begin() + first, lengths_.begin() + first + count);
+  return part;
+}
+
+void KvCache::take_lengths(int64_t first, const KvCache& part) {
+  std::copy(part.lengths_.begin(), part.lengths_.end(), lengths_.begin() + first);
+}
+
+void KvCache::fix() {
+  positions_B_ = to_device(at::tensor(lengths_, at::kLong), keys_.front().device());
+}
+
+void KvCache::store(size_t layer, const at::Tensor& k_BGH, const at::Tensor& v_BGH) {
+  const at::Tensor places =
+      positions_B_.view({-1, 1, 1, 1}).expand({-1, k_BGH.size(1), 1, k_BGH.size(2)});
+  keys_[layer].scatter_(2, places, k_BGH.unsqueeze(2));
+  values_[layer].scatter_(2, places, v_BGH.unsqueeze(2));
 }
 
 }  // namespace trestle

@@ -6,6 +6,7 @@
 
 #include "model/config.h"
 #include "model/linear.h"
+#include "model/packing.h"
 
 namespace trestle {
 
@@ -20,21 +21,43 @@ class KvCache {
   int64_t longest() const;
   int64_t capacity() const { return keys_.front().size(2); }
 
-  /// Stores one new token of each sequence behind its last: k and v [B, G, H].
-  void append(size_t layer, const at::Tensor& k_BGH, const at::Tensor& v_BGH);
+  /// Stores new tokens of each sequence behind its last: k and v [T, G, H], packed.
+  void append(size_t layer, const at::Tensor& k_TGH, const at::Tensor& v_TGH,
+              const Packing& packing);
   /// Stores whole sequences into an empty cache: k and v [B, S, G, H], padded on the right;
   /// `lengths` are the true ones.
   void fill(size_t layer, const at::Tensor& k_BSGH, const at::Tensor& v_BSGH);
   /// Called once a forward, after the last layer: the new lengths hold.
   void advance(const std::vector<int64_t>& added);
+  /// Forgets what lies behind the first lengths[b] tokens of each sequence: what was tried and not
+  /// kept.
+  void truncate(const std::vector<int64_t>& lengths);
+
+  /// Sequences [first, first + count) in the same memory, with lengths of its own, which
+  /// take_lengths() brings back.
+  KvCache part(int64_t first, int64_t count) const;
+  void take_lengths(int64_t first, const KvCache& part);
 
   /// [B, G, capacity, H].
   const at::Tensor& keys(size_t layer) const { return keys_[layer]; }
   const at::Tensor& values(size_t layer) const { return values_[layer]; }
 
+  /// From now on the lengths are those of positions(), int64 [B] where the cache is, which whoever
+  /// takes a step moves on: no operator of a step then depends on how many tokens there are.
+  /// lengths() stays as it is.
+  void fix();
+  bool is_fixed() const { return positions_B_.defined(); }
+  /// Where each sequence's next token goes, within the capacity.
+  const at::Tensor& positions() const { return positions_B_; }
+  /// Stores one token of each sequence at positions(): k and v [B, G, H].
+  void store(size_t layer, const at::Tensor& k_BGH, const at::Tensor& v_BGH);
+
  private:
+  KvCache() = default;
+
   std::vector<at::Tensor> keys_, values_;
   std::vector<int64_t> lengths_;
+  at::Tensor positions_B_;
 };
 
 }  // namespace trestle

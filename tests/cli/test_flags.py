@@ -110,6 +110,12 @@ def of_images(view, given, none):
             "--image-max-tokens": [Trial(2, Changed(view), given), Trial(2, Refused(NOTHING), none)]}
 
 
+# Of how answers are computed: seen in what is told, since the answers are the same.
+DECODING = {
+    "--prefill-chunk-size": [Trial(10, Gains(err, "in 2 chunks"), {"--prompt": "one two three four five six seven"})],
+    "--prompt-lookup-num-tokens": [Trial(3, Gains(err, "proposed tokens accepted"), {"--prompt": "one one one one"})]}
+
+
 def of_data(view):
     beside_a_file = {"--data": RECEIPTS / "test.parquet", "--split": ABSENT}
     vqa = {"--data": DATASETS / "own-vqa-train.parquet", "--split": ABSENT}
@@ -187,6 +193,7 @@ TABLE = {
         "--top-p": [Trial(0.01, Changed(out), DRAWN), Trial(0.5, Refused(NOTHING)), Trial(0.5, Refused(NOTHING), {"--temperature": 0})],
         "--min-p": [Trial(1, Changed(out), DRAWN), Trial(0.5, Refused(NOTHING))],
         "--seed": [Trial(7, Changed(out), DRAWN), Trial(0, Refused(NOTHING))],
+        **DECODING,
         "--logprobs": [Trial(3, Gains(out, "likeliest")), Trial(3, Gains(out, '"top_logprobs"'), {"--json": True})],
         "--json": [Trial(True, Gains(out, '"finish_reason"'))],
     },
@@ -197,6 +204,8 @@ TABLE = {
         "--subset": [Trial("other", Changed(out), ON_HUB), Trial("other", Refused(NOTHING))],
         "--rows": [Trial(1, Changed(out))],
         "--batch-size": [Trial(1, Gains(err, "1 rows answered"))],
+        "--prefill-chunk-size": [Trial(100, Gains(err, "chunks"))],
+        "--prompt-lookup-num-tokens": [Trial(3, Gains(err, "proposed tokens accepted"))],
         "--reasoning-effort": [Trial("high", Changed(out), {"--hf-model-path": SETTINGS}), Trial("high", Refused(NO_SETTINGS))],
         "--max-new-tokens": [Trial(3, Changed(out))],
         "--json": [Trial(True, Gains(out, '"answers"'), {"--rows": 1})],

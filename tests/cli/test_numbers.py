@@ -29,13 +29,14 @@ PICTURE_TOKENS = [0, 2, TOKENS], [-1, 1, TOKENS + 1], f"must be at least 2 and a
 FROM_0 = [0, 1e-9, 1e300], [-1e-9, "nan", "inf"], "must be at least 0"
 IMAGES = {"--image-max-edge": EDGE, "--image-max-tokens": PICTURE_TOKENS}
 ROWS = whole(0, MILLIARD)
+DECODING = {"--prefill-chunk-size": whole(1, TOKENS), "--prompt-lookup-num-tokens": whole(0, 1024)}
 # What is accepted, what is refused, and what the refusal says.
 NUMBERS = {
     "import": {"--tensor-model-parallel-size": whole(1, 2**20), "--pipeline-model-parallel-size": whole(1, 2**20)},
-    "generate": IMAGES | {"--max-new-tokens": whole(1, TOKENS), "--temperature": FROM_0, "--top-k": whole(0, TOKENS),
+    "generate": IMAGES | DECODING | {"--max-new-tokens": whole(1, TOKENS), "--temperature": FROM_0, "--top-k": whole(0, TOKENS),
                           "--top-p": share("above 0", 0), "--min-p": share(), "--seed": whole(0, 2**53),
                           "--logprobs": whole(1, 20)},
-    "evaluate": IMAGES | {"--rows": ROWS, "--batch-size": whole(1, 10**6), "--max-new-tokens": whole(1, TOKENS)},
+    "evaluate": IMAGES | DECODING | {"--rows": ROWS, "--batch-size": whole(1, 10**6), "--max-new-tokens": whole(1, TOKENS)},
     "data check": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},
     "data show": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},
     "compare": {"--max-new-tokens": whole(0, TOKENS), "--max-error": FROM_0},

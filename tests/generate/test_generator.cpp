@@ -9,33 +9,13 @@
 
 #include "errors.h"
 #include "generate/generator.h"
-#include "golden.h"
+#include "generate/prompts.h"
 
 namespace trestle {
 namespace {
 
-using testing::Golden;
-
-std::shared_ptr<Ministral3> eval_model(const Golden& golden, at::ScalarType dtype = at::kFloat) {
-  auto model = golden.model(dtype);
-  model->eval();
-  return model;
-}
-
-std::vector<int64_t> to_vector(const at::Tensor& ids) {
-  const at::Tensor flat = ids.flatten().contiguous();
-  return {flat.const_data_ptr<int64_t>(), flat.const_data_ptr<int64_t>() + flat.numel()};
-}
-
-Sample greedy_prompt(const Golden& golden) {
-  return {to_vector(golden["greedy.input_ids"]), {}, golden.images("greedy.")};
-}
-
-// `length` ids of which none stands for an image.
-Sample text_prompt(int64_t length, int64_t seed) {
-  at::manual_seed(static_cast<uint64_t>(seed));
-  return {to_vector(at::randint(14, 160, {length}, at::kLong)), {}, {}};
-}
+using testing::eval_model, testing::Golden, testing::greedy_prompt, testing::text_prompt,
+    testing::to_vector;
 
 std::vector<int64_t> answer(const Ministral3& model, const Sample& prompt,
                             const SamplingOptions& options) {
