@@ -145,6 +145,21 @@ void write_tags(const fs::path& run, const TrainConfig& config, const MlflowMeta
   }
 }
 
+// Retention is of the run's directory; an artifact is there until somebody deletes it in MLflow.
+void tell_of_kept_checkpoints(const TrainConfig& config, const fs::path& run) {
+  const CheckpointOptions& checkpoint = config.checkpoint;
+  const bool by_number = checkpoint.most_recent_k > 0;
+  if (!config.logger.mlflow_log_artifacts || (!by_number && !checkpoint.save_retain_interval)) {
+    return;
+  }
+  fmt::print(stderr,
+             "checkpoint.{}: what is removed of checkpoint.save stays in {}, as an artifact of "
+             "MLflow; logger.mlflow_log_artifacts=false keeps none there\n",
+             by_number ? fmt::format("most_recent_k={}", checkpoint.most_recent_k)
+                       : fmt::format("save_retain_interval={}", *checkpoint.save_retain_interval),
+             (run / "artifacts" / last_name(checkpoint.save)).string());
+}
+
 void link_or_copy(const fs::path& from, const fs::path& to) {
   std::error_code error;
   for (const auto& each : fs::recursive_directory_iterator(from)) {
@@ -202,6 +217,7 @@ std::unique_ptr<MlflowRun> MlflowRun::start(const TrainConfig& config, int64_t f
   const fs::path id_file = save / kIdFile;
   remove_mlflow_leftovers(id_file, experiment);
   const auto known = first_step > 0 ? known_mlflow_run(config, id_file, experiment) : std::nullopt;
+  if (!known) end_killed_run(id_file, store);
   MlflowMeta meta;
   if (known) {
     meta.user_id = known->meta.user_id;
@@ -230,6 +246,7 @@ std::unique_ptr<MlflowRun> MlflowRun::start(const TrainConfig& config, int64_t f
     write_part(made.path() / kMlflowMeta, meta.yaml());
     made.commit();
   }
+  tell_of_kept_checkpoints(config, folder);
   return std::unique_ptr<MlflowRun>(
       new MlflowRun(config, std::move(store), std::move(folder), std::move(meta)));
 }

@@ -1,6 +1,7 @@
 #include "metrics/mlflow_resume.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <charconv>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "metrics/copied_run.h"
 #include "metrics/scalars.h"
 
 namespace trestle {
@@ -25,25 +27,23 @@ bool is_run_id(std::string_view text) {
   return text.size() == 32 && std::ranges::all_of(text, is_hex);
 }
 
-// Empty where there is no file.
-std::string id_in(const fs::path& file) {
-  return is_there(file) ? std::string(trimmed(read_text(file, 4096))) : "";
+// The run directory that the one of `id_file` was copied from.
+std::optional<fs::path> copied_from(const fs::path& id_file, const fs::path& run) {
+  return original_of(id_file.parent_path(),
+                     mlflow_text(run / "tags" / kMlflowDirectory).value_or(""),
+                     id_file.filename().string());
 }
 
-// What this run directory was copied from: the run's own one, which goes on with the same id.
-std::optional<fs::path> original_of(const fs::path& save, const fs::path& id_file,
-                                    const fs::path& run) {
-  const auto tag = mlflow_text(run / "tags" / kMlflowDirectory);
+// When a run wrote a metric last, in milliseconds since 1970.
+int64_t last_written(const fs::path& run) {
+  int64_t last = 0;
   std::error_code error;
-  if (!tag || fs::equivalent(*tag, save, error)) return std::nullopt;
-  const fs::path other = fs::path(*tag) / id_file.filename();
-  // One that was moved has left nothing behind.
-  try {
-    if (!is_there(other) || id_in(other) != id_in(id_file)) return std::nullopt;
-  } catch (const UserError&) {
-    return std::nullopt;
+  for (const auto& each : fs::recursive_directory_iterator(run / "metrics", error)) {
+    struct stat found {};
+    if (::stat(each.path().c_str(), &found) != 0) continue;
+    last = std::max<int64_t>(last, found.st_mtim.tv_sec * 1000 + found.st_mtim.tv_nsec / 1'000'000);
   }
-  return *tag;
+  return last;
 }
 
 // A line of a metric's file is "time value step"; one that a kill cut short has no step.
@@ -61,7 +61,7 @@ std::optional<int64_t> step_of(std::string_view line) {
 
 std::optional<KnownMlflowRun> known_mlflow_run(const TrainConfig& config, const fs::path& id_file,
                                                const fs::path& experiment) {
-  const std::string id = id_in(id_file);
+  const std::string id = kept_id(id_file);
   if (!is_there(id_file)) return std::nullopt;
   if (!is_run_id(id)) {
     user_error("{}: '{}' is no MLflow run id; remove the file to begin a run of its own",
@@ -84,11 +84,28 @@ std::optional<KnownMlflowRun> known_mlflow_run(const TrainConfig& config, const 
   if (meta->lifecycle_stage != "active") {
     return begin_another(fmt::format("was deleted from the experiment {}", name));
   }
-  if (const auto original = original_of(config.checkpoint.save, id_file, folder)) {
+  if (const auto original = copied_from(id_file, folder)) {
     return begin_another(fmt::format("is that of {}, which checkpoint.save={} is a copy of",
                                      original->string(), config.checkpoint.save));
   }
   return KnownMlflowRun{folder, *meta};
+}
+
+void end_killed_run(const fs::path& id_file, const fs::path& store) {
+  const std::string id = kept_id(id_file);
+  const auto folder = is_run_id(id) ? mlflow_run_folder(store, id) : std::nullopt;
+  if (!folder || copied_from(id_file, *folder)) return;
+  auto meta = MlflowMeta::read(*folder / kMlflowMeta);
+  // What somebody deleted stays as they deleted it.
+  if (!meta || meta->status != MlflowMeta::kRunning || meta->lifecycle_stage != "active") return;
+  meta->experiment_id = folder->parent_path().filename().string();
+  meta->status = MlflowMeta::kKilled;
+  meta->end_time = std::max(meta->start_time, last_written(*folder));
+  write_text(*folder / kMlflowMeta, meta->yaml());
+  fmt::print(stderr,
+             "MLflow: run {} was begun here and killed: it is KILLED there now, as another one "
+             "begins\n",
+             id);
 }
 
 void drop_later_steps(const fs::path& metrics, int64_t last) {
@@ -139,7 +156,7 @@ std::map<std::string, std::string> mlflow_tags(const std::vector<std::string>& t
 }
 
 void remove_mlflow_leftovers(const fs::path& id_file, const fs::path& experiment) {
-  const std::string id = id_in(id_file);
+  const std::string id = kept_id(id_file);
   if (!is_run_id(id)) return;
   remove_leftovers(experiment / id);
   std::error_code error;

@@ -29,6 +29,11 @@ std::optional<KnownMlflowRun> known_mlflow_run(const TrainConfig& config,
                                                const std::filesystem::path& id_file,
                                                const std::filesystem::path& experiment);
 
+/// Ends the run whose id the file keeps, where the store has it as RUNNING, as KILLED: whoever
+/// wrote it was killed outright, and another run begins in its directory, which no other process
+/// has. A line on stderr says so. A run of the directory that this one was copied from is left.
+void end_killed_run(const std::filesystem::path& id_file, const std::filesystem::path& store);
+
 /// Drops the steps behind `last` of metrics that runs write (scalars.h); those that somebody else
 /// added to the run stay as they are.
 void drop_later_steps(const std::filesystem::path& metrics, int64_t last);

@@ -132,6 +132,14 @@ std::string percent_decoded(std::string_view text) {
   return out;
 }
 
+// As MLflow begins a run that does not say it.
+MlflowMeta::Status status_of(std::optional<int64_t> number) {
+  if (!number || *number < MlflowMeta::kRunning || *number > MlflowMeta::kKilled) {
+    return MlflowMeta::kRunning;
+  }
+  return static_cast<MlflowMeta::Status>(*number);
+}
+
 }  // namespace
 
 std::optional<std::string> mlflow_name_problem(std::string_view name) {
@@ -228,22 +236,29 @@ std::optional<MlflowMeta> MlflowMeta::read(const fs::path& path) {
                     .run_name = text("run_name"),
                     .user_id = text("user_id"),
                     .artifact_uri = text("artifact_uri"),
+                    .status = status_of(number_of(meta, "status")),
                     .start_time = number_of(meta, "start_time").value_or(mlflow_time()),
                     .end_time = number_of(meta, "end_time"),
                     .lifecycle_stage = is_active ? "active" : "deleted",
                     .deleted_time = number_of(meta, "deleted_time")};
 }
 
-std::optional<std::string> mlflow_experiment_of(const fs::path& store, const std::string& run_id) {
+std::optional<fs::path> mlflow_run_folder(const fs::path& store, const std::string& run_id) {
   std::error_code error;
   for (const fs::path& parent : {store, store / kTrash}) {
     for (const auto& each : fs::directory_iterator(parent, error)) {
-      if (!is_there(each.path() / run_id / kMlflowMeta)) continue;
-      const std::string id = each.path().filename().string();
-      return value_of(read_meta(each.path() / kMlflowMeta), "name").value_or(id);
+      if (is_there(each.path() / run_id / kMlflowMeta)) return each.path() / run_id;
     }
   }
   return std::nullopt;
+}
+
+std::optional<std::string> mlflow_experiment_of(const fs::path& store, const std::string& run_id) {
+  const auto run = mlflow_run_folder(store, run_id);
+  if (!run) return std::nullopt;
+  const fs::path experiment = run->parent_path();
+  return value_of(read_meta(experiment / kMlflowMeta), "name")
+      .value_or(experiment.filename().string());
 }
 
 std::optional<std::string> mlflow_text(const fs::path& path) {

@@ -37,7 +37,7 @@ std::filesystem::path mlflow_experiment(const std::filesystem::path& store,
 /// A run's meta.yaml.
 struct MlflowMeta {
   /// mlflow/entities/run_status.py
-  enum Status { kRunning = 1, kFinished = 3, kFailed = 4, kKilled = 5 };
+  enum Status { kRunning = 1, kScheduled = 2, kFinished = 3, kFailed = 4, kKilled = 5 };
 
   std::string experiment_id, run_id, run_name, user_id;
   std::string artifact_uri;
@@ -53,6 +53,9 @@ struct MlflowMeta {
   static std::optional<MlflowMeta> read(const std::filesystem::path& path);
 };
 
+/// The folder of the run of that id, in whatever experiment, deleted ones too; nothing for none.
+std::optional<std::filesystem::path> mlflow_run_folder(const std::filesystem::path& store,
+                                                       const std::string& run_id);
 /// The name of the experiment, deleted ones too, that has the run of that id; nothing for none.
 std::optional<std::string> mlflow_experiment_of(const std::filesystem::path& store,
                                                 const std::string& run_id);

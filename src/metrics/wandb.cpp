@@ -20,6 +20,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
+#include "base/text.h"
+#include "metrics/copied_run.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -104,22 +106,39 @@ void require_valid_id(const std::string& id, std::string_view where) {
   }
 }
 
-// A run that goes on keeps its id; it is in the run directory for that.
-std::string settle_id(const fs::path& run, bool resumed) {
+struct SettledId {
+  std::string id;
+  /// The run goes on with it.
+  bool resumed = false;
+};
+
+// Behind the id; empty where a trestle of before 2026-12 wrote the file.
+fs::path directory_in(const fs::path& file) {
+  const std::string text = read_text(file, 16 << 10);
+  const size_t end = text.find('\n');
+  return end == std::string::npos ? fs::path() : fs::path(trimmed(text.substr(end)));
+}
+
+// A run that goes on keeps its id; it is in the run directory for that, with the directory, by
+// which a copy is known: it would write into the run of its original.
+SettledId settle_id(const fs::path& run, bool resumed) {
   const fs::path file = run / kIdFile;
-  if (std::string id = from_environment("WANDB_RUN_ID"); !id.empty()) {
-    write_text(file, id);
-    return id;
+  SettledId settled{from_environment("WANDB_RUN_ID"), resumed};
+  if (settled.id.empty() && resumed && is_there(file)) {
+    settled.id = kept_id(file);
+    require_valid_id(settled.id, file.string());
+    if (const auto original = original_of(run, directory_in(file), kIdFile)) {
+      fmt::print(stderr,
+                 "W&B: run {} is that of {}, which checkpoint.save={} is a copy of; another run "
+                 "begins\n",
+                 settled.id, one_line(original->string()), run.string());
+      settled.id.clear();
+    }
   }
-  if (resumed && fs::exists(file)) {
-    std::string id = read_text(file, 4096);
-    while (!id.empty() && id.back() == '\n') id.pop_back();
-    require_valid_id(id, file.string());
-    return id;
-  }
-  const std::string id = random_id();
-  write_text(file, id);
-  return id;
+  if (settled.id.empty()) settled = {random_id(), false};
+  write_text(file,
+             fmt::format("{}\n{}\n", settled.id, fs::absolute(run).lexically_normal().string()));
+  return settled;
 }
 
 std::string local_time(std::time_t time) {
@@ -228,8 +247,7 @@ std::unique_ptr<WandbRun> WandbRun::start(const TrainConfig& config, int64_t fir
     }
     return nullptr;
   }
-  const bool resumed = first_step > 0;
-  const std::string id = settle_id(config.checkpoint.save, resumed);
+  const auto [id, resumed] = settle_id(config.checkpoint.save, first_step > 0);
   const fs::path directory = run_directory(config, id);
   std::error_code error;
   for (const char* part : {"files", "logs"}) {

@@ -313,7 +313,7 @@ class Wandb(Trackers):
         self.finetune(self.PROJECT, "checkpoint.load=run")
         first, second = self.wandb_directories()
         lines = lines_of(self.folder / "run")
-        run_id = (self.folder / "run" / "wandb_run_id.txt").read_text().strip()
+        run_id = (self.folder / "run" / "wandb_run_id.txt").read_text().split()[0]
         self.check_run(first, lines[:3], run_id=run_id, resume=False)
         self.check_run(second, lines[3:], run_id=run_id, resume=True)
 
@@ -374,7 +374,7 @@ class Wandb(Trackers):
         said = self.finetune(self.PROJECT, "checkpoint.load=run", **environment)
         self.assertNotIn("W&B", said)
         [run_id] = server.runs
-        self.assertEqual(run_id, (self.folder / "run" / "wandb_run_id.txt").read_text().strip())
+        self.assertEqual(run_id, (self.folder / "run" / "wandb_run_id.txt").read_text().split()[0])
         self.assertEqual((server.runs[run_id]["project"], server.runs[run_id]["entity"]), ("receipts", "us"))
         lines, rows = lines_of(self.folder / "run"), [json.loads(row) for row in server.history[run_id]]
         self.assertEqual([row["_step"] for row in rows], [1, 2, 3, 4, 5, 6])

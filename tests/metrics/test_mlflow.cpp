@@ -220,6 +220,65 @@ TEST_F(Mlflow, ACopiedRunDirectoryBeginsARunOfItsOwn) {
   EXPECT_EQ(id("link"), first);
 }
 
+// Whoever begins again before a first checkpoint leaves no run that seems to go on for ever.
+TEST_F(Mlflow, ARunThatWasKilledBeforeItsFirstCheckpointIsKilled) {
+  const TrainConfig run = config();
+  const auto began = [&](const TrainConfig& each) {
+    ::testing::internal::CaptureStderr();
+    MlflowRun::start(each, 0)->write(1, {{"lm loss", 1}});
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(began(run), "");
+  const std::string first = id();
+  EXPECT_EQ(meta(folder(first)).status, MlflowMeta::kRunning);
+  testing::expect_mentions(began(run), {"MLflow: run " + first + " was begun here and killed"});
+  EXPECT_NE(id(), first);
+  const MlflowMeta ended = meta(folder(first));
+  EXPECT_EQ(ended.status, MlflowMeta::kKilled);
+  ASSERT_TRUE(ended.end_time);
+  EXPECT_GE(*ended.end_time, ended.start_time);
+  EXPECT_TRUE(fs::exists(folder(first) / "metrics" / "lm loss"));
+  // In whatever experiment it was.
+  const std::string second = id();
+  TrainConfig other = run;
+  other.logger.mlflow_experiment = "f";
+  testing::expect_mentions(began(other), {"MLflow: run " + second + " was begun here and killed"});
+  EXPECT_EQ(meta(folder(second)).status, MlflowMeta::kKilled);
+  // Of a copy it is the original's, which may well run.
+  fs::copy(directory_ / "run", directory_ / "copy");
+  TrainConfig copy = other;
+  copy.checkpoint.save = (directory_ / "copy").string();
+  const std::string third = id();
+  EXPECT_EQ(began(copy), "");
+  EXPECT_EQ(meta(folder(third)).status, MlflowMeta::kRunning);
+  // One that ended stays as it ended.
+  ::testing::internal::CaptureStderr();
+  MlflowRun::start(other, 2)->finish(MlflowMeta::kFailed);
+  ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(began(other), "");
+  EXPECT_EQ(meta(folder(third)).status, MlflowMeta::kFailed);
+}
+
+TEST_F(Mlflow, ThatRemovedCheckpointsStayIsTold) {
+  const auto said = [](const TrainConfig& config) {
+    ::testing::internal::CaptureStderr();
+    MlflowRun::start(config, 0)->finish(MlflowMeta::kFinished);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const std::string stays = "what is removed of checkpoint.save stays in ";
+  TrainConfig run = config();
+  EXPECT_EQ(said(run).find(stays), std::string::npos);
+  run.checkpoint.most_recent_k = 2;
+  const std::string told = said(run);
+  testing::expect_mentions(told, {"checkpoint.most_recent_k=2: " + stays +
+                                  (folder(id()) / "artifacts" / "run").string() + ","});
+  run.checkpoint.most_recent_k = -1;
+  run.checkpoint.save_retain_interval = 5;
+  testing::expect_mentions(said(run), {"checkpoint.save_retain_interval=5: " + stays});
+  run.logger.mlflow_log_artifacts = false;
+  EXPECT_EQ(said(run).find(stays), std::string::npos);
+}
+
 TEST_F(Mlflow, AnotherExperimentOrStoreIsTold) {
   const TrainConfig run = config();
   MlflowRun::start(run, 0);
