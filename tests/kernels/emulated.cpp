@@ -15,8 +15,9 @@ namespace {
 
 using cuda::Kernels;
 
-std::mutex running;  // the emulator runs one kernel at a time
-std::map<std::string, int64_t*> counts;
+std::mutex running;                      // the emulator runs one kernel at a time
+std::map<std::string, int64_t*> counts;  // since the program began
+std::map<std::string, int64_t> told;     // of them by calls()
 
 template <auto kMember, class Launcher>
 struct Counted;
@@ -75,11 +76,10 @@ class Installed : public ::testing::Environment {
   }
   void SetUp() override { install_kernels(&emulated(), c10::kCPU); }
   void TearDown() override {
-    const auto calls = EmulatedKernels::calls();
     for (const std::string& name : wanted_) {
-      const auto called = calls.find(name);
-      EXPECT_NE(called, calls.end()) << name << " was called by none of these tests";
-      if (called != calls.end()) printf("%s: %ld calls\n", name.c_str(), called->second);
+      ASSERT_TRUE(counts.contains(name)) << name << " is no kernel";
+      EXPECT_GT(*counts[name], 0) << name << " was called by none of these tests";
+      printf("%s: %ld calls\n", name.c_str(), *counts[name]);
     }
   }
 
@@ -106,7 +106,8 @@ EmulatedKernels::~EmulatedKernels() {
 std::map<std::string, int64_t> EmulatedKernels::calls() {
   std::map<std::string, int64_t> result;
   for (const auto& [name, count] : counts) {
-    if (*count > 0) result[name] = std::exchange(*count, 0);
+    const int64_t since = *count - std::exchange(told[name], *count);
+    if (since > 0) result[name] = since;
   }
   return result;
 }
