@@ -28,10 +28,10 @@
 #include "peft/pissa.h"
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
-#include "train/resumed_data.h"
 #include "run/retention.h"
 #include "run/saver.h"
 #include "run/snapshot.h"
+#include "train/resumed_data.h"
 #include "train/training_data.h"
 
 namespace trestle {
@@ -210,7 +210,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .start = progress_.consumed_samples,
                     .blend_start = progress_.blend_start,
                     .name = name_of_training_data(config_)});
-  validations_ = Validation::make_all(config_, processor_);
+  validations_ = Validation::make_all(config_, processor_, asked_.keys);
   if (validations_.empty()) refuse_validation_keys(asked_, config_);
   const std::optional<BestStep> best = progress_.best;
   for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
