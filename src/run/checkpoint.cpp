@@ -18,6 +18,7 @@ namespace trestle {
 namespace {
 
 constexpr std::string_view kOptimizer = "optimizer.state.";
+constexpr int64_t kMostSets = 1 << 20;  // that a run had, one after another
 
 Json own_of(const MegatronCheckpoint& checkpoint) {
   Json own = checkpoint.object(kProgress).value_or(Json());
@@ -34,13 +35,22 @@ BlendStart blend_start_in(const Json& own, int64_t consumed_samples, std::string
   };
   const Json sample = found->is_object() ? found->value("sample", Json()) : Json();
   const Json taken = found->is_object() ? found->value("taken", Json()) : Json();
-  if (!is_count(sample) || !taken.is_array() || !std::ranges::all_of(taken, is_count)) {
+  const Json numbers = found->is_object() ? found->value("numbers", Json::array()) : Json();
+  const auto is_set = [](const Json& number) {
+    return number.is_number_integer() && number >= 0 && number <= kMostSets;
+  };
+  const auto all = [](const Json& list, const auto& is_one) {
+    return list.is_array() && std::ranges::all_of(list, is_one);
+  };
+  if (!is_count(sample) || !all(taken, is_count) || !all(numbers, is_set) ||
+      (!numbers.empty() && numbers.size() != taken.size())) {
     user_error(
         "checkpoint.load={}: where the weights of dataset.blend were changed is no sample of the "
         "{} that were taken; was it made by another trestle?",
         what, consumed_samples);
   }
-  return {sample.get<int64_t>(), taken.get<std::vector<int64_t>>()};
+  return {sample.get<int64_t>(), taken.get<std::vector<int64_t>>(),
+          numbers.get<std::vector<int64_t>>()};
 }
 
 }  // namespace

@@ -141,9 +141,10 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   const bool resumes = saved && !checkpoint.finetune;
   settle_base(saved);
   const auto before = resumes ? saved->identity() : std::nullopt;
-  if (before) keep_weights(config_, *dataset_, *before);
-  identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
-                                    content_of_training_data(*dataset_)});
+  if (before) keep_order_and_weights(config_, *dataset_, *before);
+  auto contents = content_of_training_data(*dataset_);
+  contents["checkpoint.pretrained_checkpoint"] = content_of(base_);
+  identity_ = identity_of(config_, std::move(contents));
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (resumes && known) saved->require_same(identity_, asked_.may_change);

@@ -19,11 +19,11 @@
 #include "recipes/config.h"
 #include "recipes/settle.h"
 #include "run/checkpoint.h"
-#include "train/feature_cache.h"
 #include "run/huggingface_folder.h"
 #include "run/identity.h"
-#include "train/params_norm.h"
 #include "run/run_directory.h"
+#include "train/feature_cache.h"
+#include "train/params_norm.h"
 #include "train/validation.h"
 
 namespace trestle {
