@@ -98,8 +98,19 @@ void add_error(const at::Tensor& elements_a, const at::Tensor& elements_b, Tenso
     same = (elements_a.view(at::kLong) == elements_b.view(at::kLong)).unsqueeze(1);
     error = at::where(same, 0.0, error.clamp_min(1));
   }
-  *out.differing += elements_a.numel() - same.all(1).sum().item<int64_t>();
-  out.max_error = std::max(out.max_error, error.nan_to_num(kInfinity).max().item<double>());
+  const auto count = [](const at::Tensor& parts) { return parts.any(1).sum().item<int64_t>(); };
+  *out.differing += count(same.logical_not());
+  const at::Tensor finite = at::logical_and(a.isfinite(), b.isfinite());
+  if (!finite.all().item<bool>()) {
+    const at::Tensor nan = at::logical_xor(a.isnan(), b.isnan());
+    out.nan += count(nan);
+    out.infinite += count(at::logical_or(at::logical_or(same, nan), finite).logical_not());
+    error = at::where(finite, error, 0.0);
+  }
+  // Of two doubles the difference may be none.
+  const double largest = std::min(error.max().item<double>(), std::numeric_limits<double>::max());
+  out.finite_error = std::max(out.finite_error, largest);
+  out.max_error = out.nan + out.infinite > 0 ? kInfinity : out.finite_error;
   out.max_value =
       std::max(out.max_value, at::where(a.isfinite(), a.abs(), 0.0).max().item<double>());
 }
@@ -140,6 +151,19 @@ void compare_one(const TensorSource& a, const TensorSource& b, bool hashes, Tens
 }
 
 }  // namespace
+
+std::string error_text(const TensorDifference& tensor) {
+  std::vector<std::string> texts;
+  if (tensor.finite_error > 0) {
+    texts.push_back(fmt::format("{:.3g}", tensor.finite_error));
+    if (tensor.max_value > 0) texts.back() += fmt::format(" of {:.3g}", tensor.max_value);
+  }
+  if (tensor.nan > 0) texts.push_back(fmt::format("NaN against a number at {}", tensor.nan));
+  if (tensor.infinite > 0) {
+    texts.push_back(fmt::format("infinity against another number at {}", tensor.infinite));
+  }
+  return fmt::format("{}", fmt::join(texts, ", "));
+}
 
 std::string sha256_of(const TensorSource& source, const std::string& name, const TensorInfo& info) {
   Side side(source, name, info, true);
@@ -190,7 +214,8 @@ LogitDifference compare_logits(const at::Tensor& a_TV, const at::Tensor& b_TV) {
     const double kl = (p.exp() * (p - at::log_softmax(b, -1))).sum().clamp_min(0).item<double>();
     result.mean_kl += kl / static_cast<double>(result.positions);
     result.max_kl = largest_of(result.max_kl, kl);
-    result.max_error = largest_of(result.max_error, (a - b).abs().max().item<double>());
+    result.max_error =
+        largest_of(result.max_error, at::where(a == b, 0.0, (a - b).abs()).max().item<double>());
     result.max_value = largest_of(result.max_value, a.abs().max().item<double>());
     result.same_top += a.argmax().item<int64_t>() == b.argmax().item<int64_t>() ? 1 : 0;
   }
@@ -232,8 +257,9 @@ int64_t require_equal_tensors(const TensorSource& source, const TensorSource& wr
                     say(tensor.a), say(tensor.b), kAdvice);
     }
     if (!tensor.equal) {
-      machine_error("verify: {} reads back off by {:g} (values up to {:g}); {}", tensor.name,
-                    tensor.max_error, tensor.max_value, kAdvice);
+      const std::string error = error_text(tensor);
+      machine_error("verify: {} reads back off by {}; {}", tensor.name,
+                    error.empty() ? "other bits of the same values" : error, kAdvice);
     }
     ++count;
   });

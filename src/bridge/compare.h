@@ -31,9 +31,16 @@ struct TensorDifference {
   /// The largest |a - b|, infinite where one is no finite number and the other is not the same; and
   /// the largest finite |a|. Infinite where they are not compared by value.
   double max_error = 0, max_value = 0;
+  /// The largest |a - b| of finite numbers; and how many elements are NaN on one side alone, or an
+  /// infinity against another number.
+  double finite_error = 0;
+  int64_t nan = 0, infinite = 0;
   /// Of the values row by row, in hex; empty where they were not asked for.
   std::string sha256_a, sha256_b;
 };
+
+/// "0.5 of 4, NaN against a number at 1": of one that differs by value.
+std::string error_text(const TensorDifference& tensor);
 
 /// SHA-256, in hex, of a tensor's values row by row; `info` is what the source says of it.
 std::string sha256_of(const TensorSource& source, const std::string& name, const TensorInfo& info);

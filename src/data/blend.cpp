@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "data/content.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -35,11 +36,13 @@ BlendOrder::BlendOrder(const std::vector<BlendPart>& parts, uint64_t seed, bool 
       drawn_(start_.sample),
       counts_(parts.size(), 0) {
   TORCH_CHECK(start_.taken.empty() || start_.taken.size() == parts.size(), "taken of each part");
+  TORCH_CHECK(start_.numbers.empty() || start_.numbers.size() == parts.size(), "n of each part");
   int64_t rows = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     first_.push_back(rows);
     rows += parts[i].rows;
-    orders_.emplace_back(parts[i].rows, seed + i * kSeedStep, shuffle);
+    const size_t n = start_.numbers.empty() ? i : static_cast<size_t>(start_.numbers[i]);
+    orders_.emplace_back(parts[i].rows, seed + n * kSeedStep, shuffle);
   }
 }
 
@@ -95,8 +98,10 @@ int64_t BlendOrder::samples_for_all() const {
 
 BlendedDataset::BlendedDataset(const std::vector<BlendMember>& members) {
   for (const BlendMember& member : members) {
-    sources_.push_back({member, make_dataset(member.maker, member.name)});
-    const int64_t rows = sources_.back().dataset->size();
+    sources_.push_back({member, make_dataset(member.maker, member.name), {}});
+    Source& source = sources_.back();
+    source.identity = fmt::format("{} {}", member.maker, content_of(source.dataset->files()));
+    const int64_t rows = source.dataset->size();
     if (rows == 0) user_error("{}: {} has no rows", member.name.key, member.name.path);
     parts_.push_back({rows, member.weight.value_or(static_cast<double>(rows))});
     size_ += rows;
@@ -148,11 +153,23 @@ void BlendedDataset::set_weights(const std::vector<double>& weights) {
   for (size_t i = 0; i < weights.size(); ++i) parts_[i].weight = weights[i];
 }
 
+void BlendedDataset::reorder(const std::vector<size_t>& order) {
+  TORCH_CHECK(order.size() == parts_.size(), "a place of each set");
+  std::vector<Source> sources;
+  std::vector<BlendPart> parts;
+  for (const size_t place : order) {
+    sources.push_back(std::move(sources_.at(place)));
+    parts.push_back(parts_[place]);
+  }
+  sources_ = std::move(sources);
+  parts_ = std::move(parts);
+}
+
 std::vector<std::string> BlendedDataset::describe(int64_t samples, const BlendStart& start) const {
   const std::vector<double> shares = shares_of(parts_);
   const std::vector<int64_t> counts =
       BlendOrder(parts_, 0, false, start).counts(std::max(samples, start.sample));
-  const int64_t all = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  const int64_t all = std::max(samples, start.sample);
   std::vector<std::string> lines;
   for (size_t i = 0; i < sources_.size(); ++i) {
     const Dataset& dataset = *sources_[i].dataset;
@@ -160,6 +177,13 @@ std::vector<std::string> BlendedDataset::describe(int64_t samples, const BlendSt
         "{:.4g} of {} ({} rows; {} of {} samples, {:.3g} passes)", shares[i],
         describe_files(dataset, sources_[i].member.name.path), dataset.size(), counts[i], all,
         static_cast<double>(counts[i]) / static_cast<double>(dataset.size())));
+  }
+  const int64_t of_others = all - std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  if (of_others > 0) {
+    lines.push_back(
+        fmt::format("of sets that the run has no longer: {} of {} samples, all before "
+                    "sample {}",
+                    of_others, all, start.sample));
   }
   return lines;
 }

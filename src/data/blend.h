@@ -13,13 +13,16 @@
 
 namespace trestle {
 
-/// Where weights began to count that a run did not have before.
+/// Where weights or sets began to count that a run did not have before.
 struct BlendStart {
   /// The first sample that is chosen by them.
   int64_t sample = 0;
-  /// How many samples before it each set gave, behind which it goes on; empty: none, as in a run
-  /// that begins or one whose sets are new.
+  /// How many samples before it, from the run's first on, each set gave, behind which it goes on;
+  /// empty: none, as in a run that begins or one whose sets are new.
   std::vector<int64_t> taken = {};
+  /// The n of each set, whose rows come in the order of that n wherever the set stands now; empty:
+  /// 0, 1, 2 ...
+  std::vector<int64_t> numbers = {};
 };
 
 /// Which row is the n-th sample of a run on several sets whose rows stand one behind the other, for
@@ -81,11 +84,16 @@ class BlendedDataset : public Dataset {
   struct Source {
     BlendMember member;
     std::unique_ptr<Dataset> dataset;
+    /// What it is, wherever it lies: its maker and content_of its files.
+    std::string identity;
   };
   const std::vector<Source>& sources() const { return sources_; }
   /// Of each set, which are as many.
   void set_weights(const std::vector<double>& weights);
-  /// A line each: its share, its rows and files, and how many samples of a run are of it.
+  /// The n-th set becomes the order[n]-th of those before.
+  void reorder(const std::vector<size_t>& order);
+  /// A line each: its share, its rows and files, and how many of a run's samples, those behind it
+  /// among them, are of it; and one of samples that were of sets it has no longer.
   std::vector<std::string> describe(int64_t samples, const BlendStart& start = {}) const;
 
  private:

@@ -44,9 +44,11 @@ std::string verdict(const TensorDifference& tensor) {
   if (is_unmatched(tensor))
     return tensor.a->shape != tensor.b->shape ? "other shape" : "other type";
   if (differs_in_bytes(tensor)) return "other bytes";
-  if (tensor.max_error == 0) return "equal values";
-  return fmt::format("{:.3g} of {:.3g}, {} of {} elements", tensor.max_error, tensor.max_value,
-                     *tensor.differing, elements(*tensor.a));
+  if (tensor.max_error == 0) {
+    return tensor.a == tensor.b ? "equal values, other bits" : "equal values, other dtype";
+  }
+  return fmt::format("{}, {} of {} elements", error_text(tensor), *tensor.differing,
+                     elements(*tensor.a));
 }
 
 std::string logits_line(const LogitDifference& logits) {
@@ -99,20 +101,31 @@ double CompareReport::max_error() const {
 }
 
 std::string CompareReport::summary() const {
-  const int64_t recast = std::ranges::count_if(tensors, [](const TensorDifference& tensor) {
-    return !tensor.equal && !is_unmatched(tensor) && tensor.max_error == 0;
-  });
+  const auto equal_values = [&](bool same_dtype) {
+    return std::ranges::count_if(tensors, [&](const TensorDifference& tensor) {
+      return !tensor.equal && !is_unmatched(tensor) && tensor.max_error == 0 &&
+             (tensor.a == tensor.b) == same_dtype;
+    });
+  };
+  const int64_t recast = equal_values(false), in_bits = equal_values(true);
   const int64_t in_bytes = std::ranges::count_if(tensors, differs_in_bytes);
   const int64_t differing =
-      static_cast<int64_t>(tensors.size()) - equal() - unmatched() - recast - in_bytes;
+      static_cast<int64_t>(tensors.size()) - equal() - unmatched() - recast - in_bits - in_bytes;
   std::string line = fmt::format("{} of {} tensors are equal", equal(), tensors.size());
   if (recast > 0) line += fmt::format(", {} have equal values in another dtype", recast);
+  if (in_bits > 0) {
+    line += fmt::format(", {} have equal values in other bits (-0 for 0, or NaNs)", in_bits);
+  }
   if (differing > 0) {
-    double largest = 0;
+    TensorDifference largest;
     for (const TensorDifference& tensor : tensors) {
-      if (tensor.differing) largest = std::max(largest, tensor.max_error);
+      if (!tensor.differing) continue;
+      largest.nan += tensor.nan;
+      largest.infinite += tensor.infinite;
+      largest.finite_error = std::max(largest.finite_error, tensor.finite_error);
     }
-    line += fmt::format(", {} differ by up to {:.3g}", differing, largest);
+    line += fmt::format(", {} differ{} {}", differing, largest.finite_error > 0 ? " by up to" : ":",
+                        error_text(largest));
   }
   if (in_bytes > 0) {
     line += fmt::format(
@@ -162,6 +175,8 @@ Json compare_json(const CompareReport& report) {
                                {"differing", tensor.differing ? Json(*tensor.differing) : Json()},
                                {"max_error", number(tensor.max_error)},
                                {"max_value", number(tensor.max_value)},
+                               {"nan", tensor.nan},
+                               {"infinite", tensor.infinite},
                                {"a", info_json(tensor.a, tensor.sha256_a)},
                                {"b", info_json(tensor.b, tensor.sha256_b)}});
   }

@@ -24,6 +24,8 @@ struct StepKey {
   // Of a run as a whole: what it says of steps to come is no matter of where train.exit_interval
   // stops before them.
   bool of_whole_run = false;
+  // What every run has, or does at its end anyway, is told of where somebody chose it.
+  bool where_asked = false;
 };
 
 int64_t next_multiple(int64_t interval, int64_t from) {
@@ -56,6 +58,19 @@ StepKey of_validation(const TrainConfig& config, int64_t made) {
           "nothing is validated", first};
 }
 
+// What is done at the end of a run anyway.
+void add_of_intervals(const TrainConfig& config, int64_t made, std::vector<StepKey>& keys) {
+  const int64_t saves = config.checkpoint.save_interval,
+                validates = config.validation.eval_interval;
+  keys.push_back({"checkpoint.save_interval", format_value(saves),
+                  "nothing is saved before the end", next_multiple(saves, made + 1), false, true});
+  // Where the end is validated; else nothing is, which is told.
+  if (!config.validation.is_on() || last_step(config, made) < config.train.train_iters) return;
+  keys.push_back({"validation.eval_interval", format_value(validates),
+                  "nothing is validated before the end", next_multiple(validates, made + 1), false,
+                  true});
+}
+
 void add_of_checkpoints(const TrainConfig& config, int64_t made, std::vector<StepKey>& keys) {
   const CheckpointOptions& checkpoint = config.checkpoint;
   if (checkpoint.save_retain_interval && checkpoint.most_recent_k > 0) {
@@ -79,10 +94,10 @@ void add_of_schedule(const TrainConfig& config, std::vector<StepKey>& keys) {
   const double warmup = warmup_steps(config);
   if (warmup > 0) {
     const int64_t first = static_cast<int64_t>(warmup) + 2;
-    keys.push_back(
-        {"scheduler.lr_decay_style", scheduler.lr_decay_style, "the rate only rises", first, true});
+    keys.push_back({"scheduler.lr_decay_style", scheduler.lr_decay_style, "the rate only rises",
+                    first, true, true});
     keys.push_back({"optimizer.min_lr", format_value(config.optimizer.min_lr),
-                    "the rate only rises", first, true});
+                    "the rate only rises", first, true, true});
   }
   if (scheduler.lr_decay_style == "WSD" && scheduler.lr_wsd_decay_iters) {
     const int64_t first = decay_steps(config) - *scheduler.lr_wsd_decay_iters + 2;
@@ -111,6 +126,7 @@ std::vector<StepKey> step_keys(const TrainConfig& config, int64_t made) {
                     fmt::format("no loss has {} before it to be measured by", kSpikeWindow),
                     kSpikeWindow + 1, true});
   }
+  add_of_intervals(config, made, keys);
   add_of_checkpoints(config, made, keys);
   add_of_schedule(config, keys);
   return keys;
@@ -126,11 +142,28 @@ std::string line_of(const TrainConfig& config, const StepKey& each, int64_t made
                                      config.train.train_iters));
 }
 
-// Of one schedule or trace there are several keys: each that was asked for.
-bool is_asked(const StepKey& each, const std::set<std::string>& asked) {
-  // What every run has is told of where somebody chose it.
-  const bool is_usual = each.key == "scheduler.lr_decay_style" || each.key == "optimizer.min_lr";
-  return !is_usual || asked.contains(each.key);
+// checkpoint.most_recent_k where it limits nothing.
+std::string line_of_newest(const TrainConfig& config, const std::set<std::string>& asked) {
+  const CheckpointOptions& checkpoint = config.checkpoint;
+  const int64_t newest = checkpoint.most_recent_k, interval = checkpoint.save_interval;
+  const int64_t retained = checkpoint.save_retain_interval.value_or(0);
+  if (newest > 0 && retained > 1 && interval % retained == 0) {
+    return fmt::format(
+        "checkpoint.most_recent_k={}: each checkpoint of checkpoint.save_interval={} is kept, a "
+        "multiple of checkpoint.save_retain_interval={}; only those between them go",
+        newest, interval, retained);
+  }
+  // One that is best, or where a part of the run ends, is saved between the others.
+  if (newest <= 0 || !asked.contains("checkpoint.most_recent_k") || config.train.exit_interval ||
+      !config.validation.best_metric.empty()) {
+    return {};
+  }
+  const int64_t saved = (config.train.train_iters + interval - 1) / interval;
+  if (saved > newest || retained > 0) return {};
+  return fmt::format(
+      "checkpoint.most_recent_k={}: no checkpoint goes: the run saves {}, by "
+      "checkpoint.save_interval={} and train.train_iters={}",
+      newest, saved, interval, config.train.train_iters);
 }
 
 }  // namespace
@@ -159,18 +192,12 @@ std::vector<std::string> idle_keys(const TrainConfig& config, const std::set<std
   if (made >= config.train.train_iters) return lines;  // nothing is done at all
   for (const StepKey& each : step_keys(config, made)) {
     const int64_t last = each.of_whole_run ? config.train.train_iters : last_step(config, made);
-    if (each.first > last && is_asked(each, asked)) {
+    if (each.first > last && (!each.where_asked || asked.contains(each.key))) {
       lines.push_back(line_of(config, each, made, last));
     }
   }
-  const CheckpointOptions& checkpoint = config.checkpoint;
-  const int64_t retained = checkpoint.save_retain_interval.value_or(0);
-  if (checkpoint.most_recent_k > 0 && retained > 1 && checkpoint.save_interval % retained == 0) {
-    lines.push_back(fmt::format(
-        "checkpoint.most_recent_k={}: each checkpoint of checkpoint.save_interval={} is kept, a "
-        "multiple of checkpoint.save_retain_interval={}; only those between them go",
-        checkpoint.most_recent_k, checkpoint.save_interval, retained));
-  }
+  const std::string of_newest = line_of_newest(config, asked);
+  if (!of_newest.empty()) lines.push_back(of_newest);
   return lines;
 }
 

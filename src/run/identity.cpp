@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr uint64_t kSmallModel = 64 << 20;
+constexpr const char *kBlend = "dataset.blend", *kPath = "dataset.path_or_dataset";
 constexpr const char *kBaseBits = "peft.base_bits", *kDenseBase = "16";
 
 std::string_view bytes_of(const at::Tensor& contiguous) {
@@ -46,8 +47,29 @@ std::map<std::string, std::string> defaults() {
   return values;
 }
 
-std::string shortened(const std::string& digest) {
-  return digest.empty() ? "nothing" : "SHA-256 " + digest.substr(0, 12);
+// What a key names, and what that holds; the digest is empty where it is not given.
+struct Named {
+  std::string value, digest;
+
+  std::string text() const {
+    return digest.empty() ? "not given"
+                          : fmt::format("{}, SHA-256 {}", value, digest.substr(0, 12));
+  }
+};
+
+// Of a key that must name the same content.
+struct OtherContent {
+  Named before, now;
+
+  std::string text(const std::string& key) const {
+    return fmt::format("{}{}{} (there: {})", key, now.digest.empty() ? " is " : "=", now.text(),
+                       before.text());
+  }
+};
+
+// One set in the place of several, or several in that of one: one difference, of two keys.
+bool is_exchange(const OtherContent& one, const OtherContent& other) {
+  return one.before.digest.empty() && other.now.digest.empty();
 }
 
 }  // namespace
@@ -108,6 +130,7 @@ std::set<std::string> require_same_run(const RunIdentity& saved, const RunIdenti
                                       before.empty() ? "''" : before));
     keys.push_back(field.path);
   };
+  std::map<std::string, OtherContent> contents;
   static const std::map<std::string, std::string> kDefaults = defaults();
   for (const FieldText& field : list_fields(TrainConfig{})) {
     const std::string& path = field.path;
@@ -125,10 +148,25 @@ std::set<std::string> require_same_run(const RunIdentity& saved, const RunIdenti
     };
     const auto named = [](const std::string& text) { return !text.empty() && text != "[]"; };
     const auto was = content(saved, named(before)), is = content(now, named(value));
-    if (was && is && *was != *is) {
-      differ(field, fmt::format("{}, {}", before, shortened(*was)),
-             fmt::format("{}, {}", value, shortened(*is)));
+    if (was && is && *was != *is) contents[path] = {{before, *was}, {value, *is}};
+  }
+  for (const auto& [one, other] : {std::pair{kBlend, kPath}, {kPath, kBlend}}) {
+    if (!contents.contains(one) || !contents.contains(other)) continue;
+    const OtherContent ours = contents[one], theirs = contents[other];
+    if (!is_exchange(ours, theirs)) continue;
+    const size_t allowed = without_difference.erase(one) + without_difference.erase(other);
+    if (allowed == 0) {
+      differences.push_back(
+          fmt::format("{}={} (there: {}={})", one, ours.now.text(), other, theirs.before.text()));
+      keys.emplace_back(one);
     }
+    contents.erase(one);
+    contents.erase(other);
+  }
+  for (const auto& [path, content] : contents) {
+    if (without_difference.erase(path) > 0) continue;
+    differences.push_back(content.text(path));
+    keys.push_back(path);
   }
   if (differences.empty()) return without_difference;
   user_error(

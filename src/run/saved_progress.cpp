@@ -19,6 +19,7 @@ namespace trestle {
 namespace {
 
 constexpr size_t kShown = 64;
+constexpr int64_t kMostSets = 1 << 20;  // that a run had, one after another
 constexpr const char *kSamples = "consumed_train_samples", *kBlendStart = "blend_start";
 
 class Numbers {
@@ -118,7 +119,12 @@ BlendStart blend_start_in(const Numbers& own, int64_t consumed_samples) {
     }
     left -= each;
   }
-  return {sample, std::move(taken)};
+  std::vector<int64_t> numbers = start.counts("numbers", kMostSets);
+  if (!numbers.empty() && numbers.size() != taken.size()) {
+    start.refuse("numbers", fmt::format("of {} sets", numbers.size()),
+                 fmt::format("none or {}", taken.size()));
+  }
+  return {sample, std::move(taken), std::move(numbers)};
 }
 
 }  // namespace

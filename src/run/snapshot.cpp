@@ -75,7 +75,8 @@ Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
   }
   if (progress.blend_start.sample > 0) {
     state["blend_start"] = {{"sample", progress.blend_start.sample},
-                            {"taken", progress.blend_start.taken}};
+                            {"taken", progress.blend_start.taken},
+                            {"numbers", progress.blend_start.numbers}};
   }
   if (!progress.former_best.empty()) state["former_best"] = progress.former_best;
   if (progress.best) {

@@ -12,9 +12,11 @@
 
 namespace trestle {
 
-/// Where the run's sets weigh what those of the saved one did (7 and 3 for 0.7 and 0.3), they get
-/// its weights: shares whose last bits differ would give another order.
-void keep_weights(TrainConfig& config, Dataset& dataset, const RunIdentity& saved);
+/// Sets of dataset.blend that the saved run had, told by content and maker, stand in its order,
+/// others behind them: which of two equals is next is settled by their places. And where they weigh
+/// what those of the saved run did (7 and 3 for 0.7 and 0.3), they get its weights: shares whose
+/// last bits differ would give another order.
+void keep_order_and_weights(TrainConfig& config, Dataset& dataset, const RunIdentity& saved);
 
 struct ResumedOrder {
   BlendStart start;
@@ -23,8 +25,8 @@ struct ResumedOrder {
 };
 
 /// Behind `progress` of the run that was saved as `saved` and goes on as `now`. Sets of
-/// dataset.blend that only weigh otherwise go on behind the rows that each gave; those of another
-/// blend begin at their first. Throws UserError where the checkpoint's counts are of other sets.
+/// dataset.blend that the run had go on behind the rows that each gave, new ones begin at their
+/// first. Throws UserError where the checkpoint's counts are of other sets.
 ResumedOrder resumed_order(const TrainConfig& config, const Dataset& dataset,
                            const RunIdentity& saved, const RunIdentity& now,
                            const RunProgress& progress);

@@ -141,9 +141,10 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   const bool resumes = saved && !checkpoint.finetune;
   settle_base(saved);
   const auto before = resumes ? saved->identity() : std::nullopt;
-  if (before) keep_weights(config_, *dataset_, *before);
-  identity_ = identity_of(config_, {{"checkpoint.pretrained_checkpoint", content_of(base_)},
-                                    content_of_training_data(*dataset_)});
+  if (before) keep_order_and_weights(config_, *dataset_, *before);
+  auto contents = content_of_training_data(*dataset_);
+  contents["checkpoint.pretrained_checkpoint"] = content_of(base_);
+  identity_ = identity_of(config_, std::move(contents));
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (resumes && known) saved->require_same(identity_, asked_.may_change);
@@ -181,7 +182,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .start = progress_.consumed_samples,
                     .blend_start = progress_.blend_start,
                     .name = name_of_training_data(config_)});
-  validations_ = Validation::make_all(config_, processor_);
+  validations_ = Validation::make_all(config_, processor_, asked_.keys);
   if (validations_.empty()) refuse_validation_keys(asked_, config_);
   const std::optional<BestStep> best = progress_.best;
   for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);

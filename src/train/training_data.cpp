@@ -28,19 +28,24 @@ std::unique_ptr<Dataset> make_training_data(const TrainConfig& config) {
   return std::make_unique<BlendedDataset>(members);
 }
 
-std::pair<const std::string, std::string> content_of_training_data(const Dataset& dataset) {
+std::map<std::string, std::string> content_of_training_data(const Dataset& dataset) {
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
-  if (blend == nullptr) return {"dataset.path_or_dataset", content_of(dataset.files())};
-  return {"dataset.blend", content_of_blend(*blend, blend->parts())};
+  if (blend == nullptr) return {{"dataset.path_or_dataset", content_of(dataset.files())}};
+  return {{"dataset.blend", content_of_blend(*blend, blend->parts())},
+          {kBlendSets, sets_of_blend(*blend, blend->parts())}};
+}
+
+std::string sets_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts) {
+  std::string text;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    text += fmt::format("{} {};", parts[i].weight, blend.sources()[i].identity);
+  }
+  return text;
 }
 
 std::string content_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts) {
   Digest digest(Digest::Kind::kSha256);
-  for (size_t i = 0; i < blend.sources().size(); ++i) {
-    const BlendedDataset::Source& source = blend.sources()[i];
-    digest.update(fmt::format("{} {} {};", parts[i].weight, source.member.maker,
-                              content_of(source.dataset->files())));
-  }
+  digest.update(sets_of_blend(blend, parts));
   return digest.hex();
 }
 

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "data/blend.h"
@@ -17,8 +17,10 @@ namespace trestle {
 std::unique_ptr<Dataset> make_training_data(const TrainConfig& config);
 
 /// The key that names the data, and a SHA-256 of them (identity.h): of a blend of each set's files
-/// and of its weight, its maker and their order.
-std::pair<const std::string, std::string> content_of_training_data(const Dataset& dataset);
+/// and of its weight, its maker and their order, which stand under kBlendSets too.
+std::map<std::string, std::string> content_of_training_data(const Dataset& dataset);
+/// What an identity has of each set, "WEIGHT MAKER CONTENT;", of which its SHA-256 is.
+constexpr const char* kBlendSets = "dataset.blend.sets";
 
 /// Threads that prepare samples ahead: dataset.num_workers, or, where that is not set, as many as
 /// the machine has cores for beside the thread that feeds a card, and none beside a step on the
@@ -28,7 +30,8 @@ int64_t sample_workers(const TrainConfig& config, bool on_card, int64_t cores);
 /// For messages: "dataset.path_or_dataset=PATH" is PATH, a blend "dataset.blend".
 std::string name_of_training_data(const TrainConfig& config);
 
-/// That SHA-256 of a blend whose sets have the weights of `parts`.
+/// That text of a blend whose sets have the weights of `parts`, and its SHA-256.
+std::string sets_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts);
 std::string content_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts);
 
 /// A line a set: its files, and of a blend its share, its rows and how often the run takes them.

@@ -74,13 +74,15 @@ std::vector<Validation::Source> Validation::sources(const TrainConfig& config) {
 }
 
 std::vector<std::unique_ptr<Validation>> Validation::make_all(const TrainConfig& config,
-                                                              const Processor& processor) {
+                                                              const Processor& processor,
+                                                              const std::set<std::string>& asked) {
   std::vector<std::unique_ptr<Validation>> all;
   if (!config.validation.is_on()) return all;
   for (const Source& source : sources(config)) {
     std::unique_ptr<Validation> validation(new Validation(config, processor, source));
     fmt::print(stderr, "validation data {}{}\n", source.set.empty() ? "" : source.set + ": ",
                describe_files(*validation->dataset_, source.data.path));
+    validation->tell_of_missing_rows(asked);
     validation->check_best_metric();
     validation->measured_on_ = validation->describe_measure();
     all.push_back(std::move(validation));
@@ -95,6 +97,21 @@ Validation::Validation(const TrainConfig& config, const Processor& processor, co
       dataset_(make_dataset(source.maker, source.data)) {
   const auto [metric, set] = config.validation.best_metric_and_set();
   if (set == source.set) metric_ = metric;
+}
+
+void Validation::tell_of_missing_rows(const std::set<std::string>& asked) const {
+  const ValidationOptions& options = config_.validation;
+  const int64_t rows = dataset_->size(), batch = config_.train.global_batch_size;
+  if (options.answers > rows && asked.contains("validation.answers")) {
+    fmt::print(stderr, "validation.answers={}: {} has {} rows, all of which are answered\n",
+               options.answers, source_.data.path, rows);
+  }
+  if (options.eval_iters > (rows + batch - 1) / batch && asked.contains("validation.eval_iters")) {
+    fmt::print(stderr,
+               "validation.eval_iters={}: {} has {} rows, which are {} global batches of {}: the "
+               "loss is that of all of them\n",
+               options.eval_iters, source_.data.path, rows, (rows + batch - 1) / batch, batch);
+  }
 }
 
 void Validation::check_best_metric() const {

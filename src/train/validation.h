@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,10 @@ class Validation {
   /// As validation.* say, one a set; none where it is off or, with a line on stderr, where there is
   /// nothing to validate on. Keeps references to the config and the processor. Throws UserError
   /// when data cannot be opened or have no such score as validation.best_metric.
+  /// `asked`: keys that somebody set; where a set has fewer rows than they say, a line tells so.
   static std::vector<std::unique_ptr<Validation>> make_all(const TrainConfig& config,
-                                                           const Processor& processor);
+                                                           const Processor& processor,
+                                                           const std::set<std::string>& asked = {});
 
   /// Behind every validation.eval_interval-th step and the last.
   bool is_due(int64_t step) const;
@@ -52,6 +55,7 @@ class Validation {
   Validation(const TrainConfig& config, const Processor& processor, const Source& source);
   double loss(const Ministral3& model, FeatureCache* features) const;
   void check_best_metric() const;
+  void tell_of_missing_rows(const std::set<std::string>& asked) const;
   int64_t rows_of_loss() const;
   std::string describe_measure() const;
   bool is_comparable(const BestStep& best) const;

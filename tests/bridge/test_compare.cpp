@@ -78,6 +78,44 @@ TEST(CompareTensors, SaysWhatDiffersAndByHowMuch) {
   EXPECT_TRUE(std::isinf(found["new"].max_error));
 }
 
+// What is no number, or no finite one, in either; of every dtype that has such values.
+TEST(CompareTensors, SaysWhatIsNoNumber) {
+  const float nan = std::nanf(""), inf = HUGE_VALF;
+  const auto difference = [](const at::Tensor& a, const at::Tensor& b) {
+    return compare_tensors(Held({{"t", a}}), Held({{"t", b}}), false).front();
+  };
+  const at::Tensor a = at::tensor({nan, nan, inf, -inf, 1.0f, 4.0f});
+  const at::Tensor b = at::tensor({1.0f, nan, inf, inf, inf, 3.5f});
+  const at::Tensor complex_a = at::complex(a, at::zeros_like(a));
+  const at::Tensor complex_b = at::complex(b, at::zeros_like(b));
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16, at::kComplexFloat}) {
+    SCOPED_TRACE(at::toString(dtype));
+    const bool is_complex = dtype == at::kComplexFloat;
+    for (const bool turned : {false, true}) {
+      const at::Tensor x = is_complex ? complex_a : a.to(dtype);
+      const at::Tensor y = is_complex ? complex_b : b.to(dtype);
+      const TensorDifference found = turned ? difference(y, x) : difference(x, y);
+      EXPECT_EQ(found.differing, 4);
+      EXPECT_EQ(found.nan, 1);
+      EXPECT_EQ(found.infinite, 2);
+      EXPECT_EQ(found.finite_error, 0.5);
+      EXPECT_EQ(error_text(found), turned ? "0.5 of 3.5, NaN against a number at 1, infinity "
+                                            "against another number at 2"
+                                          : "0.5 of 4, NaN against a number at 1, infinity against "
+                                            "another number at 2");
+    }
+  }
+  // Of E8M0 0xFF is NaN, and there is neither infinity nor zero.
+  const auto scales = [](std::vector<uint8_t> codes) {
+    return at::tensor(codes, at::kByte).view(at::kFloat8_e8m0fnu);
+  };
+  const TensorDifference scale = difference(scales({0xFF, 127}), scales({127, 128}));
+  EXPECT_EQ(error_text(scale), "1 of 1, NaN against a number at 1");
+  // Two doubles whose difference is none.
+  const at::Tensor large = at::tensor({1.5e308}, at::kDouble);
+  EXPECT_EQ(error_text(difference(large, -large)), "1.8e+308 of 1.5e+308");
+}
+
 // Held to ml_dtypes (tools/make_packed_goldens.py).
 class PackedGolden : public ::testing::Test {
  protected:

@@ -86,6 +86,22 @@ class Compare(Refusals):
         self.refused_after_output("compare", DEMO, other, "--max-error", "0.01", names=["1 differ", "0.01"])
         self.refused_after_output("compare", DEMO, HF, "--max-error", "1e9", names=["counterpart"])
 
+    def test_values_that_are_equal_or_no_numbers(self):
+        """-0 for 0 is no other dtype, and a NaN no infinite difference."""
+        name = "vision_tower.ln_pre.weight"
+        zeros = torch.zeros(128, dtype=torch.bfloat16)
+        nan = zeros.clone()
+        nan[3] = float("nan")
+        shutil.move(self.edited(**{name: zeros}), self.folder / "zeros")
+        for changed, row, total in ((-zeros, "equal values, other bits", "1 have equal values in other bits (-0 for 0, or NaNs)"),
+                                    (zeros.float(), "equal values, other dtype", "1 have equal values in another dtype"),
+                                    (nan, "NaN against a number at 1, 1 of 128 elements", "1 differ: NaN against a number at 1\n")):
+            done = self.run_trestle("compare", self.folder / "zeros", self.edited(**{name: changed}), "--no-forward")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(row, done.stdout)
+            self.assertIn(total, done.stdout)
+            shutil.rmtree(self.folder / "edited")
+
     def refused_after_output(self, *arguments, names):
         done = self.run_trestle(*arguments)
         self.assertEqual(done.returncode, 2, done.stderr)

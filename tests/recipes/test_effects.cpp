@@ -108,7 +108,15 @@ TEST(Effects, StepsThatThisPartOfARunDoesNotMakeAreTold) {
   one({{"validation.eval_interval", "10"}, {"train.exit_interval", "8"}}, 0,
       "validation.eval_interval=10: nothing is validated: first at step 10, and "
       "train.exit_interval=8 stops at 8");
-  EXPECT_TRUE(told({{"validation.eval_interval", "500"}}).empty());  // the last is validated
+  // The last step is validated, and saved.
+  one({{"validation.eval_interval", "500"}}, 0,
+      "validation.eval_interval=500: nothing is validated before the end: first at step 500, and "
+      "train.train_iters=120");
+  EXPECT_TRUE(told({{"validation.eval_interval", "120"}}).empty());
+  one({{"checkpoint.save_interval", "121"}}, 0,
+      "checkpoint.save_interval=121: nothing is saved before the end: first at step 121, and "
+      "train.train_iters=120");
+  EXPECT_TRUE(told({{"checkpoint.save_interval", "120"}}).empty());
   one({{"logger.tensorboard_log_interval", "121"}}, 0,
       "logger.tensorboard_log_interval=121: TensorBoard, W&B and MLflow are told of no step: first "
       "at step 121, and train.train_iters=120");
@@ -139,6 +147,10 @@ TEST(Effects, WhatARunIsTooShortForIsTold) {
   EXPECT_TRUE(told({{"train.loss_spike_factor", "2"}, {"train.train_iters", "21"}}).empty());
   starts({{"checkpoint.most_recent_k", "2"}, {"checkpoint.save_retain_interval", "121"}},
          "checkpoint.save_retain_interval=121: it keeps nothing beside");
+  starts({{"checkpoint.most_recent_k", "2"}},  // of a save_interval of 60
+         "checkpoint.most_recent_k=2: no checkpoint goes: the run saves 2, by "
+         "checkpoint.save_interval=60 and train.train_iters=120");
+  EXPECT_TRUE(told({{"checkpoint.most_recent_k", "1"}}).empty());
   const auto wsd = [](const char* last) {
     return Keys{{"scheduler.lr_decay_style", "WSD"},
                 {"scheduler.lr_decay_iters", "200"},
@@ -150,6 +162,21 @@ TEST(Effects, WhatARunIsTooShortForIsTold) {
           {"scheduler.lr_decay_iters", "200"},
           {"scheduler.lr_warmup_iters", "150"}},
          "scheduler.lr_decay_style=linear: the rate only rises: first at step 152");
+}
+
+// Intervals and limits of a recipe, which is for longer runs, are told of where somebody typed
+// them.
+TEST(Effects, WhatNobodyAskedForIsNotToldOf) {
+  SettledRun run = run_of({{"train.train_iters", "12"}});
+  run.config.checkpoint.most_recent_k = 5;
+  run.config.validation.eval_interval = 40;
+  EXPECT_EQ(idle_keys(run.config, run.asked.keys, 0), std::vector<std::string>{});
+  for (const char* key :
+       {"checkpoint.save_interval", "checkpoint.most_recent_k", "validation.eval_interval"}) {
+    const auto lines = idle_keys(run.config, {key}, 0);
+    ASSERT_EQ(lines.size(), 1u) << key;
+    EXPECT_TRUE(lines[0].starts_with(key)) << lines[0];
+  }
 }
 
 // What the schedule itself says of these steps.

@@ -212,6 +212,36 @@ TEST(Identity, AKeyThatCameLaterHadItsDefault) {
                  "peft.use_rslora=true (there: false)");
 }
 
+// What one of the two runs does not name, and one set in the place of several.
+TEST(Identity, ContentsAreToldInWords) {
+  const std::string a(64, 'a'), b(64, 'b');
+  const auto of = [](const std::vector<std::string>& overrides,
+                     std::map<std::string, std::string> contents) {
+    TrainConfig config;
+    for (const std::string& each : overrides) apply_override(config, each);
+    return identity_of(config, std::move(contents));
+  };
+  const RunIdentity none = of({}, {});
+  const RunIdentity adapter = of({"peft.adapter_path=x"}, {{"peft.adapter_path", a}});
+  EXPECT_REFUSED(require_same_run(none, adapter, {}, "run"),
+                 "peft.adapter_path=x, SHA-256 aaaaaaaaaaaa (there: not given)");
+  EXPECT_REFUSED(require_same_run(adapter, none, {}, "run"),
+                 "peft.adapter_path is not given (there: x, SHA-256 aaaaaaaaaaaa)");
+  const RunIdentity one = of({"dataset.path_or_dataset=x"}, {{"dataset.path_or_dataset", a}});
+  const RunIdentity several = of({"dataset.blend=[{path: y}]"}, {{"dataset.blend", b}});
+  EXPECT_REFUSED(require_same_run(several, one, {}, "run"),
+                 "another run: dataset.path_or_dataset=x, SHA-256 aaaaaaaaaaaa (there: "
+                 "dataset.blend=[{path: y}], SHA-256 bbbbbbbbbbbb); give it what it was made with, "
+                 "or let it be with --allow-change dataset.path_or_dataset");
+  EXPECT_REFUSED(require_same_run(one, several, {}, "run"),
+                 "another run: dataset.blend=[{path: y}], SHA-256 bbbbbbbbbbbb (there: "
+                 "dataset.path_or_dataset=x, SHA-256 aaaaaaaaaaaa); give it what it was made with, "
+                 "or let it be with --allow-change dataset.blend");
+  for (const char* key : {"dataset.blend", "dataset.path_or_dataset"}) {
+    EXPECT_EQ(require_same_run(several, one, {key}, "run"), std::set<std::string>{}) << key;
+  }
+}
+
 TEST(Identity, KeysThatMayChangeNeedNoPermission) {
   EXPECT_NO_THROW(require_changeable({"peft.alpha", "dataset.path_or_dataset"}));
   EXPECT_REFUSED(require_changeable({"optimizer.lr"}), "has no effect");

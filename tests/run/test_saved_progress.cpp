@@ -69,6 +69,16 @@ TEST(SavedProgress, IsReadAsItWasWritten) {
 TEST(SavedProgress, ABlendsStartIsOfTheSamplesThatWereTaken) {
   const Json two = {1, 1};
   const std::string sample = "blend_start.sample", taken = "blend_start.taken";
+  const auto numbered = [&](const Json& numbers) {
+    Json own = blend(20, two);
+    own["blend_start"]["numbers"] = numbers;
+    return own;
+  };
+  EXPECT_EQ(read(numbered({3, 0})).blend_start.numbers, (std::vector<int64_t>{3, 0}));
+  expect_refused("blend_start.numbers", numbered({3}), "of 1 sets");
+  expect_refused("blend_start.numbers", numbered({3, -1}), "-1");
+  expect_refused("blend_start.numbers", numbered({3, 1 << 21}), "2097152");
+  expect_refused("blend_start.numbers", numbered(3), "3");
   expect_refused("blend_start", {{"blend_start", 3}}, "3");
   expect_refused("blend_start", {{"blend_start", {1, 2}}}, "[1,2]");
   expect_refused(sample, blend(-1, two), "-1");

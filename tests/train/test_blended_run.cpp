@@ -1,6 +1,8 @@
 // Runs on several data sets by weight: exact on resume, and of these sets and weights alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "errors.h"
 #include "train/testing.h"
 #include "train/training_data.h"
@@ -58,7 +60,18 @@ TEST_F(BlendedRun, GoesOnWithTheSameSetsAndWeightsAlone) {
   testing::expect_mentions(refusal(blended("a", 0.5), saved), {"dataset.blend", "there: "});
   TrainConfig one = config("b", "lora");
   one.model.params_dtype = "float32";
-  testing::expect_mentions(refusal(one, saved), {"dataset.blend=[]", "dataset.path_or_dataset"});
+  // One line of both keys, of which one is enough.
+  testing::expect_mentions(
+      refusal(one, saved),
+      {fmt::format("is of another run: dataset.path_or_dataset={}, SHA-256 ",
+                   one.dataset.path_or_dataset),
+       " (there: dataset.blend=[{path: ", "--allow-change dataset.path_or_dataset"});
+  EXPECT_EQ(refusal(one, saved).find("nothing"), std::string::npos);
+  for (const char* key : {"dataset.blend", "dataset.path_or_dataset"}) {
+    TrainConfig let = one;
+    let.checkpoint.load = saved.checkpoint.save;
+    EXPECT_NO_THROW(const Trainer trainer(let, {.keys = {}, .may_change = {key}})) << key;
+  }
   std::ofstream(directory_ / "third.jsonl")
       << R"({"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "d"}]})"
       << "\n";
@@ -91,6 +104,55 @@ TEST_F(BlendedRun, WeightsAreSharesOfTheirSum) {
   ASSERT_EQ(third.size(), 2u);
   EXPECT_EQ(second, (std::vector<double>{whole[2], whole[3]}));
   EXPECT_EQ(third, (std::vector<double>{whole[4], whole[5]}));
+}
+
+// Sets are told by what they are: turned about, the run is the same to the bit.
+TEST_F(BlendedRun, GoesOnWithItsSetsInAnotherOrder) {
+  const std::vector<double> whole = losses(blended("whole", 1));
+  TrainConfig saved = blended("saved", 1);
+  saved.train.exit_interval = 3;
+  run(saved);
+  TrainConfig turned = blended("saved", 1);
+  std::ranges::reverse(turned.dataset.blend);
+  turned.checkpoint.load = saved.checkpoint.save;
+  EXPECT_EQ(losses(turned), (std::vector<double>{whole[3], whole[4], whole[5]}));
+  TrainConfig other = blended("other", 3);
+  std::ranges::reverse(other.dataset.blend);
+  other.checkpoint.load = (fs::path(saved.checkpoint.save) / "iter_0000003").string();
+  ::testing::internal::CaptureStderr();
+  const Trainer trainer(other, {.keys = {}, .may_change = {"dataset.blend"}});
+  testing::expect_mentions(::testing::internal::GetCapturedStderr(),
+                           {"its sets weigh 0.75, 0.25 of all (there: 0.5, 0.5); each goes on "
+                            "behind what it gave, 6, 6 samples"});
+}
+
+// One set goes, another comes, and one stays: it goes on in its own order.
+TEST_F(BlendedRun, ASetThatStaysGoesOnBehindItsRows) {
+  TrainConfig saved = blended("saved", 1);
+  saved.train.exit_interval = 3;
+  run(saved);
+  std::ofstream(directory_ / "third.jsonl")
+      << R"({"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "d"}]})"
+      << "\n";
+  TrainConfig other = blended("other", 1, "third.jsonl");
+  other.dataset.blend[0].data.path = (directory_ / "second.jsonl").string();
+  other.checkpoint.load = saved.checkpoint.save;
+  ::testing::internal::CaptureStderr();
+  const Trainer trainer(other, {.keys = {}, .may_change = {"dataset.blend"}});
+  testing::expect_mentions(
+      ::testing::internal::GetCapturedStderr(),
+      {"dataset.blend: from sample 12 on it is of other sets: ",
+       "second.jsonl goes on behind the 6 samples that it gave; ",
+       "third.jsonl begins at its first row; sets that are no longer there: 1"});
+  const BlendStart& start = trainer.progress().blend_start;
+  EXPECT_EQ(start.taken, (std::vector<int64_t>{6, 0}));
+  EXPECT_EQ(start.numbers, (std::vector<int64_t>{1, 2}));
+  // Counts are of the whole run, 24 samples.
+  const auto said = describe_training_data(other, trainer.dataset(), start);
+  ASSERT_EQ(said.size(), 3u);
+  testing::expect_mentions(said[0], {"second.jsonl (2 rows; 12 of 24 samples, 6 passes)"});
+  testing::expect_mentions(said[1], {"third.jsonl (1 rows; 6 of 24 samples, 6 passes)"});
+  testing::expect_mentions(said[2], {"of sets that the run has no longer: 6 of 24 samples"});
 }
 
 TEST_F(BlendedRun, OtherWeightsGoOnBehindTheRowsThatWereTaken) {
@@ -143,10 +205,12 @@ TEST_F(BlendedRun, OtherSetsAndOrdersAreTold) {
   std::ofstream(directory_ / "third.jsonl")
       << R"({"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "d"}]})"
       << "\n";
+  TrainConfig all_others = blended("a", 1, "third.jsonl");
+  all_others.dataset.blend.erase(all_others.dataset.blend.begin());
   testing::expect_mentions(
-      told(blended("a", 1, "third.jsonl"), {"dataset.blend"}),
+      told(all_others, {"dataset.blend"}),
       {"dataset.blend: other sets than the run was saved with: from sample 8 on",
-       "8 of 16 samples"});
+       "16 of 24 samples"});
   TrainConfig one = config("b", "lora");
   one.model.params_dtype = "float32";
   testing::expect_mentions(told(one, {"dataset.blend", "dataset.path_or_dataset"}),

@@ -81,6 +81,30 @@ class Validated : public testing::InDirectory<> {
   }
 };
 
+TEST_F(Validated, RowsThatAreNotThereAreToldOfWhereTheyWereAskedFor) {
+  TrainConfig config = this->config("rows");
+  const Processor processor(kModel);
+  const int64_t rows =
+      make_dataset("make_cord_v2_dataset", {.path = kData, .split = "test"})->size();
+  const auto told = [&](int64_t answers, int64_t iters, const std::set<std::string>& asked) {
+    config.validation.answers = answers;
+    config.validation.eval_iters = iters;
+    ::testing::internal::CaptureStderr();
+    Validation::make_all(config, processor, asked);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  const std::set<std::string> both = {"validation.answers", "validation.eval_iters"};
+  const int64_t batches = (rows + 1) / 2;  // of 2 rows
+  const std::string said = told(rows + 1, batches + 1, both);
+  expect_mentions(said, {fmt::format("validation.answers={}: ", rows + 1),
+                         fmt::format("has {} rows, all of which are answered", rows),
+                         fmt::format("validation.eval_iters={}: ", batches + 1),
+                         fmt::format("{} rows, which are {} global batches of 2", rows, batches)});
+  const std::string usual = told(rows, batches, both);
+  EXPECT_EQ(told(rows + 1, batches + 1, {}), usual);
+  EXPECT_EQ(usual.find("validation.answers"), std::string::npos);
+}
+
 TEST_F(Validated, TheLossIsThatOfTheFirstRows) {
   const TrainConfig config = this->config("loss");
   Trainer trainer(config);
