@@ -76,11 +76,19 @@ bool OneOf::holds(std::string_view value) const {
 }
 
 std::string OneOf::text() const {
-  std::vector<std::string_view> known;
+  return fmt::format("must be one of {}", fmt::join(known(), ", "));
+}
+
+std::string OneOf::text_of(std::string_view value) const {
+  return text() + or_meant(value, known());
+}
+
+std::vector<std::string> OneOf::known() const {
+  std::vector<std::string> known;
   for (const std::string_view word : words) {
-    if (!word.empty()) known.push_back(word);
+    if (!word.empty()) known.emplace_back(word);
   }
-  return fmt::format("must be one of {}", fmt::join(known, ", "));
+  return known;
 }
 
 void parse_value(std::string_view key, std::string_view text, bool& value) {

@@ -78,6 +78,11 @@ struct OneOf {
   constexpr explicit OneOf(Words... each) : words{each...} {}
   bool holds(std::string_view value) const;
   std::string text() const;
+  /// text(), and which of them may have been meant.
+  std::string text_of(std::string_view value) const;
+
+ private:
+  std::vector<std::string> known() const;
 };
 
 /// Any text, list, truth value or group of fields.
@@ -272,7 +277,12 @@ std::vector<FieldText> list_fields(const T& config) {
 /// Throws UserError `PATH=VALUE: must be ...`.
 template <class Allowed, class T>
 void check_value(std::string_view path, const Allowed& allowed, const T& value) {
-  if (!allowed.holds(value)) user_error("{}={}: {}", path, format_value(value), allowed.text());
+  if (allowed.holds(value)) return;
+  if constexpr (std::is_same_v<Allowed, OneOf>) {
+    user_error("{}={}: {}", path, format_value(value), allowed.text_of(value));
+  } else {
+    user_error("{}={}: {}", path, format_value(value), allowed.text());
+  }
 }
 template <class Allowed, class T>
 void check_value(std::string_view path, const Allowed& allowed, const std::optional<T>& value) {

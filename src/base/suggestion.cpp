@@ -37,10 +37,13 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 // Of names without a dot; nothing where it is over the bound.
 std::optional<size_t> near_distance(std::string_view name, std::string_view candidate) {
   const size_t bound = std::max<size_t>(name.size(), 3) / 3;
-  const auto [shorter, longer] = std::minmax(name.size(), candidate.size());
+  const size_t shorter = std::min(name.size(), candidate.size());
+  const size_t longer = std::max(name.size(), candidate.size());
   if (longer - shorter > bound) return std::nullopt;  // and a name may be as long as a file
   const size_t distance = edit_distance(name, candidate);
-  return distance > bound ? std::nullopt : std::optional(distance);
+  // Words without a letter in common are not near, however short they are.
+  const bool is_other = longer > 0 && distance >= longer;
+  return distance > bound || is_other ? std::nullopt : std::optional(distance);
 }
 
 struct Dotted {
@@ -82,6 +85,11 @@ std::string did_you_mean(std::string_view name, const std::vector<std::string>& 
                          std::string_view otherwise) {
   const auto found = nearest(name, names);
   return found ? fmt::format("did you mean {}?", *found) : std::string(otherwise);
+}
+
+std::string or_meant(std::string_view name, const std::vector<std::string>& names) {
+  const auto found = nearest(name, names);
+  return found ? fmt::format("; did you mean {}?", *found) : std::string();
 }
 
 }  // namespace trestle

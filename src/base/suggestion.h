@@ -19,4 +19,7 @@ std::optional<std::string> nearest(std::string_view name, const std::vector<std:
 std::string did_you_mean(std::string_view name, const std::vector<std::string>& names,
                          std::string_view otherwise);
 
+/// "; did you mean X?" behind what the names are; empty where nothing is near.
+std::string or_meant(std::string_view name, const std::vector<std::string>& names);
+
 }  // namespace trestle

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/suggestion.h"
 #include "chat/canonical.h"
 #include "chat/json_schema.h"
 
@@ -111,8 +112,9 @@ void require_effort(std::string_view effort, const Tokenizer& tokenizer, int ver
     refuse_setting(name, effort, tokenizer, version);
   }
   if (builder && std::ranges::find(builder->efforts, effort) == builder->efforts.end()) {
-    user_error("{} {}: the tokenizer {} takes {}", name, effort.empty() ? "\"\"" : effort,
-               tokenizer.file().string(), fmt::join(builder->efforts, ", "));
+    user_error("{} {}: the tokenizer {} takes {}{}", name, effort.empty() ? "\"\"" : effort,
+               tokenizer.file().string(), fmt::join(builder->efforts, ", "),
+               or_meant(effort, builder->efforts));
   }
 }
 

@@ -1,10 +1,12 @@
 #include "cli/command.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <map>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -14,13 +16,116 @@ namespace trestle {
 
 namespace {
 
-// CLI11 says of a misspelt command only that one is required.
-void check_command(const CLI::App& app, const std::string& given) {
+// "trestle data check".
+std::string path_of(const CLI::App& command) {
+  const CLI::App* parent = command.get_parent();
+  return parent == nullptr ? command.get_name() : path_of(*parent) + " " + command.get_name();
+}
+
+// "data check"; of the program alone its own name.
+std::string name_of(const CLI::App& command) {
+  const std::string path = path_of(command);
+  return path.substr(path.find(' ') + 1);
+}
+
+std::string help_of(const CLI::App& command) {
+  return fmt::format("see {} --help", path_of(command));
+}
+
+// The command that the first of the words name, and where those behind them begin.
+const CLI::App& named_command(const CLI::App& app, const std::vector<std::string>& words,
+                              size_t& next) {
+  const std::vector<const CLI::App*> commands = app.get_subcommands({});
+  const std::string word = next < words.size() ? words[next] : "";
+  if (commands.empty() || word.starts_with('-')) return app;
   std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
-  if (given.starts_with('-') || std::ranges::find(names, given) != names.end()) return;
-  user_error("unknown command {}; {}", given,
-             did_you_mean(given, names, "trestle --help lists those that there are"));
+  for (const CLI::App* command : commands) names.push_back(command->get_name());
+  const std::string those = fmt::format("there are {}; {}", fmt::join(names, ", "), help_of(app));
+  if (next == words.size()) user_error("{} needs a command; {}", name_of(app), those);
+  const auto found = std::ranges::find(names, word);
+  if (found == names.end()) {
+    const std::string above = app.get_parent() == nullptr ? "" : name_of(app) + " ";
+    user_error("unknown command {}{}; {}", above, word.empty() ? "''" : word,
+               did_you_mean(word, names, those));
+  }
+  ++next;
+  return named_command(*commands[static_cast<size_t>(found - names.begin())], words, next);
+}
+
+// "--prompt" of "--prompt=a"; empty of a value.
+std::string flag_in(const std::string& word) {
+  const bool is_flag =
+      word.size() > 1 && word[0] == '-' && word != "--" && !(word[1] >= '0' && word[1] <= '9');
+  return is_flag ? word.substr(0, word.find('=')) : "";
+}
+
+// "did you mean --prompt? see trestle generate --help": a flag that begins so, as argparse takes
+// it, or whose name is near.
+std::string meant_flag(const CLI::App& command, std::string_view given) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
+  }
+  const std::string_view word = given.substr(std::min(given.find_first_not_of('-'), given.size()));
+  const auto longer = std::ranges::find_if(
+      names, [&](const std::string& name) { return word.size() > 2 && name.starts_with(word); });
+  const auto meant = longer != names.end() ? std::optional(*longer) : nearest(word, names);
+  return (meant ? fmt::format("did you mean --{}? ", *meant) : "") + help_of(command);
+}
+
+// That of the flag at words[i], where i goes on to it if it is a word of its own.
+std::string take_value(const CLI::App& command, std::vector<std::string>& words, size_t& i) {
+  const std::string flag = flag_in(words[i]);
+  if (words[i].size() > flag.size() + 1) return words[i].substr(flag.size() + 1);
+  const bool is_empty = words[i].size() > flag.size();
+  if (is_empty) {  // "--flag=", of which CLI11 would take the word behind it
+    words[i] = flag;
+    words.insert(words.begin() + static_cast<std::ptrdiff_t>(i) + 1, "");
+  }
+  if (++i == words.size()) user_error("{} needs a value; {}", flag, help_of(command));
+  const std::string next = flag_in(words[i]);
+  if (!next.empty() && command.get_option_no_throw(next) != nullptr) {
+    user_error("{} needs a value, and what follows is the flag {}; write {}={} if it is meant",
+               flag, next, flag, words[i]);
+  }
+  return words[i];
+}
+
+void check_switch(const std::string& word, const std::string& flag) {
+  constexpr std::array<std::string_view, 6> kWords = {"true", "false", "1", "0", "on", "off"};
+  if (word == flag) return;
+  const std::string value = word.substr(flag.size() + 1);
+  if (std::ranges::find(kWords, value) != kWords.end()) return;
+  user_error("{}: '{}' is not true or false", flag, value);
+}
+
+// What CLI11 says in words that are not ours, or of the word behind a flag that is misspelt, or
+// nothing at all.
+void check_flags(const CLI::App& command, std::vector<std::string>& words, size_t next) {
+  std::map<const CLI::Option*, std::string> given;
+  for (size_t i = next; i < words.size() && words[i] != "--"; ++i) {
+    const std::string flag = flag_in(words[i]);
+    if (flag.empty()) continue;
+    const CLI::Option* option = command.get_option_no_throw(flag);
+    if (option == nullptr) {
+      user_error("{} has no flag {}; {}", name_of(command), flag, meant_flag(command, flag));
+    }
+    if (option == command.get_help_ptr()) return;
+    if (option->get_items_expected_max() == 0) {
+      check_switch(words[i], flag);
+      continue;
+    }
+    const std::string value = take_value(command, words, i);
+    const auto [before, is_new] = given.emplace(option, value);
+    if (!is_new && option->get_expected_max() == 1) {
+      user_error("{} is given twice, as '{}' and '{}'; keep one", flag, before->second, value);
+    }
+  }
+}
+
+[[noreturn]] void refuse_extra(const CLI::App& command) {
+  const std::string word = command.remaining().front();
+  user_error("{} has no place for '{}'; {}", name_of(command), word, meant_flag(command, word));
 }
 
 // An empty text is a variable that was not set: no path, and not the same as no option.
@@ -52,7 +157,12 @@ Flag& Flag::required() {
 }
 
 Flag& Flag::one_of(const std::vector<std::string>& words) {
-  option_->check(CLI::IsMember(words));
+  const auto refuse = [words](const std::string& value) {
+    if (std::ranges::find(words, value) != words.end()) return std::string();
+    return fmt::format("'{}' is none of {}{}", value, fmt::join(words, ", "),
+                       or_meant(value, words));
+  };
+  option_->check(refuse, fmt::format("{{{}}}", fmt::join(words, ",")));
   return *this;
 }
 
@@ -116,15 +226,8 @@ Flag Command::add_switch(const std::string& names, bool& value, const std::strin
 
 Flag Command::add_switch(const std::string& names, std::function<void(bool)> take,
                          const std::string& help) {
-  CLI::Option* option = app_->add_flag_function(
-      names, [take = std::move(take)](int64_t on) { take(on > 0); }, help);
-  const auto refuse = [](const std::string& value) {
-    const bool is_known = value == "true" || value == "false" || value == "1" || value == "0" ||
-                          value == "on" || value == "off";
-    return is_known ? std::string() : fmt::format("'{}' is not true or false", value);
-  };
-  option->check(refuse, "");
-  return Flag(option);
+  return Flag(app_->add_flag_function(
+      names, [take = std::move(take)](int64_t on) { take(on > 0); }, help));
 }
 
 Flag Command::flag(const std::string& name) const { return Flag(app_->get_option(name)); }
@@ -145,14 +248,19 @@ void run_command_line(const std::string& help, const std::string& name,
   app.require_subcommand(1);
   add(Command(&app));
   refuse_empty_paths(app);
-  if (!arguments.empty()) check_command(app, arguments.front());
+  size_t next = 0;
+  const CLI::App& command = named_command(app, arguments, next);
+  check_flags(command, arguments, next);
   std::ranges::reverse(arguments);  // as CLI11 takes them
   try {
     app.parse(std::move(arguments));
   } catch (const CLI::Success& asked) {
     app.exit(asked);
+  } catch (const CLI::ExtrasError&) {
+    refuse_extra(command);
   } catch (const CLI::ParseError& error) {
-    user_error("{}; see trestle --help", error.what());
+    const std::string said = error.what();
+    user_error("{}{} {}", said, said.ends_with('?') ? "" : ";", help_of(command));
   }
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/suggestion.h"
 #include "recipes/recipes.h"
 
 namespace trestle {
@@ -66,8 +67,10 @@ std::string chosen_recipe(const RecipeChoice& choice) {
     if (mode.empty()) user_error("--model {} needs --mode sft, lora or dora", model);
     const std::string name = model + (mode == "sft" ? "_sft_config" : "_peft_config");
     if (std::ranges::find(recipes(), name, &Recipe::name) == recipes().end()) {
-      user_error("--model {} --mode {}: there is no recipe {}; trestle recipes lists them", model,
-                 mode, name);
+      std::vector<std::string> names;
+      for (const Recipe& each : recipes()) names.push_back(each.name);
+      user_error("--model {} --mode {}: there is no recipe {}; {}", model, mode, name,
+                 did_you_mean(name, names, "trestle recipes lists them"));
     }
     return name;
   }

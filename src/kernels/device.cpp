@@ -12,6 +12,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/suggestion.h"
 
 namespace trestle {
 
@@ -47,12 +48,16 @@ bool is_device_name(std::string_view text) {
   return text == "auto" || text == "cpu" || card_of(text).has_value();
 }
 
+std::string device_names(std::string_view text) {
+  return "must be auto, cpu, cuda or cuda:N" + or_meant(text, {"auto", "cpu", "cuda"});
+}
+
 at::Device chosen_device(std::string_view text, std::string_view given) {
   return chosen_device(text, given, cards_here());
 }
 
 at::Device chosen_device(std::string_view text, std::string_view given, const Cards& cards) {
-  if (!is_device_name(text)) user_error("{}: {}", given, kDeviceNames);
+  if (!is_device_name(text)) user_error("{}: {}", given, device_names(text));
   const auto card = [](int index) {
     return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
   };

@@ -20,11 +20,10 @@ struct Cards {
 };
 Cards cards_here();
 
-/// What is said of another text.
-constexpr const char* kDeviceNames = "must be auto, cpu, cuda or cuda:N";
-
 /// "auto", "cpu", "cuda", "cuda:1".
 bool is_device_name(std::string_view text);
+/// What is said of another text: those that there are, and the one that may have been meant.
+std::string device_names(std::string_view text);
 
 /// `auto` is the first card where there is one, else the CPU. Throws UserError for another text,
 /// for a card in a build without CUDA, and for one that is not there; `given` is how it was given,

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/suggestion.h"
 #include "megatron/checkpoint.h"
 #include "model/ministral3.h"
 #include "peft/megatron_adapter.h"
@@ -28,10 +29,13 @@ constexpr std::array<std::string_view, 5> kInitMethods = {"xavier", "kaiming", "
 
 void require_method(std::string_view key, const std::string& method) {
   if (std::ranges::find(kInitMethods, method) == kInitMethods.end()) {
+    std::vector<std::string> known = {"pissa"};
+    if (key != "lora_A_init_method") known.clear();
+    known.insert(known.end(), kInitMethods.begin(), kInitMethods.end());
     user_error(
         "peft.{}={}: there are xavier, kaiming, normal, zero and gaussian, for A also pissa "
-        "and pissa_niter_N",
-        key, method);
+        "and pissa_niter_N{}",
+        key, method, or_meant(method, known));
   }
 }
 

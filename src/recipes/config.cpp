@@ -87,7 +87,7 @@ std::string_view TrainConfig::current_name(std::string_view key) {
 
 void TrainConfig::validate_values() const {
   check_values(*this);
-  require(is_device_name(train.device), "train.device", train.device, kDeviceNames);
+  require(is_device_name(train.device), "train.device", train.device, device_names(train.device));
   if (train.train_samples && train.num_epochs) {
     user_error("train.train_samples={} and train.num_epochs={} both say how long; leave one out",
                *train.train_samples, *train.num_epochs);

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/paths.h"
+#include "base/suggestion.h"
 #include "checkpoint/save_record.h"
 #include "formats/yaml.h"
 #include "megatron/checkpoint.h"
@@ -182,7 +183,8 @@ void require_ahead(const fs::path& save, const std::string& load) {
 // A run or an iteration of one: nothing else can be gone on with.
 void require_run(const std::string& load) {
   if (!is_there(load)) {
-    user_error("checkpoint.load={} does not exist; name a run, or auto", load);
+    user_error("checkpoint.load={} does not exist; name a run, or auto{}", load,
+               or_meant(load, {kAuto}));
   }
   if (is_megatron_checkpoint(load)) return;
   const auto refuse = [&](std::string_view form, std::string_view key) {

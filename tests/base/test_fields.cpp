@@ -142,6 +142,7 @@ TEST(Fields, ValuesOutOfRangeAreRefusedWhereTheyAreSet) {
            {"bits=17", "bits=17: must be at least 4 and at most 16"},
            {"bits=0", "bits=0: must be at least 4 and at most 16"},
            {"mode=three", "mode=three: must be one of one, two"},
+           {"mode=onee", "mode=onee: must be one of one, two; did you mean one?"},
            {"mode=", "mode=: must be one of one, two"}}) {
     EXPECT_EQ(error_of([&] { apply_override(config, given); }), why);
     EXPECT_EQ(error_of([&] {

@@ -36,6 +36,7 @@ TEST(Suggestion, IsNothingWhereNothingIsNear) {
   EXPECT_EQ(nearest("path", {"data"}), std::nullopt);
   EXPECT_EQ(nearest("nmae", {"data", "name"}), "name");
   EXPECT_EQ(nearest("a", {}), std::nullopt);
+  EXPECT_EQ(nearest("5", {"4", "fp8"}), std::nullopt);
   // A name may be as long as a file.
   EXPECT_EQ(nearest(std::string(1 << 20, 'a'), kKeys), std::nullopt);
   EXPECT_EQ(did_you_mean("foo", kKeys, "none is near"), "none is near");
