@@ -13,6 +13,7 @@ const char* describe(int result) { return cudaGetErrorString(static_cast<cudaErr
 const Kernels& all_kernels() {
   static const Kernels kernels{.adamw = adamw,
                                .cross_entropy = cross_entropy,
+                               .decode_attention = decode_attention,
                                .dequantize_nf4 = dequantize_nf4,
                                .dequantize_int8 = dequantize_int8,
                                .dequantize_fp8 = dequantize_fp8,

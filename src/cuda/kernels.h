@@ -5,6 +5,7 @@
 
 #include "cuda/adamw.h"
 #include "cuda/cross_entropy.h"
+#include "cuda/decode_attention.h"
 #include "cuda/dequantize.h"
 #include "cuda/dora.h"
 #include "cuda/gradient_norm.h"
@@ -23,6 +24,7 @@ using Launcher = int (*)(const Args&..., Stream);
 struct Kernels {
   Launcher<AdamW> adamw;
   Launcher<CrossEntropy> cross_entropy;
+  Launcher<DecodeAttention> decode_attention;
   Launcher<Tile, QuantizedCodes> dequantize_nf4, dequantize_int8;
   Launcher<Tile, Fp8Codes> dequantize_fp8;
   Launcher<DoraNorms> dora_norms;

@@ -42,6 +42,7 @@ Kernels counted() {
   Kernels kernels = cuda::all_kernels();
   count<&Kernels::adamw>(kernels, "adamw");
   count<&Kernels::cross_entropy>(kernels, "cross_entropy");
+  count<&Kernels::decode_attention>(kernels, "decode_attention");
   count<&Kernels::dequantize_nf4>(kernels, "dequantize_nf4");
   count<&Kernels::dequantize_int8>(kernels, "dequantize_int8");
   count<&Kernels::dequantize_fp8>(kernels, "dequantize_fp8");
