@@ -37,8 +37,9 @@ at::Tensor SelfAttention::attend(const at::Tensor& qkv_TGMH, const LayerContext&
   const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), context.rotation);
   at::Tensor q_TGNH = qk.narrow(2, 0, N);
   if (context.query_scale.defined()) q_TGNH = q_TGNH * context.query_scale;
-  const at::Tensor k_TGH = qk.select(2, N);
-  const at::Tensor v_TGH = qkv_TGMH.select(2, N + 1);
+  // Tensors of their own: attention keeps both, and as views they would keep what they are of.
+  const at::Tensor k_TGH = qk.select(2, N).contiguous();
+  const at::Tensor v_TGH = qkv_TGMH.select(2, N + 1).contiguous();
   return context.cache == nullptr
              ? causal_attention(q_TGNH, k_TGH, v_TGH, context.packing)
              : cached_attention(q_TGNH, k_TGH, v_TGH, context.packing, *context.cache, layer);
@@ -54,8 +55,12 @@ Mlp::Mlp(const TextConfig& config, const Build& build) {
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x_TD) const {
-  const auto gate_up = linear_fc1->forward(x_TD).chunk(2, -1);
-  return linear_fc2->forward(swiglu(gate_up[0], gate_up[1]));
+  const auto activated = [](const std::vector<at::Tensor>& gate_up) {
+    const auto halves = gate_up.front().chunk(2, -1);
+    return swiglu(halves[0], halves[1]);
+  };
+  const std::vector<at::Tensor> gate_up = {linear_fc1->forward(x_TD)};
+  return linear_fc2->forward({activated(gate_up), gate_up, activated});
 }
 
 DecoderLayer::DecoderLayer(const TextConfig& config, const Build& build) {
