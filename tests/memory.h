@@ -20,6 +20,7 @@ class MemoryCount : public c10::MemoryReportingInfoBase {
   }
   bool memoryProfilingEnabled() const override { return true; }
   int64_t peak() const { return peak_; }
+  int64_t live() const { return live_; }
 
  private:
   int64_t live_ = 0, peak_ = 0;
@@ -33,6 +34,15 @@ int64_t peak_bytes(const auto& action) {
     action();
   }
   return count->peak();
+}
+
+/// The bytes that live behind `action` while what it returns does, beside those before it: of a
+/// forward, its result and what is kept for the backward pass.
+int64_t held_bytes(const auto& action) {
+  const auto count = std::make_shared<MemoryCount>();
+  const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, count);
+  const auto result = action();
+  return count->live();
 }
 
 }  // namespace trestle::testing

@@ -58,6 +58,23 @@ at::Tensor times(const at::Tensor& a_MN, const at::Tensor& b_NK) {
   return is_widened(a_MN, b_NK) ? widened_times(a_MN, b_NK) : at::mm(a_MN, b_NK);
 }
 
+void add_times_transposed(at::Tensor& y_MN, const at::Tensor& a_MK, const at::Tensor& b_NK,
+                          double alpha) {
+  if (is_widened(a_MK, b_NK)) {
+    y_MN.add_(widened_times_transposed(a_MK, b_NK, {}), alpha);
+  } else {
+    y_MN.addmm_(a_MK, b_NK.t(), /*beta=*/1, alpha);
+  }
+}
+
+void add_times(at::Tensor& y_MK, const at::Tensor& a_MN, const at::Tensor& b_NK) {
+  if (is_widened(a_MN, b_NK)) {
+    y_MK.add_(widened_times(a_MN, b_NK));
+  } else {
+    y_MK.addmm_(a_MN, b_NK);
+  }
+}
+
 void transposed_times_out(at::Tensor& out_NK, const at::Tensor& a_MN, const at::Tensor& b_MK) {
   if (is_widened(a_MN, b_MK)) {
     widened_transposed_times_out(out_NK, a_MN, b_MK);

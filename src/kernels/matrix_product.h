@@ -15,6 +15,13 @@ at::Tensor times_transposed(const at::Tensor& a_MK, const at::Tensor& b_NK,
 /// a b: [M, N], [N, K] -> [M, K]. No gradients.
 at::Tensor times(const at::Tensor& a_MN, const at::Tensor& b_NK);
 
+/// y += alpha a b^T: [M, K], [N, K] into [M, N], whose rows may lie apart. No gradients.
+void add_times_transposed(at::Tensor& y_MN, const at::Tensor& a_MK, const at::Tensor& b_NK,
+                          double alpha);
+
+/// y += a b: [M, N], [N, K] into [M, K], whose rows may lie apart. No gradients.
+void add_times(at::Tensor& y_MK, const at::Tensor& a_MN, const at::Tensor& b_NK);
+
 /// a^T b: [M, N], [M, K] -> [N, K], into `out`, whose rows may lie apart. No gradients.
 void transposed_times_out(at::Tensor& out_NK, const at::Tensor& a_MN, const at::Tensor& b_MK);
 

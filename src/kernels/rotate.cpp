@@ -138,7 +138,8 @@ QueriesKeysValues rotated_parts(const at::Tensor& qkv_TGMH, const Rotation& rota
     const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), rotation);
     at::Tensor q_TGNH = qk.narrow(2, 0, N);
     if (query_scale.defined()) q_TGNH = q_TGNH * query_scale;
-    return {q_TGNH, qk.select(2, N), values_of(qkv_TGMH)};
+    // Tensors of their own: attention keeps both, and as views they would keep what they are of.
+    return {q_TGNH, qk.select(2, N).contiguous(), values_of(qkv_TGMH).contiguous()};
   }
   require_rotation_of(qkv_TGMH, rotation);
   at::Tensor scale;

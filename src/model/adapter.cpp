@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "kernels/low_rank_norms.h"
-#include "kernels/matrix_product.h"
 
 namespace trestle {
 
@@ -42,10 +41,6 @@ LowRank::LowRank(int64_t in, int64_t out, const AdapterSpec::Pair& pair, bool do
   if (dora) magnitude = register_parameter("weight_magnitude", at::empty({out}, options));
 }
 
-at::Tensor LowRank::forward(const at::Tensor& x) const {
-  return times_transposed(times_transposed(x, a), b) * scale();
-}
-
 Adapter::Adapter(int64_t in, int64_t out, const FusedLayout& layout, const AdapterSpec& spec,
                  const at::TensorOptions& options)
     : layout_(layout), out_(out), dropout_(spec.dropout), dora_(spec.dora) {
@@ -72,14 +67,13 @@ at::Tensor Adapter::dropped(const at::Tensor& x) const {
   return is_training() && dropout_ > 0 ? at::dropout(x, dropout_, true) : x;
 }
 
-at::Tensor Adapter::delta(const at::Tensor& x) const {
-  if (whole_) return whole_->forward(x);
-  std::vector<at::Tensor> deltas;
-  for (size_t i = 0; i < pairs_.size(); ++i) {
-    deltas.push_back(pairs_[i] ? pairs_[i]->forward(x)
-                               : at::zeros({x.size(0), layout_.part_size(i, out_)}, x.options()));
+LowRankUpdate Adapter::update() const {
+  LowRankUpdate update{layout_, out_, {}, low_rank_weights(), is_training() ? dropout_ : 0};
+  if (whole_) update.scales.emplace_back(whole_->scale());
+  for (const auto& pair : pairs_) {
+    update.scales.push_back(pair ? std::optional(pair->scale()) : std::nullopt);
   }
-  return layout_.fuse(deltas, -1);
+  return update;
 }
 
 std::vector<at::Tensor> Adapter::low_rank_weights() const {

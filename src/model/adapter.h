@@ -11,6 +11,7 @@
 
 #include "model/adapter_spec.h"
 #include "model/fused.h"
+#include "model/projection.h"
 
 namespace trestle {
 
@@ -23,7 +24,6 @@ class LowRank : public torch::nn::Module {
  public:
   LowRank(int64_t in, int64_t out, const AdapterSpec::Pair& pair, bool dora,
           const at::TensorOptions& options);
-  at::Tensor forward(const at::Tensor& x) const;
   int64_t rank() const { return a.size(0); }
   double alpha() const { return alpha_; }
   double scale() const { return alpha_ / static_cast<double>(rank()); }
@@ -46,10 +46,10 @@ class Adapter : public torch::nn::Module {
   Adapter(int64_t in, int64_t out, const FusedLayout& layout, const AdapterSpec& spec,
           const at::TensorOptions& options);
 
-  /// What the adapter and, in DoRA, the scaled weight see of x: in training with dropout.
+  /// What DoRA's adapter and scaled weight see of x: in training with dropout.
   at::Tensor dropped(const at::Tensor& x) const;
-  /// s B A x in the fused row order: [T, in] -> [T, out].
-  at::Tensor delta(const at::Tensor& x) const;
+  /// What is added to W x: s B A x in the fused row order, in training with dropout.
+  LowRankUpdate update() const;
   /// What follows takes W, or those of its rows that begin at row `first`.
   ///
   /// DoRA's m / norm, [rows] in fp32; `row_norms` as row_norms() gives them. 1 where a part is not

@@ -51,7 +51,11 @@ Mlp::Mlp(const TextConfig& config, const Build& build) {
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x_TD) const {
-  return linear_fc2->forward(swiglu(linear_fc1->forward(x_TD)));
+  const auto activated = [](const std::vector<at::Tensor>& gate_up) {
+    return swiglu(gate_up.front());
+  };
+  const std::vector<at::Tensor> gate_up = {linear_fc1->forward(x_TD)};
+  return linear_fc2->forward({activated(gate_up), gate_up, activated});
 }
 
 DecoderLayer::DecoderLayer(const TextConfig& config, const Build& build) {

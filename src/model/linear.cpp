@@ -86,16 +86,31 @@ void Linear::widen() {
   fp8_.reset();
 }
 
-at::Tensor Linear::forward(const at::Tensor& x) const {
-  if (!adapter_) return product_and_bias(x);
-  const at::Tensor input = adapter_->dropped(x);
-  if (!adapter_->is_dora()) return product_and_bias(x) + adapter_->delta(input);
+HeldMatrix Linear::matrix() const {
+  if (fp8_) return {HeldMatrix::Form::kFp8, fp8_->parts()};
+  if (quantized_) return {HeldMatrix::Form::kQuantized, quantized_->parts()};
+  return {HeldMatrix::Form::kDense, {{weight}}};
+}
+
+at::Tensor Linear::forward(const ProjectionInput& input) const {
+  if (adapter_ && adapter_->is_dora()) return by_dora(input);
+  if (adapter_) return projected(input, matrix(), bias, adapter_->update());
+  // A frozen weight keeps nothing of x.
+  const bool keeps_x = !is_held() && weight.requires_grad() && at::GradMode::is_enabled();
+  return keeps_x && input.remake ? projected(input, matrix(), bias, {}) : product_and_bias(input.x);
+}
+
+at::Tensor Linear::by_dora(const ProjectionInput& input) const {
+  const at::Tensor dropped = adapter_->dropped(input.x);
+  const bool is_dropped = !dropped.is_same(input.x);
+  LowRankUpdate update = adapter_->update();
+  update.dropout = 0;  // W x has it too
+  at::Tensor y = projected(is_dropped ? ProjectionInput(dropped) : input, matrix(), {}, update);
   // The gain in fp32, so that bf16 rounds once.
-  at::Tensor y = product(input) + adapter_->delta(input);
-  y = (y * adapter_->gain(row_norms())).to(x.scalar_type());
+  y = (y * adapter_->gain(row_norms())).to(input.x.scalar_type());
   // Dropout leaves W x itself alone, as in peft and Megatron Bridge:
   // W x + (g - 1) W d + g s B A d = g (W + s B A) d + W (x - d).
-  if (!input.is_same(x)) y = y + product(x - input);
+  if (is_dropped) y = y + product(input.x - dropped);
   return bias.defined() ? y + bias : y;
 }
 
@@ -142,7 +157,11 @@ NormLinear::NormLinear(int64_t in, int64_t out, double eps, const Build& build, 
 }
 
 at::Tensor NormLinear::forward(const at::Tensor& x) const {
-  return Linear::forward(rms_norm(x, layer_norm_weight, eps_));
+  return Linear::forward({rms_norm(x, layer_norm_weight, eps_),
+                          {x, layer_norm_weight},
+                          [eps = eps_](const std::vector<at::Tensor>& from) {
+                            return rms_norm(from[0], from[1], eps);
+                          }});
 }
 
 }  // namespace trestle

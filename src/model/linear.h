@@ -13,6 +13,7 @@
 #include "model/adapter.h"
 #include "model/fp8_weight.h"
 #include "model/fused.h"
+#include "model/projection.h"
 #include "model/quantized.h"
 
 namespace trestle {
@@ -67,7 +68,7 @@ class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in, int64_t out, const Build& build, bool bias = false,
          FusedLayout layout = FusedLayout::plain());
-  at::Tensor forward(const at::Tensor& x) const;
+  at::Tensor forward(const ProjectionInput& input) const;
 
   void attach(std::shared_ptr<Adapter> adapter);
   /// Of W + s B A, [out] in fp32: what a DoRA adapter divides by. Kept while no gradients are asked
@@ -103,6 +104,8 @@ class Linear : public torch::nn::Module {
  private:
   at::Tensor product(const at::Tensor& x) const;
   at::Tensor product_and_bias(const at::Tensor& x) const;
+  at::Tensor by_dora(const ProjectionInput& input) const;
+  HeldMatrix matrix() const;
   bool is_held() const { return quantized_ || fp8_; }
   void set_weight(at::Tensor value);
 

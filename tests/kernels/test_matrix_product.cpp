@@ -73,6 +73,28 @@ TEST_P(MatrixProduct, WidenedIsRoundedOnce) {
   }
 }
 
+// Twice rounded at most: the product, and the sum.
+TEST_P(MatrixProduct, AddsIntoWhatIsThere) {
+  for (const Bf16Path path : {Bf16Path::kWidened, Bf16Path::kNative}) {
+    const ForcedBf16Path forced(path);
+    for (const auto& [M, N, K] : kShapes) {
+      const at::Tensor a = random_bf16({M, K}), b = random_bf16({N, K}), up = random_bf16({M, N});
+      const auto check = [&](const at::Tensor& got, const at::Tensor& wanted) {
+        const double error = (exact(got) - wanted).norm().item<double>();
+        EXPECT_LE(error, wanted.norm().item<double>() / 128) << M << " x " << N << " x " << K;
+      };
+      at::Tensor y = random_bf16({M, N + 3}).narrow(1, 2, N),
+                 x = random_bf16({M, K + 3}).narrow(1, 1, K);
+      const at::Tensor wanted_y = exact(y) + 0.75 * at::mm(exact(a), exact(b).t());
+      const at::Tensor wanted_x = exact(x) + at::mm(exact(up), exact(b));
+      add_times_transposed(y, a, b, 0.75);
+      add_times(x, up, b);
+      check(y, wanted_y);
+      check(x, wanted_x);
+    }
+  }
+}
+
 TEST_P(MatrixProduct, WidenedTakesRowsAndColumnsThatLieApart) {
   constexpr int64_t kM = 37, kN = 1100, kK = 1030;
   const at::Tensor a = random_bf16({kK, kM}).t(), up = random_bf16({kN, kM}).t();

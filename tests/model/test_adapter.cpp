@@ -116,6 +116,7 @@ TEST_P(EveryForm, ForwardAndGradientsAreTheDenseFormulas) {
     const at::Tensor x = randn({9, kIn}).requires_grad_();
     const at::Tensor up = randn({9, kOut});
     std::vector<at::Tensor> leaves = {x};
+    if (!dora) leaves.insert(leaves.end(), {linear.weight, linear.bias});
     for (const auto& [part, pair] : pairs_of(*linear.adapter())) {
       leaves.insert(leaves.end(), {pair->a, pair->b});
       if (dora) leaves.push_back(pair->magnitude);
