@@ -10,7 +10,7 @@ namespace trestle {
 namespace {
 
 at::Tensor by_operators(const at::Tensor& weight, const at::Tensor& squares,
-                        const LowRankUpdate& update, int64_t rows_at_once) {
+                        const FactoredUpdate& update, int64_t rows_at_once) {
   const at::Tensor gram = at::mm(update.a, update.a.t());
   std::vector<at::Tensor> sums;
   for (int64_t start = 0; start < weight.size(0); start += rows_at_once) {
@@ -25,7 +25,7 @@ at::Tensor by_operators(const at::Tensor& weight, const at::Tensor& squares,
 }
 
 // W A^T in fp32. A card multiplies bf16 with sums and results in fp32, so that W is read as it is.
-at::Tensor products(const at::Tensor& weight, const LowRankUpdate& update) {
+at::Tensor products(const at::Tensor& weight, const FactoredUpdate& update) {
   const bool narrow =
       weight.is_cuda() && weight.scalar_type() == at::kBFloat16 && update.a_dtype == at::kBFloat16;
   return narrow ? at::mm(weight, update.a.to(at::kBFloat16).t(), at::kFloat)
@@ -33,7 +33,7 @@ at::Tensor products(const at::Tensor& weight, const LowRankUpdate& update) {
 }
 
 at::Tensor by_kernels(const cuda::Kernels& kernels, const at::Tensor& weight,
-                      const at::Tensor& squares, const LowRankUpdate& update) {
+                      const at::Tensor& squares, const FactoredUpdate& update) {
   const at::Tensor inner = products(weight, update), gram = at::mm(update.a, update.a.t());
   const at::Tensor b = update.b.contiguous(), sums = squares.contiguous();
   const at::Tensor norms = at::empty({weight.size(0)}, b.options());
@@ -52,7 +52,7 @@ at::Tensor by_kernels(const cuda::Kernels& kernels, const at::Tensor& weight,
 }  // namespace
 
 at::Tensor low_rank_norms(const at::Tensor& weight, const at::Tensor& squares,
-                          const LowRankUpdate& update, int64_t rows_at_once) {
+                          const FactoredUpdate& update, int64_t rows_at_once) {
   const at::NoGradGuard no_grad;
   TORCH_CHECK(update.b.size(0) == weight.size(0) && update.a.size(1) == weight.size(1) &&
                   squares.numel() == weight.size(0),

@@ -7,7 +7,7 @@
 namespace trestle {
 
 /// The update b A, in fp32: A [rank, in], b [rows, rank] with the scale in it.
-struct LowRankUpdate {
+struct FactoredUpdate {
   at::Tensor a, b;
   /// Of what A was widened from, which loses nothing on the way back.
   at::ScalarType a_dtype;
@@ -17,6 +17,6 @@ struct LowRankUpdate {
 /// counts as 1. ||w + b A||^2 = ||w||^2 + (2 w A^T + b A A^T) . b. By kernels of a card one product
 /// and one launch for all rows; else `rows_at_once` of W are in fp32 at a time.
 at::Tensor low_rank_norms(const at::Tensor& weight, const at::Tensor& squares,
-                          const LowRankUpdate& update, int64_t rows_at_once);
+                          const FactoredUpdate& update, int64_t rows_at_once);
 
 }  // namespace trestle
