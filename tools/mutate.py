@@ -38,6 +38,7 @@ EQUIVALENT = Path(__file__).resolve().parent / "mutants_equivalent.txt"
 # Tests by ctest's names: the unit tests, the stage's own first, and the scripts that walk through it.
 UNITS = {
     "kernels": ["kernels", "kernels_avx2", "model", "model_avx2", "peft", "generate", "train"],
+    "linear": ["model", "model_avx2", "bridge", "peft", "generate", "train"],
     "formats": ["formats", "pytorch", "megatron", "checkpoint", "bridge", "peft", "data", "generate", "train"],
     "parquet": ["parquet", "data", "generate", "train"],
     "pytorch": ["pytorch", "megatron", "checkpoint", "bridge", "peft", "train"],
@@ -56,6 +57,7 @@ FILES = ["check", "bad_mistral", "compare", "bad_input", "adapters", "crash", "i
 RUNS = ["finetune", "keys", "adapters", "bad_input", "data_commands", "crash", "kill", "interop_trackers"]
 SCRIPTS = {
     "kernels": ["compare", "interop_transformers"],
+    "linear": ["compare", "interop_transformers", "interop_peft"],
     "formats": FILES,
     "parquet": RUNS,
     "pytorch": FILES,

@@ -12,9 +12,9 @@
 
 #include "bridge/upload.h"
 #include "formats/tensor_source.h"
+#include "linear/linear.h"
+#include "linear/quantized.h"
 #include "model/config.h"
-#include "model/linear.h"
-#include "model/quantized.h"
 
 namespace trestle {
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "formats/tensor_source.h"
+#include "linear/fused.h"
 #include "model/config.h"
-#include "model/fused.h"
 
 namespace trestle {
 

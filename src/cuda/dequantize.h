@@ -1,5 +1,5 @@
-// Tiles of frozen weights on a card, from codes to values: model/quantized.h's and
-// model/fp8_weight.h's dense(), to the bit.
+// Tiles of frozen weights on a card, from codes to values: linear/quantized.h's and
+// linear/fp8_weight.h's dense(), to the bit.
 #pragma once
 
 #include "cuda/call.h"

@@ -1,4 +1,4 @@
-// DoRA's row norms on a card: what model/adapter.h's Adapter::row_norms and gain make.
+// DoRA's row norms on a card: what linear/adapter.h's Adapter::row_norms and gain make.
 #pragma once
 
 #include "cuda/call.h"

@@ -1,4 +1,4 @@
-// Where the codes of a frozen weight lie on a card: model/quantized.h's and model/fp8_weight.h's
+// Where the codes of a frozen weight lie on a card: linear/quantized.h's and linear/fp8_weight.h's
 // matrices, or tiles of them, and NF4's levels. What dequantize.h and row_product.h take.
 #pragma once
 

@@ -1,4 +1,4 @@
-// How codes of frozen weights become values: model/quantized.h and model/fp8_weight.h on a card.
+// How codes of frozen weights become values: linear/quantized.h and linear/fp8_weight.h on a card.
 // Each form gives kWidth values of a row from `column` on, a multiple of kWidth (which divides
 // kQuantizedBlock). For .cu files.
 #pragma once

@@ -1,4 +1,4 @@
-// RMSNorm on a card: y = w * round(x / rms(x)), as model/layers.h has it, and its gradients.
+// RMSNorm on a card: y = w * round(x / rms(x)), as kernels/rms_norm.h has it, and its gradients.
 #pragma once
 
 #include "cuda/call.h"

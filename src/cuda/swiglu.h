@@ -1,4 +1,4 @@
-// SwiGLU on a card: y = silu(gate) * up, as model/layers.h has it, and its gradients.
+// SwiGLU on a card: y = silu(gate) * up, as kernels/swiglu.h has it, and its gradients.
 #pragma once
 
 #include "cuda/call.h"

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "formats/tensor_source.h"
-#include "model/fp8_weight.h"
+#include "linear/fp8_weight.h"
 
 namespace trestle {
 

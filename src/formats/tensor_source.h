@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/fp8_weight.h"
+#include "linear/fp8_weight.h"
 
 namespace trestle {
 

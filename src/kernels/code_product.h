@@ -12,7 +12,7 @@ struct CodedRows {
   int64_t rows = 0, columns = 0;
   const uint8_t* codes = nullptr;
   /// NF4 and int8: absmax of each block of 64 columns. FP8: scales [grid rows, grid_columns] of
-  /// block_columns columns each, whose values are rounded to bf16 (model/fp8_weight.h).
+  /// block_columns columns each, whose values are rounded to bf16 (linear/fp8_weight.h).
   const float* scales = nullptr;
   const int32_t* grid_row = nullptr;
   int64_t grid_columns = 0, block_columns = 0;

@@ -1,5 +1,5 @@
 // Row norms of a weight with a low-rank update in it, without making the update: what DoRA divides
-// by. Called by model/adapter.h.
+// by. Called by linear/adapter.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>

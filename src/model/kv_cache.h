@@ -4,8 +4,8 @@
 
 #include <vector>
 
+#include "linear/linear.h"
 #include "model/config.h"
-#include "model/linear.h"
 #include "model/packing.h"
 
 namespace trestle {

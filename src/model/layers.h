@@ -4,7 +4,7 @@
 #include <torch/nn/module.h>
 
 #include "kernels/rms_norm.h"
-#include "model/linear.h"
+#include "linear/linear.h"
 
 namespace trestle {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "formats/tensor_source.h"
-#include "model/adapter_spec.h"
+#include "linear/adapter_spec.h"
 
 namespace trestle {
 

@@ -21,7 +21,7 @@ const std::vector<Shape> kShapes = {{0, 64}, {1, 1}, {3, 7}, {2, 200}, {5, 129},
 
 at::Tensor bytes(at::IntArrayRef shape) { return fenced(at::randint(256, shape, at::kByte)); }
 
-// codes [rows, columns] in fp32 times the scale of their block, as model/quantized.h rounds.
+// codes [rows, columns] in fp32 times the scale of their block, as linear/quantized.h rounds.
 at::Tensor scaled(const at::Tensor& codes, const at::Tensor& absmax, at::ScalarType type) {
   return (codes * absmax.repeat_interleave(kBlock, 1).narrow(1, 0, codes.size(1))).to(type);
 }

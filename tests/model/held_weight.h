@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "model/linear.h"
+#include "linear/linear.h"
 
 namespace trestle::testing {
 

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "model/linear.h"
+#include "linear/linear.h"
 
 namespace trestle {
 namespace {

@@ -6,9 +6,9 @@
 
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"
+#include "linear/projection.h"
 #include "memory.h"
 #include "model/decoder.h"
-#include "model/projection.h"
 
 namespace trestle {
 namespace {

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "model/tiles.h"
+#include "linear/tiles.h"
 
 namespace trestle {
 

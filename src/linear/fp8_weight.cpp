@@ -1,4 +1,4 @@
-#include "model/fp8_weight.h"
+#include "linear/fp8_weight.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -7,7 +7,7 @@
 #include <array>
 
 #include "kernels/cuda_kernels.h"
-#include "model/tiled_product.h"
+#include "linear/tiled_product.h"
 
 namespace trestle {
 

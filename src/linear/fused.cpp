@@ -1,4 +1,4 @@
-#include "model/fused.h"
+#include "linear/fused.h"
 
 #include <ATen/ATen.h>
 

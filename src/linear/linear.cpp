@@ -1,10 +1,10 @@
-#include "model/linear.h"
+#include "linear/linear.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
 #include "kernels/matrix_product.h"
-#include "model/layers.h"
+#include "kernels/rms_norm.h"
 
 namespace trestle {
 

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "model/adapter_spec.h"
-#include "model/fused.h"
-#include "model/projection.h"
+#include "linear/adapter_spec.h"
+#include "linear/fused.h"
+#include "linear/projection.h"
 
 namespace trestle {
 

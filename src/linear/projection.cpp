@@ -1,4 +1,4 @@
-#include "model/projection.h"
+#include "linear/projection.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -8,9 +8,9 @@
 #include <array>
 
 #include "kernels/matrix_product.h"
-#include "model/fp8_weight.h"
-#include "model/quantized.h"
-#include "model/tiled_product.h"
+#include "linear/fp8_weight.h"
+#include "linear/quantized.h"
+#include "linear/tiled_product.h"
 
 namespace trestle {
 

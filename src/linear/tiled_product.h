@@ -8,7 +8,7 @@
 #include <algorithm>
 
 #include "kernels/matrix_product.h"
-#include "model/tiles.h"
+#include "linear/tiles.h"
 
 namespace trestle {
 

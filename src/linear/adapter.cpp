@@ -1,4 +1,4 @@
-#include "model/adapter.h"
+#include "linear/adapter.h"
 
 #include <ATen/ATen.h>
 

@@ -8,8 +8,8 @@
 #include <optional>
 #include <vector>
 
-#include "model/fused.h"
-#include "model/tiles.h"
+#include "linear/fused.h"
+#include "linear/tiles.h"
 
 namespace trestle {
 

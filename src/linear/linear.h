@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "model/adapter.h"
-#include "model/fp8_weight.h"
-#include "model/fused.h"
-#include "model/projection.h"
-#include "model/quantized.h"
+#include "linear/adapter.h"
+#include "linear/fp8_weight.h"
+#include "linear/fused.h"
+#include "linear/projection.h"
+#include "linear/quantized.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "model/quantized.h"
+#include "linear/quantized.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -9,7 +9,7 @@
 #include <span>
 
 #include "kernels/cuda_kernels.h"
-#include "model/tiled_product.h"
+#include "linear/tiled_product.h"
 
 namespace trestle {
 
