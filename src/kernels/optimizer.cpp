@@ -171,6 +171,7 @@ void AdamW::step_group(double learning_rate, double weight_decay, bool decayed, 
 }
 
 void AdamW::zero_grad() {
+  measured_ = at::Tensor();
   clips_ = false;
   for (Slot& slot : slots_) slot.parameter.mutable_grad() = at::Tensor();
 }

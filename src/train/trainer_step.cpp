@@ -30,6 +30,9 @@ int64_t peak_memory_bytes(at::Device device) {
   return usage.ru_maxrss * 1024;
 }
 
+// For messages: the sign of a NaN says nothing and differs from device to device.
+double without_sign_of_nan(double value) { return std::isnan(value) ? std::abs(value) : value; }
+
 }  // namespace
 
 void Trainer::require_ids_of_model(const SampleStream::Taken& taken) const {
@@ -57,7 +60,8 @@ Trainer::Drawn Trainer::next_samples() {
 
 std::string Trainer::fault(const StepMetrics& metrics) const {
   if (!std::isfinite(metrics.grad_norm)) {
-    return fmt::format("the gradient norm is {}; first bad: the gradient of {}", metrics.grad_norm,
+    return fmt::format("the gradient norm is {}; first bad: the gradient of {}",
+                       without_sign_of_nan(metrics.grad_norm),
                        first_bad_gradient(optimizer_->parameters()));
   }
   const std::vector<double>& recent = progress_.recent_losses;
@@ -114,8 +118,9 @@ std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
     const MicroBatch& micro = micro_batches[i];
     metrics.loss += values[i + 1];
     if (!std::isfinite(metrics.loss)) {
-      return fmt::format("the loss is {} in rows {}; first bad: {}", metrics.loss,
-                         row_names(*dataset_, micro.rows), first_bad_tensor(*model_, micro.batch));
+      return fmt::format("the loss is {} in rows {}; first bad: {}",
+                         without_sign_of_nan(metrics.loss), row_names(*dataset_, micro.rows),
+                         first_bad_tensor(*model_, micro.batch));
     }
   }
   metrics.grad_norm = values.front();

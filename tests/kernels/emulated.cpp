@@ -15,6 +15,10 @@ namespace {
 
 using cuda::Kernels;
 
+// As many as count<>() is called for below.
+constexpr size_t kKernels = 17;
+static_assert(sizeof(Kernels) == (kKernels + 1) * sizeof(void*), "and describe()");
+
 std::mutex running;                      // the emulator runs one kernel at a time
 std::map<std::string, int64_t*> counts;  // since the program began
 std::map<std::string, int64_t> told;     // of them by calls()
@@ -61,7 +65,8 @@ Kernels counted() {
   return kernels;
 }
 
-const Kernels& emulated() {
+// The emulator's, or those of a card, as this program is linked.
+const Kernels& counted_kernels() {
   static const Kernels kernels = counted();
   return kernels;
 }
@@ -75,7 +80,12 @@ class Installed : public ::testing::Environment {
     std::istringstream list(names);
     for (std::string name; std::getline(list, name, ',');) wanted_.push_back(name);
   }
-  void SetUp() override { install_kernels(&emulated(), c10::kCPU); }
+  void SetUp() override {
+    const char* device = std::getenv("TRESTLE_TEST_DEVICE");
+    const bool on_card = device != nullptr && std::string_view(device).starts_with("cuda");
+    install_kernels(&counted_kernels(), on_card ? c10::kCUDA : c10::kCPU);
+    ASSERT_EQ(counts.size(), kKernels);
+  }
   void TearDown() override {
     for (const std::string& name : wanted_) {
       ASSERT_TRUE(counts.contains(name)) << name << " is no kernel";
@@ -96,7 +106,7 @@ class Installed : public ::testing::Environment {
 }  // namespace
 
 EmulatedKernels::EmulatedKernels() : installed_before_(is_installed()) {
-  install_kernels(&emulated(), c10::kCPU);
+  install_kernels(&counted_kernels(), c10::kCPU);
   calls();
 }
 
