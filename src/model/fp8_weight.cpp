@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "kernels/row_product.h"
 #include "model/tiled_product.h"
 
 namespace trestle {
@@ -142,6 +143,10 @@ at::Tensor Fp8Weight::dense_by_operators(IndexRange rows, IndexRange columns,
 }
 
 at::Tensor fp8_linear(const at::Tensor& x, const Fp8Weight& weight) {
+  if (takes_row_product(x)) {
+    const Fp8Scales& scales = weight.scales();
+    return row_product_fp8(x, weight.codes(), scales.values, scales.grid_row, scales.columns);
+  }
   return TiledProduct<Fp8Weight>::apply(x, weight);
 }
 
