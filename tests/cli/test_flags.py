@@ -114,7 +114,7 @@ def of_images(view, given, none):
 
 # Of how answers are computed: seen in what is told, since the answers are the same.
 DECODING = {
-    "--prefill-chunk-size": [Trial(10, Gains(err, "in 2 chunks"), {"--prompt": "one two three four five six seven"})],
+    "--prefill-chunk-size": [Trial(20, Gains(err, "in 2 chunks"), {"--prompt": "one two three four five six seven"})],
     "--prompt-lookup-num-tokens": [Trial(3, Gains(err, "proposed tokens accepted"), {"--prompt": "one one one one"})]}
 
 
