@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda_kernels.h"
 #include "parallel/plan.h"
 
 namespace trestle {
@@ -31,9 +33,116 @@ AdamW::AdamW(NamedTensors parameters, const AdamWOptions& options)
   }
 }
 
+// All parameters as kernels take them. The table goes to the card with each use, as gradients are
+// other tensors in every step; to the end of the scope these stay.
+class AdamW::OnCard {
+ public:
+  explicit OnCard(const std::vector<Slot>& slots) {
+    const c10::Device device = slots.front().master.device();
+    const auto bytes = static_cast<int64_t>(slots.size() * sizeof(cuda::Parameter));
+    const at::Tensor host =
+        at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(device.is_cuda()));
+    auto* parameters = static_cast<cuda::Parameter*>(host.mutable_data_ptr());
+    for (const Slot& slot : slots) {
+      *parameters++ = parameter_of(slot);
+      chunks_ += cuda::chunks_of(slot.master.numel());
+    }
+    rows_ = host.to(device, /*non_blocking=*/true);
+  }
+  cuda::ParameterTable table() const {
+    return {static_cast<const cuda::Parameter*>(rows_.const_data_ptr()),
+            rows_.numel() / static_cast<int64_t>(sizeof(cuda::Parameter)), chunks_};
+  }
+
+  /// Index of AdamW::groups in the kernels' arguments.
+  static int32_t group_of(bool decayed, bool lora_plus) {
+    return (decayed ? 1 : 0) + (lora_plus ? 2 : 0);
+  }
+
+ private:
+  cuda::Parameter parameter_of(const Slot& slot) {
+    const at::Tensor& gradient = gradients_.emplace_back(
+        slot.parameter.grad().defined() ? slot.parameter.grad().contiguous() : at::Tensor());
+    const bool has = gradient.defined();
+    const bool is_master = slot.parameter.is_alias_of(slot.master);
+    return {.first_chunk = chunks_,
+            .count = slot.master.numel(),
+            .master = slot.master.mutable_data_ptr<float>(),
+            .exp_avg = slot.exp_avg.mutable_data_ptr<float>(),
+            .exp_avg_sq = slot.exp_avg_sq.mutable_data_ptr<float>(),
+            .weight = is_master ? nullptr : slot.parameter.mutable_data_ptr(),
+            .gradient = has ? gradient.const_data_ptr() : nullptr,
+            .gradient_type = has ? kernel_type(gradient.scalar_type()) : cuda::Type::kFloat,
+            .group = group_of(slot.decayed, slot.lora_plus)};
+  }
+
+  std::vector<at::Tensor> gradients_;
+  at::Tensor rows_;
+  int64_t chunks_ = 0;
+};
+
+// A parameter's rows lie beside each other, as masters are made and gradients follow.
+const cuda::Kernels* AdamW::kernels() const {
+  const bool taken = !slots_.empty() && std::ranges::all_of(slots_, [&](const Slot& slot) {
+    return slot.parameter.is_contiguous() && slot.master.is_contiguous() &&
+           kernels_for({slot.parameter}) != nullptr &&
+           slot.parameter.device() == slots_.front().parameter.device();
+  });
+  return taken ? kernels_for(slots_.front().parameter.device()) : nullptr;
+}
+
+at::Tensor AdamW::grad_norm() {
+  const cuda::Kernels* by = kernels();
+  clips_ = false;
+  measured_ = at::Tensor();
+  if (by == nullptr) return trestle::grad_norm(parameters_);
+  const OnCard all(slots_);
+  const at::TensorOptions options = slots_.front().master.options();
+  const at::Tensor partial = at::empty({all.table().chunks}, options.dtype(at::kDouble));
+  static_assert(sizeof(cuda::GradientNorm) == 3 * sizeof(float));
+  measured_ = at::empty({3}, options);
+  launch(*by, &cuda::Kernels::gradient_norm, "gradient_norm", measured_,
+         cuda::GradientNormArgs{
+             .table = all.table(),
+             .max_norm = options_.clip_grad,
+             .partial = partial.mutable_data_ptr<double>(),
+             .result = static_cast<cuda::GradientNorm*>(measured_.mutable_data_ptr())});
+  return measured_.select(0, 0);
+}
+
+void AdamW::clip(double norm) {
+  clips_ = measured_.defined();
+  if (!clips_) clip_gradients(parameters_, norm, options_.clip_grad);
+}
+
+void AdamW::step_by(const cuda::Kernels& kernels, double learning_rate, double weight_decay) {
+  const OnCard all(slots_);
+  cuda::AdamW args{.table = all.table(),
+                   .beta1 = options_.beta1,
+                   .beta2 = options_.beta2,
+                   .eps = options_.eps,
+                   .step = steps_};
+  for (const bool decayed : {false, true}) {
+    for (const bool plus : {false, true}) {
+      args.groups[OnCard::group_of(decayed, plus)] = {
+          learning_rate * (plus ? options_.lora_plus_ratio : 1), decayed ? weight_decay : 0};
+    }
+  }
+  if (clips_) {
+    args.norm = static_cast<const cuda::GradientNorm*>(measured_.const_data_ptr());
+  }
+  launch(kernels, &cuda::Kernels::adamw, "adamw", slots_.front().master, args);
+  clips_ = false;
+  // As an operator of libtorch would: what is derived from weights is made anew.
+  for (const Slot& slot : slots_) {
+    if (slot.parameter.grad().defined()) slot.parameter.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
 void AdamW::step(double learning_rate, double weight_decay) {
   const at::NoGradGuard no_grad;
   ++steps_;
+  if (const cuda::Kernels* by = kernels()) return step_by(*by, learning_rate, weight_decay);
   for (const bool decayed : {true, false}) {
     step_group(learning_rate, weight_decay, decayed, /*lora_plus=*/false);
     step_group(learning_rate * options_.lora_plus_ratio, weight_decay, decayed, /*lora_plus=*/true);
@@ -62,6 +171,8 @@ void AdamW::step_group(double learning_rate, double weight_decay, bool decayed, 
 }
 
 void AdamW::zero_grad() {
+  measured_ = at::Tensor();
+  clips_ = false;
   for (Slot& slot : slots_) slot.parameter.mutable_grad() = at::Tensor();
 }
 

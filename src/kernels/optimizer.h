@@ -10,6 +10,10 @@
 
 namespace trestle {
 
+namespace cuda {
+struct Kernels;
+}
+
 struct AdamWOptions {
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -20,6 +24,8 @@ struct AdamWOptions {
   /// LoRA+ (Hayou et al. 2024): rate of an adapter's B and of DoRA's magnitudes over that of A, the
   /// groups of peft's create_loraplus_optimizer.
   double lora_plus_ratio = 1;
+  /// What clip() lets the norm of gradients be at most; 0: any.
+  double clip_grad = 0;
 };
 
 /// Whether lora_plus_ratio applies to the parameter of that name.
@@ -34,7 +40,14 @@ class AdamW {
 
   AdamW(NamedTensors parameters, const AdamWOptions& options);
 
-  /// One update with the gradients the parameters hold; those without a gradient are left alone.
+  /// The 2-norm over all gradients, fp32 scalar where they are; 0 without any. By kernels of a card
+  /// also, on the card, what step() then scales gradients by and whether the norm is a number.
+  at::Tensor grad_norm();
+  /// The next step() takes the gradients, whose norm is `norm` by grad_norm(), scaled so that it is
+  /// at most clip_grad.
+  void clip(double norm);
+  /// One update with the gradients the parameters hold; those without a gradient are left alone. By
+  /// kernels of a card one launch for all of them.
   void step(double learning_rate) { step(learning_rate, options_.weight_decay); }
   /// Where weight decay follows a schedule too.
   void step(double learning_rate, double weight_decay);
@@ -56,12 +69,18 @@ class AdamW {
     at::Tensor parameter, master, exp_avg, exp_avg_sq, step;
     bool decayed, lora_plus;
   };
+  class OnCard;
   void step_group(double learning_rate, double weight_decay, bool decayed, bool lora_plus);
+  void step_by(const cuda::Kernels& kernels, double learning_rate, double weight_decay);
+  const cuda::Kernels* kernels() const;
 
   AdamWOptions options_;
   NamedTensors parameters_;
   std::vector<Slot> slots_;
   int64_t steps_ = 0;
+  /// A cuda::GradientNorm where the gradients are; undefined where no kernel measured them.
+  at::Tensor measured_;
+  bool clips_ = false;
 };
 
 /// The 2-norm over all gradients, fp32 scalar where they are; 0 without any.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/low_rank_norms.h"
 #include "kernels/matrix_product.h"
 
 namespace trestle {
@@ -117,17 +118,9 @@ at::Tensor Adapter::row_norms(const at::Tensor& weight, const at::Tensor& square
                               int64_t first) const {
   const at::NoGradGuard no_grad;
   const auto [a, b] = factors();
-  const at::Tensor gram = at::mm(a, a.t());
-  std::vector<at::Tensor> sums;
-  for_row_blocks(weight.size(0), [&, a = a, b = b](int64_t start, int64_t count) {
-    // ||w + b A||^2 = ||w||^2 + (2 w A^T + b A A^T) . b
-    const at::Tensor w = weight.narrow(0, start, count).to(at::kFloat);
-    const at::Tensor rows = b.narrow(0, first + start, count);
-    const at::Tensor inner = at::mm(w, a.t()).mul_(2).add_(at::mm(rows, gram));
-    sums.push_back(at::sum(inner.mul_(rows), at::IntArrayRef{1}, false, at::kDouble));
-  });
-  at::Tensor norms = (squares + at::cat(sums)).clamp_min_(0).sqrt_().to(at::kFloat);
-  return norms.masked_fill_(norms == 0, 1);
+  return low_rank_norms(
+      weight, squares, {a, b.narrow(0, first, weight.size(0)), low_rank_weights()[0].scalar_type()},
+      kAdapterRows);
 }
 
 at::Tensor Adapter::gain(const at::Tensor& row_norms, int64_t first) const {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kernels/cross_entropy.h"
 #include "kernels/matrix_product.h"
 
 namespace trestle {
@@ -21,47 +22,26 @@ void for_blocks(int64_t total, int64_t width, int64_t elements, const Function& 
   for (int64_t first = 0; first < total; first += step) fn(first, std::min(step, total - first));
 }
 
-// softmax = exp(logits - largest) / sum, each [N, 1]. Kept apart: their logarithm as one number
-// would round by more than fp32's softmax may.
-struct Normalizer {
-  at::Tensor largest, sum;
-};
-
-// A tensor of its own, in fp32.
-at::Tensor logits_of(const at::Tensor& x_ND, const at::Tensor& weight_VD) {
-  return times_transposed(x_ND, weight_VD).to(at::kFloat);
-}
-
 class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND,
                             const at::Tensor& weight_VD, const at::Tensor& targets_N,
                             int64_t elements, bool x_trains, bool weight_trains) {
     const int64_t rows = x_ND.size(0);
-    const auto wide = x_ND.options().dtype(at::kFloat);
-    const at::Tensor losses_N1 = at::empty({rows, 1}, wide);
-    const Normalizer all{at::empty({rows, 1}, wide), at::empty({rows, 1}, wide)};
+    const SoftmaxRows all = SoftmaxRows::of(rows, x_ND.device());
     const at::Tensor dx_ND = x_trains ? at::empty_like(x_ND) : at::Tensor();
     for_blocks(rows, weight_VD.size(0), elements, [&](int64_t first, int64_t count) {
       const auto part = [&](const at::Tensor& tensor) { return tensor.narrow(0, first, count); };
-      const at::Tensor targets = part(targets_N).unsqueeze(1);
-      at::Tensor values = logits_of(part(x_ND), weight_VD);
-      at::Tensor largest = part(all.largest), sum = part(all.sum);
-      at::amax_out(largest, values, {1}, /*keepdim=*/true);
-      values.sub_(largest);
-      const at::Tensor picked = values.gather(1, targets);
-      values.exp_();
-      at::sum_out(sum, values, at::IntArrayRef{1}, /*keepdim=*/true);
-      part(losses_N1).copy_(sum.log() - picked);
-      if (!x_trains) return;
-      values.div_(sum).scatter_add_(1, targets, at::full_like(picked, -1));
-      part(dx_ND).copy_(times(values.to(weight_VD.scalar_type()), weight_VD));
+      const at::Tensor gradient =
+          cross_entropy(times_transposed(part(x_ND), weight_VD), part(targets_N),
+                        all.narrow(first, count), x_trains);
+      if (x_trains) part(dx_ND).copy_(times(gradient, weight_VD));
     });
     ctx->saved_data["elements"] = elements;
     ctx->save_for_backward(
         weight_trains ? variable_list{dx_ND, x_ND, weight_VD, targets_N, all.largest, all.sum}
                       : variable_list{dx_ND});
-    return losses_N1.sum();
+    return all.losses.sum();
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
@@ -70,7 +50,7 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
     at::Tensor dx_ND, dw_VD;
     if (saved[0].defined()) dx_ND = saved[0] * up.to(saved[0].scalar_type());
     if (saved.size() > 1) {
-      dw_VD = weight_gradient(saved[1], saved[2], saved[3], {saved[4], saved[5]}, up,
+      dw_VD = weight_gradient(saved[1], saved[2], saved[3], {{}, saved[4], saved[5]}, up,
                               ctx->saved_data["elements"].toInt());
     }
     return {dx_ND, dw_VD, {}, {}, {}, {}};
@@ -80,12 +60,12 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
   // A block of the vocabulary sums over all rows in one product, so that a gradient below fp32 is
   // rounded once.
   static at::Tensor weight_gradient(const at::Tensor& x_ND, const at::Tensor& weight_VD,
-                                    const at::Tensor& targets_N, const Normalizer& normalizer,
+                                    const at::Tensor& targets_N, const SoftmaxRows& softmax,
                                     const at::Tensor& up, int64_t elements) {
     at::Tensor dw_VD = at::empty_like(weight_VD);
     for_blocks(weight_VD.size(0), x_ND.size(0), elements, [&](int64_t first, int64_t count) {
-      at::Tensor values = logits_of(x_ND, weight_VD.narrow(0, first, count));
-      values.sub_(normalizer.largest).exp_().div_(normalizer.sum);
+      at::Tensor values = times_transposed(x_ND, weight_VD.narrow(0, first, count)).to(at::kFloat);
+      values.sub_(softmax.largest).exp_().div_(softmax.sum);
       // Every row takes something from one logit: 1 where its target is in this block, else 0. To
       // look for those rows would wait for the device.
       const at::Tensor here = targets_N.ge(first).logical_and_(targets_N.lt(first + count));
@@ -99,6 +79,12 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
 };
 
 }  // namespace
+
+at::Tensor chunked_cross_entropy(const at::Tensor& x_ND, const at::Tensor& weight_VD,
+                                 const at::Tensor& targets_N) {
+  return chunked_cross_entropy(x_ND, weight_VD, targets_N,
+                               x_ND.is_cuda() ? kLogitsAtOnceOnACard : kLogitsAtOnce);
+}
 
 at::Tensor chunked_cross_entropy(const at::Tensor& x_ND, const at::Tensor& weight_VD,
                                  const at::Tensor& targets_N, int64_t logits_at_once) {

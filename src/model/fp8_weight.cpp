@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "kernels/cuda_kernels.h"
 #include "kernels/row_product.h"
 #include "model/tiled_product.h"
 
@@ -123,9 +124,28 @@ Fp8Weight Fp8Weight::to(at::Device device) const {
 
 at::Tensor Fp8Weight::dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const {
   TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "values are fp32 or bf16");
+  if (const cuda::Kernels* kernels = kernels_for(codes_.device())) {
+    return dense_by(*kernels, rows, columns, dtype);
+  }
   if (!codes_.is_cpu()) return dense_by_operators(rows, columns, dtype);
   return dtype == at::kFloat ? tile_of<float>(*this, rows, columns)
                              : tile_of<at::BFloat16>(*this, rows, columns);
+}
+
+at::Tensor Fp8Weight::dense_by(const cuda::Kernels& kernels, IndexRange rows, IndexRange columns,
+                               at::ScalarType dtype) const {
+  const cuda::Fp8Codes from{.codes = static_cast<const std::byte*>(codes_.const_data_ptr()) +
+                                     rows.first * this->columns() + columns.first,
+                            .scales = scales_.values.const_data_ptr<float>(),
+                            .grid_row = scales_.grid_row.const_data_ptr<int32_t>() + rows.first,
+                            .code_stride = this->columns(),
+                            .grid_columns = scales_.values.size(1),
+                            .block_columns = scales_.columns,
+                            .first_column = columns.first};
+  at::Tensor values = at::empty({rows.count, columns.count}, codes_.options().dtype(dtype));
+  const cuda::Tile tile{kernel_type(dtype), rows.count, columns.count, values.mutable_data_ptr()};
+  launch(kernels, &cuda::Kernels::dequantize_fp8, "dequantize_fp8", values, tile, from);
+  return values;
 }
 
 at::Tensor Fp8Weight::dense_by_operators(IndexRange rows, IndexRange columns,

@@ -10,6 +10,10 @@
 
 namespace trestle {
 
+namespace cuda {
+struct Kernels;
+}
+
 /// Which scale belongs to which of a matrix' values: values[grid_row[row]][column / columns]. One
 /// scale for all, one a row, one a block, and matrices of several of these one under the other.
 struct Fp8Scales {
@@ -35,7 +39,8 @@ class Fp8Weight {
   /// The values of some rows and columns in fp32 or bf16.
   at::Tensor dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
   at::Tensor dense(at::ScalarType dtype) const { return dense({0, rows()}, {0, columns()}, dtype); }
-  /// The same by libtorch's operators: what a device takes that has no loop of its own.
+  /// The same by libtorch's operators: what a device takes that has neither a loop of its own nor
+  /// kernels.
   at::Tensor dense_by_operators(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
 
   int64_t rows() const { return codes_.size(0); }
@@ -44,6 +49,9 @@ class Fp8Weight {
   const Fp8Scales& scales() const { return scales_; }
 
  private:
+  at::Tensor dense_by(const cuda::Kernels& kernels, IndexRange rows, IndexRange columns,
+                      at::ScalarType dtype) const;
+
   at::Tensor codes_;
   Fp8Scales scales_;
 };

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "cuda/quantized_codes.h"
+#include "kernels/cuda_kernels.h"
 #include "kernels/row_product.h"
 #include "model/tiled_product.h"
 
@@ -194,9 +195,31 @@ void QuantizedWeight::set_rows(int64_t first, const at::Tensor& values) {
 at::Tensor QuantizedWeight::dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const {
   TORCH_CHECK(columns.first % kBlock == 0, "a tile starts at a block");
   TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "values are fp32 or bf16");
+  if (const cuda::Kernels* kernels = kernels_for(codes_.device())) {
+    return dense_by(*kernels, rows, columns, dtype);
+  }
   if (!codes_.is_cpu()) return dense_by_operators(rows, columns, dtype);
   return dtype == at::kFloat ? tile_of<float>(*this, rows, columns)
                              : tile_of<at::BFloat16>(*this, rows, columns);
+}
+
+at::Tensor QuantizedWeight::dense_by(const cuda::Kernels& kernels, IndexRange rows,
+                                     IndexRange columns, at::ScalarType dtype) const {
+  const int64_t row_codes = codes_.size(1), row_blocks = absmax_.size(1), per_byte = 8 / bits();
+  const cuda::QuantizedCodes from{
+      .codes = static_cast<const std::byte*>(codes_.const_data_ptr()) + rows.first * row_codes +
+               columns.first / per_byte,
+      .absmax = absmax_.const_data_ptr<float>() + rows.first * row_blocks + columns.first / kBlock,
+      .code_stride = row_codes,
+      .absmax_stride = row_blocks};
+  at::Tensor values = at::empty({rows.count, columns.count}, codes_.options().dtype(dtype));
+  const cuda::Tile tile{kernel_type(dtype), rows.count, columns.count, values.mutable_data_ptr()};
+  if (bits() == 4) {
+    launch(kernels, &cuda::Kernels::dequantize_nf4, "dequantize_nf4", values, tile, from);
+  } else {
+    launch(kernels, &cuda::Kernels::dequantize_int8, "dequantize_int8", values, tile, from);
+  }
+  return values;
 }
 
 at::Tensor QuantizedWeight::dense_by_operators(IndexRange rows, IndexRange columns,

@@ -10,6 +10,10 @@
 
 namespace trestle {
 
+namespace cuda {
+struct Kernels;
+}
+
 /// A matrix [rows, columns] in blocks of kBlock columns of one row, the last of a row perhaps
 /// shorter, each with its largest magnitude `absmax`, fp32 [rows, blocks].
 ///
@@ -37,7 +41,8 @@ class QuantizedWeight {
   /// of kBlock.
   at::Tensor dense(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
   at::Tensor dense(at::ScalarType dtype) const { return dense({0, rows()}, {0, columns_}, dtype); }
-  /// The same by libtorch's operators: what a device takes that has no loop of its own.
+  /// The same by libtorch's operators: what a device takes that has neither a loop of its own nor
+  /// kernels.
   at::Tensor dense_by_operators(IndexRange rows, IndexRange columns, at::ScalarType dtype) const;
 
   int64_t rows() const { return codes_.size(0); }
@@ -47,6 +52,9 @@ class QuantizedWeight {
   const at::Tensor& absmax() const { return absmax_; }
 
  private:
+  at::Tensor dense_by(const cuda::Kernels& kernels, IndexRange rows, IndexRange columns,
+                      at::ScalarType dtype) const;
+
   at::Tensor codes_, absmax_;
   /// NF4's levels, fp32 [16], where the codes are and their bits are 4.
   at::Tensor levels_;

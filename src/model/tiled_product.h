@@ -20,6 +20,10 @@ void for_ranges(int64_t count, int64_t most, const Function& fn) {
   }
 }
 
+inline int64_t tile_bytes(const at::Tensor& x) {
+  return x.is_cuda() ? kTileBytesOnACard : kTileBytes;
+}
+
 /// x W^T: [T, columns] -> [T, rows], in x's dtype; W itself gets no gradient. `Weight` has rows(),
 /// columns(), dense(rows, columns, dtype), parts(), and is made from parts() again.
 template <class Weight>
@@ -32,7 +36,8 @@ class TiledProduct : public torch::autograd::Function<TiledProduct<Weight>> {
     context->saved_data["size"] = parts.size;
     const IndexRange all{0, weight.columns()};
     const int64_t most = std::max<int64_t>(
-        1, kTileBytes / std::max<int64_t>(1, weight.columns() * x.element_size()));
+        1, tile_bytes(x) / std::max<int64_t>(1, weight.columns() * x.element_size()));
+    if (most >= weight.rows()) return times_transposed(x, weight.dense(x.scalar_type()));
     at::Tensor y = at::empty({x.size(0), weight.rows()}, x.options());
     for_ranges(weight.rows(), most, [&](IndexRange rows) {
       y.narrow(1, rows.first, rows.count)
@@ -48,8 +53,11 @@ class TiledProduct : public torch::autograd::Function<TiledProduct<Weight>> {
     const at::Tensor& up_TO = up.front();
     const IndexRange all{0, weight.rows()};
     // Tiles of columns, so that every sum over the rows is made in one product.
-    const int64_t blocks =
-        kTileBytes / (kTileColumns * up_TO.element_size()) / std::max<int64_t>(1, weight.rows());
+    const int64_t blocks = tile_bytes(up_TO) / (kTileColumns * up_TO.element_size()) /
+                           std::max<int64_t>(1, weight.rows());
+    if (blocks * kTileColumns >= weight.columns()) {
+      return {times(up_TO, weight.dense(up_TO.scalar_type())), at::Tensor()};
+    }
     at::Tensor down = at::empty({up_TO.size(0), weight.columns()}, up_TO.options());
     for_ranges(weight.columns(), std::max<int64_t>(1, blocks) * kTileColumns,
                [&](IndexRange columns) {

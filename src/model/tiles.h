@@ -26,6 +26,9 @@ struct WeightParts {
 /// Of a dense tile: small enough to come from the heap again and again (a mapping of its own would
 /// be cleared page by page each time), large enough for a matrix product of full speed.
 constexpr int64_t kTileBytes = 16 << 20;
+/// A card makes most weights in one: a product that is not cut has more rows for its processors,
+/// and its result needs no copy.
+constexpr int64_t kTileBytesOnACard = 256 << 20;
 /// A tile starts at a multiple of this many columns.
 constexpr int64_t kTileColumns = 64;
 

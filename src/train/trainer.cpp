@@ -28,10 +28,10 @@
 #include "peft/pissa.h"
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
-#include "train/resumed_data.h"
 #include "run/retention.h"
 #include "run/saver.h"
 #include "run/snapshot.h"
+#include "train/resumed_data.h"
 #include "train/training_data.h"
 
 namespace trestle {
@@ -175,11 +175,12 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
         "model.freeze_vision_projection freeze all that checkpoint.pretrained_checkpoint={} has",
         config_.checkpoint.pretrained_checkpoint);
   }
-  optimizer_ = std::make_unique<AdamW>(
-      std::move(trained), AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
-                                       .beta2 = config_.optimizer.adam_beta2,
-                                       .eps = config_.optimizer.adam_eps,
-                                       .lora_plus_ratio = config_.peft.lora_plus_ratio});
+  optimizer_ = std::make_unique<AdamW>(std::move(trained),
+                                       AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
+                                                    .beta2 = config_.optimizer.adam_beta2,
+                                                    .eps = config_.optimizer.adam_eps,
+                                                    .lora_plus_ratio = config_.peft.lora_plus_ratio,
+                                                    .clip_grad = config_.optimizer.clip_grad});
   flops_ = std::make_unique<ModelFlops>(*model_);
   if (resumes) {
     progress_ = saved->load_state(*optimizer_, {.optimizer = checkpoint.load_optim,

@@ -105,7 +105,7 @@ Trainer::MicroBatch Trainer::accumulate(Drawn drawn, StepMetrics& metrics) {
 
 std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
                           StepMetrics& metrics) const {
-  std::vector<at::Tensor> scalars = {grad_norm(optimizer_->parameters())};
+  std::vector<at::Tensor> scalars = {optimizer_->grad_norm()};
   for (const MicroBatch& micro : micro_batches) {
     scalars.push_back(micro.loss.to(scalars.front().device()));
   }
@@ -152,7 +152,7 @@ StepMetrics Trainer::step() {
     if (!why.empty()) why += fmt::format("; rows {}", row_names(*dataset_, drawn.rows));
   }
   if (why.empty()) {
-    clip_gradients(optimizer_->parameters(), metrics.grad_norm, config_.optimizer.clip_grad);
+    optimizer_->clip(metrics.grad_norm);
     optimizer_->step(metrics.lr, weight_decay(config_, scheduled));
     progress_.skipped_on_end = 0;
     progress_.recent_losses.push_back(metrics.loss);

@@ -15,8 +15,13 @@ namespace {
 
 using cuda::Kernels;
 
-std::mutex running;  // the emulator runs one kernel at a time
-std::map<std::string, int64_t*> counts;
+// As many as count<>() is called for below.
+constexpr size_t kKernels = 18;
+static_assert(sizeof(Kernels) == (kKernels + 1) * sizeof(void*), "and describe()");
+
+std::mutex running;                      // the emulator runs one kernel at a time
+std::map<std::string, int64_t*> counts;  // since the program began
+std::map<std::string, int64_t> told;     // of them by calls()
 
 template <auto kMember, class Launcher>
 struct Counted;
@@ -60,7 +65,8 @@ Kernels counted() {
   return kernels;
 }
 
-const Kernels& emulated() {
+// The emulator's, or those of a card, as this program is linked.
+const Kernels& counted_kernels() {
   static const Kernels kernels = counted();
   return kernels;
 }
@@ -74,13 +80,17 @@ class Installed : public ::testing::Environment {
     std::istringstream list(names);
     for (std::string name; std::getline(list, name, ',');) wanted_.push_back(name);
   }
-  void SetUp() override { install_kernels(&emulated(), c10::kCPU); }
+  void SetUp() override {
+    const char* device = std::getenv("TRESTLE_TEST_DEVICE");
+    const bool on_card = device != nullptr && std::string_view(device).starts_with("cuda");
+    install_kernels(&counted_kernels(), on_card ? c10::kCUDA : c10::kCPU);
+    ASSERT_EQ(counts.size(), kKernels);
+  }
   void TearDown() override {
-    const auto calls = EmulatedKernels::calls();
     for (const std::string& name : wanted_) {
-      const auto called = calls.find(name);
-      EXPECT_NE(called, calls.end()) << name << " was called by none of these tests";
-      if (called != calls.end()) printf("%s: %ld calls\n", name.c_str(), called->second);
+      ASSERT_TRUE(counts.contains(name)) << name << " is no kernel";
+      EXPECT_GT(*counts[name], 0) << name << " was called by none of these tests";
+      printf("%s: %ld calls\n", name.c_str(), *counts[name]);
     }
   }
 
@@ -96,7 +106,7 @@ class Installed : public ::testing::Environment {
 }  // namespace
 
 EmulatedKernels::EmulatedKernels() : installed_before_(is_installed()) {
-  install_kernels(&emulated(), c10::kCPU);
+  install_kernels(&counted_kernels(), c10::kCPU);
   calls();
 }
 
@@ -107,7 +117,8 @@ EmulatedKernels::~EmulatedKernels() {
 std::map<std::string, int64_t> EmulatedKernels::calls() {
   std::map<std::string, int64_t> result;
   for (const auto& [name, count] : counts) {
-    if (*count > 0) result[name] = std::exchange(*count, 0);
+    const int64_t since = *count - std::exchange(told[name], *count);
+    if (since > 0) result[name] = since;
   }
   return result;
 }

@@ -2,7 +2,8 @@
 // src/kernels, their autograd functions and whole models run through them where no card is; and how
 // often each was called, as a test that the fallback passes shows nothing. With
 // TRESTLE_TEST_KERNELS=NAME,NAME a test program installs them for all of its tests, and fails at
-// its end where one of those names was not called.
+// its end where one of those names was not called; so it does with those of a card where it is
+// linked with them and TRESTLE_TEST_DEVICE is one.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "kernels/emulated.h"
 #include "model/held_weight.h"
 
 namespace trestle {
@@ -170,6 +171,21 @@ TEST(Fp8Weight, MergingWidensIt) {
     EXPECT_TRUE(pair.held->named_parameters()["weight"].is_same(pair.held->weight));
     EXPECT_FALSE(pair.held->weight.requires_grad());
     EXPECT_LE(error_of_values(pair.held->forward(x), before), 1e-5);
+  }
+}
+
+// By the emulator.
+TEST(Fp8Weight, ACardsKernelsMakeTheSameBits) {
+  for (const Form& form : kForms) {
+    const Fp8Weight weight = random_weight(form, kOut, kIn);
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor whole = weight.dense(dtype),
+                       part = weight.dense({113, 60}, {64, 101}, dtype);
+      const EmulatedKernels kernels;
+      EXPECT_TRUE(at::equal(weight.dense(dtype), whole)) << form.name << dtype;
+      EXPECT_TRUE(at::equal(weight.dense({113, 60}, {64, 101}, dtype), part)) << form.name << dtype;
+      EXPECT_EQ(EmulatedKernels::calls(), (std::map<std::string, int64_t>{{"dequantize_fp8", 2}}));
+    }
   }
 }
 

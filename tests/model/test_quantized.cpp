@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/emulated.h"
 #include "model/held_weight.h"
 
 namespace trestle {
@@ -76,6 +77,26 @@ TEST(Quantized, ZerosStayZerosAndWhatIsNotFiniteShows) {
 }
 
 TEST(Quantized, InferenceBeforeTraining) { expect_training_behind_inference(held(4)); }
+
+// Tiles from any block on, of odd sizes, by the emulator.
+TEST(Quantized, ACardsKernelsMakeTheSameBits) {
+  for (const int64_t bits : {4, 8}) {
+    QuantizedWeight weight(37, 301, bits);
+    weight.set_rows(0, at::randn({37, 301}));
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      for (const auto& [rows, columns] :
+           std::vector<std::pair<IndexRange, IndexRange>>{{{0, 37}, {0, 301}},
+                                                          {{5, 9}, {64, 128}},
+                                                          {{36, 1}, {256, 45}},
+                                                          {{3, 0}, {0, 301}}}) {
+        const at::Tensor wanted = weight.dense(rows, columns, dtype);
+        const EmulatedKernels kernels;
+        EXPECT_TRUE(at::equal(weight.dense(rows, columns, dtype), wanted)) << bits << dtype;
+        EXPECT_EQ(EmulatedKernels::calls().size(), 1u);
+      }
+    }
+  }
+}
 
 }  // namespace
 }  // namespace trestle
