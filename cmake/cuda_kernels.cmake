@@ -21,3 +21,6 @@ set_target_properties(trestle_cuda PROPERTIES LINKER_LANGUAGE CXX)
 target_link_libraries(trestle_cuda PUBLIC CUDA::cudart)
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/cuda_kernels.cpp PROPERTIES
   COMPILE_DEFINITIONS TRESTLE_CUDA_KERNELS)
+# libtorch's header of graphs includes CUDA's.
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/graph.cpp PROPERTIES
+  COMPILE_DEFINITIONS TRESTLE_CUDA_KERNELS INCLUDE_DIRECTORIES "${CUDAToolkit_INCLUDE_DIRS}")

@@ -11,6 +11,18 @@
 
 namespace trestle {
 
+namespace {
+
+// As peft.base_bits says it.
+std::string_view bits_of(std::string_view weights) {
+  if (weights == "bf16") return "16";
+  if (weights == "int8") return "8";
+  if (weights == "int4") return "4";
+  return weights;
+}
+
+}  // namespace
+
 void ModelFlags::add_to(Command command) {
   command.add("--hf-model-path,--hf_model_path", hf_model_path,
               "Hugging Face or Mistral directory, or ORG/NAME[@REVISION]: weights, config, "
@@ -23,10 +35,11 @@ void ModelFlags::add_to(Command command) {
   command.add("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       .one_of({"float32", "bfloat16"});
   command
-      .add("--base-bits,--base_bits", base_bits,
-           "bits of the projections in memory: 16 (as --dtype), 8, 4, or fp8 (those that the "
-           "checkpoint has so, as they are); peft.base_bits of a run gives what it was trained on")
-      .one_of({"4", "8", "16", "fp8"});
+      .add("--weights,--base-bits,--base_bits", weights,
+           "how the projections are held: bf16, int8 or int4 (NF4), in blocks of 64 with a scale "
+           "each, or fp8 (those that the checkpoint has so, as they are); or their bits: 16 (as "
+           "--dtype), 8, 4, as peft.base_bits of a run names what it was trained on")
+      .one_of({"bf16", "fp8", "int8", "int4", "16", "8", "4"});
   format.add_to(command);
   device.add_to(command);
 }
@@ -64,16 +77,22 @@ OpenCheckpoint ModelFlags::open_named() const {
 OpenCheckpoint ModelFlags::open() const {
   device.choose();
   OpenCheckpoint checkpoint = open_named();
-  if (base_bits == "fp8" && count_fp8(checkpoint.weights(), checkpoint.config()) == 0) {
-    user_error("--base-bits fp8 has no effect: no projection of the model is in FP8; leave it out");
+  if (weights == "bf16" && dtype == "float32") {
+    user_error(
+        "--weights bf16 and --dtype float32 name two dtypes of the same weights; leave one "
+        "of them out");
+  }
+  if (weights == "fp8" && count_fp8(checkpoint.weights(), checkpoint.config()) == 0) {
+    user_error("--weights fp8 has no effect: no projection of the model is in FP8; leave it out");
   }
   return checkpoint;
 }
 
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
-  const bool half = dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16";
-  auto model = load_model(checkpoint, base_build(half ? at::kBFloat16 : at::kFloat, base_bits,
-                                                 device.choose_and_tell()));
+  const bool half = weights == "bf16" ||
+                    (dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16");
+  auto model = load_model(checkpoint, base_build(half ? at::kBFloat16 : at::kFloat,
+                                                 bits_of(weights), device.choose_and_tell()));
   if (!adapter_path.empty()) {
     const auto adapter = resolve_model(adapter_path, "--adapter-path");
     if (load_adapter(*model, adapter).changes_nothing) {

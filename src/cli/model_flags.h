@@ -22,15 +22,15 @@ class Ministral3;
 
 struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
-  std::string base_bits = "16";
+  std::string weights = "16";
   FormatFlag format;
   DeviceFlag device;
 
   void add_to(Command command);
   /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF
   /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given, or
-  /// both and the first is no Megatron checkpoint, for --base-bits fp8 of a model that has none,
-  /// and for a --device that is not there.
+  /// both and the first is no Megatron checkpoint, for --weights fp8 of a model that has none,
+  /// --weights bf16 in float32, and for a --device that is not there.
   OpenCheckpoint open() const;
   /// With the adapter, in eval mode, on the device; in the asked dtype, or else the checkpoint's if
   /// it is bfloat16, or else float32.

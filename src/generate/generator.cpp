@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "generate/answers.h"
+#include "generate/decode_step.h"
 #include "generate/prefill.h"
 #include "generate/prompt_lookup.h"
 #include "model/ministral3.h"
@@ -176,6 +177,23 @@ class Decoding {
     stats.accepted_tokens += answers_.tokens() - made - running;
   }
 
+  // All steps over fixed buffers, each on its way before the one in front of it is read.
+  void steps_over_fixed_buffers(GenerationStats& stats) {
+    std::vector<int64_t> newest;
+    for (const auto& chosen : chosen_) newest.push_back(chosen.back());
+    DecodeStep step(model_, options_, newest, cache_);
+    int64_t to_launch = options_.max_new_tokens - 1;
+    const auto launch = [&] {
+      if (to_launch-- > 0) step.launch();
+    };
+    launch();
+    for (; answers_.running() > 0; ++stats.decode_steps) {
+      launch();
+      const std::vector<int64_t> ids = step.take();
+      for (size_t i = 0; i < ids.size(); ++i) answers_.take(i, ids[i], std::nullopt);
+    }
+  }
+
  private:
   const Ministral3& model_;
   const SamplingOptions& options_;
@@ -242,7 +260,11 @@ GenerationResult Generator::generate(const std::vector<Sample>& prompts,
 
   const Stopwatch decoded;
   const int64_t first_tokens = answers.tokens();
-  while (answers.running() > 0) decoding.step(decoding_.prompt_lookup_num_tokens, stats);
+  const int64_t proposed = decoding_.prompt_lookup_num_tokens;
+  const bool fixed = decoding_.fixed_buffers.value_or(model_.build().device.is_cuda()) &&
+                     proposed == 0 && can_step(model_, options);
+  if (fixed && answers.running() > 0) decoding.steps_over_fixed_buffers(stats);
+  while (answers.running() > 0) decoding.step(proposed, stats);
   stats.decode_tokens = answers.tokens() - first_tokens;
   stats.decode_seconds = decoded.seconds();
   result.sequences = answers.release();

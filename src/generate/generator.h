@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,6 +57,9 @@ struct DecodingOptions {
   /// Tokens of each answer that prompt_lookup() proposes at most, to be checked in one step; 0:
   /// none.
   int64_t prompt_lookup_num_tokens = 0;
+  /// Whether steps are taken over buffers of a fixed size (decode_step.h), where can_step() and
+  /// nothing is proposed; by itself on a card alone.
+  std::optional<bool> fixed_buffers = std::nullopt;
 };
 
 struct GenerationResult {

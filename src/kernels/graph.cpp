@@ -3,14 +3,13 @@
 #include <c10/util/Exception.h>
 
 // Where the kernels are compiled there is a toolkit, whose headers libtorch's need.
-#if defined(TRESTLE_CUDA_KERNELS) && __has_include(<cuda_runtime_api.h>)
+#ifdef TRESTLE_CUDA_KERNELS
 #include <ATen/cuda/CUDAGraph.h>
-#define TRESTLE_CUDA_GRAPHS
 #endif
 
 namespace trestle {
 
-#ifdef TRESTLE_CUDA_GRAPHS
+#ifdef TRESTLE_CUDA_KERNELS
 struct Graph::Captured {
   at::cuda::CUDAGraph graph;
 };

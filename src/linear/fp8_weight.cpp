@@ -7,6 +7,7 @@
 #include <array>
 
 #include "kernels/cuda_kernels.h"
+#include "kernels/row_product.h"
 #include "linear/tiled_product.h"
 
 namespace trestle {
@@ -162,6 +163,10 @@ at::Tensor Fp8Weight::dense_by_operators(IndexRange rows, IndexRange columns,
 }
 
 at::Tensor fp8_linear(const at::Tensor& x, const Fp8Weight& weight) {
+  if (takes_row_product(x)) {
+    const Fp8Scales& scales = weight.scales();
+    return row_product_fp8(x, weight.codes(), scales.values, scales.grid_row, scales.columns);
+  }
   return TiledProduct<Fp8Weight>::apply(x, weight);
 }
 

@@ -8,7 +8,9 @@
 #include <limits>
 #include <span>
 
+#include "cuda/quantized_codes.h"
 #include "kernels/cuda_kernels.h"
+#include "kernels/row_product.h"
 #include "linear/tiled_product.h"
 
 namespace trestle {
@@ -244,6 +246,7 @@ at::Tensor QuantizedWeight::dense_by_operators(IndexRange rows, IndexRange colum
 }
 
 at::Tensor quantized_linear(const at::Tensor& x, const QuantizedWeight& weight) {
+  if (takes_row_product(x)) return row_product(x, weight.codes(), weight.absmax());
   return TiledProduct<QuantizedWeight>::apply(x, weight);
 }
 

@@ -1,8 +1,7 @@
-// Scaled dot-product attention over packed sequences, with and without a cache. Called by the
-// decoder and the tower.
+// Scaled dot-product attention over packed sequences. Called by the decoder and the tower;
+// cached_attention.h is that behind a cache.
 #pragma once
 
-#include "model/kv_cache.h"
 #include "model/packing.h"
 
 namespace trestle {
@@ -11,12 +10,6 @@ namespace trestle {
 /// H] -> [T, G*N*H]. Scores are scaled by 1/sqrt(H).
 at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing);
-
-/// As above, and keeps k and v: whole sequences into an empty cache, or new tokens of each sequence
-/// after those it holds; of a fixed cache one a sequence.
-at::Tensor cached_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
-                            const at::Tensor& v_TGH, const Packing& packing, KvCache& cache,
-                            size_t layer);
 
 /// Each patch attends to all patches of its image. q, k, v [P, heads, H] -> [P, heads*H].
 at::Tensor block_attention(const at::Tensor& q_PNH, const at::Tensor& k_PNH,

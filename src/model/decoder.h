@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/attention.h"
+#include "model/cached_attention.h"
 #include "model/config.h"
 #include "model/layers.h"
 #include "model/recompute.h"

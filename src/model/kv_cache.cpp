@@ -77,11 +77,4 @@ void KvCache::fix() {
   positions_B_ = to_device(at::tensor(lengths_, at::kLong), keys_.front().device());
 }
 
-void KvCache::store(size_t layer, const at::Tensor& k_BGH, const at::Tensor& v_BGH) {
-  const at::Tensor places =
-      positions_B_.view({-1, 1, 1, 1}).expand({-1, k_BGH.size(1), 1, k_BGH.size(2)});
-  keys_[layer].scatter_(2, places, k_BGH.unsqueeze(2));
-  values_[layer].scatter_(2, places, v_BGH.unsqueeze(2));
-}
-
 }  // namespace trestle

@@ -49,8 +49,6 @@ class KvCache {
   bool is_fixed() const { return positions_B_.defined(); }
   /// Where each sequence's next token goes, within the capacity.
   const at::Tensor& positions() const { return positions_B_; }
-  /// Stores one token of each sequence at positions(): k and v [B, G, H].
-  void store(size_t layer, const at::Tensor& k_BGH, const at::Tensor& v_BGH);
 
  private:
   KvCache() = default;

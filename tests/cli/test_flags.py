@@ -97,7 +97,9 @@ def of_model(view, unlike=None):
         "--megatron-model-path": [Trial(NOISY_RUN, Changed(view)), Trial(DEMO, Refused(NOTHING))],
         "--adapter-path": [Trial(ADAPTER, Changed(view))],
         "--dtype": [Trial("float32", Changed(view), unlike or {})],
-        "--base-bits": [Trial(4, Changed(view)), Trial("fp8", Refused("no projection of the model is in FP8"))],
+        "--weights": [*(Trial(form, Changed(view)) for form in (4, "int4")), *(Trial(form, Changed(view), unlike or {}) for form in ("int8",)),
+                      Trial("fp8", Refused("no projection of the model is in FP8")),
+                      Trial("bf16", Refused("two dtypes"), {"--dtype": "float32"})],
         "--format": [Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model-path": BOTH}),
                      Trial("mistral", Refused("holds no such checkpoint"))],
         "--device": ON_DEVICE,
@@ -112,7 +114,7 @@ def of_images(view, given, none):
 
 # Of how answers are computed: seen in what is told, since the answers are the same.
 DECODING = {
-    "--prefill-chunk-size": [Trial(10, Gains(err, "in 2 chunks"), {"--prompt": "one two three four five six seven"})],
+    "--prefill-chunk-size": [Trial(20, Gains(err, "in 2 chunks"), {"--prompt": "one two three four five six seven"})],
     "--prompt-lookup-num-tokens": [Trial(3, Gains(err, "proposed tokens accepted"), {"--prompt": "one one one one"})]}
 
 

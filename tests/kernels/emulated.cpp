@@ -16,7 +16,7 @@ namespace {
 using cuda::Kernels;
 
 // As many as count<>() is called for below.
-constexpr size_t kKernels = 17;
+constexpr size_t kKernels = 18;
 static_assert(sizeof(Kernels) == (kKernels + 1) * sizeof(void*), "and describe()");
 
 std::mutex running;                      // the emulator runs one kernel at a time

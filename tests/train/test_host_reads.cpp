@@ -2,75 +2,16 @@
 // and its gradient norm are. Operators that make the host wait for a value or for a number of
 // elements are seen on the CPU as well, where they cost nothing.
 #include <ATen/ATen.h>
-#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <map>
-#include <mutex>
-#include <set>
-
+#include "host_reads.h"
 #include "model/host_input.h"
 #include "train/testing.h"
 
 namespace trestle {
 namespace {
 
-// Those that read a value for the host, or have as many elements as values say.
-const std::set<std::string_view> kWaiting = {"aten::_local_scalar_dense",
-                                             "aten::nonzero",
-                                             "aten::is_nonzero",
-                                             "aten::equal",
-                                             "aten::masked_select",
-                                             "aten::unique_dim",
-                                             "aten::_unique2",
-                                             "aten::_unique",
-                                             "aten::unique_consecutive",
-                                             "aten::bincount",
-                                             "aten::count_nonzero",
-                                             "aten::repeat_interleave",
-                                             "aten::nonzero_static"};
-
-struct Seen {
-  std::mutex mutex;
-  std::map<std::string, int> waits;
-  int operators = 0;
-};
-Seen* seen = nullptr;
-thread_local int in_optimizer = 0;
-
-// The CPU's fused optimizer reads its own count of steps; a card's does not.
-bool is_optimizer(const at::RecordFunction& function) {
-  return std::string_view(function.name()) == "aten::_fused_adamw_";
-}
-
-std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function) {
-  if (is_optimizer(function)) ++in_optimizer;
-  const std::scoped_lock lock(seen->mutex);
-  ++seen->operators;
-  if (in_optimizer == 0 && kWaiting.contains(function.name())) ++seen->waits[function.name()];
-  return nullptr;
-}
-
-void end(const at::RecordFunction& function, at::ObserverContext*) {
-  if (is_optimizer(function)) --in_optimizer;
-}
-
-// What `action` waits for, in all threads.
-template <class Action>
-std::map<std::string, int> waits_of(const Action& action) {
-  Seen here;
-  seen = &here;
-  const auto handle = at::addGlobalCallback(
-      at::RecordFunctionCallback(&begin, &end).scopes({at::RecordScope::FUNCTION}));
-  action();
-  at::removeCallback(handle);
-  seen = nullptr;
-  EXPECT_GT(here.operators, 0);
-  return here.waits;
-}
-
-using Waits = std::map<std::string, int>;
+using testing::Waits, testing::waits_of;
 
 TEST(HostReads, AreSeen) {
   const at::Tensor x = at::arange(4);
