@@ -68,4 +68,23 @@ at::Tensor attention_product(const at::Tensor& q_BNSH, const at::Tensor& k_BGSH,
                                           /*enable_gqa=*/q_BNSH.size(1) != k_BGSH.size(1));
 }
 
+PackedAttention& PackedAttention::supported() {
+  static PackedAttention supported;
+  return supported;
+}
+
+bool PackedAttention::takes(at::DeviceType where, at::ScalarType dtype, int64_t head_dim) const {
+  const bool is_half = dtype == at::kBFloat16 || dtype == at::kHalf;
+  return where == device && (is_half || (takes_float && dtype == at::kFloat)) &&
+         head_dim % 8 == 0 && head_dim <= 256;
+}
+
+at::Tensor packed_attention(const at::Tensor& q_TNH, const at::Tensor& k_TGH,
+                            const at::Tensor& v_TGH, const at::Tensor& offsets, int64_t longest,
+                            bool causal) {
+  return std::get<0>(at::_flash_attention_forward(q_TNH, k_TGH, v_TGH, offsets, offsets, longest,
+                                                  longest, /*dropout_p=*/0.0, causal,
+                                                  /*return_debug_mask=*/false));
+}
+
 }  // namespace trestle

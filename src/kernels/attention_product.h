@@ -1,4 +1,5 @@
-// Softmax attention whose backward has no scalar code in bf16. Called by model/attention.
+// Softmax attention of rows that are padded, whose backward has no scalar code in bf16, and of rows
+// that are packed. Called by model/attention.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,5 +12,24 @@ namespace trestle {
 /// What is kept between the two is bf16 either way.
 at::Tensor attention_product(const at::Tensor& q_BNSH, const at::Tensor& k_BGSH,
                              const at::Tensor& v_BGSH, bool causal);
+
+/// Where libtorch has attention of packed rows: flash attention on a card. Its tests set another
+/// device for which they registered one, and the dtypes that this takes.
+struct PackedAttention {
+  at::DeviceType device = at::kCUDA;
+  bool takes_float = false;
+
+  static PackedAttention& supported();
+  /// H a multiple of 8 up to 256, bf16 or fp16.
+  bool takes(at::DeviceType where, at::ScalarType dtype, int64_t head_dim) const;
+};
+
+/// The same within each sequence of packed rows: q [T, heads, H], k and v [T, groups, H] -> [T,
+/// heads, H]. Sequence i has rows offsets[i] .. offsets[i + 1] - 1, int32 on q's device; the
+/// longest has `longest`. Only where PackedAttention::takes() says so; groups are not repeated. The
+/// backward sums in one order where torch is told to be deterministic, else as its blocks come.
+at::Tensor packed_attention(const at::Tensor& q_TNH, const at::Tensor& k_TGH,
+                            const at::Tensor& v_TGH, const at::Tensor& offsets, int64_t longest,
+                            bool causal);
 
 }  // namespace trestle

@@ -11,6 +11,10 @@ namespace trestle {
 
 namespace {
 
+AttentionPath path_of(const at::Tensor& k_TGH, const Packing& packing) {
+  return attention_path(packing, k_TGH.device().type(), k_TGH.scalar_type(), k_TGH.size(-1));
+}
+
 at::Tensor causal_padded(const at::Tensor& q_BSGNH, const at::Tensor& k_BSGH,
                          const at::Tensor& v_BSGH) {
   // Padding lies on the right, so causality alone keeps true queries from padded keys.
@@ -22,8 +26,20 @@ at::Tensor causal_padded(const at::Tensor& q_BSGNH, const at::Tensor& k_BSGH,
 
 }  // namespace
 
+AttentionPath attention_path(const Packing& packing, at::DeviceType device, at::ScalarType dtype,
+                             int64_t head_dim) {
+  if (!PackedAttention::supported().takes(device, dtype, head_dim)) return AttentionPath::kPadded;
+  const bool is_planned = packing.uniform() && packing.longest() >= kPlannedTokens;
+  return is_planned ? AttentionPath::kPadded : AttentionPath::kPacked;
+}
+
 at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing) {
+  if (path_of(k_TGH, packing) == AttentionPath::kPacked) {
+    return packed_attention(q_TGNH.flatten(1, 2), k_TGH, v_TGH, packing.offsets(),
+                            packing.longest(), /*causal=*/true)
+        .flatten(1);
+  }
   if (packing.runs().empty()) {
     return packing.unpad(
         causal_padded(packing.pad(q_TGNH), packing.pad(k_TGH), packing.pad(v_TGH)));
@@ -40,6 +56,11 @@ at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
 
 at::Tensor block_attention(const at::Tensor& q_PNH, const at::Tensor& k_PNH,
                            const at::Tensor& v_PNH, const Packing& packing) {
+  if (path_of(k_PNH, packing) == AttentionPath::kPacked) {
+    return packed_attention(q_PNH, k_PNH, v_PNH, packing.offsets(), packing.longest(),
+                            /*causal=*/false)
+        .flatten(1);
+  }
   const auto attend = [](const at::Tensor& q_BPNH, const at::Tensor& k_BPNH,
                          const at::Tensor& v_BPNH) {
     return attention_product(q_BPNH.transpose(1, 2), k_BPNH.transpose(1, 2), v_BPNH.transpose(1, 2),

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 
 #include "model/host_input.h"
 
@@ -36,11 +38,16 @@ std::vector<size_t> run_ends(const std::vector<int64_t>& lengths) {
 }  // namespace
 
 Packing::Packing(std::vector<int64_t> lengths) : lengths_(std::move(lengths)) {
+  std::vector<int32_t> offsets = {0};
   for (const int64_t length : lengths_) {
     TORCH_CHECK(length > 0, "a packed sequence has no tokens");
     tokens_ += length;
     longest_ = std::max(longest_, length);
+    offsets.push_back(static_cast<int32_t>(tokens_));
   }
+  TORCH_CHECK(tokens_ <= std::numeric_limits<int32_t>::max(), tokens_, " tokens in one pack");
+  // A copy of the host's memory, and no tensor made by the model: tests/bridge/test_device.cpp.
+  offsets_ = at::from_blob(offsets.data(), {std::ssize(offsets)}, at::kInt).clone();
   if (uniform()) return;
   std::vector<int64_t> gather, scatter;
   int64_t start = 0;
@@ -75,6 +82,7 @@ at::Tensor Packing::unpad(const at::Tensor& padded) const {
 
 Packing Packing::to(at::Device device) const {
   Packing moved = *this;
+  if (offsets_.defined()) moved.offsets_ = to_device(offsets_, device);
   if (uniform()) return moved;
   moved.gather_ = to_device(gather_, device);
   moved.scatter_ = to_device(scatter_, device);

@@ -24,7 +24,10 @@ class Packing {
   at::Tensor pad(const at::Tensor& packed) const;
   /// The reverse: [B, longest, ...] -> [T, ...].
   at::Tensor unpad(const at::Tensor& padded) const;
-  /// Whose pad() and unpad() of tensors on `device` need nothing of the host's.
+  /// Where each sequence begins, and T: int32 [B + 1], where to() put them.
+  const at::Tensor& offsets() const { return offsets_; }
+  /// Whose offsets() are on `device`, and whose pad() and unpad() there need nothing of the host's;
+  /// the copies are waited for by nobody.
   Packing to(at::Device device) const;
   /// 0 .. length-1 of each sequence, int64 [T].
   at::Tensor positions() const;
@@ -38,6 +41,7 @@ class Packing {
   int64_t longest_ = 0;
   // Where padded rows come from and packed rows go; empty when uniform.
   at::Tensor gather_, scatter_;
+  at::Tensor offsets_;
   std::vector<Packing> runs_;
 };
 

@@ -110,7 +110,7 @@ std::pair<at::Tensor, PatchGrid> VisionTower::patches(
     grid.sizes.emplace_back(h, w);
     lengths.push_back(h * w);
   }
-  grid.packing = Packing(std::move(lengths));
+  grid.packing = Packing(std::move(lengths)).to(patch_conv_.device());
   const at::Tensor embedded = times_transposed(at::cat(rows), patch_conv_.flatten(1));
   return {ln_pre_->forward(embedded), grid};
 }

@@ -1,6 +1,7 @@
 // The model against transformers in fp32: every stage, logits, loss and all gradients. The first
 // stage that departs is named. Goldens: tools/make_goldens.py.
 #include "checkpoint/hf_layout.h"
+#include "flash_on_cpu.h"
 #include "golden.h"
 #include "kernels/cpu.h"
 
@@ -52,8 +53,7 @@ TEST_P(ModelGolden, EveryStage) {
   expect_near(language.head(x_TD), golden["logits"], 1e-4, "logits");
 }
 
-TEST_P(ModelGolden, LossAndGradients) {
-  const Golden golden(GetParam());
+void expect_loss_and_gradients(const Golden& golden) {
   const auto model = golden.model();
   const auto [sum, targets] = model->loss_sum(golden.input(), golden.shifted_labels());
   const at::Tensor loss = sum / targets;
@@ -86,6 +86,17 @@ TEST_P(ModelGolden, LossAndGradients) {
     }
   }
   EXPECT_EQ(compared, wanted_of.size());
+}
+
+TEST_P(ModelGolden, LossAndGradients) { expect_loss_and_gradients(Golden(GetParam())); }
+
+// The way of a card.
+TEST_P(ModelGolden, LossAndGradientsByAttentionOfPackedRows) {
+  if (!testing::test_device().is_cpu()) GTEST_SKIP() << "stands in for a card";
+  const testing::FlashOnCpu flash;
+  expect_loss_and_gradients(Golden(GetParam()));
+  EXPECT_GE(flash.counts().forwards, 2);
+  EXPECT_EQ(flash.counts().backwards, flash.counts().forwards);
 }
 
 TEST(ModelGolden, Bf16KeepsTheDirectionOfTheLogits) {
