@@ -1,5 +1,5 @@
 // Numbers as people write them: decimal, with one meaning, or refused. Called for config keys by
-// base/fields, for flags by cli/number_flag, for sizes by base/bytes.
+// base/fields, for flags by flags/number_flag, for sizes by base/bytes.
 #pragma once
 
 #include <cstdint>

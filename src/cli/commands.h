@@ -2,7 +2,7 @@
 // main.
 #pragma once
 
-#include "cli/command.h"
+#include "flags/command.h"
 
 namespace trestle {
 

@@ -6,8 +6,8 @@
 #include <string>
 
 #include "bridge/convert.h"
-#include "cli/command.h"
-#include "cli/format_flag.h"
+#include "flags/command.h"
+#include "flags/format_flag.h"
 
 namespace trestle {
 

@@ -14,10 +14,10 @@
 #include "base/standard_streams.h"
 #include "base/text.h"
 #include "cli/commands.h"
-#include "cli/dataset_flags.h"
-#include "cli/model_flags.h"
-#include "cli/number_flag.h"
 #include "data/check.h"
+#include "flags/dataset_flags.h"
+#include "flags/model_flags.h"
+#include "flags/number_flag.h"
 #include "hub/hub.h"
 #include "recipes/config.h"
 

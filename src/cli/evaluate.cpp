@@ -5,10 +5,10 @@
 
 #include "chat/settings.h"
 #include "cli/commands.h"
-#include "cli/dataset_flags.h"
-#include "cli/decoding_flags.h"
-#include "cli/model_flags.h"
-#include "cli/number_flag.h"
+#include "flags/dataset_flags.h"
+#include "flags/decoding_flags.h"
+#include "flags/model_flags.h"
+#include "flags/number_flag.h"
 #include "model/ministral3.h"
 #include "recipes/config.h"
 

@@ -4,7 +4,7 @@
 #include "base/paths.h"
 #include "cli/commands.h"
 #include "cli/convert.h"
-#include "cli/number_flag.h"
+#include "flags/number_flag.h"
 #include "recipes/config.h"
 
 namespace trestle {

@@ -18,7 +18,7 @@
 #include "bridge/gguf_source.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "cli/commands.h"
-#include "cli/format_flag.h"
+#include "flags/format_flag.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "hub/hub.h"

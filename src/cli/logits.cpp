@@ -13,8 +13,8 @@
 #include "base/error.h"
 #include "base/paths.h"
 #include "cli/commands.h"
-#include "cli/model_flags.h"
 #include "cli/tensor_output.h"
+#include "flags/model_flags.h"
 #include "formats/safetensors.h"
 #include "model/ministral3.h"
 

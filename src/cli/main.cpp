@@ -15,7 +15,7 @@
 #include "base/standard_streams.h"
 #include "base/text.h"
 #include "cli/commands.h"
-#include "cli/recipe_choice.h"
+#include "flags/recipe_choice.h"
 
 namespace {
 

@@ -9,9 +9,9 @@
 #include <chrono>
 #include <cstring>
 
-#include "base/crc.h"
 #include "base/error.h"
-#include "base/protobuf.h"
+#include "metrics/crc.h"
+#include "metrics/protobuf.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -13,15 +13,15 @@
 #include <random>
 #include <thread>
 
-#include "base/child.h"
-#include "base/crc.h"
 #include "base/error.h"
 #include "base/fields_json.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/paths.h"
 #include "base/text.h"
+#include "metrics/child.h"
 #include "metrics/copied_run.h"
+#include "metrics/crc.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "base/protobuf.h"
+#include "metrics/protobuf.h"
 #include "metrics/tensorboard.h"
 #include "recipes/config.h"
 

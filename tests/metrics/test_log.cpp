@@ -11,13 +11,13 @@
 #include <regex>
 #include <sstream>
 
-#include "base/crc.h"
 #include "base/file.h"
-#include "base/protobuf.h"
 #include "errors.h"
+#include "metrics/crc.h"
 #include "metrics/log.h"
 #include "metrics/memory.h"
 #include "metrics/mlflow.h"
+#include "metrics/protobuf.h"
 #include "metrics/run_report.h"
 #include "metrics/wandb.h"
 #include "temp_dir.h"

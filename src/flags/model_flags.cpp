@@ -1,9 +1,9 @@
-#include "cli/model_flags.h"
+#include "flags/model_flags.h"
 
 #include "base/error.h"
 #include "base/file.h"
 #include "bridge/load_quantized.h"
-#include "cli/number_flag.h"
+#include "flags/number_flag.h"
 #include "hub/hub.h"
 #include "model/ministral3.h"
 #include "peft/lora.h"

@@ -1,4 +1,4 @@
-#include "base/child.h"
+#include "metrics/child.h"
 
 #include <fcntl.h>
 #include <signal.h>

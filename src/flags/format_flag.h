@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "checkpoint/format.h"
-#include "cli/command.h"
+#include "flags/command.h"
 
 namespace trestle {
 

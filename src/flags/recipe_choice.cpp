@@ -1,4 +1,4 @@
-#include "cli/recipe_choice.h"
+#include "flags/recipe_choice.h"
 
 #include <algorithm>
 #include <array>

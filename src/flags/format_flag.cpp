@@ -1,4 +1,4 @@
-#include "cli/format_flag.h"
+#include "flags/format_flag.h"
 
 #include "base/error.h"
 #include "hub/hub.h"

@@ -11,10 +11,10 @@
 #include <string_view>
 
 #include "bridge/load.h"
-#include "cli/command.h"
-#include "cli/device_flag.h"
-#include "cli/format_flag.h"
 #include "data/processor.h"
+#include "flags/command.h"
+#include "flags/device_flag.h"
+#include "flags/format_flag.h"
 
 namespace trestle {
 

@@ -2,7 +2,7 @@
 // `trestle evaluate`.
 #pragma once
 
-#include "cli/command.h"
+#include "flags/command.h"
 #include "generate/generator.h"
 
 namespace trestle {

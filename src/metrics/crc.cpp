@@ -1,4 +1,4 @@
-#include "base/crc.h"
+#include "metrics/crc.h"
 
 #include <array>
 

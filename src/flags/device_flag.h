@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "cli/command.h"
+#include "flags/command.h"
 
 namespace trestle {
 

@@ -1,4 +1,4 @@
-#include "cli/dataset_flags.h"
+#include "flags/dataset_flags.h"
 
 #include <fmt/ranges.h>
 

@@ -1,4 +1,4 @@
-#include "cli/number_flag.h"
+#include "flags/number_flag.h"
 
 #include <fmt/format.h>
 

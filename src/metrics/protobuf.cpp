@@ -1,4 +1,4 @@
-#include "base/protobuf.h"
+#include "metrics/protobuf.h"
 
 #include <bit>
 

@@ -6,9 +6,9 @@
 
 #include "base/base64.h"
 #include "base/chart.h"
-#include "base/crc.h"
-#include "base/protobuf.h"
 #include "base/text.h"
+#include "metrics/crc.h"
+#include "metrics/protobuf.h"
 
 namespace trestle {
 namespace {

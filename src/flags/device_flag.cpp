@@ -1,4 +1,4 @@
-#include "cli/device_flag.h"
+#include "flags/device_flag.h"
 
 #include <fmt/format.h>
 

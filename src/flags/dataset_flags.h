@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
-#include "cli/command.h"
 #include "data/datasets.h"
+#include "flags/command.h"
 
 namespace trestle {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/fields.h"
-#include "cli/command.h"
+#include "flags/command.h"
 
 namespace trestle {
 

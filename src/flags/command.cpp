@@ -1,4 +1,4 @@
-#include "cli/command.h"
+#include "flags/command.h"
 
 #include <fmt/ranges.h>
 

@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "base/fields.h"
 #include "base/number.h"
-#include "cli/command.h"
+#include "flags/command.h"
 
 namespace trestle {
 

@@ -1,6 +1,6 @@
-#include "cli/decoding_flags.h"
+#include "flags/decoding_flags.h"
 
-#include "cli/number_flag.h"
+#include "flags/number_flag.h"
 #include "recipes/config.h"
 
 namespace trestle {
