@@ -2,6 +2,7 @@
 // in fp64, and that the kernels made them.
 #include <torch/csrc/autograd/autograd.h>
 
+#include "kernels/cuda_kernels.h"
 #include "kernels/cuda_testing.h"
 #include "kernels/emulated.h"
 #include "kernels/rms_norm.h"
@@ -81,6 +82,24 @@ TEST(RmsNormByKernels, KeepsNothingWithoutGradients) {
   const at::Tensor y = rms_norm(norm.x, weight, kEps);
   EXPECT_FALSE(y.requires_grad());
   EXPECT_EQ(EmulatedKernels::calls(), (Calls{{"rms_norm_forward", 1}}));
+}
+
+// That of a frozen weight costs memory and a launch.
+TEST(RmsNormByKernels, AsksForTheWeightsGradientWhereItTrains) {
+  static bool asked;
+  static cuda::Kernels watched = cuda::all_kernels();
+  watched.rms_norm_backward = [](const cuda::RmsNormBackward& args, cuda::Stream stream) {
+    asked = args.dweight != nullptr;
+    return cuda::rms_norm_backward(args, stream);
+  };
+  const EmulatedKernels restored_at_the_end;
+  install_kernels(&watched, at::kCPU);
+  Case norm = random_case({6, 24}, at::kFloat);
+  for (const bool trains : {true, false}) {
+    norm.weight_trains = trains;
+    by_autograd(norm, false);
+    EXPECT_EQ(asked, trains);
+  }
 }
 
 // A row that no kernel takes, two dtypes and fp64 are libtorch's.
