@@ -45,6 +45,10 @@ LINES = {
     "lora_8b": dict(size="8b", what="lora", length=4096, forms=("compiled", "liger"), least=1.15),
     "prefill_8b": dict(size="8b", what="prefill", length=4096, forms=("plain",), least=1.2),
     "decode_8b": dict(size="8b", what="decode", length=512, forms=("compiled",), least=None),
+    "decode8_3b": dict(size="3b", what="decode", length=512, batch=8, forms=("compiled",), least=None),
+    "decode32_3b": dict(size="3b", what="decode", length=512, batch=32, forms=("compiled",), least=None),
+    "decode_8b_int8": dict(size="8b", what="decode", length=512, weights="int8", forms=(), least=None),
+    "decode_8b_int4": dict(size="8b", what="decode", length=512, weights="int4", forms=(), least=None),
     "sft_3b": dict(size="3b", what="sft", length=4096, forms=("plain",), least=1.2),
 }
 
@@ -132,9 +136,15 @@ class Bench:
             seconds = statistics.median(step["seconds"] for step in steps)
             return dict(tokens_per_second=steps[0]["tokens"] / seconds, seconds=seconds, tokens=steps[0]["tokens"],
                         peak_bytes=steps[-1]["peak_memory_bytes"] if self.device == "cuda" else None)
-        new = 8 if self.options.tiny else 128
-        told = run([self.options.trestle, "generate", "--hf-model-path", model, "--dtype", "bfloat16", "--device", self.device,
-                    "--prompt", text_of(self.options.trestle, model, self.length(line)), "--max-new-tokens", new]).stderr
+        prompt, batch = text_of(self.options.trestle, model, self.length(line)), line.get("batch", 1)
+        command = [self.options.trestle, "generate", "--prompt", prompt]
+        if batch > 1:
+            rows = self.options.work / "prompts.jsonl"
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "a"}]
+            rows.write_text((json.dumps({"messages": turns}) + "\n") * batch)
+            command = [self.options.trestle, "evaluate", "--dataset-type", "jsonl", "--data", rows, "--batch-size", batch]
+        told = run([*command, "--hf-model-path", model, "--dtype", "bfloat16", "--weights", line.get("weights", "16"),
+                    "--device", self.device, "--max-new-tokens", 8 if self.options.tiny else 128]).stderr
         part = "prefill" if what == "prefill" else "decode"
         rate = re.search(part + r" (\d+) tokens in ([\d.]+) s \(([\d.]+) tokens/s\)", told)
         if rate is None:
@@ -143,14 +153,14 @@ class Bench:
 
     def peer(self, line, form):
         told = run([sys.executable, HERE / "gpu_peer.py", self.model(line["size"]), line["what"], "--form", form, "--device", self.device,
-                    "--length", self.length(line), *(("--picture", 56, "--new", 8, "--steps", 2) if self.options.tiny else ())],
+                    "--length", self.length(line), "--batch", line.get("batch", 1), *(("--picture", 56, "--new", 8, "--steps", 2) if self.options.tiny else ())],
                    env=os.environ | {"TOKENIZERS_PARALLELISM": "false"})
         return json.loads(told.stdout.splitlines()[-1]) | {"form": form}
 
     def measure(self, name):
         """Ours and each form of the peer by turns: {"ours": [...], "plain": [...], ...}, and what failed."""
         line, found, failed = LINES[name], {}, {}
-        forms = ("plain",) if self.options.tiny else line["forms"]
+        forms = line["forms"][:1] and ("plain",) if self.options.tiny else line["forms"]
         for _ in range(self.options.rounds):
             for who in ("ours", *forms):
                 if who in failed:

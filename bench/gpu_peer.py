@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """transformers and peft on the model directory that bench/gpu.py gives both programs: one figure as a JSON line.
 
-  gpu_peer.py MODEL lora|dora|sft|image|decode|prefill [--form plain|compiled|liger] [--device cuda] [--length 4096] [--new 128] [--steps 5]
+  gpu_peer.py MODEL lora|dora|sft|image|decode|prefill [--form plain|compiled|liger] [--device cuda] [--length 4096] [--batch 1] [--new 128]
+    [--steps 5]
 
 Trains on one row of random ids with every id a label (image: a 448 x 448 picture, a quarter labelled), r = 32 on the seven
 projections of the language model, bf16 adapters, fused AdamW, gradients clipped; the median of `--steps` steps behind two that warm
@@ -24,6 +25,7 @@ def arguments():
     parser.add_argument("--form", choices=("plain", "compiled", "liger"), default="plain")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--length", type=int, default=4096)
+    parser.add_argument("--batch", type=int, default=1, help="prompts at a time")
     parser.add_argument("--picture", type=int, default=448)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
@@ -131,7 +133,7 @@ def train(options, model):
 
 def generate(options, model):
     ids, _, _ = row(options, model.config)
-    ids = ids.to(options.device)
+    ids = ids.to(options.device).repeat(options.batch, 1)
     more = {} if options.form == "plain" else dict(cache_implementation="static")
 
     def run(count):
@@ -141,9 +143,9 @@ def generate(options, model):
     run(options.new)
     prefill = median([timed(options.device, lambda: run(1)) for _ in range(3)])
     if options.what == "prefill":
-        return dict(seconds=prefill, tokens_per_second=options.length / prefill)
+        return dict(seconds=prefill, tokens_per_second=options.batch * options.length / prefill)
     whole = median([timed(options.device, lambda: run(options.new)) for _ in range(3)])
-    return dict(seconds=whole - prefill, tokens_per_second=(options.new - 1) / (whole - prefill))
+    return dict(seconds=whole - prefill, tokens_per_second=options.batch * (options.new - 1) / (whole - prefill))
 
 
 def main():

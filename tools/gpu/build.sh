@@ -14,5 +14,5 @@ else
 fi
 start=$SECONDS
 cmake --preset "$preset" "${flags[@]}"
-cmake --build "build/$preset" --parallel "${JOBS:-$(nproc)}" --target trestle ${TARGETS:-bridge_test kernels_test train_test}
+cmake --build "build/$preset" --parallel "${JOBS:-$(nproc)}" --target trestle ${TARGETS:-bridge_test generate_test train_test}
 echo "built build/$preset/trestle in $((SECONDS - start)) s"
