@@ -222,6 +222,17 @@ LogitDifference compare_logits(const at::Tensor& a_TV, const at::Tensor& b_TV) {
   return result;
 }
 
+std::string not_finite(const at::Tensor& a_TV, const at::Tensor& b_TV) {
+  const auto finite = [](const at::Tensor& logits) { return logits.isfinite().all().item<bool>(); };
+  const bool a = finite(a_TV), b = finite(b_TV);
+  if (a && b) return {};
+  return fmt::format("{} not finite: weights there are NaN, infinite or overflow in {}",
+                     !a && !b ? "the logits of A and of B are"
+                     : a      ? "the logits of B are"
+                              : "the logits of A are",
+                     c10::toString(a_TV.scalar_type()));
+}
+
 std::string incomparable(const ModelConfig& a, const ModelConfig& b) {
   const auto differ = [](const char* what, auto x, auto y) {
     return fmt::format("{} is {} and {}", what, x, y);

@@ -65,6 +65,9 @@ struct LogitDifference {
 /// Logits [T, V] of both.
 LogitDifference compare_logits(const at::Tensor& a_TV, const at::Tensor& b_TV);
 
+/// Whose logits have NaN or infinities, and so are not to be compared; empty where neither's have.
+std::string not_finite(const at::Tensor& a_TV, const at::Tensor& b_TV);
+
 /// Why what each computes cannot be compared on one input; empty where it can.
 std::string incomparable(const ModelConfig& a, const ModelConfig& b);
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -141,6 +142,16 @@ class Opened {
   std::unique_ptr<HfCheckpoint> stored_;
 };
 
+// Most of what is wrong with weights does not say whose they are.
+Opened opened(std::string_view side, const std::string& given, const CompareFlags& flags) {
+  try {
+    return {given, flags};
+  } catch (const UserError& error) {
+    if (std::string_view(error.what()).find(given) != std::string_view::npos) throw;
+    user_error("{} ({}): {}", side, given, error.what());
+  }
+}
+
 // Why what both compute cannot be compared; empty where it can.
 std::string incomparable(const Opened& a, const Opened& b) {
   for (const Opened* each : {&a, &b}) {
@@ -194,6 +205,28 @@ void compare_texts(const Opened& a, const Opened& b, const Build& build, const C
   report.b.text = answer(b, build, processor, flags);
 }
 
+// What both compute; or why it is not compared.
+void compare_forwards(const Opened& a, const Opened& b, const CompareFlags& flags,
+                      CompareReport& report) {
+  const at::ScalarType dtype = a.is_half() || b.is_half() ? at::kBFloat16 : at::kFloat;
+  const Build build{dtype, flags.device.choose_and_tell()};
+  const auto logits = [&, input = probe_input(a.config())](const Opened& model) {
+    return streamed_logits(model.weights(), model.config(), dtype, input, build.device);
+  };
+  const at::Tensor ours = logits(a), theirs = logits(b);
+  report.no_logits = report.failure = not_finite(ours, theirs);
+  if (!report.failure.empty()) return;
+  report.logits = compare_logits(ours, theirs);
+  if (flags.max_new_tokens == 0) return;
+  try {
+    compare_texts(a, b, build, flags, report);
+  } catch (const UserError& error) {  // of one that computes NaN for these ids
+    report.failure = fmt::format("{}: {}", report.a.text ? "B" : "A", error.what());
+    report.no_text = report.failure;
+    report.a.text.reset();
+  }
+}
+
 // What the flags alone say.
 void refuse_unused(const Command& command, const CompareFlags& flags) {
   if (!flags.forward) {
@@ -234,22 +267,14 @@ void compare(const Command& command, const CompareFlags& flags) {
   if (!flags.html.empty()) {
     require_output_file(flags.html, "--html", page_kind(), {flags.a, flags.b, flags.hf_model});
   }
-  const Opened a(flags.a, flags), b(flags.b, flags);
+  const Opened a = opened("A", flags.a, flags), b = opened("B", flags.b, flags);
   refuse_unused(command, flags, a, b);
   CompareReport report;
   report.a = a.side();
   report.b = b.side();
   report.tensors = compare_tensors(a.tensors(), b.tensors(), true);
   report.no_logits = flags.forward ? incomparable(a, b) : "--no-forward";
-  if (report.no_logits.empty()) {
-    const at::ScalarType dtype = a.is_half() || b.is_half() ? at::kBFloat16 : at::kFloat;
-    const Build build{dtype, flags.device.choose_and_tell()};
-    const ModelInput input = probe_input(a.config());
-    const at::Tensor logits = streamed_logits(a.weights(), a.config(), dtype, input, build.device);
-    report.logits = compare_logits(
-        logits, streamed_logits(b.weights(), b.config(), dtype, input, build.device));
-    if (flags.max_new_tokens > 0) compare_texts(a, b, build, flags, report);
-  }
+  if (report.no_logits.empty()) compare_forwards(a, b, flags, report);
   if (!flags.html.empty()) write_text(flags.html, compare_html(report));
   const std::string shown =
       flags.json ? compare_json(report).dump(2, ' ', false, Json::error_handler_t::replace) + "\n"
@@ -260,6 +285,9 @@ void compare(const Command& command, const CompareFlags& flags) {
       (report.unmatched() > 0 || !(report.max_error() <= flags.max_error))) {
     user_error("{} and {}: {}; --max-error {:g} allows no more", flags.a, flags.b, report.summary(),
                flags.max_error);
+  }
+  if (!report.failure.empty()) {
+    user_error("{} and {}: {}; {}", flags.a, flags.b, report.summary(), report.failure);
   }
 }
 

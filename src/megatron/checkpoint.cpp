@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/text.h"
 #include "formats/yaml.h"
 #include "megatron/integrity.h"
 #include "megatron/names.h"
@@ -114,6 +115,17 @@ fs::path megatron_directory(const fs::path& path) {
                backend.dump());
   }
   return directory;
+}
+
+std::string tracker_note(const fs::path& path) {
+  if (is_iteration(path) || !is_there(path / kTracker) || !is_there(path / kTrackerState))
+    return {};
+  const fs::path taken = tracked_directory(path);
+  const std::string said = tracker_text(path);
+  const auto step = parse_iteration(said);
+  if (step && directory_of(path, *step) == taken) return {};
+  return fmt::format("{}: {} says \"{}\", {} names {}, which is taken", path.string(), kTracker,
+                     one_line(said), kTrackerState, taken.filename().string());
 }
 
 bool is_of_iteration(const fs::path& name) {

@@ -31,6 +31,10 @@ bool is_of_iteration(const std::filesystem::path& name);
 /// trackers name two and no kill has left them so.
 std::filesystem::path megatron_directory(const std::filesystem::path& path);
 
+/// A line that says what the text tracker of `path`, a run, says and what is taken instead; empty
+/// where it is followed or agrees, and for an iteration's directory. Throws as megatron_directory.
+std::string tracker_note(const std::filesystem::path& path);
+
 class MegatronCheckpoint : public TensorSource {
  public:
   /// `path` is a run (its tracker file names the iteration) or an iteration's directory itself.

@@ -1,12 +1,16 @@
 #include "metrics/log.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <span>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -21,6 +25,37 @@ namespace {
 fs::path tensorboard_directory(const TrainConfig& config) {
   const std::string& named = config.logger.tensorboard_dir;
   return named.empty() ? fs::path(config.checkpoint.save) / "tensorboard" : fs::path(named);
+}
+
+struct OldLines {
+  std::vector<std::pair<std::string, Json>> steps;
+  std::vector<size_t> strangers;  // their numbers, from 1
+};
+
+// A last line that a kill cut short is neither: its step is made again.
+OldLines old_lines(const fs::path& path) {
+  OldLines lines;
+  std::istringstream old(read_text(path));
+  size_t number = 0;
+  for (std::string line; std::getline(old, line);) {
+    ++number;
+    Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const auto step = parsed.is_object() ? parsed.find("step") : parsed.end();
+    if (parsed.is_object() && step != parsed.end() && step->is_number_integer()) {
+      lines.steps.emplace_back(std::move(line), std::move(parsed));
+    } else if (!old.eof()) {
+      lines.strangers.push_back(number);
+    }
+  }
+  return lines;
+}
+
+std::string numbers_text(std::span<const size_t> numbers) {
+  constexpr size_t kShown = 8;
+  const size_t shown = std::min(numbers.size(), kShown);
+  std::string text = fmt::format("{}", fmt::join(numbers.first(shown), ", "));
+  if (shown < numbers.size()) text += fmt::format(" and {} more", numbers.size() - shown);
+  return text;
 }
 
 }  // namespace
@@ -38,15 +73,16 @@ MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
       tensorboard_(tensorboard_directory(config), first_step == 0 ? 0 : first_step + 1) {
   std::string kept;
   if (first_step > 0 && fs::exists(path_)) {
-    std::istringstream old(read_text(path_));
-    for (std::string line; std::getline(old, line);) {
-      const Json parsed = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-      // A line cut short by a kill does not parse; its step is made again.
-      if (parsed.is_object() && parsed.value("step", first_step + 1) <= first_step) {
-        kept += line + "\n";
-        report_.add(parsed);
-        add_to_totals(parsed);
-      }
+    const OldLines old = old_lines(path_);
+    for (const auto& [line, parsed] : old.steps) {
+      if (parsed["step"] > first_step) continue;  // made again
+      kept += line + "\n";
+      report_.add(parsed);
+      add_to_totals(parsed);
+    }
+    if (!old.strangers.empty()) {
+      fmt::print(stderr, "{}: left out what is no line of a step: {} {}\n", path_.string(),
+                 old.strangers.size() == 1 ? "line" : "lines", numbers_text(old.strangers));
     }
   }
   write_text(path_, kept);

@@ -24,6 +24,8 @@ struct CompareReport {
   std::string no_logits;
   std::string prompt;
   std::string no_text;
+  /// Of a side that computes no numbers; empty where both do.
+  std::string failure;
 
   int64_t equal() const;
   /// In either side only, of two shapes, or packed in one only.

@@ -12,6 +12,7 @@
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
+#include "run/saved_agreement.h"
 #include "run/saved_progress.h"
 
 namespace trestle {
@@ -30,6 +31,8 @@ Json own_of(const MegatronCheckpoint& checkpoint) {
 SavedRun::SavedRun(const std::filesystem::path& path, bool verified)
     : name_(path.string()), checkpoint_(path), own_(own_of(checkpoint_)) {
   if (verified) require_integrity(checkpoint_.directory());
+  const std::string note = tracker_note(path);
+  if (!note.empty()) fmt::print(stderr, "{}\n", note);
 }
 
 std::optional<RunIdentity> SavedRun::identity() const {
@@ -146,6 +149,7 @@ void SavedRun::load_random_state(Names& names, const What& what) const {
 }
 
 RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {
+  require_one_step(checkpoint_, name_);
   Names names;
   for (const auto& [name, info] : checkpoint_.state()) names.insert(name);
   if (what.optimizer) {
@@ -168,10 +172,13 @@ RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
   }
   RunProgress progress = progress_in(own_, state, checkpoint_.iteration(), name_);
   if (const auto record = save_record(checkpoint_.run_config())) progress.lineage = record->lineage;
-  if (!what.optimizer) {
+  if (what.optimizer) {
+    require_same_optimizer(checkpoint_, progress, own_, name_);
+  } else {
     progress.schedule_start = progress.step;
     progress.skipped_before = progress.skipped;
   }
+  progress.began = {progress.step, progress.consumed_samples};
   optimizer.set_steps(progress.updates());
   return progress;
 }

@@ -45,6 +45,11 @@ struct RunProgress {
   /// The step behind which optimizer and schedule began anew (checkpoint.load_optim=false), and
   /// how many of the skipped steps lie before it.
   int64_t schedule_start = 0, skipped_before = 0;
+  /// Where the process that made these steps began: since then every step has taken one batch of
+  /// the same size.
+  struct {
+    int64_t step = 0, samples = 0;
+  } began = {};
   /// Tells a run's checkpoints from those of every other, equal ones too: drawn when it begins, and
   /// taken on where it goes on in its directory. Empty where the checkpoint has none.
   std::string lineage = {};
@@ -64,7 +69,7 @@ class SavedRun {
  public:
   /// `path` is a run, whose newest checkpoint is taken, or one of its iterations. Throws UserError
   /// when there is none or, with `verified`, where integrity.json is missing or files are not as it
-  /// says.
+  /// says. A line on stderr tells of a tracker that says otherwise than the one that is followed.
   explicit SavedRun(const std::filesystem::path& path, bool verified = false);
 
   /// What it says of its run; nothing where it does not.
@@ -89,7 +94,8 @@ class SavedRun {
   /// The rest, likewise. Without the optimizer it and the schedule begin anew; without the random
   /// state torch's stays as it is. So does a card's where the checkpoint was saved on the CPU, and
   /// on the CPU a card's is not used; a line on stderr tells of either. Throws UserError where the
-  /// optimizer is wanted and was not saved.
+  /// optimizer is wanted and was not saved, or where the checkpoint says its step, its samples or
+  /// its optimizer's options in two ways (saved_agreement).
   RunProgress load_state(AdamW& optimizer, const What& what) const;
 
  private:

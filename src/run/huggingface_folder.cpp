@@ -1,5 +1,7 @@
 #include "run/huggingface_folder.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -7,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "bridge/convert.h"
@@ -17,6 +20,7 @@
 #include "megatron/checkpoint.h"
 #include "peft/merged.h"
 #include "run/sampled_weights.h"
+#include "tokenizer/tokenizer.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -31,6 +35,13 @@ struct Needed {
 };
 constexpr std::array<Needed, 2> kNeeded = {
     {{"tokenizer.json", "tekken.json"}, {"processor_config.json", "preprocessor_config.json"}}};
+
+std::string sha256_of_file(const fs::path& path) {
+  const MappedFile file(path);
+  Digest digest(Digest::Kind::kSha256);
+  digest.update(file.text());
+  return digest.hex();
+}
 
 bool has_one(const std::vector<fs::path>& files, const Needed& needed) {
   return std::ranges::any_of(files, [&](const fs::path& file) {
@@ -49,6 +60,39 @@ void require_side_files(const std::vector<fs::path>& there, const std::string& g
         "{}={} has no {} or {}, so that the saved folders would have none; put that of {} there, "
         "or leave the key out",
         kSource, given, needed.name, needed.other, base.assets().string());
+  }
+}
+
+std::optional<fs::path> named(const std::vector<fs::path>& files, std::string_view name) {
+  const auto found =
+      std::ranges::find_if(files, [&](const fs::path& file) { return file.filename() == name; });
+  return found == files.end() ? std::nullopt : std::optional(*found);
+}
+
+// Readers of what is saved take either: each that is there is opened, and told where the run's
+// samples were made with another.
+void check_tokenizer(const std::vector<fs::path>& there, const std::string& given,
+                     const OpenCheckpoint& base) {
+  const std::vector<fs::path> ours = base.side_files();
+  bool any = false;
+  for (const char* name : {"tokenizer.json", "tekken.json"}) {
+    const auto theirs = named(there, name);
+    if (!theirs) continue;
+    any = true;
+    Tokenizer::open(*theirs);
+    const auto own = named(ours, name);
+    if (!own) continue;
+    const std::string is = sha256_of_file(*theirs), was = sha256_of_file(*own);
+    if (is == was) continue;
+    fmt::print(stderr,
+               "{}={}: its {} (SHA-256 {}) is another than that of {} (SHA-256 {}), which the run "
+               "trains with\n",
+               kSource, given, name, is.substr(0, 12), base.assets().string(), was.substr(0, 12));
+  }
+  if (!any) {
+    fmt::print(stderr,
+               "{}={} has no tokenizer.json or tekken.json: who loads it finds none there\n",
+               kSource, given);
   }
 }
 
@@ -104,10 +148,10 @@ std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
     with_key(source, [&] {
       require_same_config(*files, source, base);
       side = side_files(*files);
+      if (!folder.adapters) require_side_files(side, source, base);
+      check_tokenizer(side, source, base);
       if (folder.adapters) {
         require_same_weights(*files, source, base);
-      } else {
-        require_side_files(side, source, base);
       }
     });
   }

@@ -19,8 +19,10 @@ namespace trestle {
 namespace {
 
 constexpr size_t kShown = 64;
+constexpr auto kMostBatch = static_cast<int64_t>(kMostSamples);
 constexpr int64_t kMostSets = 1 << 20;  // that a run had, one after another
-constexpr const char *kSamples = "consumed_train_samples", *kBlendStart = "blend_start";
+constexpr const char *kSamples = "consumed_train_samples", *kBlendStart = "blend_start",
+                     *kBegan = "began";
 
 class Numbers {
  public:
@@ -58,10 +60,17 @@ class Numbers {
     if (!found->is_string()) refuse(key, shown(*found), "a text");
     return found->get<std::string>();
   }
+  // Of a number that stands there as text.
+  int64_t parsed_count(const char* key, int64_t most) const {
+    const std::string said = text(key);
+    const Json value = Json::parse(said, nullptr, /*allow_exceptions=*/false);
+    return count_of(value.is_number_integer() ? value : Json(said), key, most);
+  }
   Numbers inside(const char* key) const {
-    const Json& value = object_.at(key);
-    if (!value.is_object()) refuse(key, shown(value), "an object");
-    return {value, what_, std::string(key) + "."};
+    const auto value = object_.find(key);
+    if (value == object_.end()) refuse(key, "missing", "an object");
+    if (!value->is_object()) refuse(key, shown(*value), "an object");
+    return {*value, what_, within_ + key + "."};
   }
   [[noreturn]] void refuse(const char* key, const std::string& found,
                            const std::string& wanted) const {
@@ -127,6 +136,25 @@ BlendStart blend_start_in(const Numbers& own, int64_t consumed_samples) {
   return {sample, std::move(taken), std::move(numbers)};
 }
 
+// Batches of one size since the process began, and with dataset.overlong=drop also the rows between
+// them. Those of before are held likewise when they are gone on from; what a checkpoint of before
+// 2026-12 or another program's says cannot be told from a changed batch.
+void require_samples_of_batches(const Numbers& own, const Numbers& state, int64_t step,
+                                int64_t consumed_samples) {
+  if (!own.has(kBegan) || !own.has("identity")) return;
+  const Numbers began = own.inside(kBegan), values = own.inside("identity").inside("values");
+  const int64_t start = began.count("step", step);
+  const int64_t batch = values.parsed_count("train.global_batch_size", kMostBatch);
+  const int64_t samples = began.count("samples", start * kMostBatch);
+  const int64_t wanted = samples + (step - start) * batch;
+  const bool drops = values.text("dataset.overlong") == "drop";
+  if (drops ? consumed_samples >= wanted : consumed_samples == wanted) return;
+  state.refuse(kSamples, std::to_string(consumed_samples),
+               fmt::format("{}{} ({} at step {}, then {} steps of train.global_batch_size={})",
+                           wanted, drops ? " or, as dataset.overlong=drop, more" : "", samples,
+                           start, step - start, batch));
+}
+
 }  // namespace
 
 RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
@@ -137,7 +165,8 @@ RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
     numbers.refuse("its step", std::to_string(step), fmt::format("0 to {}", kMostStep));
   }
   RunProgress progress{.step = step};
-  progress.consumed_samples = state.count(kSamples, step * static_cast<int64_t>(kMostSamples));
+  progress.consumed_samples = state.count(kSamples, step * kMostBatch);
+  require_samples_of_batches(numbers, state, step, progress.consumed_samples);
   progress.blend_start = blend_start_in(numbers, progress.consumed_samples);
   progress.skipped = numbers.count("skipped", step);
   progress.skipped_on_end = numbers.count("skipped_on_end", progress.skipped);

@@ -68,6 +68,7 @@ Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
   Json state = {{"skipped", progress.skipped},
                 {"skipped_on_end", progress.skipped_on_end},
                 {"recent_losses", progress.recent_losses},
+                {"began", {{"step", progress.began.step}, {"samples", progress.began.samples}}},
                 {"identity", identity.to_json()}};
   if (progress.schedule_start > 0) {
     state["schedule_start"] = progress.schedule_start;

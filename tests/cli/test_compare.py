@@ -102,6 +102,25 @@ class Compare(Refusals):
             self.assertIn(total, done.stdout)
             shutil.rmtree(self.folder / "edited")
 
+    def test_weights_that_are_no_numbers(self):
+        """The tensors are compared, and the side whose logits are none is named."""
+        name = "language_model.model.norm.weight"
+        for value in (float("nan"), float("inf")):
+            broken = self.edited(**{name: torch.full_like(load_file(DEMO / "model.safetensors")[name], value)})
+            for arguments, side in (((DEMO, broken), "the logits of B are not finite"),
+                                    ((broken, DEMO), "the logits of A are not finite"),
+                                    ((broken, broken), "the logits of A and of B are not finite")):
+                done = self.run_trestle("compare", *arguments, "--all")
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertIn("model.norm.weight", done.stdout)
+                self.assertIn(f"logits: not compared: {side}", done.stdout)
+                self.assertIn(side, done.stderr)
+
+    def test_a_side_that_lacks_a_tensor_is_named(self):
+        broken = self.edited(**{"language_model.model.norm.weight": None})
+        for arguments, side in (((DEMO, broken), "B"), ((broken, DEMO), "A")):
+            self.refused("compare", *arguments, names=[f"{side} ({broken}): tensor model.norm.weight is missing"])
+
     def refused_after_output(self, *arguments, names):
         done = self.run_trestle(*arguments)
         self.assertEqual(done.returncode, 2, done.stderr)

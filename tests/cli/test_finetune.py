@@ -6,6 +6,7 @@ it leaves is taken by `evaluate` and `generate`.
 """
 
 import json
+import shutil
 import unittest
 
 import script
@@ -52,6 +53,38 @@ class Finetune(Refusals):
         self.assertIn("model.tensor_model_parallel_size=2 is for several GPUs", done.stderr)
         self.assertIn("no validation: ", done.stderr)
         self.assertNotIn("GPUs", self.trains(*small).stderr)
+
+    def test_the_tokenizer_of_hf_source_path_is_opened(self):
+        """Also of what an adapter names as its base: a fault names the key, another one than the base's is told."""
+        source = self.folder / "source"
+        shutil.copytree(DEMO, source)
+        texts = {file: (source / file).read_text() for file in ("tekken.json", "tokenizer.json")}
+        for recipe in ("ministral3_3b_peft_config", "ministral3_3b_sft_config"):
+            def starts(file=None, text=None, recipe=recipe):
+                if file:
+                    (source / file).write_text(text)
+                shutil.rmtree(self.folder / "run", ignore_errors=True)
+                return self.run_trestle(
+                    "finetune", "--recipe", recipe, "--pretrained-checkpoint", DEMO, "--train-iters", 1,
+                    "--global-batch-size", 1, f"dataset.path_or_dataset={RECEIPTS}", "checkpoint.save=run",
+                    "scheduler.lr_warmup_iters=0", "model.params_dtype=float32", *(["peft.dim=4"] if "peft" in recipe else []),
+                    "checkpoint.also_save_hf_checkpoint=true", "checkpoint.hf_source_path=source")
+            done = starts()
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertNotIn("SHA-256", done.stderr)
+            for file, text in texts.items():
+                done = starts(file, text + " ")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertRegex(done.stderr,
+                                 rf"checkpoint.hf_source_path=source: its {file} \(SHA-256 [0-9a-f]{{12}}\) is another than")
+                done = starts(file, "{}")
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertRegex(done.stderr.splitlines()[-1], rf"checkpoint.hf_source_path=source: .*{file}")
+                (source / file).write_text(text)
+        for file in texts:
+            (source / file).unlink()
+        self.assertIn("checkpoint.hf_source_path=source has no tokenizer.json or tekken.json",
+                      starts(recipe="ministral3_3b_peft_config").stderr)
 
     def test_a_validated_run_and_its_best_checkpoint(self):
         done = self.trains("--train-iters", "4", "--global-batch-size", "2", "train.eval_interval=2", "train.eval_iters=1",

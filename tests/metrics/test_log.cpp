@@ -65,6 +65,21 @@ TEST_F(Metrics, TfRecordsAreFramed) {
   EXPECT_EQ(unmasked(number(record.substr(21, 4))), 0xe3069283u);
 }
 
+// The lines of steps stay; of a last line without an end a kill is known.
+TEST_F(Metrics, TellsOfLinesThatItLeavesOut) {
+  const auto resume = [&](const std::string& lines) {
+    write_text(directory_ / "metrics.jsonl", lines);
+    ::testing::internal::CaptureStderr();
+    { MetricsLog(config(), 2).finish(RunEnd::kFinished); }
+    EXPECT_EQ(read_text(directory_ / "metrics.jsonl"), "{\"step\":1}\n{\"step\":2}\n");
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(resume("{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"st"), "");
+  testing::expect_mentions(resume("{\"step\":1}\ngarbage\n{\"step\":2}\n{\"step\":\"2\"}\n"),
+                           {"metrics.jsonl: left out", "lines 2, 4\n"});
+  testing::expect_mentions(resume("[]\n{\"step\":1}\n{\"step\":2}\n"), {"line 1\n"});
+}
+
 // Reads LevelDB's log format as its documentation says (doc/log_format.md).
 std::vector<std::string> records_of(const std::string& file) {
   EXPECT_EQ(file.substr(0, 7), std::string(":W&B\xe1\xbe\0", 7));

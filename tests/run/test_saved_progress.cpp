@@ -116,6 +116,31 @@ TEST(SavedProgress, OtherNumbersAreOfARunOfItsSteps) {
   expect_refused("skipped", {{"skipped", 7}, {"schedule_start", 8}}, "7");
 }
 
+TEST(SavedProgress, SamplesAreWholeBatches) {
+  Json own = {{"began", {{"step", 4}, {"samples", 10}}},
+              {"identity",
+               {{"values", {{"train.global_batch_size", "5"}, {"dataset.overlong", "error"}}}}}};
+  EXPECT_EQ(read(own, 40).consumed_samples, 40);
+  const std::string line = " (10 at step 4, then 6 steps of train.global_batch_size=5)";
+  for (const int64_t other : {0, 39, 41}) {
+    EXPECT_REFUSED(read(own, other), "consumed_train_samples is " + std::to_string(other) +
+                                         ", where a run of its steps has 40" + line);
+  }
+  Json& values = own["identity"]["values"];
+  values["dataset.overlong"] = "drop";
+  EXPECT_EQ(read(own, 41).consumed_samples, 41);
+  EXPECT_REFUSED(read(own, 39), "has 40 or, as dataset.overlong=drop, more" + line);
+  for (const char* batch : {"x", "-5", "5000000", "null", ""}) {
+    values["train.global_batch_size"] = batch;
+    EXPECT_REFUSED(read(own, 40), "train.global_batch_size is ");
+  }
+  values["train.global_batch_size"] = "5";
+  own["began"] = {{"step", 11}, {"samples", 40}};
+  EXPECT_REFUSED(read(own, 40), "began.step is 11");
+  own["began"] = 3;
+  EXPECT_REFUSED(read(own, 40), "began is 3");
+}
+
 TEST(SavedProgress, SamplesAreThoseOfItsSteps) {
   const std::vector<std::pair<Json, std::string>> samples = {
       {-1, "-1"}, {1.5, "1.5"}, {"4", "\"4\""}, {nullptr, "null"}, {int64_t{1} << 60, "1152921"}};

@@ -74,7 +74,8 @@ class HostileProgress : public testing::RunTest {
 TEST_F(HostileProgress, IsRefusedInOneLine) {
   const TrainConfig config = saved();
   const Json own = *MegatronCheckpoint(config.checkpoint.save).object(kProgress);
-  ASSERT_EQ(own.at("blend_start"), Json({{"sample", 4}, {"taken", {2, 2}}})) << own;
+  ASSERT_EQ(own.at("blend_start"), Json({{"sample", 4}, {"taken", {2, 2}}, {"numbers", {0, 1}}}))
+      << own;
   EXPECT_EQ(refusal(config, own), std::nullopt);
   const auto blend = [&](const Json& sample, const Json& taken) {
     Json changed = own;

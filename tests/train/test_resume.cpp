@@ -147,7 +147,7 @@ TEST_F(Resume, AnAdapterSaysWhatTheConfigThenSays) {
                  fmt::format("has peft.dim={} but {} was asked for", held.dim, held.dim + 1));
   asked = saved;
   asked.peft.adapter_path.clear();
-  expect_mentions(refusal(asked), {"peft.adapter_path="});
+  expect_mentions(refusal(asked), {"peft.adapter_path is not given (there: "});
 }
 
 // A byte that the disk has changed since, anywhere that `inspect --check` sees it.
