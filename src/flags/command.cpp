@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
-#include <map>
 #include <optional>
 #include <utility>
 
@@ -59,8 +58,20 @@ std::string flag_in(const std::string& word) {
   return is_flag ? word.substr(0, word.find('=')) : "";
 }
 
+// The longest of the names that, a part of it more, is the word: hf-model of hf-model-path.
+std::optional<std::string> shorter_by_a_part(std::string_view word,
+                                             const std::vector<std::string>& names) {
+  std::optional<std::string> longest;
+  for (const std::string& name : names) {
+    const bool begins = name.size() > 2 && word.size() > name.size() && word.starts_with(name) &&
+                        (word[name.size()] == '-' || word[name.size()] == '_');
+    if (begins && (!longest || name.size() > longest->size())) longest = name;
+  }
+  return longest;
+}
+
 // "did you mean --prompt? see trestle generate --help": a flag that begins so, as argparse takes
-// it, or whose name is near.
+// it, whose name is near, or which the word begins with.
 std::string meant_flag(const CLI::App& command, std::string_view given) {
   std::vector<std::string> names;
   for (const CLI::Option* option : command.get_options()) {
@@ -69,7 +80,8 @@ std::string meant_flag(const CLI::App& command, std::string_view given) {
   const std::string_view word = given.substr(std::min(given.find_first_not_of('-'), given.size()));
   const auto longer = std::ranges::find_if(
       names, [&](const std::string& name) { return word.size() > 2 && name.starts_with(word); });
-  const auto meant = longer != names.end() ? std::optional(*longer) : nearest(word, names);
+  auto meant = longer != names.end() ? std::optional(*longer) : nearest(word, names);
+  if (!meant) meant = shorter_by_a_part(word, names);
   return (meant ? fmt::format("did you mean --{}? ", *meant) : "") + help_of(command);
 }
 
@@ -99,10 +111,35 @@ void check_switch(const std::string& word, const std::string& flag) {
   user_error("{}: '{}' is not true or false", flag, value);
 }
 
+// A flag as it was typed: one flag may have several names.
+struct TypedFlag {
+  const CLI::Option* option;
+  std::string name, value;
+};
+
+// Of flags that take one value.
+void refuse_repeated(const std::vector<TypedFlag>& typed) {
+  for (const TypedFlag& first : typed) {
+    std::vector<std::string> values, all;
+    bool same_name = true;
+    for (const TypedFlag& each : typed) {
+      if (each.option != first.option) continue;
+      values.push_back(fmt::format("'{}'", each.value));
+      all.push_back(fmt::format("{} {}", each.name, each.value.empty() ? "''" : each.value));
+      same_name = same_name && each.name == first.name;
+    }
+    const size_t count = all.size();
+    if (count == 1) continue;
+    const std::string times = count == 2 ? "twice" : fmt::format("{} times", count);
+    user_error("{} is given {}, as {}; keep one", same_name ? first.name : "one flag", times,
+               fmt::join(same_name ? values : all, count == 2 ? " and " : ", "));
+  }
+}
+
 // What CLI11 says in words that are not ours, or of the word behind a flag that is misspelt, or
 // nothing at all.
 void check_flags(const CLI::App& command, std::vector<std::string>& words, size_t next) {
-  std::map<const CLI::Option*, std::string> given;
+  std::vector<TypedFlag> typed;
   for (size_t i = next; i < words.size() && words[i] != "--"; ++i) {
     const std::string flag = flag_in(words[i]);
     if (flag.empty()) continue;
@@ -116,11 +153,9 @@ void check_flags(const CLI::App& command, std::vector<std::string>& words, size_
       continue;
     }
     const std::string value = take_value(command, words, i);
-    const auto [before, is_new] = given.emplace(option, value);
-    if (!is_new && option->get_expected_max() == 1) {
-      user_error("{} is given twice, as '{}' and '{}'; keep one", flag, before->second, value);
-    }
+    if (option->get_expected_max() == 1) typed.push_back({option, flag, value});
   }
+  refuse_repeated(typed);
 }
 
 [[noreturn]] void refuse_extra(const CLI::App& command) {
@@ -128,23 +163,30 @@ void check_flags(const CLI::App& command, std::vector<std::string>& words, size_
   user_error("{} has no place for '{}'; {}", name_of(command), word, meant_flag(command, word));
 }
 
-// An empty text is a variable that was not set: no path, and not the same as no option.
-void refuse_empty_paths(CLI::App& app) {
-  constexpr std::array<std::string_view, 11> kWords = {"path",   "model",  "output", "html",
+// What an option names, "a path"; nothing where an empty text may be meant.
+std::string_view named_by(const CLI::Option& option) {
+  constexpr std::array<std::string_view, 11> kPaths = {"path",   "model",  "output", "html",
                                                        "report", "data",   "inputs", "tokenizer",
                                                        "assets", "config", "-dir"};
-  const auto refuse = [](const std::string& value) {
-    return value.empty() ? "is empty; name a path or leave it out" : "";
-  };
+  const std::string name = option.get_name();
+  const auto has = [&](std::string_view word) { return name.find(word) != name.npos; };
+  if (name == "--recipe") return "a recipe";
+  if (name == "--device") return "a device";
+  if (name == "--allow-change") return "a key";
+  return option.get_positional() || std::ranges::any_of(kPaths, has) ? "a path" : "";
+}
+
+// An empty text is a variable that was not set: it names nothing, and is not the same as no option.
+void refuse_empty_names(CLI::App& app) {
   for (CLI::App* command : app.get_subcommands({})) {
-    refuse_empty_paths(*command);
+    refuse_empty_names(*command);
     for (CLI::Option* option : command->get_options()) {
-      const std::string name = option->get_name();
-      const bool is_path =
-          option->get_positional() || std::ranges::any_of(kWords, [&](std::string_view word) {
-            return name.find(word) != name.npos;
-          });
-      if (is_path && option->get_items_expected_max() > 0) option->check(refuse, "");
+      const std::string_view named = named_by(*option);
+      if (named.empty() || option->get_items_expected_max() == 0) continue;
+      const auto refuse = [named](const std::string& value) {
+        return value.empty() ? fmt::format("is empty; name {} or leave it out", named) : "";
+      };
+      option->check(refuse, "");
     }
   }
 }
@@ -247,7 +289,7 @@ void run_command_line(const std::string& help, const std::string& name,
   CLI::App app(help, name);
   app.require_subcommand(1);
   add(Command(&app));
-  refuse_empty_paths(app);
+  refuse_empty_names(app);
   size_t next = 0;
   const CLI::App& command = named_command(app, arguments, next);
   check_flags(command, arguments, next);

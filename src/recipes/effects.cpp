@@ -32,16 +32,19 @@ class Dead {
     }
   }
   void allow(const std::string& key) { why_.erase(key); }
+  // With `assignment` the key would have an effect.
+  void offer(const std::string& key, const std::string& assignment) { offers_[key] = assignment; }
   void refuse(const std::set<std::string>& asked) const {
     for (const auto& [path, why] : why_) {
-      if (asked.contains(path)) {
-        user_error("{}={} has no effect: {}; leave it out", path, values_.at(path), why);
-      }
+      if (!asked.contains(path)) continue;
+      const auto offer = offers_.find(path);
+      user_error("{}={} has no effect: {}; leave it out{}", path, values_.at(path), why,
+                 offer == offers_.end() ? "" : ", or set " + offer->second);
     }
   }
 
  private:
-  std::map<std::string, std::string> values_, why_;
+  std::map<std::string, std::string> values_, why_, offers_;
 };
 
 bool is_set(const char* variable) {
@@ -255,6 +258,7 @@ void add_of_checkpoint(const TrainConfig& config, Dead& dead) {
   if (!checkpoint.also_save_hf_checkpoint) {
     dead.add("checkpoint.hf_source_path",
              "checkpoint.also_save_hf_checkpoint=false, so nothing is exported");
+    dead.offer("checkpoint.hf_source_path", "checkpoint.also_save_hf_checkpoint=true");
   }
 }
 

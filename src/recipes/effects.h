@@ -25,8 +25,9 @@ void refuse_behind_the_end(const TrainConfig& config, const std::set<std::string
 
 /// A line for each key that acts at some steps, but at none of those that are made now: behind
 /// step `made`, up to train.train_iters or where train.exit_interval stops. Those of a run that
-/// goes on later are none to refuse.
+/// goes on later are none to refuse. `has_checkpoints`: checkpoint.save holds some, which count for
+/// checkpoint.most_recent_k too.
 std::vector<std::string> idle_keys(const TrainConfig& config, const std::set<std::string>& asked,
-                                   int64_t made);
+                                   int64_t made, bool has_checkpoints = false);
 
 }  // namespace trestle

@@ -73,11 +73,12 @@ void add_of_intervals(const TrainConfig& config, int64_t made, std::vector<StepK
 
 void add_of_checkpoints(const TrainConfig& config, int64_t made, std::vector<StepKey>& keys) {
   const CheckpointOptions& checkpoint = config.checkpoint;
-  if (checkpoint.save_retain_interval && checkpoint.most_recent_k > 0) {
-    keys.push_back({"checkpoint.save_retain_interval",
-                    format_value(*checkpoint.save_retain_interval),
-                    "it keeps nothing beside what checkpoint.most_recent_k does",
-                    next_multiple(*checkpoint.save_retain_interval, made + 1), true});
+  if (checkpoint.save_retain_interval) {
+    keys.push_back(
+        {"checkpoint.save_retain_interval", format_value(*checkpoint.save_retain_interval),
+         checkpoint.most_recent_k > 0 ? "it keeps nothing beside what checkpoint.most_recent_k does"
+                                      : "it keeps nothing beside the last checkpoint",
+         next_multiple(*checkpoint.save_retain_interval, made + 1), true});
   }
   // One that is best is saved between the others.
   if (checkpoint.async_save && config.validation.best_metric.empty()) {
@@ -143,7 +144,8 @@ std::string line_of(const TrainConfig& config, const StepKey& each, int64_t made
 }
 
 // checkpoint.most_recent_k where it limits nothing.
-std::string line_of_newest(const TrainConfig& config, const std::set<std::string>& asked) {
+std::string line_of_newest(const TrainConfig& config, const std::set<std::string>& asked,
+                           int64_t made, bool has_checkpoints) {
   const CheckpointOptions& checkpoint = config.checkpoint;
   const int64_t newest = checkpoint.most_recent_k, interval = checkpoint.save_interval;
   const int64_t retained = checkpoint.save_retain_interval.value_or(0);
@@ -153,17 +155,19 @@ std::string line_of_newest(const TrainConfig& config, const std::set<std::string
         "multiple of checkpoint.save_retain_interval={}; only those between them go",
         newest, interval, retained);
   }
-  // One that is best, or where a part of the run ends, is saved between the others.
-  if (newest <= 0 || !asked.contains("checkpoint.most_recent_k") || config.train.exit_interval ||
-      !config.validation.best_metric.empty()) {
+  // One that is best, or where a part of the run ends, is saved between the others. Of those that
+  // are there already some may go.
+  if (newest <= 0 || has_checkpoints || !asked.contains("checkpoint.most_recent_k") ||
+      config.train.exit_interval || !config.validation.best_metric.empty()) {
     return {};
   }
-  const int64_t saved = (config.train.train_iters + interval - 1) / interval;
+  const int64_t saved = (config.train.train_iters + interval - 1) / interval - made / interval;
   if (saved > newest || retained > 0) return {};
   return fmt::format(
-      "checkpoint.most_recent_k={}: no checkpoint goes: the run saves {}, by "
+      "checkpoint.most_recent_k={}: no checkpoint goes: the run saves {}{}, by "
       "checkpoint.save_interval={} and train.train_iters={}",
-      newest, saved, interval, config.train.train_iters);
+      newest, saved, made > 0 ? fmt::format(" behind step {}", made) : "", interval,
+      config.train.train_iters);
 }
 
 }  // namespace
@@ -187,7 +191,7 @@ void refuse_behind_the_end(const TrainConfig& config, const std::set<std::string
 }
 
 std::vector<std::string> idle_keys(const TrainConfig& config, const std::set<std::string>& asked,
-                                   int64_t made) {
+                                   int64_t made, bool has_checkpoints) {
   std::vector<std::string> lines;
   if (made >= config.train.train_iters) return lines;  // nothing is done at all
   for (const StepKey& each : step_keys(config, made)) {
@@ -196,7 +200,7 @@ std::vector<std::string> idle_keys(const TrainConfig& config, const std::set<std
       lines.push_back(line_of(config, each, made, last));
     }
   }
-  const std::string of_newest = line_of_newest(config, asked);
+  const std::string of_newest = line_of_newest(config, asked, made, has_checkpoints);
   if (!of_newest.empty()) lines.push_back(of_newest);
   return lines;
 }

@@ -1,9 +1,12 @@
 #include "recipes/recipes.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -119,8 +122,12 @@ TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments) 
     if (each.name == known) return each.make(arguments);
     names.push_back(each.name);
   }
+  const auto longer = std::ranges::find_if(
+      names, [&](const std::string& each) { return name.size() > 2 && each.starts_with(name); });
+  const auto meant = longer != names.end() ? std::optional(*longer) : nearest(name, names);
   user_error("unknown recipe {}; {}", name,
-             did_you_mean(name, names, "trestle recipes lists those that there are"));
+             meant ? fmt::format("did you mean {}?", *meant)
+                   : "trestle recipes lists those that there are");
 }
 
 }  // namespace trestle

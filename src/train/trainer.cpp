@@ -241,7 +241,8 @@ MemoryUse Trainer::memory_held() const {
 void Trainer::tell_of_idle_keys() const {
   TrainConfig made = config_;
   if (validations_.empty()) made.validation.eval_interval = 0;  // that is told
-  for (const std::string& line : idle_keys(made, asked_.keys, progress_.step)) {
+  const bool has_checkpoints = found_.newest.has_value();
+  for (const std::string& line : idle_keys(made, asked_.keys, progress_.step, has_checkpoints)) {
     fmt::print(stderr, "{}\n", line);
   }
 }

@@ -62,7 +62,10 @@ class Lines(Walk):
         self.says([*words, flag], f"{flag} needs a value; {help_line}")
         self.says([*words, flag, flag], f"{flag} needs a value, and what follows is the flag {flag}")
         if not several:
-            self.says([*words, flag, "1", f"{names[-1]}=2"], f"{names[-1]} is given twice, as '1' and '2'; keep one")
+            self.says([*words, flag, "1", f"{flag}=2", flag, "3"], f"{flag} is given 3 times, as '1', '2', '3'; keep one")
+            if len(names) > 1:
+                self.says([*words, flag, "1", f"{names[-1]}=2"],
+                          f"one flag is given twice, as {flag} 1 and {names[-1]} 2; keep one")
         if known:
             wrong = known[-1] + "q"
             self.says([*words, flag, wrong], f"'{wrong}' is none of ", f"did you mean {known[-1]}? {help_line}")
@@ -99,6 +102,16 @@ class Lines(Walk):
         self.says(["export", "--hf-model", "a", "--hf-path=", "--json"], "export has no flag --json")
         self.says(["inspect", "--format=", "path"], "--format: '' is none of hf, mistral, megatron")
         self.says(["data", "check", "--hf-model-path=", "a"], "--hf-model-path: is empty")
+        for line, named in ((["finetune", "--allow-change="], "a key"), (["finetune", "--recipe="], "a recipe"),
+                            (["finetune", "--recipe", ""], "a recipe"), (["generate", "--device="], "a device")):
+            with self.subTest(line):
+                flag = line[1].removesuffix("=")
+                self.says(line, f"{flag}: is empty; name {named} or leave it out; see trestle {line[0]} --help")
+
+    def test_names_that_are_longer_or_shorter_by_a_part(self):
+        self.says(["import", "--hf-model-path", "a"], "import has no flag --hf-model-path; did you mean --hf-model?")
+        self.says(["finetune", "--recipe", "ministral3_3b_sft"], "unknown recipe ministral3_3b_sft; did you mean ministral3_3b_sft_config?")
+        self.says(["finetune", "--recipe", "nothing"], "unknown recipe nothing; trestle recipes lists")
 
     def test_help_goes_before_what_is_missing(self):
         done = self.run_trestle(["generate", "--prompt", "a", "--help"])

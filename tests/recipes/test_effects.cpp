@@ -21,10 +21,10 @@ SettledRun run_of(const Keys& keys) {
 }
 
 // As `trestle finetune` and the trainer say it, of a run that has made `made` steps.
-std::vector<std::string> told(const Keys& keys, int64_t made = 0) {
+std::vector<std::string> told(const Keys& keys, int64_t made = 0, bool has_checkpoints = false) {
   const SettledRun run = run_of(keys);
   refuse_without_effect(run);
-  return idle_keys(run.config, run.asked.keys, made);
+  return idle_keys(run.config, run.asked.keys, made, has_checkpoints);
 }
 
 Keys traced(const std::string& start, const std::string& end, Keys more = {}) {
@@ -82,6 +82,9 @@ TEST(Effects, CheckpointsThatAreAllKeptAreNotLimited) {
                   {"checkpoint.save_retain_interval=1 has no effect: every checkpoint is kept"});
   expect_mentions(refused(keys("-1", "7")), {"checkpoint.most_recent_k=-1 has no effect"});
   EXPECT_EQ(refused(keys("1", "7")), std::nullopt);
+  expect_mentions(refused({{"checkpoint.hf_source_path", "x"}}),
+                  {"so nothing is exported; leave it out, or set "
+                   "checkpoint.also_save_hf_checkpoint=true"});
   EXPECT_EQ(told(keys("1", "7")).size(), 0u);
   const auto all_kept = told(keys("2", "30"));  // of a save_interval of 60
   ASSERT_EQ(all_kept.size(), 1u);
@@ -146,11 +149,20 @@ TEST(Effects, WhatARunIsTooShortForIsTold) {
          "train.loss_spike_factor=2: no loss has 20 before it to be measured by: first at step 21");
   EXPECT_TRUE(told({{"train.loss_spike_factor", "2"}, {"train.train_iters", "21"}}).empty());
   starts({{"checkpoint.most_recent_k", "2"}, {"checkpoint.save_retain_interval", "121"}},
-         "checkpoint.save_retain_interval=121: it keeps nothing beside");
+         "checkpoint.save_retain_interval=121: it keeps nothing beside what");
+  starts({{"checkpoint.save_retain_interval", "121"}},
+         "checkpoint.save_retain_interval=121: it keeps nothing beside the last checkpoint: first "
+         "at step 121, and train.train_iters=120");
   starts({{"checkpoint.most_recent_k", "2"}},  // of a save_interval of 60
          "checkpoint.most_recent_k=2: no checkpoint goes: the run saves 2, by "
          "checkpoint.save_interval=60 and train.train_iters=120");
   EXPECT_TRUE(told({{"checkpoint.most_recent_k", "1"}}).empty());
+  // Behind a step that was made elsewhere, and beside checkpoints that are there.
+  const auto rest = told({{"checkpoint.most_recent_k", "1"}}, 60);
+  ASSERT_EQ(rest.size(), 1u);
+  expect_mentions(rest[0], {"the run saves 1 behind step 60, by"});
+  EXPECT_TRUE(told({{"checkpoint.most_recent_k", "1"}}, 59).empty());
+  EXPECT_TRUE(told({{"checkpoint.most_recent_k", "2"}}, 0, true).empty());
   const auto wsd = [](const char* last) {
     return Keys{{"scheduler.lr_decay_style", "WSD"},
                 {"scheduler.lr_decay_iters", "200"},

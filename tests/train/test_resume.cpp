@@ -239,6 +239,21 @@ TEST_F(Resume, ARunIsNotWrittenOver) {
   EXPECT_EQ(refusal(back), std::nullopt);
 }
 
+TEST_F(Resume, CheckpointsThatAreThereCountForThoseThatGo) {
+  TrainConfig config = lora("run");
+  config.checkpoint.save_interval = 1;
+  config.checkpoint.most_recent_k = 3;
+  config = begun(config);
+  const auto said = [](const TrainConfig& of) {
+    ::testing::internal::CaptureStderr();
+    { const Trainer trainer(of, {.keys = {"checkpoint.most_recent_k"}, .may_change = {}}); }
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(said(config).find("most_recent_k"), std::string::npos);
+  config.checkpoint.save += "-new";
+  expect_mentions(said(config), {"no checkpoint goes: the run saves 3 behind step 3, by"});
+}
+
 // A job that is started twice: the second waits for its model while the first one trains.
 TEST_F(Resume, ARunThatCameBetweenIsNotWrittenOver) {
   const TrainConfig config = lora("run");
