@@ -70,7 +70,7 @@ TEST(Flops, AreThoseOfACountByHand) {
   EXPECT_EQ(ModelFlops(*model).of(text(), {}, 4), adapted);
 }
 
-// The products that libtorch makes while it runs, as shapes of aten::mm and aten::addmm say.
+// The products that libtorch makes while it runs, as shapes of aten::mm and aten::addmm_ say.
 double products(const Ministral3& model, const ModelInput& input, const at::Tensor& labels_T) {
   static double sum;
   sum = 0;
@@ -78,7 +78,7 @@ double products(const Ministral3& model, const ModelInput& input, const at::Tens
       at::RecordFunctionCallback(
           [](const at::RecordFunction& fn) -> std::unique_ptr<at::ObserverContext> {
             const std::string_view name = fn.name();
-            const size_t first = name == "aten::mm" ? 0 : name == "aten::addmm" ? 1 : 9;
+            const size_t first = name == "aten::mm" ? 0 : name == "aten::addmm_" ? 1 : 9;
             if (first == 9) return nullptr;
             const at::Tensor a = fn.inputs()[first].toTensor(),
                              b = fn.inputs()[first + 1].toTensor();

@@ -150,7 +150,7 @@ TEST_F(OutOfMemory, WhileARunIsOpenedNamesTheKeysOfWeights) {
   const TrainConfig config = config_of("opened", "");
   std::optional<std::string> said;
   {
-    const FullMemory full(100'000);
+    const FullMemory full(50'000);  // the embedding alone takes more
     said = error_of<MachineError>([&] { Trainer trainer(config); });
   }
   expect_mentions(said, {"while weights and optimizer were opened", "2.00 GiB were asked for",
