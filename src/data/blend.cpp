@@ -98,9 +98,11 @@ int64_t BlendOrder::samples_for_all() const {
 
 BlendedDataset::BlendedDataset(const std::vector<BlendMember>& members) {
   for (const BlendMember& member : members) {
-    sources_.push_back({member, make_dataset(member.maker, member.name), {}});
+    sources_.push_back({member, make_dataset(member.maker, member.name), {}, {}});
     Source& source = sources_.back();
-    source.identity = fmt::format("{} {}", member.maker, content_of(source.dataset->files()));
+    const std::vector<fs::path> files = source.dataset->files();
+    source.identity = fmt::format("{} {}", member.maker, content_without_names(files));
+    source.named_identity = fmt::format("{} {}", member.maker, content_of(files));
     const int64_t rows = source.dataset->size();
     if (rows == 0) user_error("{}: {} has no rows", member.name.key, member.name.path);
     parts_.push_back({rows, member.weight.value_or(static_cast<double>(rows))});
@@ -181,9 +183,8 @@ std::vector<std::string> BlendedDataset::describe(int64_t samples, const BlendSt
   const int64_t of_others = all - std::accumulate(counts.begin(), counts.end(), int64_t{0});
   if (of_others > 0) {
     lines.push_back(
-        fmt::format("of sets that the run has no longer: {} of {} samples, all before "
-                    "sample {}",
-                    of_others, all, start.sample));
+        fmt::format("given before sample {} and counted with none of these sets: {} of {} samples",
+                    start.sample, of_others, all));
   }
   return lines;
 }

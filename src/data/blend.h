@@ -84,8 +84,10 @@ class BlendedDataset : public Dataset {
   struct Source {
     BlendMember member;
     std::unique_ptr<Dataset> dataset;
-    /// What it is, wherever it lies: its maker and content_of its files.
+    /// What it is, wherever it lies: its maker and content_without_names of its files.
     std::string identity;
+    /// With content_of, as checkpoints of before December 2026 have it.
+    std::string named_identity;
   };
   const std::vector<Source>& sources() const { return sources_; }
   /// Of each set, which are as many.
@@ -93,7 +95,7 @@ class BlendedDataset : public Dataset {
   /// The n-th set becomes the order[n]-th of those before.
   void reorder(const std::vector<size_t>& order);
   /// A line each: its share, its rows and files, and how many of a run's samples, those behind it
-  /// among them, are of it; and one of samples that were of sets it has no longer.
+  /// among them, are of it; and one of samples of other sets, or of a set that was away since.
   std::vector<std::string> describe(int64_t samples, const BlendStart& start = {}) const;
 
  private:

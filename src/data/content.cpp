@@ -13,12 +13,16 @@ namespace {
 
 constexpr size_t kBlock = 64 << 10, kBlocksInAll = 1024;
 
-}  // namespace
+// How many of each of so many files.
+size_t blocks_of(size_t files) {
+  return std::clamp<size_t>(kBlocksInAll / std::max<size_t>(files, 1), 1, kMostBlocksOfFile);
+}
 
-void add_content(Digest& digest, const fs::path& path, size_t blocks) {
+// `name`: what stands before its size.
+void add_file(Digest& digest, const fs::path& path, const std::string& name, size_t blocks) {
   const MappedFile file(path);
   const std::string_view text = file.text();
-  digest.update(fmt::format("{} {};", path.filename().string(), text.size()));
+  digest.update(fmt::format("{}{};", name, text.size()));
   if (text.size() <= blocks * kBlock) {
     digest.update(text);
     return;
@@ -31,11 +35,21 @@ void add_content(Digest& digest, const fs::path& path, size_t blocks) {
   }
 }
 
+}  // namespace
+
+void add_content(Digest& digest, const fs::path& path, size_t blocks) {
+  add_file(digest, path, path.filename().string() + " ", blocks);
+}
+
 std::string content_of(const std::vector<fs::path>& files) {
   Digest digest(Digest::Kind::kSha256);
-  const size_t blocks =
-      std::clamp<size_t>(kBlocksInAll / std::max<size_t>(files.size(), 1), 1, kMostBlocksOfFile);
-  for (const fs::path& path : files) add_content(digest, path, blocks);
+  for (const fs::path& path : files) add_content(digest, path, blocks_of(files.size()));
+  return digest.hex();
+}
+
+std::string content_without_names(const std::vector<fs::path>& files) {
+  Digest digest(Digest::Kind::kSha256);
+  for (const fs::path& path : files) add_file(digest, path, "", blocks_of(files.size()));
   return digest.hex();
 }
 

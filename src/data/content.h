@@ -22,5 +22,7 @@ void add_content(Digest& digest, const std::filesystem::path& path, size_t block
 /// spread over them and the end; 64 MiB in all, or one block of each file. Pictures that lie in
 /// files of their own are not among them.
 std::string content_of(const std::vector<std::filesystem::path>& files);
+/// The same without the names: a file under another one holds the same rows.
+std::string content_without_names(const std::vector<std::filesystem::path>& files);
 
 }  // namespace trestle

@@ -74,6 +74,14 @@ bool is_exchange(const OtherContent& one, const OtherContent& other) {
 
 }  // namespace
 
+bool RunIdentity::has_content(const std::string& key, const std::string& saved) const {
+  const auto is_it = [&](const std::map<std::string, std::string>& all) {
+    const auto found = all.find(key);
+    return found != all.end() && found->second == saved;
+  };
+  return is_it(contents) || is_it(named_contents);
+}
+
 Json RunIdentity::to_json() const { return {{"values", values}, {"contents", contents}}; }
 
 RunIdentity RunIdentity::from_json(const Json& json, std::string_view what) {
@@ -90,11 +98,11 @@ RunIdentity RunIdentity::from_json(const Json& json, std::string_view what) {
     }
     return out;
   };
-  return {texts("values"), texts("contents")};
+  return {texts("values"), texts("contents"), {}};
 }
 
 RunIdentity identity_of(const TrainConfig& config, std::map<std::string, std::string> contents) {
-  RunIdentity identity{{}, std::move(contents)};
+  RunIdentity identity{{}, std::move(contents), {}};
   for (const FieldText& each : list_fields(config)) {
     if (must_stay(each.on_resume)) identity.values[each.path] = each.value;
   }
@@ -148,7 +156,8 @@ std::set<std::string> require_same_run(const RunIdentity& saved, const RunIdenti
     };
     const auto named = [](const std::string& text) { return !text.empty() && text != "[]"; };
     const auto was = content(saved, named(before)), is = content(now, named(value));
-    if (was && is && *was != *is) contents[path] = {{before, *was}, {value, *is}};
+    if (was && is && *was != *is && !now.has_content(path, *was))
+      contents[path] = {{before, *was}, {value, *is}};
   }
   for (const auto& [one, other] : {std::pair{kBlend, kPath}, {kPath, kBlend}}) {
     if (!contents.contains(one) || !contents.contains(other)) continue;

@@ -24,7 +24,12 @@ struct RunIdentity {
   std::map<std::string, std::string> values;
   /// Of keys that are OnResume::kSameContent and name something: content_of it.
   std::map<std::string, std::string> contents;
+  /// Those in which files' names count, as checkpoints of before December 2026 have them; only to
+  /// be compared with such, and not kept.
+  std::map<std::string, std::string> named_contents = {};
 
+  /// Whether `saved`, one of a checkpoint's contents, is what `key` names here.
+  bool has_content(const std::string& key, const std::string& saved) const;
   Json to_json() const;
   /// Throws UserError, `what` first, where it is none.
   static RunIdentity from_json(const Json& json, std::string_view what);

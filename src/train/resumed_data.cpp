@@ -74,30 +74,65 @@ std::vector<SavedSet> listed_sets(const RunIdentity& saved) {
   return sets;
 }
 
-// For each set of the blend which of those before it is; of equal ones each is taken once.
-std::vector<std::optional<size_t>> matched(const BlendedDataset& blend,
+// A set that the run has now.
+struct PresentSet {
+  std::string path, identity, named_identity;  // BlendedDataset::Source
+};
+
+std::vector<PresentSet> sets_of(const BlendedDataset& blend) {
+  std::vector<PresentSet> sets;
+  for (const BlendedDataset::Source& source : blend.sources()) {
+    sets.push_back({source.member.name.path, source.identity, source.named_identity});
+  }
+  return sets;
+}
+
+// A run of one set is a blend of that one.
+std::vector<PresentSet> sets_of(const TrainConfig& config, const Dataset& dataset,
+                                const RunIdentity& now) {
+  if (const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset)) return sets_of(*blend);
+  const auto identity = [&](const std::map<std::string, std::string>& contents) {
+    const auto found = contents.find(kPath);
+    return fmt::format("{} {}", config.dataset.maker_name,
+                       found == contents.end() ? "" : found->second);
+  };
+  return {{config.dataset.path_or_dataset, identity(now.contents), identity(now.named_contents)}};
+}
+
+// For each set which of those before it is; of equal ones each is taken once.
+std::vector<std::optional<size_t>> matched(const std::vector<PresentSet>& sets,
                                            const std::vector<SavedSet>& before) {
   std::vector<std::optional<size_t>> found;
   std::vector<bool> is_taken(before.size());
-  for (const BlendedDataset::Source& source : blend.sources()) {
+  for (const PresentSet& set : sets) {
     std::optional<size_t>& which = found.emplace_back();
     for (size_t i = 0; i < before.size() && !which; ++i) {
-      if (!is_taken[i] && before[i].identity == source.identity) which = i;
+      const std::string& was = before[i].identity;
+      if (!is_taken[i] && (was == set.identity || was == set.named_identity)) which = i;
     }
     if (which) is_taken[*which] = true;
   }
   return found;
 }
 
-// Those of the saved run. A checkpoint of before 2026-11-30 does not list them: they are known
-// where they stand as they stood.
-std::vector<SavedSet> sets_before(const BlendedDataset& blend, const RunIdentity& saved) {
+// Those of the saved run. A checkpoint of before 2026-11-30 does not list those of a blend: they
+// are known where they stand as they stood.
+std::vector<SavedSet> sets_before(const Dataset& dataset, const RunIdentity& saved) {
+  constexpr const char* kMaker = "dataset.maker_name";
+  const std::string one = content_in(saved, kPath);
+  if (!one.empty() && saved.values.contains(kMaker)) {
+    return {{1, fmt::format("{} {}", saved.values.at(kMaker), one)}};
+  }
   std::vector<SavedSet> sets = listed_sets(saved);
-  if (!sets.empty()) return sets;
-  const auto before = with_weights(blend.parts(), saved_blend(saved));
-  if (!before || content_of_blend(blend, *before) != content_in(saved, kBlend)) return {};
+  const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
+  if (!sets.empty() || blend == nullptr) return sets;
+  const auto before = with_weights(blend->parts(), saved_blend(saved));
+  constexpr auto kIdentity = &BlendedDataset::Source::named_identity;
+  if (!before || content_of_blend(*blend, *before, kIdentity) != content_in(saved, kBlend)) {
+    return {};
+  }
   for (size_t i = 0; i < before->size(); ++i) {
-    sets.push_back({(*before)[i].weight, blend.sources()[i].identity});
+    sets.push_back({(*before)[i].weight, blend->sources()[i].*kIdentity});
   }
   return sets;
 }
@@ -110,34 +145,44 @@ std::string note_of_weights(const std::vector<BlendPart>& before,
       start.sample, shares_text(parts), shares_text(before), fmt::join(start.taken, ", "));
 }
 
-std::string note_of_sets(const BlendedDataset& blend, const std::vector<std::optional<size_t>>& was,
-                         size_t gone, const BlendStart& start) {
+std::string note_of_sets(const char* key, const std::vector<PresentSet>& sets,
+                         const std::vector<std::optional<size_t>>& was, size_t gone,
+                         const BlendStart& start) {
   std::vector<std::string> texts;
   for (size_t i = 0; i < was.size(); ++i) {
-    const std::string& path = blend.sources()[i].member.name.path;
+    const std::string& path = sets[i].path;
     texts.push_back(
         was[i] ? fmt::format("{} goes on behind the {} samples that it gave", path, start.taken[i])
                : fmt::format("{} begins at its first row", path));
   }
   if (gone > 0) texts.push_back(fmt::format("sets that are no longer there: {}", gone));
-  return fmt::format("dataset.blend: from sample {} on it is of other sets: {}", start.sample,
+  return fmt::format("{}: from sample {} on it is of other sets: {}", key, start.sample,
                      fmt::join(texts, "; "));
 }
 
+// Where no set of the saved run is left.
+ResumedOrder all_others(bool is_blend, int64_t samples) {
+  if (is_blend) {
+    return {{.sample = samples},
+            {fmt::format("dataset.blend: other sets than the run was saved with: from sample {} on "
+                         "each begins at its first row, so rows that it learnt from may come again",
+                         samples)}};
+  }
+  return {{},
+          {fmt::format("{}: other data than the run was saved with: it goes on with sample {} of "
+                       "their order, so rows that it learnt from may come again",
+                       kPath, samples)}};
+}
+
 // Of sets that are others, or weigh otherwise, from here on.
-ResumedOrder changed(const BlendedDataset& blend, const std::vector<SavedSet>& before,
-                     const RunProgress& progress) {
+ResumedOrder changed(const Dataset& dataset, const std::vector<PresentSet>& sets,
+                     const std::vector<SavedSet>& before, const RunProgress& progress) {
+  const bool is_blend = dynamic_cast<const BlendedDataset*>(&dataset) != nullptr;
+  const auto was = matched(sets, before);
+  const auto stayed = std::ranges::count_if(was, [](const auto& each) { return each.has_value(); });
+  if (stayed == 0) return all_others(is_blend, progress.consumed_samples);
   ResumedOrder order;
   order.start.sample = progress.consumed_samples;
-  const auto was = matched(blend, before);
-  const auto stayed = std::ranges::count_if(was, [](const auto& each) { return each.has_value(); });
-  if (stayed == 0) {
-    order.notes.push_back(fmt::format(
-        "dataset.blend: other sets than the run was saved with: from sample {} on each begins at "
-        "its first row, so rows that it learnt from may come again",
-        order.start.sample));
-    return order;
-  }
   std::vector<BlendPart> weights;
   for (const SavedSet& set : before) weights.push_back({1, set.weight});
   const std::vector<int64_t> gave =
@@ -151,29 +196,32 @@ ResumedOrder changed(const BlendedDataset& blend, const std::vector<SavedSet>& b
   }
   const size_t gone = before.size() - static_cast<size_t>(stayed);
   const bool same_sets = gone == 0 && was.size() == before.size();
-  order.notes.push_back(same_sets ? note_of_weights(weights, blend.parts(), order.start)
-                                  : note_of_sets(blend, was, gone, order.start));
+  order.notes.push_back(
+      same_sets ? note_of_weights(weights, dataset.parts(), order.start)
+                : note_of_sets(is_blend ? kBlend : kPath, sets, was, gone, order.start));
   return order;
 }
 
-ResumedOrder order_of_blend(const TrainConfig& config, const BlendedDataset& blend,
-                            const RunIdentity& saved, const RunIdentity& now,
-                            const RunProgress& progress) {
-  const bool is_same = content_in(saved, kBlend) == content_in(now, kBlend);
-  const std::vector<SavedSet> before = sets_before(blend, saved);
+ResumedOrder order_of_sets(const TrainConfig& config, const Dataset& dataset,
+                           const RunIdentity& saved, const RunIdentity& now,
+                           const RunProgress& progress) {
+  const char* key = now.contents.contains(kBlend) ? kBlend : kPath;
+  const bool is_same = now.has_content(key, content_in(saved, key));
+  const std::vector<SavedSet> before = sets_before(dataset, saved);
   const size_t counted = progress.blend_start.taken.size();
-  const size_t sets = is_same ? blend.parts().size() : before.size();
+  const size_t sets = is_same ? dataset.parts().size() : before.size();
   if (counted != 0 && sets != 0 && counted != sets) {
     user_error(
         "checkpoint.load={} counts samples of {} sets, but its dataset.blend has {}; was it made "
         "by another trestle?",
         config.checkpoint.load, counted, sets);
   }
-  return is_same ? ResumedOrder{progress.blend_start} : changed(blend, before, progress);
+  if (is_same) return {progress.blend_start};
+  return changed(dataset, sets_of(config, dataset, now), before, progress);
 }
 
 void keep_order(TrainConfig& config, BlendedDataset& blend, const RunIdentity& saved) {
-  const auto was = matched(blend, listed_sets(saved));
+  const auto was = matched(sets_of(blend), listed_sets(saved));
   std::vector<size_t> order(was.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::ranges::stable_sort(order, {}, [&](size_t i) { return was[i].value_or(kMostSets + i); });
@@ -210,15 +258,7 @@ void keep_order_and_weights(TrainConfig& config, Dataset& dataset, const RunIden
 ResumedOrder resumed_order(const TrainConfig& config, const Dataset& dataset,
                            const RunIdentity& saved, const RunIdentity& now,
                            const RunProgress& progress) {
-  ResumedOrder order;
-  if (const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset)) {
-    order = order_of_blend(config, *blend, saved, now, progress);
-  } else if (content_in(saved, kPath) != content_in(now, kPath)) {
-    order.notes.push_back(
-        fmt::format("{}: other data than the run was saved with: it goes on with sample {} of "
-                    "their order, so rows that it learnt from may come again",
-                    kPath, progress.consumed_samples));
-  }
+  ResumedOrder order = order_of_sets(config, dataset, saved, now, progress);
   for (const char* key : {"dataset.shuffle", "rng.seed"}) {
     const auto before = saved.values.find(key);
     if (before == saved.values.end() || before->second == now.values.at(key)) continue;

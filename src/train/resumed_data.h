@@ -24,9 +24,9 @@ struct ResumedOrder {
   std::vector<std::string> notes = {};
 };
 
-/// Behind `progress` of the run that was saved as `saved` and goes on as `now`. Sets of
-/// dataset.blend that the run had go on behind the rows that each gave, new ones begin at their
-/// first. Throws UserError where the checkpoint's counts are of other sets.
+/// Behind `progress` of the run that was saved as `saved` and goes on as `now`. Sets that the run
+/// had when it was saved, alone or in dataset.blend, go on behind the rows that each gave, new ones
+/// begin at their first. Throws UserError where the checkpoint's counts are of other sets.
 ResumedOrder resumed_order(const TrainConfig& config, const Dataset& dataset,
                            const RunIdentity& saved, const RunIdentity& now,
                            const RunProgress& progress);

@@ -9,6 +9,19 @@
 
 namespace trestle {
 
+namespace {
+
+std::string sets_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts,
+                          std::string BlendedDataset::Source::*identity) {
+  std::string text;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    text += fmt::format("{} {};", parts[i].weight, blend.sources()[i].*identity);
+  }
+  return text;
+}
+
+}  // namespace
+
 std::unique_ptr<Dataset> make_training_data(const TrainConfig& config) {
   const DatasetOptions& options = config.dataset;
   if (options.blend.empty()) {
@@ -30,22 +43,23 @@ std::unique_ptr<Dataset> make_training_data(const TrainConfig& config) {
 
 std::map<std::string, std::string> content_of_training_data(const Dataset& dataset) {
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
-  if (blend == nullptr) return {{"dataset.path_or_dataset", content_of(dataset.files())}};
+  if (blend == nullptr)
+    return {{"dataset.path_or_dataset", content_without_names(dataset.files())}};
   return {{"dataset.blend", content_of_blend(*blend, blend->parts())},
-          {kBlendSets, sets_of_blend(*blend, blend->parts())}};
+          {kBlendSets, sets_of_blend(*blend, blend->parts(), &BlendedDataset::Source::identity)}};
 }
 
-std::string sets_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts) {
-  std::string text;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    text += fmt::format("{} {};", parts[i].weight, blend.sources()[i].identity);
-  }
-  return text;
+std::map<std::string, std::string> named_content_of_training_data(const Dataset& dataset) {
+  const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
+  if (blend == nullptr) return {{"dataset.path_or_dataset", content_of(dataset.files())}};
+  return {{"dataset.blend",
+           content_of_blend(*blend, blend->parts(), &BlendedDataset::Source::named_identity)}};
 }
 
-std::string content_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts) {
+std::string content_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts,
+                             std::string BlendedDataset::Source::*identity) {
   Digest digest(Digest::Kind::kSha256);
-  digest.update(sets_of_blend(blend, parts));
+  digest.update(sets_of_blend(blend, parts, identity));
   return digest.hex();
 }
 

@@ -242,6 +242,21 @@ TEST(Identity, ContentsAreToldInWords) {
   }
 }
 
+// A checkpoint of before names did not count has a digest with them.
+TEST(Identity, ContentsOfBothFormsAreKnown) {
+  const auto of = [](const std::string& content) {
+    TrainConfig config;
+    config.dataset.path_or_dataset = "x";
+    return identity_of(config, {{"dataset.path_or_dataset", content}});
+  };
+  RunIdentity now = of("bytes");
+  now.named_contents = {{"dataset.path_or_dataset", "name and bytes"}};
+  EXPECT_NO_THROW(require_same_run(of("bytes"), now, {}, "run"));
+  EXPECT_NO_THROW(require_same_run(of("name and bytes"), now, {}, "run"));
+  EXPECT_REFUSED(require_same_run(of("others"), now, {}, "run"), "dataset.path_or_dataset=x");
+  EXPECT_EQ(now.to_json()["contents"].size(), 1u);
+}
+
 TEST(Identity, KeysThatMayChangeNeedNoPermission) {
   EXPECT_NO_THROW(require_changeable({"peft.alpha", "dataset.path_or_dataset"}));
   EXPECT_REFUSED(require_changeable({"optimizer.lr"}), "has no effect");

@@ -82,6 +82,10 @@ TEST_F(BlendedRun, GoesOnWithTheSameSetsAndWeightsAlone) {
   TrainConfig moved = blended("d", 0.75, "moved/second.jsonl");
   moved.checkpoint.load = saved.checkpoint.save;
   EXPECT_EQ(run(moved).size(), 3u);
+  fs::copy_file(directory_ / "second.jsonl", directory_ / "other name.jsonl");
+  TrainConfig renamed = blended("e", 0.75, "other name.jsonl");
+  renamed.checkpoint.load = saved.checkpoint.save;
+  EXPECT_NO_THROW(const Trainer trainer(renamed));
 }
 
 // 0.75 and 1 are 3 and 4: of the same blend the weights that it began with stay.
@@ -152,7 +156,54 @@ TEST_F(BlendedRun, ASetThatStaysGoesOnBehindItsRows) {
   ASSERT_EQ(said.size(), 3u);
   testing::expect_mentions(said[0], {"second.jsonl (2 rows; 12 of 24 samples, 6 passes)"});
   testing::expect_mentions(said[1], {"third.jsonl (1 rows; 6 of 24 samples, 6 passes)"});
-  testing::expect_mentions(said[2], {"of sets that the run has no longer: 6 of 24 samples"});
+  testing::expect_mentions(
+      said[2], {"given before sample 12 and counted with none of these sets: 6 of 24 samples"});
+}
+
+// A run of one set is a blend of that one, and comes to be of one again.
+TEST_F(BlendedRun, OneSetGoesOnInABlendAndAlone) {
+  constexpr int64_t kRows = 7, kSamples = 24;
+  TrainConfig one = config("saved", "lora");
+  one.model.params_dtype = "float32";
+  one.train.exit_interval = 2;
+  // Of the set's rows those from sample `from` on.
+  const auto rows = [&](const Trainer& trainer, int64_t from) {
+    BlendOrder order(trainer.dataset().parts(), static_cast<uint64_t>(one.rng.seed),
+                     one.dataset.shuffle, trainer.progress().blend_start);
+    std::vector<int64_t> all;
+    for (int64_t i = from; i < kSamples; ++i) {
+      if (order.row(i) < kRows) all.push_back(order.row(i));
+    }
+    return all;
+  };
+  const auto going_on = [&](TrainConfig config) {
+    config.checkpoint.load = config.checkpoint.save = one.checkpoint.save;
+    config.train.exit_interval = 2;
+    return config;
+  };
+  const Asked asked{.keys = {}, .may_change = {"dataset.blend"}};
+  Trainer first(one);
+  const std::vector<int64_t> whole = rows(first, 0);
+  first.run();
+
+  ::testing::internal::CaptureStderr();
+  Trainer several(going_on(blended("saved", 1)), asked);
+  testing::expect_mentions(::testing::internal::GetCapturedStderr(),
+                           {"dataset.blend: from sample 8 on it is of other sets: ",
+                            "data.jsonl goes on behind the 8 samples that it gave; ",
+                            "second.jsonl begins at its first row"});
+  EXPECT_EQ(several.progress().blend_start.taken, (std::vector<int64_t>{8, 0}));
+  EXPECT_EQ(rows(several, 8), std::vector<int64_t>(whole.begin() + 8, whole.begin() + 16));
+  several.run();
+
+  Trainer alone(going_on(one), asked);
+  EXPECT_EQ(alone.progress().blend_start.taken, std::vector<int64_t>{12});
+  EXPECT_EQ(rows(alone, 16), std::vector<int64_t>(whole.begin() + 12, whole.begin() + 20));
+  TrainConfig part = going_on(one);
+  part.train.exit_interval = 1;
+  Trainer(part, asked).run();
+  const Trainer rest(going_on(one));
+  EXPECT_EQ(rows(rest, 20), std::vector<int64_t>(whole.begin() + 16, whole.begin() + 20));
 }
 
 TEST_F(BlendedRun, OtherWeightsGoOnBehindTheRowsThatWereTaken) {
@@ -214,6 +265,11 @@ TEST_F(BlendedRun, OtherSetsAndOrdersAreTold) {
   TrainConfig one = config("b", "lora");
   one.model.params_dtype = "float32";
   testing::expect_mentions(told(one, {"dataset.blend", "dataset.path_or_dataset"}),
+                           {"dataset.path_or_dataset: from sample 8 on it is of other sets: ",
+                            "data.jsonl goes on behind the 4 samples that it gave; sets that are "
+                            "no longer there: 1"});
+  one.dataset.path_or_dataset = (directory_ / "third.jsonl").string();
+  testing::expect_mentions(told(one, {"dataset.path_or_dataset"}),
                            {"dataset.path_or_dataset: other data than the run was saved with"});
   TrainConfig seed = blended("c");
   seed.rng.seed = 7;

@@ -115,6 +115,11 @@ TEST_F(Resume, BaseAndDataAreKnownByTheirContent) {
   same.dataset.path_or_dataset = (moved / "data.jsonl").string();
   EXPECT_EQ(refusal(same), std::nullopt);
 
+  fs::copy_file(moved / "data.jsonl", moved / "other name.jsonl");
+  same.dataset.path_or_dataset = (moved / "other name.jsonl").string();
+  EXPECT_EQ(refusal(same), std::nullopt);
+  same.dataset.path_or_dataset = (moved / "data.jsonl").string();
+
   std::string data = read_text(moved / "data.jsonl");
   data[data.find("count 3") + 6] = '9';
   write_text(moved / "data.jsonl", data);
