@@ -32,23 +32,23 @@ std::string help_of(const CLI::App& command) {
 }
 
 // The command that the first of the words name, and where those behind them begin.
-const CLI::App& named_command(const CLI::App& app, const std::vector<std::string>& words,
+const CLI::App* named_command(const CLI::App* app, const std::vector<std::string>& words,
                               size_t& next) {
-  const std::vector<const CLI::App*> commands = app.get_subcommands({});
+  const std::vector<const CLI::App*> commands = app->get_subcommands({});
   const std::string word = next < words.size() ? words[next] : "";
   if (commands.empty() || word.starts_with('-')) return app;
   std::vector<std::string> names;
   for (const CLI::App* command : commands) names.push_back(command->get_name());
-  const std::string those = fmt::format("there are {}; {}", fmt::join(names, ", "), help_of(app));
-  if (next == words.size()) user_error("{} needs a command; {}", name_of(app), those);
+  const std::string those = fmt::format("there are {}; {}", fmt::join(names, ", "), help_of(*app));
+  if (next == words.size()) user_error("{} needs a command; {}", name_of(*app), those);
   const auto found = std::ranges::find(names, word);
   if (found == names.end()) {
-    const std::string above = app.get_parent() == nullptr ? "" : name_of(app) + " ";
+    const std::string above = app->get_parent() == nullptr ? "" : name_of(*app) + " ";
     user_error("unknown command {}{}; {}", above, word.empty() ? "''" : word,
                did_you_mean(word, names, those));
   }
   ++next;
-  return named_command(*commands[static_cast<size_t>(found - names.begin())], words, next);
+  return named_command(commands[static_cast<size_t>(found - names.begin())], words, next);
 }
 
 // "--prompt" of "--prompt=a"; empty of a value.
@@ -291,7 +291,7 @@ void run_command_line(const std::string& help, const std::string& name,
   add(Command(&app));
   refuse_empty_names(app);
   size_t next = 0;
-  const CLI::App& command = named_command(app, arguments, next);
+  const CLI::App& command = *named_command(&app, arguments, next);
   check_flags(command, arguments, next);
   std::ranges::reverse(arguments);  // as CLI11 takes them
   try {
