@@ -178,7 +178,6 @@ RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
     progress.schedule_start = progress.step;
     progress.skipped_before = progress.skipped;
   }
-  progress.began = {progress.step, progress.consumed_samples};
   optimizer.set_steps(progress.updates());
   return progress;
 }

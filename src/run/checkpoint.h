@@ -45,8 +45,8 @@ struct RunProgress {
   /// The step behind which optimizer and schedule began anew (checkpoint.load_optim=false), and
   /// how many of the skipped steps lie before it.
   int64_t schedule_start = 0, skipped_before = 0;
-  /// Where the process that made these steps began: since then every step has taken one batch of
-  /// the same size.
+  /// Since then every step has taken one batch of the same size: where the run began, or went on
+  /// with another size.
   struct {
     int64_t step = 0, samples = 0;
   } began = {};

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -136,7 +138,7 @@ BlendStart blend_start_in(const Numbers& own, int64_t consumed_samples) {
   return {sample, std::move(taken), std::move(numbers)};
 }
 
-// Batches of one size since the process began, and with dataset.overlong=drop also the rows between
+// Batches of one size since `began`, and with dataset.overlong=drop also the rows between
 // them. Those of before are held likewise when they are gone on from; what a checkpoint of before
 // 2026-12 or another program's says cannot be told from a changed batch.
 void require_samples_of_batches(const Numbers& own, const Numbers& state, int64_t step,
@@ -167,6 +169,11 @@ RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
   RunProgress progress{.step = step};
   progress.consumed_samples = state.count(kSamples, step * kMostBatch);
   require_samples_of_batches(numbers, state, step, progress.consumed_samples);
+  progress.began = {step, progress.consumed_samples};
+  if (numbers.has(kBegan)) {
+    const Numbers began = numbers.inside(kBegan);
+    progress.began = {began.count("step", step), began.count("samples", step * kMostBatch)};
+  }
   progress.blend_start = blend_start_in(numbers, progress.consumed_samples);
   progress.skipped = numbers.count("skipped", step);
   progress.skipped_on_end = numbers.count("skipped_on_end", progress.skipped);
@@ -184,6 +191,15 @@ RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
                                step - progress.schedule_start));
   }
   return progress;
+}
+
+bool takes_same_batches(const RunIdentity& one, const RunIdentity& other) {
+  const auto value = [](const RunIdentity& of, const char* key) {
+    const auto found = of.values.find(key);
+    return found == of.values.end() ? std::string() : found->second;
+  };
+  return std::ranges::all_of(std::array{"train.global_batch_size", "dataset.overlong"},
+                             [&](const char* key) { return value(one, key) == value(other, key); });
 }
 
 }  // namespace trestle

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/json.h"
+#include "run/identity.h"
 
 namespace trestle {
 
@@ -16,5 +17,8 @@ struct RunProgress;
 /// what it says and what could stand there.
 RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
                         std::string_view what);
+
+/// Whether steps of both take one batch of the same size, and drop samples alike.
+bool takes_same_batches(const RunIdentity& one, const RunIdentity& other);
 
 }  // namespace trestle

@@ -29,6 +29,7 @@
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
 #include "run/retention.h"
+#include "run/saved_progress.h"
 #include "run/saver.h"
 #include "run/snapshot.h"
 #include "train/resumed_data.h"
@@ -157,6 +158,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
     if (!asked_memory) throw;
     machine_error("while weights and optimizer were opened: {}",
                   opening_out_of_memory_line(*asked_memory, memory_held(), config_));
+  }
+  if (resumes && (!before || !takes_same_batches(*before, identity_))) {
+    progress_.began = {progress_.step, progress_.consumed_samples};
   }
   if (before) {
     ResumedOrder order = resumed_order(config_, *dataset_, *before, identity_, progress_);

@@ -314,7 +314,7 @@ class Flags(Refusals):
 
     def test_command(self):
         self.refused("improt", names=["improt", "import"])
-        self.refused(names=["subcommand"])
+        self.refused(names=["needs a command"])
 
     def finetune(self, *overrides, names):
         self.refused("finetune", "--recipe", "demo_config", f"checkpoint.pretrained_checkpoint={HF}",

@@ -121,6 +121,10 @@ TEST(SavedProgress, SamplesAreWholeBatches) {
               {"identity",
                {{"values", {{"train.global_batch_size", "5"}, {"dataset.overlong", "error"}}}}}};
   EXPECT_EQ(read(own, 40).consumed_samples, 40);
+  EXPECT_EQ(read(own, 40).began.step, 4);
+  EXPECT_EQ(read(own, 40).began.samples, 10);
+  EXPECT_EQ(read(Json::object(), 40).began.step, kStep);  // older ones do not say it
+  EXPECT_EQ(read(Json::object(), 40).began.samples, 40);
   const std::string line = " (10 at step 4, then 6 steps of train.global_batch_size=5)";
   for (const int64_t other : {0, 39, 41}) {
     EXPECT_REFUSED(read(own, other), "consumed_train_samples is " + std::to_string(other) +
@@ -139,6 +143,21 @@ TEST(SavedProgress, SamplesAreWholeBatches) {
   EXPECT_REFUSED(read(own, 40), "began.step is 11");
   own["began"] = 3;
   EXPECT_REFUSED(read(own, 40), "began is 3");
+}
+
+TEST(SavedProgress, BatchesAreTheSameBySizeAndByWhatIsDropped) {
+  const auto run = [](const char* batch, const char* overlong) {
+    return RunIdentity{
+        {{"train.global_batch_size", batch}, {"dataset.overlong", overlong}, {"rng.seed", "1"}},
+        {},
+        {}};
+  };
+  RunIdentity other = run("5", "drop");
+  other.values["rng.seed"] = "2";
+  EXPECT_TRUE(takes_same_batches(run("5", "drop"), other));
+  EXPECT_FALSE(takes_same_batches(run("5", "drop"), run("6", "drop")));
+  EXPECT_FALSE(takes_same_batches(run("5", "drop"), run("5", "error")));
+  EXPECT_FALSE(takes_same_batches(RunIdentity{}, run("5", "error")));
 }
 
 TEST(SavedProgress, SamplesAreThoseOfItsSteps) {
