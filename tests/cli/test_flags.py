@@ -100,6 +100,8 @@ def of_model(view, unlike=None):
         "--weights": [*(Trial(form, Changed(view)) for form in (4, "int4")), *(Trial(form, Changed(view), unlike or {}) for form in ("int8",)),
                       Trial("fp8", Refused("no projection of the model is in FP8")),
                       Trial("bf16", Refused("two dtypes"), {"--dtype": "float32"})],
+        # Its older names.
+        **{name: [Trial(4, Changed(view))] for name in ("--base-bits", "--base_bits")},
         "--format": [Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model-path": BOTH}),
                      Trial("mistral", Refused("holds no such checkpoint"))],
         "--device": ON_DEVICE,
