@@ -76,7 +76,7 @@ def check_items(directory):
 
 def check_manifest(directory):
     """integrity.json is what megatron-core 0.19's save_integrity_manifest makes of the directory, to the byte; a run's has a
-    section of its own behind that, which its reader, asking for "algorithm" and "files", does not see."""
+    section of its own behind that."""
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
              for path in sorted(directory.iterdir(), key=str) if path.is_file() and path.name != "integrity.json"}
     wanted = json.dumps({"algorithm": "sha256", "files": files}, indent=2)
