@@ -142,7 +142,7 @@ class Bench:
             rows = self.options.work / "prompts.jsonl"
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": "a"}]
             rows.write_text((json.dumps({"messages": turns}) + "\n") * batch)
-            command = [self.options.trestle, "evaluate", "--dataset-type", "jsonl", "--data", rows, "--batch-size", batch]
+            command = [self.options.trestle, "evaluate", "--maker", "jsonl", "--data", rows, "--batch-size", batch]
         told = run([*command, "--hf-model-path", model, "--dtype", "bfloat16", "--weights", line.get("weights", "16"),
                     "--device", self.device, "--max-new-tokens", 8 if self.options.tiny else 128]).stderr
         part = "prefill" if what == "prefill" else "decode"
