@@ -11,7 +11,6 @@
 #include <functional>
 #include <optional>
 
-#include "base/error.h"
 #include "kernels/graph.h"
 #include "model/host_input.h"
 #include "model/ministral3.h"
@@ -131,10 +130,7 @@ std::vector<int64_t> DecodeStep::take() {
   const auto* first = read_[slot].const_data_ptr<int64_t>();
   std::vector<int64_t> ids(first, first + read_[slot].numel());
   for (const int64_t id : ids) {
-    if (id < 0) {
-      user_error("the model's logits are not finite; its weights are damaged or overflow in {}",
-                 c10::toString(model_.build().dtype));
-    }
+    if (id < 0) refuse_logits(model_.build().dtype);
   }
   return ids;
 }

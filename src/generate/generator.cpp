@@ -12,6 +12,7 @@
 #include "generate/decode_step.h"
 #include "generate/prefill.h"
 #include "generate/prompt_lookup.h"
+#include "model/host_input.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -35,7 +36,7 @@ ModelInput pack(const std::vector<Sample>& prompts, at::Device device) {
     lengths.push_back(static_cast<int64_t>(prompt.ids.size()));
     images_CHW.insert(images_CHW.end(), prompt.images_CHW.begin(), prompt.images_CHW.end());
   }
-  return ModelInput::make(at::tensor(ids, at::kLong).to(device), std::move(lengths),
+  return ModelInput::make(to_device(at::tensor(ids, at::kLong), device), std::move(lengths),
                           std::move(images_CHW));
 }
 
@@ -104,7 +105,7 @@ ModelInput behind(const std::vector<std::vector<int64_t>>& tokens, const KvCache
     lengths.push_back(static_cast<int64_t>(tokens[i].size()));
   }
   const auto on_device = [&](const std::vector<int64_t>& values) {
-    return at::tensor(values, at::kLong).to(device);
+    return to_device(at::tensor(values, at::kLong), device);
   };
   return {on_device(ids), on_device(positions), Packing(std::move(lengths)), {}};
 }
@@ -120,7 +121,8 @@ at::Tensor rows_of(const at::Tensor& logits_RV, const std::vector<std::vector<in
   }
   return std::ssize(rows) == logits_RV.size(0)
              ? logits_RV
-             : logits_RV.index_select(0, at::tensor(rows, at::kLong).to(logits_RV.device()));
+             : logits_RV.index_select(0,
+                                      to_device(at::tensor(rows, at::kLong), logits_RV.device()));
 }
 
 // Tokens by the model's forward and the sampler, for all answers at once.

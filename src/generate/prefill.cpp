@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "model/host_input.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -14,7 +15,7 @@ at::Tensor last_rows(const at::Tensor& x_TD, const std::vector<int64_t>& lengths
   std::vector<int64_t> rows;
   int64_t end = 0;
   for (const int64_t length : lengths) rows.push_back((end += length) - 1);
-  return x_TD.index_select(0, at::tensor(rows, at::kLong).to(x_TD.device()));
+  return x_TD.index_select(0, to_device(at::tensor(rows, at::kLong), x_TD.device()));
 }
 
 }  // namespace

@@ -77,6 +77,11 @@ std::vector<Candidate> candidates(std::span<const float> logits_V, const Samplin
   return kept;
 }
 
+void refuse_logits(at::ScalarType dtype) {
+  user_error("the model's logits are not finite; its weights are damaged or overflow in {}",
+             c10::toString(dtype));
+}
+
 Sampler::Sampler(const SamplingOptions& options, size_t sequences) : options_(options) {
   validate(options);
   for (size_t i = 0; i < sequences; ++i) {
@@ -102,8 +107,7 @@ std::vector<std::vector<int64_t>> Sampler::next(
   const auto vocabulary = static_cast<size_t>(logits_RV.size(1));
   const auto choose = [&](size_t sequence, size_t row) {
     if (!is_finite.const_data_ptr<bool>()[row]) {
-      user_error("the model's logits are not finite; its weights are damaged or overflow in {}",
-                 c10::toString(logits_RV.scalar_type()));
+      refuse_logits(logits_RV.scalar_type());
     }
     if (greedy) return likeliest.const_data_ptr<int64_t>()[row];
     return draw({logits.const_data_ptr<float>() + row * vocabulary, vocabulary}, random_[sequence]);

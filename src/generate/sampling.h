@@ -46,6 +46,9 @@ std::vector<Candidate> candidates(std::span<const float> logits_V, const Samplin
 /// std::mt19937_64 seeded by std::seed_seq{low half of seed, high half of seed, number of the
 /// sequence}, its upper 53 bits as u in [0, 1), and the first candidate at which the running sum of
 /// weights passes u times their total.
+/// Throws UserError: logits of `dtype` are not finite.
+[[noreturn]] void refuse_logits(at::ScalarType dtype);
+
 class Sampler {
  public:
   Sampler(const SamplingOptions& options, size_t sequences);

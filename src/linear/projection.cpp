@@ -58,16 +58,14 @@ class JoinedPair {
       : update_(update), factors_(factors) {
     scale_ = **std::ranges::find_if(update.scales, [](const auto& s) { return s.has_value(); });
     if (is_whole()) {
-      a_ = factors[0];
       b_ = factors[1];
       return;
     }
-    variable_list all_a;
-    for (size_t i = 0; i < factors.size(); i += 2) all_a.push_back(factors[i]);
-    a_ = at::cat(all_a);
+    int64_t ranks = 0;
+    for (size_t i = 0; i < factors.size(); i += 2) ranks += factors[i].size(0);
     variable_list parts;
     for_parts([&](size_t part, std::optional<size_t> pair, int64_t column) {
-      at::Tensor b = at::zeros({update_.layout.part_size(part, update_.out), a_.size(0)},
+      at::Tensor b = at::zeros({update_.layout.part_size(part, update_.out), ranks},
                                factors_.front().options());
       if (pair) {
         const at::Tensor& own = factors_[2 * *pair + 1];
@@ -78,7 +76,13 @@ class JoinedPair {
     b_ = update_.layout.fuse(parts, 0);
   }
 
-  const at::Tensor& a() const { return a_; }
+  /// Made with each call: only a gradient needs it.
+  at::Tensor a() const {
+    if (is_whole()) return factors_[0];
+    variable_list all;
+    for (size_t i = 0; i < factors_.size(); i += 2) all.push_back(factors_[i]);
+    return at::cat(all);
+  }
   const at::Tensor& b() const { return b_; }
   double scale() const { return scale_; }
 
@@ -128,7 +132,7 @@ class JoinedPair {
 
   const LowRankUpdate& update_;
   const std::vector<at::Tensor>& factors_;
-  at::Tensor a_, b_;
+  at::Tensor b_;
   double scale_ = 0;
 };
 

@@ -6,6 +6,7 @@
 
 #include "kernels/decode_attention.h"
 #include "model/attention.h"
+#include "model/host_input.h"
 
 namespace trestle {
 
@@ -21,7 +22,7 @@ at::Tensor decode_step(const at::Tensor& q_BGNH, const KvCache& cache, size_t la
   std::optional<at::Tensor> mask;
   const auto& lengths = cache.lengths();
   if (std::any_of(lengths.begin(), lengths.end(), [&](int64_t n) { return n + 1 != span; })) {
-    const at::Tensor last = at::tensor(lengths, at::kLong).to(q_BGNH.device());
+    const at::Tensor last = to_device(at::tensor(lengths, at::kLong), q_BGNH.device());
     mask =
         at::arange(span, last.options()).unsqueeze(0).le(last.unsqueeze(1)).view({-1, 1, 1, span});
   }
