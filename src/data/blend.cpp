@@ -98,11 +98,10 @@ int64_t BlendOrder::samples_for_all() const {
 
 BlendedDataset::BlendedDataset(const std::vector<BlendMember>& members) {
   for (const BlendMember& member : members) {
-    sources_.push_back({member, make_dataset(member.maker, member.name), {}, {}});
+    sources_.push_back({member, make_dataset(member.maker, member.name), {}});
     Source& source = sources_.back();
-    const std::vector<fs::path> files = source.dataset->files();
-    source.identity = fmt::format("{} {}", member.maker, content_without_names(files));
-    source.named_identity = fmt::format("{} {}", member.maker, content_of(files));
+    source.identity =
+        fmt::format("{} {}", member.maker, content_without_names(source.dataset->files()));
     const int64_t rows = source.dataset->size();
     if (rows == 0) user_error("{}: {} has no rows", member.name.key, member.name.path);
     parts_.push_back({rows, member.weight.value_or(static_cast<double>(rows))});
@@ -148,6 +147,11 @@ std::map<std::string, int64_t> BlendedDataset::unknown_columns() const {
 std::string BlendedDataset::row_name(int64_t index, const std::string&) const {
   const Place place = place_of(index);
   return place.source->dataset->row_name(place.row, place.source->member.name.path);
+}
+
+const std::string& BlendedDataset::Source::named_identity() const {
+  if (!named) named = fmt::format("{} {}", member.maker, content_of(dataset->files()));
+  return *named;
 }
 
 void BlendedDataset::set_weights(const std::vector<double>& weights) {

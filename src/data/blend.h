@@ -86,8 +86,11 @@ class BlendedDataset : public Dataset {
     std::unique_ptr<Dataset> dataset;
     /// What it is, wherever it lies: its maker and content_without_names of its files.
     std::string identity;
-    /// With content_of, as checkpoints of before December 2026 have it.
-    std::string named_identity;
+    /// With content_of, as checkpoints of before December 2026 have it: the files are read once
+    /// more where one is gone on from, and not by runs that begin.
+    const std::string& named_identity() const;
+
+    mutable std::optional<std::string> named = {};
   };
   const std::vector<Source>& sources() const { return sources_; }
   /// Of each set, which are as many.

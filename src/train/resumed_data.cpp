@@ -82,7 +82,7 @@ struct PresentSet {
 std::vector<PresentSet> sets_of(const BlendedDataset& blend) {
   std::vector<PresentSet> sets;
   for (const BlendedDataset::Source& source : blend.sources()) {
-    sets.push_back({source.member.name.path, source.identity, source.named_identity});
+    sets.push_back({source.member.name.path, source.identity, source.named_identity()});
   }
   return sets;
 }
@@ -127,12 +127,9 @@ std::vector<SavedSet> sets_before(const Dataset& dataset, const RunIdentity& sav
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
   if (!sets.empty() || blend == nullptr) return sets;
   const auto before = with_weights(blend->parts(), saved_blend(saved));
-  constexpr auto kIdentity = &BlendedDataset::Source::named_identity;
-  if (!before || content_of_blend(*blend, *before, kIdentity) != content_in(saved, kBlend)) {
-    return {};
-  }
+  if (!before || named_content_of_blend(*blend, *before) != content_in(saved, kBlend)) return {};
   for (size_t i = 0; i < before->size(); ++i) {
-    sets.push_back({(*before)[i].weight, blend->sources()[i].*kIdentity});
+    sets.push_back({(*before)[i].weight, blend->sources()[i].named_identity()});
   }
   return sets;
 }

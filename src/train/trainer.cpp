@@ -146,7 +146,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   auto contents = content_of_training_data(*dataset_);
   contents["checkpoint.pretrained_checkpoint"] = content_of(base_);
   identity_ = identity_of(config_, std::move(contents));
-  identity_.named_contents = named_content_of_training_data(*dataset_);
+  if (before) identity_.named_contents = named_content_of_training_data(*dataset_);
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (resumes && known) saved->require_same(identity_, asked_.may_change);

@@ -3,6 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "base/digest.h"
 #include "run/identity.h"
@@ -11,13 +13,21 @@ namespace trestle {
 
 namespace {
 
+// `identity`: of a set, a member of BlendedDataset::Source.
+template <class Identity>
 std::string sets_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts,
-                          std::string BlendedDataset::Source::*identity) {
+                          Identity identity) {
   std::string text;
   for (size_t i = 0; i < parts.size(); ++i) {
-    text += fmt::format("{} {};", parts[i].weight, blend.sources()[i].*identity);
+    text += fmt::format("{} {};", parts[i].weight, std::invoke(identity, blend.sources()[i]));
   }
   return text;
+}
+
+std::string sha256(const std::string& text) {
+  Digest digest(Digest::Kind::kSha256);
+  digest.update(text);
+  return digest.hex();
 }
 
 }  // namespace
@@ -45,22 +55,19 @@ std::map<std::string, std::string> content_of_training_data(const Dataset& datas
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
   if (blend == nullptr)
     return {{"dataset.path_or_dataset", content_without_names(dataset.files())}};
-  return {{"dataset.blend", content_of_blend(*blend, blend->parts())},
-          {kBlendSets, sets_of_blend(*blend, blend->parts(), &BlendedDataset::Source::identity)}};
+  std::string sets = sets_of_blend(*blend, blend->parts(), &BlendedDataset::Source::identity);
+  return {{"dataset.blend", sha256(sets)}, {kBlendSets, std::move(sets)}};
 }
 
 std::map<std::string, std::string> named_content_of_training_data(const Dataset& dataset) {
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
   if (blend == nullptr) return {{"dataset.path_or_dataset", content_of(dataset.files())}};
-  return {{"dataset.blend",
-           content_of_blend(*blend, blend->parts(), &BlendedDataset::Source::named_identity)}};
+  return {{"dataset.blend", named_content_of_blend(*blend, blend->parts())}};
 }
 
-std::string content_of_blend(const BlendedDataset& blend, const std::vector<BlendPart>& parts,
-                             std::string BlendedDataset::Source::*identity) {
-  Digest digest(Digest::Kind::kSha256);
-  digest.update(sets_of_blend(blend, parts, identity));
-  return digest.hex();
+std::string named_content_of_blend(const BlendedDataset& blend,
+                                   const std::vector<BlendPart>& parts) {
+  return sha256(sets_of_blend(blend, parts, &BlendedDataset::Source::named_identity));
 }
 
 int64_t sample_workers(const TrainConfig& config, bool on_card, int64_t cores) {

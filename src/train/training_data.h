@@ -19,7 +19,7 @@ std::unique_ptr<Dataset> make_training_data(const TrainConfig& config);
 /// The key that names the data, and a SHA-256 of them (identity.h): of a blend of each set's files
 /// and of its weight, its maker and their order, which stand under kBlendSets too.
 std::map<std::string, std::string> content_of_training_data(const Dataset& dataset);
-/// As RunIdentity::named_contents.
+/// As RunIdentity::named_contents; reads the files once more.
 std::map<std::string, std::string> named_content_of_training_data(const Dataset& dataset);
 /// What an identity has of each set, "WEIGHT MAKER CONTENT;", of which its SHA-256 is.
 constexpr const char* kBlendSets = "dataset.blend.sets";
@@ -32,10 +32,10 @@ int64_t sample_workers(const TrainConfig& config, bool on_card, int64_t cores);
 /// For messages: "dataset.path_or_dataset=PATH" is PATH, a blend "dataset.blend".
 std::string name_of_training_data(const TrainConfig& config);
 
-/// SHA-256 of that text of a blend whose sets have the weights of `parts`.
-std::string content_of_blend(
-    const BlendedDataset& blend, const std::vector<BlendPart>& parts,
-    std::string BlendedDataset::Source::*identity = &BlendedDataset::Source::identity);
+/// SHA-256 of that text, with the named_identity of each set, of a blend whose sets have the
+/// weights of `parts`.
+std::string named_content_of_blend(const BlendedDataset& blend,
+                                   const std::vector<BlendPart>& parts);
 
 /// A line a set: its files, and of a blend its share, its rows and how often the run takes them.
 std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset,
