@@ -97,4 +97,10 @@ void FileDigest::hash(uint64_t end) {
   }
 }
 
+std::string sha256_of(const std::filesystem::path& path) {
+  FileDigest digest(path);
+  digest.settled(std::filesystem::file_size(path));
+  return digest.finish();
+}
+
 }  // namespace trestle

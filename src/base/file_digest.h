@@ -47,4 +47,7 @@ class FileDigest {
   std::jthread thread_;
 };
 
+/// Of a whole file. Throws as FileDigest does.
+std::string sha256_of(const std::filesystem::path& path);
+
 }  // namespace trestle

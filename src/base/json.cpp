@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/text.h"
 
 namespace trestle {
 
@@ -78,6 +79,13 @@ Json parse_json_of_single_keys(std::string_view text, std::string_view what) {
 Json read_json(const std::filesystem::path& path) {
   const MappedFile file(path);
   return parse_json_of_single_keys(file.text(), path.string());
+}
+
+std::string excerpt(const Json& value) {
+  constexpr size_t kShown = 64;
+  std::string text =
+      one_line(value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace));
+  return text.size() > kShown ? text.substr(0, kShown) + "..." : text;
 }
 
 void write_json(const std::filesystem::path& path, const Json& value) {

@@ -17,6 +17,8 @@ Json parse_json(std::string_view text, std::string_view what);
 Json parse_json_of_single_keys(std::string_view text, std::string_view what);
 /// A file of single keys.
 Json read_json(const std::filesystem::path& path);
+/// What a message shows of a value that nobody vouches for: one line of at most 64 bytes.
+std::string excerpt(const Json& value);
 /// Two-space indent and a final newline, as Hugging Face files have it; atomic.
 void write_json(const std::filesystem::path& path, const Json& value);
 

@@ -87,6 +87,13 @@ std::string did_you_mean(std::string_view name, const std::vector<std::string>& 
   return found ? fmt::format("did you mean {}?", *found) : std::string(otherwise);
 }
 
+std::optional<std::string> begun_or_nearest(std::string_view word,
+                                            const std::vector<std::string>& names) {
+  const auto longer = std::ranges::find_if(
+      names, [&](const std::string& name) { return word.size() > 2 && name.starts_with(word); });
+  return longer != names.end() ? std::optional(*longer) : nearest(word, names);
+}
+
 std::string or_meant(std::string_view name, const std::vector<std::string>& names) {
   const auto found = nearest(name, names);
   return found ? fmt::format("; did you mean {}?", *found) : std::string();

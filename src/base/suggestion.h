@@ -19,6 +19,10 @@ std::optional<std::string> nearest(std::string_view name, const std::vector<std:
 std::string did_you_mean(std::string_view name, const std::vector<std::string>& names,
                          std::string_view otherwise);
 
+/// The first of the names that begins with `word`, of three letters and more, or else the nearest.
+std::optional<std::string> begun_or_nearest(std::string_view word,
+                                            const std::vector<std::string>& names);
+
 /// "; did you mean X?" behind what the names are; empty where nothing is near.
 std::string or_meant(std::string_view name, const std::vector<std::string>& names);
 

@@ -78,9 +78,7 @@ std::string meant_flag(const CLI::App& command, std::string_view given) {
     names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
   }
   const std::string_view word = given.substr(std::min(given.find_first_not_of('-'), given.size()));
-  const auto longer = std::ranges::find_if(
-      names, [&](const std::string& name) { return word.size() > 2 && name.starts_with(word); });
-  auto meant = longer != names.end() ? std::optional(*longer) : nearest(word, names);
+  auto meant = begun_or_nearest(word, names);
   if (!meant) meant = shorter_by_a_part(word, names);
   return (meant ? fmt::format("did you mean --{}? ", *meant) : "") + help_of(command);
 }

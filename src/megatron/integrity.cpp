@@ -15,12 +15,6 @@ namespace {
 
 constexpr const char* kAlgorithm = "sha256";
 
-std::string sha256_of(const fs::path& path) {
-  FileDigest digest(path);
-  digest.settled(fs::file_size(path));
-  return digest.finish();
-}
-
 // A name leads to a file beside the manifest and nowhere else.
 bool is_plain_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." &&

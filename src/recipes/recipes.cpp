@@ -6,7 +6,6 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
-#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -122,9 +121,7 @@ TrainConfig recipe(const std::string& name, const FinetuneArguments& arguments) 
     if (each.name == known) return each.make(arguments);
     names.push_back(each.name);
   }
-  const auto longer = std::ranges::find_if(
-      names, [&](const std::string& each) { return name.size() > 2 && each.starts_with(name); });
-  const auto meant = longer != names.end() ? std::optional(*longer) : nearest(name, names);
+  const auto meant = begun_or_nearest(name, names);
   user_error("unknown recipe {}; {}", name,
              meant ? fmt::format("did you mean {}?", *meant)
                    : "trestle recipes lists those that there are");

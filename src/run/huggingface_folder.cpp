@@ -3,15 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "base/digest.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/file_digest.h"
 #include "bridge/convert.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
@@ -33,28 +32,24 @@ constexpr const char* kSource = "checkpoint.hf_source_path";
 struct Needed {
   std::string_view name, other;
 };
-constexpr std::array<Needed, 2> kNeeded = {
-    {{"tokenizer.json", "tekken.json"}, {"processor_config.json", "preprocessor_config.json"}}};
+constexpr Needed kTokenizer = {"tokenizer.json", "tekken.json"},
+                 kProcessor = {"processor_config.json", "preprocessor_config.json"};
 
-std::string sha256_of_file(const fs::path& path) {
-  const MappedFile file(path);
-  Digest digest(Digest::Kind::kSha256);
-  digest.update(file.text());
-  return digest.hex();
+std::optional<fs::path> named(const std::vector<fs::path>& files, std::string_view name) {
+  const auto found =
+      std::ranges::find_if(files, [&](const fs::path& file) { return file.filename() == name; });
+  return found == files.end() ? std::nullopt : std::optional(*found);
 }
 
 bool has_one(const std::vector<fs::path>& files, const Needed& needed) {
-  return std::ranges::any_of(files, [&](const fs::path& file) {
-    const std::string name = file.filename().string();
-    return name == needed.name || name == needed.other;
-  });
+  return named(files, needed.name) || named(files, needed.other);
 }
 
 // What the base has, what is written has too.
 void require_side_files(const std::vector<fs::path>& there, const std::string& given,
                         const OpenCheckpoint& base) {
   const std::vector<fs::path> ours = base.side_files();
-  for (const Needed& needed : kNeeded) {
+  for (const Needed& needed : {kTokenizer, kProcessor}) {
     if (!has_one(ours, needed) || has_one(there, needed)) continue;
     user_error(
         "{}={} has no {} or {}, so that the saved folders would have none; put that of {} there, "
@@ -63,33 +58,25 @@ void require_side_files(const std::vector<fs::path>& there, const std::string& g
   }
 }
 
-std::optional<fs::path> named(const std::vector<fs::path>& files, std::string_view name) {
-  const auto found =
-      std::ranges::find_if(files, [&](const fs::path& file) { return file.filename() == name; });
-  return found == files.end() ? std::nullopt : std::optional(*found);
-}
-
 // Readers of what is saved take either: each that is there is opened, and told where the run's
 // samples were made with another.
 void check_tokenizer(const std::vector<fs::path>& there, const std::string& given,
                      const OpenCheckpoint& base) {
   const std::vector<fs::path> ours = base.side_files();
-  bool any = false;
-  for (const char* name : {"tokenizer.json", "tekken.json"}) {
+  for (const std::string_view name : {kTokenizer.name, kTokenizer.other}) {
     const auto theirs = named(there, name);
     if (!theirs) continue;
-    any = true;
     Tokenizer::open(*theirs);
     const auto own = named(ours, name);
     if (!own) continue;
-    const std::string is = sha256_of_file(*theirs), was = sha256_of_file(*own);
+    const std::string is = sha256_of(*theirs), was = sha256_of(*own);
     if (is == was) continue;
     fmt::print(stderr,
                "{}={}: its {} (SHA-256 {}) is another than that of {} (SHA-256 {}), which the run "
                "trains with\n",
                kSource, given, name, is.substr(0, 12), base.assets().string(), was.substr(0, 12));
   }
-  if (!any) {
+  if (!has_one(there, kTokenizer)) {
     fmt::print(stderr,
                "{}={} has no tokenizer.json or tekken.json: who loads it finds none there\n",
                kSource, given);
@@ -150,9 +137,7 @@ std::optional<HuggingFaceFolder> huggingface_folder(const TrainConfig& config,
       side = side_files(*files);
       if (!folder.adapters) require_side_files(side, source, base);
       check_tokenizer(side, source, base);
-      if (folder.adapters) {
-        require_same_weights(*files, source, base);
-      }
+      if (folder.adapters) require_same_weights(*files, source, base);
     });
   }
   if (folder.adapters) {

@@ -9,14 +9,11 @@
 
 #include "base/error.h"
 #include "base/fields.h"
-#include "base/text.h"
 #include "run/run_directory.h"
 
 namespace trestle {
 
 namespace {
-
-constexpr size_t kShown = 64;
 
 const Json* find(const Json* object, const char* key) {
   if (object == nullptr || !object->is_object()) return nullptr;
@@ -26,10 +23,7 @@ const Json* find(const Json* object, const char* key) {
 
 // JSON has no NaN, and a file of torch's may.
 std::string shown(const Json& value) {
-  if (value.is_number_float()) return format_value(value.get<double>());
-  std::string text =
-      one_line(value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace));
-  return text.size() > kShown ? text.substr(0, kShown) + "..." : text;
+  return value.is_number_float() ? format_value(value.get<double>()) : excerpt(value);
 }
 
 [[noreturn]] void refuse(std::string_view what, const std::string& place, const std::string& found,

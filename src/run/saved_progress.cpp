@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/text.h"
 #include "recipes/bounds.h"
 #include "recipes/train_options.h"
 #include "run/checkpoint.h"
@@ -20,7 +19,6 @@ namespace trestle {
 
 namespace {
 
-constexpr size_t kShown = 64;
 constexpr auto kMostBatch = static_cast<int64_t>(kMostSamples);
 constexpr int64_t kMostSets = 1 << 20;  // that a run had, one after another
 constexpr const char *kSamples = "consumed_train_samples", *kBlendStart = "blend_start",
@@ -59,7 +57,7 @@ class Numbers {
   std::string text(const char* key) const {
     const auto found = object_.find(key);
     if (found == object_.end()) return {};
-    if (!found->is_string()) refuse(key, shown(*found), "a text");
+    if (!found->is_string()) refuse(key, excerpt(*found), "a text");
     return found->get<std::string>();
   }
   // Of a number that stands there as text.
@@ -71,7 +69,7 @@ class Numbers {
   Numbers inside(const char* key) const {
     const auto value = object_.find(key);
     if (value == object_.end()) refuse(key, "missing", "an object");
-    if (!value->is_object()) refuse(key, shown(*value), "an object");
+    if (!value->is_object()) refuse(key, excerpt(*value), "an object");
     return {*value, what_, within_ + key + "."};
   }
   [[noreturn]] void refuse(const char* key, const std::string& found,
@@ -84,31 +82,25 @@ class Numbers {
   }
 
  private:
-  static std::string shown(const Json& value) {
-    std::string text =
-        one_line(value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace));
-    if (text.size() > kShown) text = text.substr(0, kShown) + "...";
-    return text;
-  }
   // Not converted before it is known to be one: 2^64 - 1 would be -1.
   int64_t count_of(const Json& value, const char* key, int64_t most) const {
     const bool counts =
         value.is_number_integer() && value >= 0 &&
         (!value.is_number_unsigned() || std::in_range<int64_t>(value.get<uint64_t>()));
     if (!counts || value.get<int64_t>() > most) {
-      refuse(key, shown(value), fmt::format("a whole number from 0 to {}", most));
+      refuse(key, excerpt(value), fmt::format("a whole number from 0 to {}", most));
     }
     return value.get<int64_t>();
   }
   double number_of(const Json& value, const char* key) const {
-    if (!value.is_number()) refuse(key, shown(value), "a number");
+    if (!value.is_number()) refuse(key, excerpt(value), "a number");
     return value.get<double>();
   }
   // Empty where it is missing.
   Json list(const char* key) const {
     const auto found = object_.find(key);
     if (found == object_.end()) return Json::array();
-    if (!found->is_array()) refuse(key, shown(*found), "a list");
+    if (!found->is_array()) refuse(key, excerpt(*found), "a list");
     return *found;
   }
 
@@ -141,13 +133,13 @@ BlendStart blend_start_in(const Numbers& own, int64_t consumed_samples) {
 // Batches of one size since `began`, and with dataset.overlong=drop also the rows between
 // them. Those of before are held likewise when they are gone on from; what a checkpoint of before
 // 2026-12 or another program's says cannot be told from a changed batch.
-void require_samples_of_batches(const Numbers& own, const Numbers& state, int64_t step,
-                                int64_t consumed_samples) {
+void require_samples_of_batches(const Numbers& own, const Numbers& state,
+                                const RunProgress& progress) {
   if (!own.has(kBegan) || !own.has("identity")) return;
-  const Numbers began = own.inside(kBegan), values = own.inside("identity").inside("values");
-  const int64_t start = began.count("step", step);
+  const Numbers values = own.inside("identity").inside("values");
+  const auto [start, samples] = progress.began;
+  const int64_t step = progress.step, consumed_samples = progress.consumed_samples;
   const int64_t batch = values.parsed_count("train.global_batch_size", kMostBatch);
-  const int64_t samples = began.count("samples", start * kMostBatch);
   const int64_t wanted = samples + (step - start) * batch;
   const bool drops = values.text("dataset.overlong") == "drop";
   if (drops ? consumed_samples >= wanted : consumed_samples == wanted) return;
@@ -168,12 +160,13 @@ RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
   }
   RunProgress progress{.step = step};
   progress.consumed_samples = state.count(kSamples, step * kMostBatch);
-  require_samples_of_batches(numbers, state, step, progress.consumed_samples);
   progress.began = {step, progress.consumed_samples};
   if (numbers.has(kBegan)) {
     const Numbers began = numbers.inside(kBegan);
-    progress.began = {began.count("step", step), began.count("samples", step * kMostBatch)};
+    progress.began.step = began.count("step", step);
+    progress.began.samples = began.count("samples", progress.began.step * kMostBatch);
   }
+  require_samples_of_batches(numbers, state, progress);
   progress.blend_start = blend_start_in(numbers, progress.consumed_samples);
   progress.skipped = numbers.count("skipped", step);
   progress.skipped_on_end = numbers.count("skipped_on_end", progress.skipped);
