@@ -15,10 +15,11 @@
 #include "linear/fused.h"
 #include "linear/projection.h"
 #include "linear/quantized.h"
+#include "parallel/model_groups.h"
 
 namespace trestle {
 
-/// dtype and device of the parameters a module makes. They are left uninitialised: a checkpoint or
+/// dtype, device and share of the parameters a module makes. They are left uninitialised: a checkpoint or
 /// `Ministral3::initialize` fills them.
 struct Build {
   at::ScalarType dtype = at::kFloat;
@@ -28,6 +29,8 @@ struct Build {
   /// Projections have no weight yet: the loader gives each `hold()` where the checkpoint has it in
   /// FP8, else `allocate()`.
   bool keep_fp8 = false;
+  /// Whose ranks hold the rest of what this one has a part of.
+  ModelGroups groups = {};
 
   at::Tensor empty(at::IntArrayRef shape) const;
 };

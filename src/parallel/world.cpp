@@ -1,0 +1,78 @@
+#include "parallel/world.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+
+#include "parallel/gloo.h"
+
+namespace trestle {
+
+World::World() : journal_(std::make_shared<Journal>()) {}
+
+World::World(c10::intrusive_ptr<c10d::Store> store, int64_t rank, int64_t size,
+             std::chrono::milliseconds timeout)
+    : store_(std::move(store)),
+      rank_(rank),
+      size_(size),
+      timeout_(timeout),
+      journal_(std::make_shared<Journal>()) {}
+
+World::World(World&&) noexcept = default;
+World& World::operator=(World&&) noexcept = default;
+World::~World() = default;
+
+Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
+                   at::Device device) const {
+  const auto me = std::ranges::find(ranks, rank_);
+  TORCH_CHECK(me != ranks.end(), "rank ", rank_, " is not of the group ", name);
+  if (ranks.size() == 1) return {};
+  // Ranks that meet twice under one name would read the first meeting's addresses.
+  const auto store = c10::make_intrusive<c10d::PrefixStore>(
+      fmt::format("{}/{}", name, fmt::join(ranks, ",")), store_);
+  try {
+    return {name, gloo_backend(store, me - ranks.begin(), std::ssize(ranks), is_local_, timeout_),
+            journal_};
+  } catch (const std::exception& error) {
+    const std::string why = error.what();
+    throw LostRank(fmt::format("rank {} of {}: the {} group of ranks {} did not meet: {}", rank_,
+                               size_, name, fmt::join(ranks, ", "), why.substr(0, why.find('\n'))));
+  }
+}
+
+void run_ranks(int64_t ranks, const std::function<void(const World&)>& fn,
+               std::chrono::milliseconds timeout) {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  std::mutex mutex;
+  std::exception_ptr first;
+  bool first_is_lost = false;
+  {
+    std::vector<std::jthread> threads;
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      threads.emplace_back([&, rank] {
+        try {
+          fn(World(store, rank, ranks, timeout));
+        } catch (const LostRank&) {
+          const std::scoped_lock lock(mutex);
+          if (!first) {
+            first = std::current_exception();
+            first_is_lost = true;
+          }
+        } catch (...) {
+          const std::scoped_lock lock(mutex);
+          if (!first || first_is_lost) first = std::current_exception();
+          first_is_lost = false;
+        }
+      });
+    }
+  }
+  if (first) std::rethrow_exception(first);
+}
+
+}  // namespace trestle

@@ -1,0 +1,59 @@
+// The ranks of a run and how they meet: a store of c10d where each writes its address, and groups
+// made of it. Made once by the program; threads of a test or a rehearsal can be ranks too.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/intrusive_ptr.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "parallel/group.h"
+#include "parallel/journal.h"
+
+namespace c10d {
+class Store;
+}
+
+namespace trestle {
+
+/// As torch.distributed's default for Gloo.
+inline constexpr std::chrono::minutes kCollectiveTimeout{30};
+
+class World {
+ public:
+  /// One rank, which is all there is.
+  World();
+  /// A rank of those that share `store`, all of them on this machine.
+  World(c10::intrusive_ptr<c10d::Store> store, int64_t rank, int64_t size,
+        std::chrono::milliseconds timeout = kCollectiveTimeout);
+  World(World&&) noexcept;
+  World& operator=(World&&) noexcept;
+  ~World();
+
+  int64_t rank() const { return rank_; }
+  int64_t size() const { return size_; }
+  bool is_first() const { return rank_ == 0; }
+  /// Of these ranks, in their order, of which this is one, on `device`'s backend. All of them make
+  /// it, and in the same order as others that they share. `name` is for messages.
+  Group group(const std::string& name, const std::vector<int64_t>& ranks, at::Device device) const;
+  Journal& journal() const { return *journal_; }
+
+ private:
+  c10::intrusive_ptr<c10d::Store> store_;
+  int64_t rank_ = 0, size_ = 1;
+  bool is_local_ = true;
+  std::chrono::milliseconds timeout_ = kCollectiveTimeout;
+  std::shared_ptr<Journal> journal_;
+};
+
+/// fn(world) on `ranks` threads that are the ranks of one world on this machine, and what the first
+/// that threw threw; the others' LostRank behind it are not told.
+void run_ranks(int64_t ranks, const std::function<void(const World&)>& fn,
+               std::chrono::milliseconds timeout = std::chrono::minutes(2));
+
+}  // namespace trestle
