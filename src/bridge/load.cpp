@@ -12,6 +12,7 @@
 #include "bridge/upload.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
+#include "formats/rank_share.h"
 #include "megatron/checkpoint.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
@@ -160,7 +161,12 @@ void ModelTensors::read_rows(const std::string& name, RowRange range, std::byte*
 
 std::shared_ptr<Ministral3> load_model(const OpenCheckpoint& checkpoint, const Build& build) {
   auto model = std::make_shared<Ministral3>(checkpoint.config(), build);
-  load_weights(*model, checkpoint.weights());
+  const RankOf who = build.groups.tensor_rank();
+  if (who.ranks == 1) {
+    load_weights(*model, checkpoint.weights());
+  } else {
+    load_weights(*model, RankShare(checkpoint.weights(), who, checkpoint.config().text.vocab_size));
+  }
   return model;
 }
 

@@ -62,4 +62,28 @@ at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, cons
   return gradient ? logits_NV : at::Tensor();
 }
 
+at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, const SoftmaxRows& rows,
+                         bool gradient, const Group& vocabulary) {
+  if (vocabulary.is_one()) {
+    return cross_entropy(std::move(logits_NV), targets_N, rows, gradient);
+  }
+  const at::ScalarType dtype = logits_NV.scalar_type();
+  at::Tensor values = logits_NV.to(at::kFloat);
+  at::Tensor largest = values.amax({1}, /*keepdim=*/true);
+  vocabulary.all_reduce_max(largest);
+  values.sub_(largest);
+  const at::Tensor here = targets_N.ge(0).logical_and_(targets_N.lt(values.size(1))).unsqueeze(1);
+  const at::Tensor places = targets_N.unsqueeze(1).clamp(0, values.size(1) - 1);
+  const at::Tensor picked = values.gather(1, places).masked_fill_(here.logical_not(), 0);
+  values.exp_();
+  at::Tensor sums = at::stack({values.sum({1}, /*keepdim=*/true), picked});
+  vocabulary.all_reduce(sums);
+  rows.largest.copy_(largest);
+  rows.sum.copy_(sums[0]);
+  rows.losses.copy_(sums[0].log() - sums[1]);
+  if (!gradient) return {};
+  values.div_(sums[0]).scatter_add_(1, places, here.to(at::kFloat).neg_());
+  return values.to(dtype);
+}
+
 }  // namespace trestle

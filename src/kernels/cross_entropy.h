@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "parallel/group.h"
+
 namespace trestle {
 
 /// Of N rows, each [N, 1] in fp32: -log softmax[target], and what softmax = exp(logit - largest) /
@@ -23,5 +25,10 @@ struct SoftmaxRows {
 /// undefined without `gradient`.
 at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, const SoftmaxRows& rows,
                          bool gradient);
+/// The same of a vocabulary that the ranks of `vocabulary` share out: logits_NV are this rank's,
+/// and targets_N count from its first, below 0 and from V on where the target is another's. Losses,
+/// largest and sum are of all of them, the gradient of this rank's logits.
+at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, const SoftmaxRows& rows,
+                         bool gradient, const Group& vocabulary);
 
 }  // namespace trestle

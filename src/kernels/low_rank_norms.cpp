@@ -10,7 +10,7 @@ namespace trestle {
 namespace {
 
 at::Tensor by_operators(const at::Tensor& weight, const at::Tensor& squares,
-                        const FactoredUpdate& update, int64_t rows_at_once) {
+                        const FactoredUpdate& update, int64_t rows_at_once, const Group& columns) {
   const at::Tensor gram = at::mm(update.a, update.a.t());
   std::vector<at::Tensor> sums;
   for (int64_t start = 0; start < weight.size(0); start += rows_at_once) {
@@ -20,7 +20,10 @@ at::Tensor by_operators(const at::Tensor& weight, const at::Tensor& squares,
     const at::Tensor inner = at::mm(w, update.a.t()).mul_(2).add_(at::mm(rows, gram));
     sums.push_back(at::sum(inner.mul_(rows), at::IntArrayRef{1}, false, at::kDouble));
   }
-  at::Tensor norms = (squares + at::cat(sums)).clamp_min_(0).sqrt_().to(at::kFloat);
+  // Each term is a sum over columns.
+  at::Tensor whole = squares + at::cat(sums);
+  columns.all_reduce(whole);
+  at::Tensor norms = whole.clamp_min_(0).sqrt_().to(at::kFloat);
   return norms.masked_fill_(norms == 0, 1);
 }
 
@@ -52,14 +55,15 @@ at::Tensor by_kernels(const cuda::Kernels& kernels, const at::Tensor& weight,
 }  // namespace
 
 at::Tensor low_rank_norms(const at::Tensor& weight, const at::Tensor& squares,
-                          const FactoredUpdate& update, int64_t rows_at_once) {
+                          const FactoredUpdate& update, int64_t rows_at_once,
+                          const Group& columns) {
   const at::NoGradGuard no_grad;
   TORCH_CHECK(update.b.size(0) == weight.size(0) && update.a.size(1) == weight.size(1) &&
                   squares.numel() == weight.size(0),
               "an update ", update.b.sizes(), " x ", update.a.sizes(), " is of a weight ",
               weight.sizes());
-  const cuda::Kernels* kernels = kernels_for({weight});
-  return kernels == nullptr ? by_operators(weight, squares, update, rows_at_once)
+  const cuda::Kernels* kernels = columns.is_one() ? kernels_for({weight}) : nullptr;
+  return kernels == nullptr ? by_operators(weight, squares, update, rows_at_once, columns)
                             : by_kernels(*kernels, weight, squares, update);
 }
 

@@ -108,13 +108,13 @@ Adapter::Factors Adapter::factors() const {
   return {at::cat(all_a), layout_.fuse(all_b, 0)};
 }
 
-at::Tensor Adapter::row_norms(const at::Tensor& weight, const at::Tensor& squares,
-                              int64_t first) const {
+at::Tensor Adapter::row_norms(const at::Tensor& weight, const at::Tensor& squares, int64_t first,
+                              const Group& columns) const {
   const at::NoGradGuard no_grad;
   const auto [a, b] = factors();
   return low_rank_norms(
       weight, squares, {a, b.narrow(0, first, weight.size(0)), low_rank_weights()[0].scalar_type()},
-      kAdapterRows);
+      kAdapterRows, columns);
 }
 
 at::Tensor Adapter::gain(const at::Tensor& row_norms, int64_t first) const {

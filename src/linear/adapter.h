@@ -12,6 +12,7 @@
 #include "linear/adapter_spec.h"
 #include "linear/fused.h"
 #include "linear/projection.h"
+#include "parallel/group.h"
 
 namespace trestle {
 
@@ -56,9 +57,10 @@ class Adapter : public torch::nn::Module {
   /// adapted.
   at::Tensor gain(const at::Tensor& row_norms, int64_t first = 0) const;
   /// ||W + s B A|| row by row, [rows] in fp32, without forming B A; `squares` are square_rows(W).
-  /// A row of zeros counts as 1, so that it stays zeros.
-  at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& squares,
-                       int64_t first = 0) const;
+  /// A row of zeros counts as 1, so that it stays zeros. Of whole rows, where the ranks of
+  /// `columns` hold columns of W and A.
+  at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& squares, int64_t first = 0,
+                       const Group& columns = {}) const;
   /// The weight with the adapter in it, computed in fp32 and rounded to the weight's dtype once.
   at::Tensor merged(const at::Tensor& weight, int64_t first = 0) const;
   /// Whether the projection computes what it would without the adapter, to the rounding of m.

@@ -6,6 +6,13 @@
 
 namespace trestle {
 
+FusedLayout FusedLayout::share(int64_t ranks) const {
+  TORCH_CHECK(groups % ranks == 0, groups, " query groups for ", ranks, " ranks");
+  FusedLayout share = *this;
+  share.groups /= ranks;
+  return share;
+}
+
 std::vector<std::string> FusedLayout::parts() const {
   switch (kind) {
     case Kind::kQkv:

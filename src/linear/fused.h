@@ -30,6 +30,8 @@ struct FusedLayout {
   /// Rows [F gate, F up].
   static FusedLayout gate_up() { return {Kind::kGateUp}; }
 
+  /// Of one of `ranks` equal shares, which hold whole query groups.
+  FusedLayout share(int64_t ranks) const;
   /// {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"} or {}.
   std::vector<std::string> parts() const;
   /// Size of part `index` along the fused axis of `total` rows.

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include "base/error.h"
 #include "kernels/matrix_product.h"
 #include "kernels/rms_norm.h"
 
@@ -10,6 +11,10 @@ namespace trestle {
 
 at::Tensor Build::empty(at::IntArrayRef shape) const {
   return at::empty(shape, at::TensorOptions().dtype(dtype).device(device));
+}
+
+at::Tensor Build::empty_share(at::IntArrayRef shape, Split split) const {
+  return empty(share_sizes(shape, split, groups.tensor.size()));
 }
 
 std::vector<Derived::Stamp> Derived::stamps_of(const std::vector<at::Tensor>& sources) {
@@ -21,15 +26,36 @@ std::vector<Derived::Stamp> Derived::stamps_of(const std::vector<at::Tensor>& so
   return stamps;
 }
 
-Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, FusedLayout layout)
-    : layout_(layout), device_(build.device) {
+namespace {
+
+// Ranks that cut a block would quantise it otherwise than one rank does.
+void require_whole_blocks(int64_t in, int64_t share, int64_t ranks) {
+  if (share == in || share % QuantizedWeight::kBlock == 0) return;
+  user_error(
+      "model.tensor_model_parallel_size={} leaves a rank {} of {} columns, which cuts the blocks "
+      "of "
+      "{} of a quantised base; take fewer tensor ranks, or peft.base_bits=16",
+      ranks, share, in, QuantizedWeight::kBlock);
+}
+
+}  // namespace
+
+Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, FusedLayout layout,
+               Split split)
+    : layout_(layout.share(split == Split::kReplicated ? 1 : build.groups.tensor.size())),
+      split_(split),
+      groups_(build.groups),
+      device_(build.device) {
+  const std::vector<int64_t> sizes = share_sizes({out, in}, split, groups_.tensor.size());
+  TORCH_CHECK(!with_bias || split == Split::kReplicated, "a projection that is cut has no bias");
   Build values = build;
   if (build.weight_bits < 16) {
-    quantized_.emplace(out, in, build.weight_bits, build.device);
+    require_whole_blocks(in, sizes[1], groups_.tensor.size());
+    quantized_.emplace(sizes[0], sizes[1], build.weight_bits, build.device);
     values.device = at::kMeta;
   }
   if (build.keep_fp8) values.device = at::kMeta;
-  weight = register_parameter("weight", values.empty({out, in}));
+  weight = register_parameter("weight", values.empty(sizes));
   if (with_bias) bias = register_parameter("bias", build.empty({out}));
 }
 
@@ -93,6 +119,12 @@ HeldMatrix Linear::matrix() const {
 }
 
 at::Tensor Linear::forward(const ProjectionInput& input) const {
+  TORCH_CHECK(!is_cut_by_rows() || groups_.tensor.is_one(), "NormLinear's input is entered");
+  const at::Tensor y = forward_entered(input);
+  return split_ == Split::kColumns ? groups_.leave(y, groups_.spreads(is_training())) : y;
+}
+
+at::Tensor Linear::forward_entered(const ProjectionInput& input) const {
   if (adapter_ && adapter_->is_dora()) return by_dora(input);
   if (adapter_) return projected(input, matrix(), bias, adapter_->update());
   // A frozen weight keeps nothing of x.
@@ -130,7 +162,8 @@ const at::Tensor& Linear::row_norms() const {
   return row_norms_.get(sources, !training, [&] {
     std::vector<at::Tensor> norms;
     for_dense_rows([&](int64_t first, const at::Tensor& rows) {
-      norms.push_back(adapter_->row_norms(rows, squares.narrow(0, first, rows.size(0)), first));
+      norms.push_back(adapter_->row_norms(rows, squares.narrow(0, first, rows.size(0)), first,
+                                          split_ == Split::kColumns ? groups_.tensor : Group()));
     });
     return at::cat(norms);
   });
@@ -143,6 +176,7 @@ void Linear::attach(std::shared_ptr<Adapter> adapter) {
 
 void Linear::merge_adapter() {
   if (!adapter_) return;
+  TORCH_CHECK(groups_.tensor.is_one(), "an adapter is merged into a whole weight");
   TORCH_CHECK(!quantized_, "an adapter is merged into the original weight, not the quantised one");
   const at::NoGradGuard no_grad;
   widen();
@@ -151,16 +185,29 @@ void Linear::merge_adapter() {
   adapter_ = nullptr;
 }
 
-NormLinear::NormLinear(int64_t in, int64_t out, double eps, const Build& build, FusedLayout layout)
-    : Linear(in, out, build, false, layout), eps_(eps) {
+NormLinear::NormLinear(int64_t in, int64_t out, double eps, const Build& build, FusedLayout layout,
+                       Split split)
+    : Linear(in, out, build, false, layout, split), eps_(eps) {
   layer_norm_weight = register_parameter("layer_norm_weight", build.empty({in}));
 }
 
 at::Tensor NormLinear::forward(const at::Tensor& x) const {
-  return Linear::forward({rms_norm(x, layer_norm_weight, eps_),
+  const ModelGroups& ranks = groups();
+  if (!is_cut_by_rows() || !ranks.spreads(is_training())) {
+    // The norm of what is whole everywhere, whose gradient is then a part of the sum: that of the
+    // input is summed once behind the norm, and the weight's with all that ranks have whole.
+    const at::Tensor entered = is_cut_by_rows() ? ranks.enter(x, false) : x;
+    return forward_entered({rms_norm(entered, layer_norm_weight, eps_),
+                            {entered, layer_norm_weight},
+                            [eps = eps_](const std::vector<at::Tensor>& from) {
+                              return rms_norm(from[0], from[1], eps);
+                            }});
+  }
+  // A rank norms and keeps its own tokens, and the backward pass gathers them again.
+  return forward_entered({ranks.enter(rms_norm(x, layer_norm_weight, eps_), true),
                           {x, layer_norm_weight},
-                          [eps = eps_](const std::vector<at::Tensor>& from) {
-                            return rms_norm(from[0], from[1], eps);
+                          [eps = eps_, ranks](const std::vector<at::Tensor>& from) {
+                            return ranks.tensor.all_gather(rms_norm(from[0], from[1], eps));
                           }});
 }
 

@@ -19,8 +19,8 @@
 
 namespace trestle {
 
-/// dtype, device and share of the parameters a module makes. They are left uninitialised: a checkpoint or
-/// `Ministral3::initialize` fills them.
+/// dtype, device and share of the parameters a module makes. They are left uninitialised: a
+/// checkpoint or `Ministral3::initialize` fills them.
 struct Build {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
@@ -33,6 +33,8 @@ struct Build {
   ModelGroups groups = {};
 
   at::Tensor empty(at::IntArrayRef shape) const;
+  /// This tensor rank's share of a parameter of that shape.
+  at::Tensor empty_share(at::IntArrayRef shape, Split split) const;
 };
 
 /// A tensor made from others, and kept until one of those has changed as far as torch counts
@@ -65,12 +67,15 @@ class Derived {
   at::Tensor value_;
 };
 
-/// y = x W^T + b, weight [out, in]. A weight that is held quantised or in FP8 gives gradients to x
+/// y = x W^T + b, weight [out, in]. Over several tensor ranks each holds its share of a weight that
+/// `split` cuts: by rows x is the same on all of them and y is this rank's columns; by columns x is
+/// its columns and y the same on all (Shoeybi et al. 2019). `in`, `out` and `layout` are the whole
+/// weight's. A weight that is held quantised or in FP8 gives gradients to x
 /// alone; `weight` then says its shape and dtype, on the meta device.
 class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in, int64_t out, const Build& build, bool bias = false,
-         FusedLayout layout = FusedLayout::plain());
+         FusedLayout layout = FusedLayout::plain(), Split split = Split::kReplicated);
   at::Tensor forward(const ProjectionInput& input) const;
 
   void attach(std::shared_ptr<Adapter> adapter);
@@ -81,7 +86,10 @@ class Linear : public torch::nn::Module {
   /// first. Not where the weight is quantised.
   void merge_adapter();
   const std::shared_ptr<Adapter>& adapter() const { return adapter_; }
+  /// Of this rank's share.
   const FusedLayout& layout() const { return layout_; }
+  Split split() const { return split_; }
+  const ModelGroups& groups() const { return groups_; }
   /// The weight, or the values of the held one in its dtype, which are made anew each time.
   at::Tensor dense_weight() const;
   /// fn(first row, rows) for the same, as few rows at a time as one tile of a held weight has.
@@ -104,6 +112,11 @@ class Linear : public torch::nn::Module {
 
   at::Tensor weight, bias;
 
+ protected:
+  /// Of an input that is whole on every tensor rank, where the weight is cut by rows.
+  at::Tensor forward_entered(const ProjectionInput& input) const;
+  bool is_cut_by_rows() const { return split_ == Split::kRows || split_ == Split::kHalvedRows; }
+
  private:
   at::Tensor product(const at::Tensor& x) const;
   at::Tensor product_and_bias(const at::Tensor& x) const;
@@ -113,6 +126,8 @@ class Linear : public torch::nn::Module {
   void set_weight(at::Tensor value);
 
   FusedLayout layout_;
+  Split split_;
+  ModelGroups groups_;
   at::Device device_;
   std::optional<QuantizedWeight> quantized_;
   std::optional<Fp8Weight> fp8_;
@@ -124,7 +139,8 @@ class Linear : public torch::nn::Module {
 /// `layer_norm_weight` [in] beside `weight`.
 class NormLinear : public Linear {
  public:
-  NormLinear(int64_t in, int64_t out, double eps, const Build& build, FusedLayout layout);
+  NormLinear(int64_t in, int64_t out, double eps, const Build& build, FusedLayout layout,
+             Split split = Split::kReplicated);
   at::Tensor forward(const at::Tensor& x) const;
 
   at::Tensor layer_norm_weight;

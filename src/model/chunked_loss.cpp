@@ -26,7 +26,8 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND,
                             const at::Tensor& weight_VD, const at::Tensor& targets_N,
-                            int64_t elements, bool x_trains, bool weight_trains) {
+                            int64_t elements, bool x_trains, bool weight_trains,
+                            const Group& vocabulary) {
     const int64_t rows = x_ND.size(0);
     const SoftmaxRows all = SoftmaxRows::of(rows, x_ND.device());
     const at::Tensor dx_ND = x_trains ? at::empty_like(x_ND) : at::Tensor();
@@ -34,7 +35,7 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
       const auto part = [&](const at::Tensor& tensor) { return tensor.narrow(0, first, count); };
       const at::Tensor gradient =
           cross_entropy(times_transposed(part(x_ND), weight_VD), part(targets_N),
-                        all.narrow(first, count), x_trains);
+                        all.narrow(first, count), x_trains, vocabulary);
       if (x_trains) part(dx_ND).copy_(times(gradient, weight_VD));
     });
     ctx->saved_data["elements"] = elements;
@@ -53,7 +54,7 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
       dw_VD = weight_gradient(saved[1], saved[2], saved[3], {{}, saved[4], saved[5]}, up,
                               ctx->saved_data["elements"].toInt());
     }
-    return {dx_ND, dw_VD, {}, {}, {}, {}};
+    return {dx_ND, dw_VD, {}, {}, {}, {}, {}};
   }
 
  private:
@@ -81,17 +82,20 @@ class ChunkedCrossEntropy : public torch::autograd::Function<ChunkedCrossEntropy
 }  // namespace
 
 at::Tensor chunked_cross_entropy(const at::Tensor& x_ND, const at::Tensor& weight_VD,
-                                 const at::Tensor& targets_N) {
+                                 const at::Tensor& targets_N, const Group& vocabulary) {
   return chunked_cross_entropy(x_ND, weight_VD, targets_N,
-                               x_ND.is_cuda() ? kLogitsAtOnceOnACard : kLogitsAtOnce);
+                               x_ND.is_cuda() ? kLogitsAtOnceOnACard : kLogitsAtOnce, vocabulary);
 }
 
 at::Tensor chunked_cross_entropy(const at::Tensor& x_ND, const at::Tensor& weight_VD,
-                                 const at::Tensor& targets_N, int64_t logits_at_once) {
+                                 const at::Tensor& targets_N, int64_t logits_at_once,
+                                 const Group& vocabulary) {
   const bool graph = at::GradMode::is_enabled();
-  return ChunkedCrossEntropy::apply(x_ND, weight_VD, targets_N, logits_at_once,
+  const at::Tensor own_N =
+      vocabulary.is_one() ? targets_N : targets_N - vocabulary.rank() * weight_VD.size(0);
+  return ChunkedCrossEntropy::apply(x_ND, weight_VD, own_N, logits_at_once,
                                     graph && x_ND.requires_grad(),
-                                    graph && weight_VD.requires_grad());
+                                    graph && weight_VD.requires_grad(), vocabulary);
 }
 
 }  // namespace trestle

@@ -4,6 +4,7 @@
 
 #include "kernels/matrix_product.h"
 #include "kernels/swiglu.h"
+#include "model/embedding.h"
 #include "model/host_input.h"
 
 namespace trestle {
@@ -16,16 +17,17 @@ SelfAttention::SelfAttention(const TextConfig& config, const Build& build)
       "linear_qkv",
       std::make_shared<NormLinear>(config.hidden_size,
                                    config.num_query_groups * (heads_per_group_ + 2) * head_dim_,
-                                   config.rms_norm_eps, build, layout));
+                                   config.rms_norm_eps, build, layout, Split::kRows));
   linear_proj = register_module(
       "linear_proj",
-      std::make_shared<Linear>(config.num_attention_heads * head_dim_, config.hidden_size, build));
+      std::make_shared<Linear>(config.num_attention_heads * head_dim_, config.hidden_size, build,
+                               false, FusedLayout::plain(), Split::kColumns));
 }
 
 at::Tensor SelfAttention::forward(const at::Tensor& x_TD, const LayerContext& context,
                                   size_t layer) const {
-  const at::Tensor qkv_TGMH =
-      linear_qkv->forward(x_TD).view({x_TD.size(0), -1, heads_per_group_ + 2, head_dim_});
+  const at::Tensor qkv = linear_qkv->forward(x_TD);
+  const at::Tensor qkv_TGMH = qkv.view({qkv.size(0), -1, heads_per_group_ + 2, head_dim_});
   if (!context.recompute_attention) return linear_proj->forward(attend(qkv_TGMH, context, layer));
   return linear_proj->forward(recomputed(
       [this, context, layer](const at::Tensor& qkv) { return attend(qkv, context, layer); },
@@ -43,11 +45,12 @@ at::Tensor SelfAttention::attend(const at::Tensor& qkv_TGMH, const LayerContext&
 
 Mlp::Mlp(const TextConfig& config, const Build& build) {
   linear_fc1 = register_module(
-      "linear_fc1",
-      std::make_shared<NormLinear>(config.hidden_size, 2 * config.intermediate_size,
-                                   config.rms_norm_eps, build, FusedLayout::gate_up()));
+      "linear_fc1", std::make_shared<NormLinear>(config.hidden_size, 2 * config.intermediate_size,
+                                                 config.rms_norm_eps, build, FusedLayout::gate_up(),
+                                                 Split::kHalvedRows));
   linear_fc2 = register_module(
-      "linear_fc2", std::make_shared<Linear>(config.intermediate_size, config.hidden_size, build));
+      "linear_fc2", std::make_shared<Linear>(config.intermediate_size, config.hidden_size, build,
+                                             false, FusedLayout::plain(), Split::kColumns));
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x_TD) const {
@@ -71,14 +74,16 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x_TD, const LayerContext& con
 }
 
 LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
-    : config_(config), frequencies_(rope_frequencies(config.rope, config.head_dim)) {
+    : config_(config),
+      groups_(build.groups),
+      frequencies_(rope_frequencies(config.rope, config.head_dim)) {
   // A model without values serves positions of the CPU.
   if (!build.device.is_meta()) frequencies_.inverse = frequencies_.inverse.to(build.device);
   // Plain modules give Megatron's names: embedding.word_embeddings.weight, decoder.layers.N, ...
   auto embedding = register_module("embedding", std::make_shared<torch::nn::Module>());
   auto words = embedding->register_module("word_embeddings", std::make_shared<torch::nn::Module>());
-  word_embeddings_ =
-      words->register_parameter("weight", build.empty({config.vocab_size, config.hidden_size}));
+  word_embeddings_ = words->register_parameter(
+      "weight", build.empty_share({config.vocab_size, config.hidden_size}, Split::kRows));
   auto decoder = register_module("decoder", std::make_shared<torch::nn::Module>());
   auto list = decoder->register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_layers; ++i) {
@@ -92,12 +97,14 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
     head.weight_bits = 16;
     head.keep_fp8 = false;  // as the embedding, which in other models is the head
     output_layer_ = register_module(
-        "output_layer", std::make_shared<Linear>(config.hidden_size, config.vocab_size, head));
+        "output_layer", std::make_shared<Linear>(config.hidden_size, config.vocab_size, head, false,
+                                                 FusedLayout::plain(), Split::kRows));
   }
 }
 
 at::Tensor LanguageModel::embed(const at::Tensor& ids_T) const {
-  return at::embedding(word_embeddings_, to_device(ids_T, word_embeddings_.device()));
+  return vocabulary_embedding(word_embeddings_, to_device(ids_T, word_embeddings_.device()),
+                              groups_.tensor);
 }
 
 LayerContext LanguageModel::context(const at::Tensor& positions_T, const Packing& packing,
@@ -123,7 +130,9 @@ const at::Tensor& LanguageModel::head_weight() const {
 }
 
 at::Tensor LanguageModel::head(const at::Tensor& x_TD) const {
-  return times_transposed(final_norm(x_TD), head_weight());
+  const at::Tensor logits = times_transposed(
+      final_norm(groups_.enter(x_TD, groups_.spreads(is_training()))), head_weight());
+  return groups_.tensor.is_one() ? logits : groups_.tensor.all_gather(logits.t()).t();
 }
 
 }  // namespace trestle

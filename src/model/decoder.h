@@ -72,9 +72,10 @@ class LanguageModel : public torch::nn::Module {
   /// Runs decoder layers first .. last-1, as set_recompute() says where gradients are made.
   at::Tensor layers(at::Tensor x_TD, size_t first, size_t last, const LayerContext& context) const;
   /// Final norm and head: [T, D] -> logits [T, V]. Rows are independent: pass only those that are
-  /// needed.
+  /// needed. Gives no gradients over several tensor ranks, whose logits loss() does not gather.
   at::Tensor head(const at::Tensor& x_TD) const;
   at::Tensor final_norm(const at::Tensor& x_TD) const { return final_layernorm_->forward(x_TD); }
+  const ModelGroups& groups() const { return groups_; }
   /// The weight of the head: its own, or the embedding's where tied. [V, D].
   const at::Tensor& head_weight() const;
   void set_recompute(const Recompute& recompute) { recompute_ = recompute; }
@@ -83,6 +84,7 @@ class LanguageModel : public torch::nn::Module {
 
  private:
   TextConfig config_;
+  ModelGroups groups_;
   Recompute recompute_;
   RopeFrequencies frequencies_;
   at::Tensor word_embeddings_;

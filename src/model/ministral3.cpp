@@ -8,8 +8,19 @@
 #include "base/error.h"
 #include "model/chunked_loss.h"
 #include "model/host_input.h"
+#include "parallel/collectives.h"
+#include "parallel/share_out.h"
 
 namespace trestle {
+
+namespace {
+
+int64_t features_of(const ModelConfig& config, const at::Tensor& image_CHW) {
+  const int64_t side = config.vision->patch_size * config.projector.spatial_merge_size;
+  return (image_CHW.size(1) / side) * (image_CHW.size(2) / side);
+}
+
+}  // namespace
 
 ModelInput ModelInput::make(at::Tensor ids_T, std::vector<int64_t> lengths,
                             std::vector<at::Tensor> images_CHW) {
@@ -46,6 +57,27 @@ at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW)
   return features.size() == 1 ? features.front() : at::cat(features);
 }
 
+at::Tensor Ministral3::shared_image_features(const std::vector<at::Tensor>& images_CHW) const {
+  const ModelGroups& groups = build_.groups;
+  if (groups.tensor.is_one() || !vision_tower_) return image_features(images_CHW);
+  std::vector<double> costs;
+  std::vector<int64_t> tokens;
+  for (const at::Tensor& image : images_CHW) {
+    tokens.push_back(features_of(config_, image));
+    costs.push_back(static_cast<double>(tokens.back()));
+  }
+  const std::vector<int64_t> owners = share_out(costs, groups.tensor.size());
+  // Others' rows are zeros in the sum.
+  std::vector<at::Tensor> parts;
+  for (size_t i = 0; i < images_CHW.size(); ++i) {
+    parts.push_back(owners[i] == groups.tensor.rank()
+                        ? image_features({images_CHW[i]})
+                        : at::zeros({tokens[i], config_.text.hidden_size},
+                                    at::TensorOptions().dtype(build_.dtype).device(build_.device)));
+  }
+  return reduce_from(at::cat(parts), groups.tensor);
+}
+
 at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features) const {
   const at::Tensor x_TD = language_model_->embed(ids_T);
   const at::Tensor places = places_of(ids_T, config_.image_token_id);
@@ -61,7 +93,7 @@ at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features
 at::Tensor Ministral3::embed(const ModelInput& input) const {
   if (input.images_CHW.empty()) return language_model_->embed(input.ids_T);
   return embed(input.ids_T,
-               input.features.defined() ? input.features : image_features(input.images_CHW));
+               input.features.defined() ? input.features : shared_image_features(input.images_CHW));
 }
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
@@ -70,7 +102,9 @@ at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInp
   const LayerContext context =
       language_model_->context(to_device(input.positions_T, device), input.packing.to(device),
                                cache, embedded_TD.scalar_type());
-  at::Tensor x_TD = language_model_->layers(embedded_TD, 0, language_model_->num_layers(), context);
+  const ModelGroups& groups = build_.groups;
+  at::Tensor x_TD = groups.spread(embedded_TD, groups.spreads(is_training()));
+  x_TD = language_model_->layers(x_TD, 0, language_model_->num_layers(), context);
   if (cache != nullptr) cache->advance(input.packing.lengths());
   return x_TD;
 }
@@ -88,10 +122,12 @@ std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
   const Targets targets = Targets::of(labels_T);
   const at::Device device = build_.device;
   const at::Tensor places = to_device(targets.places_N, device);
-  const at::Tensor rows = hidden(input).index_select(0, places);
+  const ModelGroups& groups = build_.groups;
+  const at::Tensor rows =
+      groups.enter(hidden(input), groups.spreads(is_training())).index_select(0, places);
   const at::Tensor loss =
       chunked_cross_entropy(language_model_->final_norm(rows), language_model_->head_weight(),
-                            to_device(targets.ids_N, device));
+                            to_device(targets.ids_N, device), groups.tensor);
   return {loss, targets.count()};
 }
 
@@ -114,7 +150,12 @@ void Ministral3::initialize(uint64_t seed, double std) {
       parameter.fill_(1);
     } else {
       const bool output = ends_with("linear_proj.weight") || ends_with("linear_fc2.weight");
-      parameter.copy_(at::normal(0.0, output ? std / depth : std, parameter.sizes(), generator));
+      const Split split = split_of(name);
+      const RankOf who = build_.groups.tensor_rank();
+      const at::Tensor whole =
+          at::normal(0.0, output ? std / depth : std,
+                     whole_sizes(parameter.sizes(), split, who.ranks), generator);
+      parameter.copy_(share_of(whole, split, who));
     }
   }
 }

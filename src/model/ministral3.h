@@ -25,6 +25,9 @@ class Ministral3 : public torch::nn::Module {
   at::Tensor embed(const at::Tensor& ids_T, const at::Tensor& features) const;
   /// One feature per image token, image after image: [tokens, D].
   at::Tensor image_features(const std::vector<at::Tensor>& images_CHW) const;
+  /// The same with the pictures shared out over the tensor ranks, each of which has the whole
+  /// tower: every rank has all features, and gradients of its own pictures alone.
+  at::Tensor shared_image_features(const std::vector<at::Tensor>& images_CHW) const;
   /// Embedding and all decoder layers, before the final norm: [T, D].
   at::Tensor hidden(const ModelInput& input, KvCache* cache = nullptr) const;
   /// Hidden states of the decoder from embeddings made beforehand.

@@ -43,33 +43,45 @@ void require_method(std::string_view key, const std::string& method) {
 /// a = sqrt(5) (peft's default), a normal of 0.2; and peft's gaussian, a normal of 1 / rank.
 /// `weight` is [fan out, fan in]; numbers are drawn in fp32, so that
 /// every dtype starts from the same.
-void initialize(const at::Tensor& weight, const std::string& method, int64_t rank,
-                const at::Generator& generator) {
-  const auto fan_out = static_cast<double>(weight.size(0));
-  const auto fan_in = static_cast<double>(weight.size(1));
-  const at::Tensor value = at::zeros(weight.sizes());
+/// A tensor rank draws the whole and keeps its share.
+void initialize(const at::Tensor& weight, Split split, RankOf who, const std::string& method,
+                int64_t rank, const at::Generator& generator) {
+  const at::Tensor value = at::zeros(whole_sizes(weight.sizes(), split, who.ranks));
+  const auto fan_out = static_cast<double>(value.size(0));
+  const auto fan_in = static_cast<double>(value.size(1));
   if (method == "xavier") value.normal_(0, std::sqrt(2 / (fan_in + fan_out)), generator);
   if (method == "normal") value.normal_(0, 0.2, generator);
   if (method == "gaussian") value.normal_(0, 1 / static_cast<double>(rank), generator);
   // sqrt(6 / ((1 + a^2) fan_in)) = 1 / sqrt(fan_in)
   const double bound = 1 / std::sqrt(fan_in);
   if (method == "kaiming") value.uniform_(-bound, bound, generator);
-  weight.copy_(value);
+  weight.copy_(share_of(value, split, who));
 }
 
 void initialize(const AdapterSite& site, const LoraConfig& config, const at::Generator& generator) {
+  const RankOf who = site.linear->groups().tensor_rank();
   if (const auto iterations = pissa_iterations(config.lora_A_init_method)) {
+    if (who.ranks > 1) {
+      user_error(
+          "peft.lora_A_init_method={} takes the whole of a weight, of which {} tensor ranks hold "
+          "a part each; start otherwise or set model.tensor_model_parallel_size=1",
+          config.lora_A_init_method, who.ranks);
+    }
     start_pissa(site, *iterations, generator);
     return;
   }
-  const auto both = [&](const LowRank& pair) {
-    initialize(pair.a, config.lora_A_init_method, pair.rank(), generator);
-    initialize(pair.b, config.lora_B_init_method, pair.rank(), generator);
+  const auto both = [&](const LowRank& pair, const std::string& part) {
+    const auto split = [&](std::string_view factor) {
+      return held_split(fmt::format("{}{}{}{}.weight", site.name, kAdapterPart, part, factor));
+    };
+    initialize(pair.a, split("linear_in"), who, config.lora_A_init_method, pair.rank(), generator);
+    initialize(pair.b, split("linear_out"), who, config.lora_B_init_method, pair.rank(), generator);
   };
   const Adapter& adapter = *site.linear->adapter();
-  if (adapter.whole()) both(*adapter.whole());
-  for (const auto& pair : adapter.pairs()) {
-    if (pair) both(*pair);
+  if (adapter.whole()) both(*adapter.whole(), "");
+  const std::vector<std::string> parts = site.linear->layout().parts();
+  for (size_t i = 0; i < adapter.pairs().size(); ++i) {
+    if (adapter.pairs()[i]) both(*adapter.pairs()[i], parts[i] + ".");
   }
   if (adapter.is_dora()) site.linear->adapter()->set_magnitude(site.linear->row_norms());
 }
