@@ -40,8 +40,8 @@ class FlashOnCpu {
 
   // One head's sequence: [n, H] each in fp64, and which keys a row sees.
   struct Operands {
-    at::Tensor q_TNH, k_TGH, v_TGH, offsets;
-    int64_t longest;
+    at::Tensor q_TNH, k_TGH, v_TGH;
+    SequenceRows queries, keys;
     bool causal;
 
     int64_t group_of(int64_t head) const { return head / (q_TNH.size(1) / k_TGH.size(1)); }
@@ -52,12 +52,19 @@ class FlashOnCpu {
     return x_TNH.narrow(0, first, count).select(1, head).to(at::kDouble);
   }
 
-  static at::Tensor scores(const Operands& of, int64_t first, int64_t count, int64_t head) {
-    const at::Tensor q = wide(of.q_TNH, first, count, head);
-    const at::Tensor k = wide(of.k_TGH, first, count, of.group_of(head));
+  // Of one sequence: its queries and its keys.
+  struct Run {
+    int64_t first, count;
+  };
+
+  // The last query sees the last key, as flash attention has it since 2.1.
+  static at::Tensor scores(const Operands& of, Run queries, Run keys, int64_t head) {
+    const at::Tensor q = wide(of.q_TNH, queries.first, queries.count, head);
+    const at::Tensor k = wide(of.k_TGH, keys.first, keys.count, of.group_of(head));
     const at::Tensor all = at::mm(q, k.t()) * of.scale();
     if (!of.causal) return all;
-    return all.masked_fill(at::ones_like(all, at::kBool).triu(1),
+    const int64_t before = keys.count - queries.count;
+    return all.masked_fill(at::ones_like(all, at::kBool).triu(1 + before),
                            -std::numeric_limits<double>::infinity());
   }
 
@@ -65,23 +72,31 @@ class FlashOnCpu {
   static void check(const Operands& of, double dropout) {
     for (const at::Tensor& x : {of.q_TNH, of.k_TGH, of.v_TGH}) {
       TORCH_CHECK(x.dim() == 3 && x.stride(-1) == 1 && x.size(-1) % 8 == 0, "[T, heads, H]");
-      TORCH_CHECK(x.size(0) == of.q_TNH.size(0) && x.scalar_type() == of.q_TNH.scalar_type());
+      TORCH_CHECK(x.scalar_type() == of.q_TNH.scalar_type());
     }
     TORCH_CHECK(of.q_TNH.size(1) % of.k_TGH.size(1) == 0 && of.k_TGH.sizes() == of.v_TGH.sizes());
-    TORCH_CHECK(of.offsets.scalar_type() == at::kInt && of.offsets.dim() == 1 &&
-                of.offsets.is_contiguous() && of.offsets.device() == of.q_TNH.device());
-    const at::Tensor lengths = of.offsets.diff();
-    TORCH_CHECK(of.offsets[0].item<int>() == 0 && of.offsets[-1].item<int>() == of.q_TNH.size(0) &&
-                lengths.gt(0).all().item<bool>());
-    TORCH_CHECK(lengths.max().item<int>() == of.longest && dropout == 0);
+    check(of.queries, of.q_TNH);
+    check(of.keys, of.k_TGH);
+    TORCH_CHECK(of.queries.offsets.sizes() == of.keys.offsets.sizes() && dropout == 0);
+  }
+
+  static void check(const SequenceRows& rows, const at::Tensor& x) {
+    TORCH_CHECK(rows.offsets.scalar_type() == at::kInt && rows.offsets.dim() == 1 &&
+                rows.offsets.is_contiguous() && rows.offsets.device() == x.device());
+    const at::Tensor lengths = rows.offsets.diff();
+    TORCH_CHECK(rows.offsets[0].item<int>() == 0 && rows.offsets[-1].item<int>() == x.size(0) &&
+                lengths.gt(0).all().item<bool>() && lengths.max().item<int>() == rows.longest);
   }
 
   template <class Fn>
   static void for_sequences(const Operands& of, const Fn& fn) {
-    const auto* offsets = of.offsets.const_data_ptr<int>();
-    for (int64_t i = 0; i + 1 < of.offsets.size(0); ++i) {
+    const auto run = [](const SequenceRows& rows, int64_t i) {
+      const auto* offsets = rows.offsets.const_data_ptr<int>();
+      return Run{offsets[i], offsets[i + 1] - offsets[i]};
+    };
+    for (int64_t i = 0; i + 1 < of.queries.offsets.size(0); ++i) {
       for (int64_t head = 0; head < of.q_TNH.size(1); ++head) {
-        fn(offsets[i], offsets[i + 1] - offsets[i], head);
+        fn(run(of.queries, i), run(of.keys, i), head);
       }
     }
   }
@@ -93,21 +108,24 @@ class FlashOnCpu {
   static void forward(const c10::OperatorHandle& op, Stack* stack) {
     ++counts_.forwards;
     const auto args = arguments(op, stack);
-    const Operands of{args[0].toTensor(), args[1].toTensor(), args[2].toTensor(),
-                      args[3].toTensor(), args[5].toInt(),    args[8].toBool()};
+    const Operands of{args[0].toTensor(),
+                      args[1].toTensor(),
+                      args[2].toTensor(),
+                      {args[3].toTensor(), args[5].toInt()},
+                      {args[4].toTensor(), args[6].toInt()},
+                      args[8].toBool()};
     check(of, args[7].toDouble());
-    TORCH_CHECK(args[4].toTensor().is_same(of.offsets) && args[6].toInt() == of.longest);
     for (size_t i = 9; i < args.size(); ++i) {
       TORCH_CHECK(args[i].isNone() || (i == 9 && !args[i].toBool()), "argument ", i);
     }
     at::Tensor out = at::empty(of.q_TNH.sizes(), of.q_TNH.options());
     at::Tensor log_sum = at::empty({of.q_TNH.size(1), of.q_TNH.size(0)}, at::kFloat);
-    for_sequences(of, [&](int64_t first, int64_t count, int64_t head) {
-      const at::Tensor s = scores(of, first, count, head);
-      log_sum.select(0, head).narrow(0, first, count).copy_(s.logsumexp(1));
-      out.narrow(0, first, count)
+    for_sequences(of, [&](Run queries, Run keys, int64_t head) {
+      const at::Tensor s = scores(of, queries, keys, head);
+      log_sum.select(0, head).narrow(0, queries.first, queries.count).copy_(s.logsumexp(1));
+      out.narrow(0, queries.first, queries.count)
           .select(1, head)
-          .copy_(at::mm(s.softmax(1), wide(of.v_TGH, first, count, of.group_of(head))));
+          .copy_(at::mm(s.softmax(1), wide(of.v_TGH, keys.first, keys.count, of.group_of(head))));
     });
     const at::Tensor none = at::empty({0});
     torch::jit::push(*stack, out, log_sum, none, none, none);
@@ -120,25 +138,33 @@ class FlashOnCpu {
       ++counts_.deterministic;
     }
     const auto args = arguments(op, stack);
-    const Operands of{args[1].toTensor(), args[2].toTensor(), args[3].toTensor(),
-                      args[6].toTensor(), args[8].toInt(),    args[11].toBool()};
+    const Operands of{args[1].toTensor(),
+                      args[2].toTensor(),
+                      args[3].toTensor(),
+                      {args[6].toTensor(), args[8].toInt()},
+                      {args[7].toTensor(), args[9].toInt()},
+                      args[11].toBool()};
     check(of, args[10].toDouble());
     const at::Tensor up = args[0].toTensor(), out = args[4].toTensor();
     const auto zeros = [](const at::Tensor& x) { return at::zeros(x.sizes(), at::kDouble); };
     const at::Tensor dq = zeros(of.q_TNH), dk = zeros(of.k_TGH), dv = zeros(of.v_TGH);
-    for_sequences(of, [&](int64_t first, int64_t count, int64_t head) {
+    for_sequences(of, [&](Run queries, Run keys, int64_t head) {
       const int64_t group = of.group_of(head);
-      const auto add = [&](const at::Tensor& to, int64_t which, const at::Tensor& some) {
-        to.narrow(0, first, count).select(1, which).add_(some);
+      const auto add = [](const at::Tensor& to, Run rows, int64_t which, const at::Tensor& some) {
+        to.narrow(0, rows.first, rows.count).select(1, which).add_(some);
       };
-      const at::Tensor p = scores(of, first, count, head).softmax(1);
-      const at::Tensor dout = wide(up, first, count, head);
-      const at::Tensor dp = at::mm(dout, wide(of.v_TGH, first, count, group).t());
-      const at::Tensor inner = (dout * wide(out, first, count, head)).sum(1, /*keepdim=*/true);
+      const auto query = [&](const at::Tensor& x) {
+        return wide(x, queries.first, queries.count, head);
+      };
+      const auto key = [&](const at::Tensor& x) { return wide(x, keys.first, keys.count, group); };
+      const at::Tensor p = scores(of, queries, keys, head).softmax(1);
+      const at::Tensor dout = query(up);
+      const at::Tensor dp = at::mm(dout, key(of.v_TGH).t());
+      const at::Tensor inner = (dout * query(out)).sum(1, /*keepdim=*/true);
       const at::Tensor ds = p * (dp - inner) * of.scale();
-      add(dq, head, at::mm(ds, wide(of.k_TGH, first, count, group)));
-      add(dk, group, at::mm(ds.t(), wide(of.q_TNH, first, count, head)));
-      add(dv, group, at::mm(p.t(), dout));
+      add(dq, queries, head, at::mm(ds, key(of.k_TGH)));
+      add(dk, keys, group, at::mm(ds.t(), query(of.q_TNH)));
+      add(dv, keys, group, at::mm(p.t(), dout));
     });
     const auto dtype = of.q_TNH.scalar_type();
     torch::jit::push(*stack, dq.to(dtype), dk.to(dtype), dv.to(dtype));

@@ -80,10 +80,11 @@ bool PackedAttention::takes(at::DeviceType where, at::ScalarType dtype, int64_t 
 }
 
 at::Tensor packed_attention(const at::Tensor& q_TNH, const at::Tensor& k_TGH,
-                            const at::Tensor& v_TGH, const at::Tensor& offsets, int64_t longest,
-                            bool causal) {
-  return std::get<0>(at::_flash_attention_forward(q_TNH, k_TGH, v_TGH, offsets, offsets, longest,
-                                                  longest, /*dropout_p=*/0.0, causal,
+                            const at::Tensor& v_TGH, const SequenceRows& queries,
+                            const SequenceRows& keys, bool causal) {
+  return std::get<0>(at::_flash_attention_forward(q_TNH, k_TGH, v_TGH, queries.offsets,
+                                                  keys.offsets, queries.longest, keys.longest,
+                                                  /*dropout_p=*/0.0, causal,
                                                   /*return_debug_mask=*/false));
 }
 

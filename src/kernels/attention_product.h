@@ -24,12 +24,19 @@ struct PackedAttention {
   bool takes(at::DeviceType where, at::ScalarType dtype, int64_t head_dim) const;
 };
 
-/// The same within each sequence of packed rows: q [T, heads, H], k and v [T, groups, H] -> [T,
-/// heads, H]. Sequence i has rows offsets[i] .. offsets[i + 1] - 1, int32 on q's device; the
-/// longest has `longest`. Only where PackedAttention::takes() says so; groups are not repeated. The
-/// backward sums in one order where torch is told to be deterministic, else as its blocks come.
+/// Where sequences of packed rows begin and end.
+struct SequenceRows {
+  /// Sequence i has rows offsets[i] .. offsets[i + 1] - 1, int32 on the rows' device.
+  at::Tensor offsets;
+  int64_t longest = 0;
+};
+
+/// The same within each sequence of packed rows: q [T, heads, H], k and v [S, groups, H] -> [T,
+/// heads, H]. With `causal` a sequence's last query sees its last key, and the one before it one
+/// key less. Only where PackedAttention::takes() says so; groups are not repeated. The backward
+/// sums in one order where torch is told to be deterministic, else as its blocks come.
 at::Tensor packed_attention(const at::Tensor& q_TNH, const at::Tensor& k_TGH,
-                            const at::Tensor& v_TGH, const at::Tensor& offsets, int64_t longest,
-                            bool causal);
+                            const at::Tensor& v_TGH, const SequenceRows& queries,
+                            const SequenceRows& keys, bool causal);
 
 }  // namespace trestle

@@ -36,8 +36,8 @@ AttentionPath attention_path(const Packing& packing, at::DeviceType device, at::
 at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
                             const at::Tensor& v_TGH, const Packing& packing) {
   if (path_of(k_TGH, packing) == AttentionPath::kPacked) {
-    return packed_attention(q_TGNH.flatten(1, 2), k_TGH, v_TGH, packing.offsets(),
-                            packing.longest(), /*causal=*/true)
+    const SequenceRows rows{packing.offsets(), packing.longest()};
+    return packed_attention(q_TGNH.flatten(1, 2), k_TGH, v_TGH, rows, rows, /*causal=*/true)
         .flatten(1);
   }
   if (packing.runs().empty()) {
@@ -57,9 +57,8 @@ at::Tensor causal_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
 at::Tensor block_attention(const at::Tensor& q_PNH, const at::Tensor& k_PNH,
                            const at::Tensor& v_PNH, const Packing& packing) {
   if (path_of(k_PNH, packing) == AttentionPath::kPacked) {
-    return packed_attention(q_PNH, k_PNH, v_PNH, packing.offsets(), packing.longest(),
-                            /*causal=*/false)
-        .flatten(1);
+    const SequenceRows rows{packing.offsets(), packing.longest()};
+    return packed_attention(q_PNH, k_PNH, v_PNH, rows, rows, /*causal=*/false).flatten(1);
   }
   const auto attend = [](const at::Tensor& q_BPNH, const at::Tensor& k_BPNH,
                          const at::Tensor& v_BPNH) {

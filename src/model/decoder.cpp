@@ -11,7 +11,8 @@ namespace trestle {
 
 SelfAttention::SelfAttention(const TextConfig& config, const Build& build)
     : heads_per_group_(config.num_attention_heads / config.num_query_groups),
-      head_dim_(config.head_dim) {
+      head_dim_(config.head_dim),
+      context_(build.groups.context) {
   const auto layout = FusedLayout::qkv(config.num_query_groups, heads_per_group_, head_dim_);
   linear_qkv = register_module(
       "linear_qkv",
@@ -38,6 +39,7 @@ at::Tensor SelfAttention::attend(const at::Tensor& qkv_TGMH, const LayerContext&
                                  size_t layer) const {
   const auto [q_TGNH, k_TGH, v_TGH] =
       rotated_parts(qkv_TGMH, context.rotation, context.query_scale);
+  if (context.share) return context_attention(q_TGNH, k_TGH, v_TGH, *context.share, context_);
   return context.cache == nullptr
              ? causal_attention(q_TGNH, k_TGH, v_TGH, context.packing)
              : cached_attention(q_TGNH, k_TGH, v_TGH, context.packing, *context.cache, layer);

@@ -10,6 +10,7 @@
 #include "model/attention.h"
 #include "model/cached_attention.h"
 #include "model/config.h"
+#include "model/context_share.h"
 #include "model/layers.h"
 #include "model/recompute.h"
 #include "model/rope.h"
@@ -25,6 +26,8 @@ struct LayerContext {
   KvCache* cache = nullptr;
   /// Computes what lies between the projections of attention again in the backward pass.
   bool recompute_attention = false;
+  /// Of rows that context ranks share out; else null.
+  std::shared_ptr<const ContextShare> share = {};
 };
 
 class SelfAttention : public torch::nn::Module {
@@ -40,6 +43,7 @@ class SelfAttention : public torch::nn::Module {
   at::Tensor attend(const at::Tensor& qkv_TGMH, const LayerContext& context, size_t layer) const;
 
   int64_t heads_per_group_, head_dim_;
+  Group context_;
 };
 
 class Mlp : public torch::nn::Module {

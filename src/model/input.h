@@ -6,11 +6,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "model/packing.h"
 
 namespace trestle {
+
+struct ContextShare;
 
 /// Packed sequences and the pictures whose features stand at their image tokens, in order of
 /// appearance.
@@ -23,6 +26,8 @@ struct ModelInput {
   std::vector<at::Tensor> images_CHW;
   /// image_features(images_CHW) where they were made beforehand; undefined otherwise.
   at::Tensor features = {};
+  /// Where ids, positions and packing are this rank's share of rows (batch_of_rank); else null.
+  std::shared_ptr<const ContextShare> context = {};
 
   static ModelInput make(at::Tensor ids_T, std::vector<int64_t> lengths,
                          std::vector<at::Tensor> images_CHW = {});

@@ -59,23 +59,36 @@ at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW)
 
 at::Tensor Ministral3::shared_image_features(const std::vector<at::Tensor>& images_CHW) const {
   const ModelGroups& groups = build_.groups;
-  if (groups.tensor.is_one() || !vision_tower_) return image_features(images_CHW);
+  const RankOf who = groups.picture_rank();
+  if (who.ranks == 1 || !vision_tower_) return image_features(images_CHW);
   std::vector<double> costs;
   std::vector<int64_t> tokens;
   for (const at::Tensor& image : images_CHW) {
     tokens.push_back(features_of(config_, image));
     costs.push_back(static_cast<double>(tokens.back()));
   }
-  const std::vector<int64_t> owners = share_out(costs, groups.tensor.size());
+  const std::vector<int64_t> owners = share_out(costs, who.ranks);
+  const auto trains = [](const torch::nn::Module& module) {
+    return std::ranges::any_of(
+        module.parameters(), [](const at::Tensor& parameter) { return parameter.requires_grad(); });
+  };
+  // A rank without pictures takes part in the exchange of gradients too.
+  const bool gradients =
+      at::GradMode::is_enabled() && (trains(*vision_tower_) || trains(*projector_));
   // Others' rows are zeros in the sum.
   std::vector<at::Tensor> parts;
   for (size_t i = 0; i < images_CHW.size(); ++i) {
-    parts.push_back(owners[i] == groups.tensor.rank()
-                        ? image_features({images_CHW[i]})
-                        : at::zeros({tokens[i], config_.text.hidden_size},
-                                    at::TensorOptions().dtype(build_.dtype).device(build_.device)));
+    if (owners[i] == who.rank) {
+      parts.push_back(image_features({images_CHW[i]}));
+    } else {
+      parts.push_back(at::zeros({tokens[i], config_.text.hidden_size},
+                                at::TensorOptions().dtype(build_.dtype).device(build_.device))
+                          .requires_grad_(gradients));
+    }
   }
-  return reduce_from(at::cat(parts), groups.tensor);
+  // Tensor ranks have the same gradient of all features, context ranks a part of the sum each.
+  const at::Tensor features = reduce_from(at::cat(parts), groups.tensor);
+  return copy_to(reduce_from(features, groups.context), groups.context);
 }
 
 at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features) const {
@@ -92,16 +105,23 @@ at::Tensor Ministral3::embed(const at::Tensor& ids_T, const at::Tensor& features
 
 at::Tensor Ministral3::embed(const ModelInput& input) const {
   if (input.images_CHW.empty()) return language_model_->embed(input.ids_T);
-  return embed(input.ids_T,
-               input.features.defined() ? input.features : shared_image_features(input.images_CHW));
+  at::Tensor features =
+      input.features.defined() ? input.features : shared_image_features(input.images_CHW);
+  if (input.context) {
+    features = features.index_select(0, to_device(input.context->features, features.device()));
+  }
+  return embed(input.ids_T, features);
 }
 
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
                                    KvCache* cache) const {
   const at::Device device = build_.device;
-  const LayerContext context =
+  LayerContext context =
       language_model_->context(to_device(input.positions_T, device), input.packing.to(device),
                                cache, embedded_TD.scalar_type());
+  if (input.context) {
+    context.share = std::make_shared<const ContextShare>(input.context->to(device));
+  }
   const ModelGroups& groups = build_.groups;
   at::Tensor x_TD = groups.spread(embedded_TD, groups.spreads(is_training()));
   x_TD = language_model_->layers(x_TD, 0, language_model_->num_layers(), context);
@@ -119,16 +139,17 @@ at::Tensor Ministral3::logits(const ModelInput& input, KvCache* cache) const {
 
 std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
                                                     const at::Tensor& labels_T) const {
-  const Targets targets = Targets::of(labels_T);
+  const ModelGroups& groups = build_.groups;
+  const bool spreads = groups.spreads(is_training());
+  const RankBatch batch = batch_of_rank(input, labels_T, groups, spreads, config_.image_token_id);
+  const Targets targets = Targets::of(batch.labels_T);
   const at::Device device = build_.device;
   const at::Tensor places = to_device(targets.places_N, device);
-  const ModelGroups& groups = build_.groups;
-  const at::Tensor rows =
-      groups.enter(hidden(input), groups.spreads(is_training())).index_select(0, places);
+  const at::Tensor rows = groups.enter(hidden(batch.input), spreads).index_select(0, places);
   const at::Tensor loss =
       chunked_cross_entropy(language_model_->final_norm(rows), language_model_->head_weight(),
                             to_device(targets.ids_N, device), groups.tensor);
-  return {loss, targets.count()};
+  return {loss, groups.context.is_one() ? targets.count() : Targets::of(labels_T).count()};
 }
 
 void Ministral3::set_recompute(const Recompute& recompute) {

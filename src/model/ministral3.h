@@ -25,8 +25,8 @@ class Ministral3 : public torch::nn::Module {
   at::Tensor embed(const at::Tensor& ids_T, const at::Tensor& features) const;
   /// One feature per image token, image after image: [tokens, D].
   at::Tensor image_features(const std::vector<at::Tensor>& images_CHW) const;
-  /// The same with the pictures shared out over the tensor ranks, each of which has the whole
-  /// tower: every rank has all features, and gradients of its own pictures alone.
+  /// The same with the pictures shared out over tensor and context ranks, each of which has the
+  /// whole tower: every rank has all features, and gradients of its own pictures alone.
   at::Tensor shared_image_features(const std::vector<at::Tensor>& images_CHW) const;
   /// Embedding and all decoder layers, before the final norm: [T, D].
   at::Tensor hidden(const ModelInput& input, KvCache* cache = nullptr) const;
@@ -38,7 +38,9 @@ class Ministral3 : public torch::nn::Module {
 
   /// Sum over the targets of -log p(target), fp32 scalar, and their number. labels_T int64 [T],
   /// -100 where there is no target, already shifted: labels[t] is what follows token t. Logits are
-  /// made only where there is a target, and in pieces (chunked_cross_entropy).
+  /// made only where there is a target, and in pieces (chunked_cross_entropy). Over several context
+  /// ranks, which all give the same rows, the sum is over this rank's share of the tokens and the
+  /// number is of all.
   std::pair<at::Tensor, int64_t> loss_sum(const ModelInput& input,
                                           const at::Tensor& labels_T) const;
 

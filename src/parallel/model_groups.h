@@ -16,6 +16,10 @@ struct ModelGroups {
   /// Between the products a rank holds its share of the tokens only (Korthikanti et al. 2022).
   bool sequence_parallel = false;
 
+  /// Among the ranks that see the same pictures.
+  RankOf picture_rank() const {
+    return {context.rank() * tensor.size() + tensor.rank(), context.size() * tensor.size()};
+  }
   RankOf tensor_rank() const { return {tensor.rank(), tensor.size()}; }
   /// Whether tokens are spread over the tensor ranks, [T / ranks, D] each: in training alone, whose
   /// batches are padded so that the ranks divide them.

@@ -1,13 +1,12 @@
-// A model whose weights several tensor ranks share out computes what one rank does: losses and all
+// A model that tensor and context ranks share computes what one rank does: losses and all
 // gradients, of weights and of adapters. A thread is a rank.
-#include <ATen/ATen.h>
 
 #include <functional>
 #include <map>
-#include <mutex>
 
 #include "bridge/load.h"
 #include "bridge/load_quantized.h"
+#include "flash_on_cpu.h"
 #include "formats/rank_share.h"
 #include "golden.h"
 #include "hf_testing.h"
@@ -32,16 +31,19 @@ struct Result {
 // Loss and gradients of `model` on `input`; those of tensors that all ranks have whole are summed
 // over the ranks, as gradients are synchronised.
 Result result_of(const Ministral3& model, const ModelInput& input, const at::Tensor& labels_T) {
-  const Group& ranks = model.build().groups.tensor;
+  const ModelGroups& groups = model.build().groups;
   const auto [sum, targets] = model.loss_sum(input, labels_T);
-  const at::Tensor loss = sum / targets;
+  at::Tensor loss = sum / targets;
   loss.backward();
+  loss = loss.detach();
+  groups.context.all_reduce(loss);
   Result result{loss.item<double>(), {}};
   for (const auto& entry : model.named_parameters()) {
     if (!entry.value().requires_grad()) continue;
     const at::Tensor& held = entry.value().grad();
     at::Tensor gradient = held.defined() ? held.clone() : at::zeros_like(entry.value());
-    if (held_split(entry.key()) == Split::kReplicated) ranks.all_reduce(gradient);
+    groups.context.all_reduce(gradient);
+    if (held_split(entry.key()) == Split::kReplicated) groups.tensor.all_reduce(gradient);
     result.gradients[entry.key()] = gradient;
   }
   return result;
@@ -61,10 +63,9 @@ void expect_share(const Result& got, const Result& whole, RankOf who, double tol
   }
 }
 
-Build build_of(const Group& tensor, bool sequence_parallel, std::string_view bits = "16") {
+Build build_of(const Grid& grid, std::string_view bits = "16") {
   Build build = base_build(at::kFloat, bits, at::kCPU);
-  build.groups.tensor = tensor;
-  build.groups.sequence_parallel = sequence_parallel;
+  build.groups = {grid.tensor, grid.context, grid.topology.sequence_parallel};
   return build;
 }
 
@@ -78,28 +79,31 @@ ModelConfig wide_config(bool tied) {
   return config;
 }
 
-// Pictures of two sizes and packed rows whose tokens four ranks divide.
+// Pictures of two sizes and packed rows of lengths that no number of ranks divides.
 struct Data {
   ModelInput input;
   at::Tensor labels_T;
 };
 
 Data data_of(const Golden& golden) {
-  ModelInput input = golden.input();
-  at::Tensor labels_T = golden.shifted_labels();
-  const int64_t missing = (4 - input.ids_T.size(0) % 4) % 4;
-  if (missing == 0) return {input, labels_T};
-  std::vector<int64_t> lengths = input.packing.lengths();
-  lengths.push_back(missing);
-  const at::Tensor ids_T = at::cat({input.ids_T, at::ones({missing}, at::kLong)});
-  return {ModelInput::make(ids_T, lengths, input.images_CHW),
-          at::cat({labels_T, at::full({missing}, -100, at::kLong)})};
+  const ModelInput whole = golden.input();
+  const at::Tensor labels_T = golden.shifted_labels();
+  const std::vector<int64_t>& before = whole.packing.lengths();
+  std::vector<int64_t> lengths;
+  std::vector<at::Tensor> ids, labels;
+  int64_t start = 0;
+  for (size_t row = 0; row < before.size(); ++row) {
+    lengths.push_back(before[row] - static_cast<int64_t>(row));  // cut behind the pictures
+    ids.push_back(whole.ids_T.narrow(0, start, lengths.back()));
+    labels.push_back(labels_T.narrow(0, start, lengths.back()));
+    start += before[row];
+  }
+  return {ModelInput::make(at::cat(ids), lengths, whole.images_CHW), at::cat(labels)};
 }
 
 struct Case {
   std::string name;
-  int64_t ranks;
-  bool sequence_parallel;
+  Topology topology;
   bool tied;
   std::string scheme;
   std::string bits = "16";
@@ -130,52 +134,79 @@ class TensorParallel : public ::testing::TestWithParam<Case> {
 INSTANTIATE_TEST_SUITE_P(
     Ranks, TensorParallel,
     ::testing::Values(
-        Case{"Tp2", 2, false, false, ""}, Case{"Tp4Tied", 4, false, true, ""},
-        Case{"Tp2Sp", 2, true, true, ""}, Case{"Tp4Sp", 4, true, false, ""},
-        Case{"Tp4Lora", 4, false, false, "lora"}, Case{"Tp2SpLora", 2, true, true, "lora"},
+        Case{"Tp2", {.tensor = 2}, false, ""}, Case{"Tp4Tied", {.tensor = 4}, true, ""},
+        Case{"Tp2Sp", {.tensor = 2, .sequence_parallel = true}, true, ""},
+        Case{"Tp4Sp", {.tensor = 4, .sequence_parallel = true}, false, ""},
+        Case{"Tp4Lora", {.tensor = 4}, false, "lora"},
+        Case{"Tp2SpLora", {.tensor = 2, .sequence_parallel = true}, true, "lora"},
         Case{"Tp2LoraOfParts",
-             2,
-             false,
+             {.tensor = 2},
              false,
              "lora",
              "16",
              {"q_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "vision.q_proj"}},
-        Case{"Tp4Dora", 4, false, false, "dora"}, Case{"Tp2SpDora", 2, true, false, "dora"},
+        Case{"Tp4Dora", {.tensor = 4}, false, "dora"},
+        Case{"Tp2SpDora", {.tensor = 2, .sequence_parallel = true}, false, "dora"},
         Case{"Tp2DoraOfParts",
-             2,
-             false,
+             {.tensor = 2},
              true,
              "dora",
              "16",
              {"k_proj", "o_proj", "up_proj", "down_proj"}},
-        Case{"Tp4QLora", 4, true, false, "lora", "4"},
-        Case{"Tp2QDora", 2, false, false, "dora", "4"},
-        Case{"Tp2Int8", 2, false, true, "lora", "8"}),
+        Case{"Tp4QLora", {.tensor = 4, .sequence_parallel = true}, false, "lora", "4"},
+        Case{"Tp2QDora", {.tensor = 2}, false, "dora", "4"}, Case{"Cp2", {.context = 2}, true, ""},
+        Case{"Cp4", {.context = 4}, false, ""}, Case{"Cp2Lora", {.context = 2}, false, "lora"},
+        Case{"Cp2Tp2Dora", {.tensor = 2, .context = 2}, true, "dora"},
+        Case{"Cp2Tp2Sp", {.tensor = 2, .context = 2, .sequence_parallel = true}, false, ""},
+        Case{"Cp2Tp4SpQLora",
+             {.tensor = 4, .context = 2, .sequence_parallel = true},
+             false,
+             "lora",
+             "4"},
+        Case{"Tp2Int8", {.tensor = 2}, true, "lora", "8"}),
     [](const auto& info) { return info.param.name; });
 
 TEST_P(TensorParallel, LossAndGradientsAreThoseOfOneRank) {
   const Case& each = GetParam();
   const Data data = data_of(Golden(each.tied ? "tied" : "untied"));
-  const Result whole = result_of(*make(build_of({}, false, each.bits)), data.input, data.labels_T);
-  run_ranks(each.ranks, [&](const World& world) {
-    const Grid grid(world, {.tensor = each.ranks}, at::kCPU);
-    const auto model = make(build_of(grid.tensor, each.sequence_parallel, each.bits));
+  const Result whole = result_of(*make(build_of({}, each.bits)), data.input, data.labels_T);
+  run_ranks(each.topology.world(), [&](const World& world) {
+    const Grid grid(world, each.topology, at::kCPU);
+    const auto model = make(build_of(grid, each.bits));
     const Result got = result_of(*model, data.input, data.labels_T);
-    expect_share(got, whole, {world.rank(), each.ranks}, 1e-5);
+    expect_share(got, whole, {grid.place.tensor, each.topology.tensor}, 1e-5);
   });
 }
 
 TEST_P(TensorParallel, RecomputedActivationsGiveTheSame) {
   const Case& each = GetParam();
   const Data data = data_of(Golden(each.tied ? "tied" : "untied"));
-  const Result whole = result_of(*make(build_of({}, false, each.bits)), data.input, data.labels_T);
-  run_ranks(each.ranks, [&](const World& world) {
-    const Grid grid(world, {.tensor = each.ranks}, at::kCPU);
-    const auto model = make(build_of(grid.tensor, each.sequence_parallel, each.bits));
+  const Result whole = result_of(*make(build_of({}, each.bits)), data.input, data.labels_T);
+  run_ranks(each.topology.world(), [&](const World& world) {
+    const Grid grid(world, each.topology, at::kCPU);
+    const auto model = make(build_of(grid, each.bits));
     model->set_recompute({.granularity = Recompute::Granularity::kFull});
     const Result got = result_of(*model, data.input, data.labels_T);
-    expect_share(got, whole, {world.rank(), each.ranks}, 1e-5);
+    expect_share(got, whole, {grid.place.tensor, each.topology.tensor}, 1e-5);
   });
+}
+
+// The way of a card: a rank's pieces and their keys as sequences of packed rows.
+TEST(ContextParallel, AttentionOfPackedRowsGivesTheSame) {
+  const testing::FlashOnCpu flash;
+  const Golden golden("tied");
+  const Data data = data_of(golden);
+  const auto make = [&](const Build& build) {
+    return load_model(OpenCheckpoint(golden.directory), build);
+  };
+  const Result whole = result_of(*make(build_of({})), data.input, data.labels_T);
+  const int before = flash.counts().forwards;
+  run_ranks(2, [&](const World& world) {
+    const Grid grid(world, {.context = 2}, at::kCPU);
+    const Result got = result_of(*make(build_of(grid)), data.input, data.labels_T);
+    expect_share(got, whole, {}, 1e-5);
+  });
+  EXPECT_GT(flash.counts().forwards, before);
 }
 
 // transformers' own, read from its file by each rank.
@@ -189,7 +220,7 @@ TEST_P(GoldenOfRanks, LogitsAndLoss) {
   const Golden golden(GetParam());
   run_ranks(2, [&](const World& world) {
     const Grid grid(world, {.tensor = 2}, at::kCPU);
-    const auto model = load_model(OpenCheckpoint(golden.directory), build_of(grid.tensor, false));
+    const auto model = load_model(OpenCheckpoint(golden.directory), build_of(grid));
     const auto [sum, targets] = model->loss_sum(golden.input(), golden.shifted_labels());
     testing::expect_near(sum / targets, golden["loss"], 1e-5, "loss");
     const at::NoGradGuard no_grad;
