@@ -13,6 +13,7 @@ void Journal::at_step(int64_t step, std::string rows) {
 int64_t Journal::begin(std::string collective) {
   const std::scoped_lock lock(mutex_);
   running_ = std::move(collective);
+  began_ = std::chrono::steady_clock::now();
   return ++collectives_;
 }
 
@@ -32,6 +33,11 @@ std::string Journal::where() const {
     line += fmt::format(", behind {} (its collective {})", last_, collectives_);
   }
   return line;
+}
+
+std::optional<std::chrono::steady_clock::time_point> Journal::running_since() const {
+  const std::scoped_lock lock(mutex_);
+  return running_.empty() ? std::nullopt : std::optional(began_);
 }
 
 int64_t Journal::collectives() const {
