@@ -9,6 +9,12 @@
 
 namespace trestle {
 
+Build Build::shapes_of_whole() const {
+  Build whole{.dtype = dtype, .device = at::kMeta};
+  whole.groups = groups;
+  return whole;
+}
+
 at::Tensor Build::empty(at::IntArrayRef shape) const {
   return at::empty(shape, at::TensorOptions().dtype(dtype).device(device));
 }

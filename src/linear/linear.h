@@ -16,6 +16,7 @@
 #include "linear/projection.h"
 #include "linear/quantized.h"
 #include "parallel/model_groups.h"
+#include "parallel/stages.h"
 
 namespace trestle {
 
@@ -31,7 +32,11 @@ struct Build {
   bool keep_fp8 = false;
   /// Whose ranks hold the rest of what this one has a part of.
   ModelGroups groups = {};
+  /// What is made of the model; all of it where nothing is said.
+  std::optional<Stage> stage = {};
 
+  /// The same parameters of all stages, without values.
+  Build shapes_of_whole() const;
   at::Tensor empty(at::IntArrayRef shape) const;
   /// This tensor rank's share of a parameter of that shape.
   at::Tensor empty_share(at::IntArrayRef shape, Split split) const;

@@ -73,19 +73,25 @@ double square(double x) { return x * x; }
 
 }  // namespace
 
-ModelFlops::ModelFlops(const Ministral3& model) {
-  const bool embedding = model.language_model().word_embeddings().requires_grad();
-  text_[0] = text_of(model, embedding);
-  text_[1] = text_[0];
-  if (model.vision_tower() == nullptr) return;
-  text_[1] = text_of(model, count_vision(model) || embedding);
+ModelFlops::ModelFlops(const Ministral3& model, const GradientInflow& inflow) {
+  const LanguageModel& language = model.language_model();
+  const bool embedding = language.has_embedding() && language.word_embeddings().requires_grad();
+  text_[0] = text_of(model, inflow, false, embedding);
+  const bool pictures = model.vision_tower() != nullptr && count_vision(model);
+  text_[1] = text_of(model, inflow, true, pictures || embedding);
 }
 
-ModelFlops::Text ModelFlops::text_of(const Ministral3& model, bool flows) const {
+ModelFlops::Text ModelFlops::text_of(const Ministral3& model, const GradientInflow& inflow,
+                                     bool pictures, bool flows) const {
+  const auto& stage = model.build().stage;
   const Parts parts(model);
   const TextConfig& config = model.config().text;
   Text text;
   for (int64_t i = 0; i < config.num_layers; ++i) {
+    if (stage && !stage->holds(i)) continue;
+    for (size_t run = 0; run < inflow.size(); ++run) {
+      if (stage->chunks[run].first == i) flows = flows || inflow[run][pictures ? 1 : 0];
+    }
     const std::string layer = fmt::format("language_model.decoder.layers.{}.", i);
     const auto through = [&](const std::string& name, bool input_grad) {
       text.token += linear(parts.linear(layer + name), input_grad);
@@ -99,6 +105,7 @@ ModelFlops::Text ModelFlops::text_of(const Ministral3& model, bool flows) const 
     const bool inner = through(fc1, flows || parts.train(layer + fc1 + norm));
     flows = through("mlp.linear_fc2", inner) || flows;
   }
+  if (!model.language_model().has_head()) return text;
   flows = flows || parts.train("language_model.decoder.final_layernorm.");
   const at::Tensor& head = model.language_model().head_weight();
   text.target = product(head.size(1), head.size(0), flows, head.requires_grad());

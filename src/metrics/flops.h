@@ -2,6 +2,7 @@
 // time. Called by the trainer.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -10,6 +11,10 @@
 namespace trestle {
 
 class Ministral3;
+
+/// Of a stage's runs of layers, in their order, whether gradients flow out of them into what other
+/// stages have: without pictures, and with them. None of a whole model.
+using GradientInflow = std::vector<std::array<bool, 2>>;
 
 /// A model's operations by what goes through it, with what trains in it when this is made.
 ///
@@ -21,9 +26,11 @@ class Ministral3;
 /// head is counted for the tokens that are targets. Norms, activations, softmax, the optimizer,
 /// DoRA's norms and what model.recompute_granularity makes again are not: model FLOPs in the sense
 /// of PaLM (Chowdhery et al. 2022, appendix B), with the shapes of this model and this batch.
+///
+/// Of a pipeline's stage those that it makes: the stages' sum is the whole model's.
 class ModelFlops {
  public:
-  explicit ModelFlops(const Ministral3& model);
+  explicit ModelFlops(const Ministral3& model, const GradientInflow& inflow = {});
 
   /// Of one forward and, where anything trains, its backward. `pictures` [C, H, W] are those that
   /// go through the vision tower, a part of input.images_CHW or all of them.
@@ -34,7 +41,8 @@ class ModelFlops {
   struct Text {
     double token = 0, pair = 0, target = 0;
   };
-  Text text_of(const Ministral3& model, bool flows) const;
+  Text text_of(const Ministral3& model, const GradientInflow& inflow, bool pictures,
+               bool flows) const;
   /// Returns whether gradients flow out of the projector.
   bool count_vision(const Ministral3& model);
 

@@ -78,23 +78,32 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x_TD, const LayerContext& con
 LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
     : config_(config),
       groups_(build.groups),
+      embeds_(!build.stage || build.stage->is_first),
+      tied_(config.tie_word_embeddings),
       frequencies_(rope_frequencies(config.rope, config.head_dim)) {
+  const bool heads = !build.stage || build.stage->is_last;
   // A model without values serves positions of the CPU.
   if (!build.device.is_meta()) frequencies_.inverse = frequencies_.inverse.to(build.device);
   // Plain modules give Megatron's names: embedding.word_embeddings.weight, decoder.layers.N, ...
-  auto embedding = register_module("embedding", std::make_shared<torch::nn::Module>());
-  auto words = embedding->register_module("word_embeddings", std::make_shared<torch::nn::Module>());
-  word_embeddings_ = words->register_parameter(
-      "weight", build.empty_share({config.vocab_size, config.hidden_size}, Split::kRows));
+  if (embeds_ || (heads && tied_)) {
+    auto embedding = register_module("embedding", std::make_shared<torch::nn::Module>());
+    auto words =
+        embedding->register_module("word_embeddings", std::make_shared<torch::nn::Module>());
+    word_embeddings_ = words->register_parameter(
+        "weight", build.empty_share({config.vocab_size, config.hidden_size}, Split::kRows));
+  }
   auto decoder = register_module("decoder", std::make_shared<torch::nn::Module>());
   auto list = decoder->register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    layers_.push_back(
-        list->register_module(std::to_string(i), std::make_shared<DecoderLayer>(config, build)));
+    const bool here = !build.stage || build.stage->holds(i);
+    layers_.push_back(here ? list->register_module(std::to_string(i),
+                                                   std::make_shared<DecoderLayer>(config, build))
+                           : nullptr);
   }
+  if (!heads) return;
   final_layernorm_ = decoder->register_module(
       "final_layernorm", std::make_shared<RmsNorm>(config.hidden_size, config.rms_norm_eps, build));
-  if (!config.tie_word_embeddings) {
+  if (!tied_) {
     Build head = build;
     head.weight_bits = 16;
     head.keep_fp8 = false;  // as the embedding, which in other models is the head
@@ -105,6 +114,7 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
 }
 
 at::Tensor LanguageModel::embed(const at::Tensor& ids_T) const {
+  TORCH_CHECK(embeds_, "this stage has no embedding");
   return vocabulary_embedding(word_embeddings_, to_device(ids_T, word_embeddings_.device()),
                               groups_.tensor);
 }
@@ -121,6 +131,7 @@ LayerContext LanguageModel::context(const at::Tensor& positions_T, const Packing
 
 at::Tensor LanguageModel::layers(at::Tensor x_TD, size_t first, size_t last,
                                  const LayerContext& context) const {
+  for (size_t i = first; i < last; ++i) TORCH_CHECK(layers_[i], "layer ", i, " is not here");
   const LayerStack stack{
       [this, context](const at::Tensor& x, size_t i) { return layers_[i]->forward(x, context, i); },
       [this](size_t i) { return layers_[i]->parameters(); }};
@@ -128,7 +139,8 @@ at::Tensor LanguageModel::layers(at::Tensor x_TD, size_t first, size_t last,
 }
 
 const at::Tensor& LanguageModel::head_weight() const {
-  return output_layer_ ? output_layer_->weight : word_embeddings_;
+  TORCH_CHECK(has_head(), "this stage has no head");
+  return tied_ ? word_embeddings_ : output_layer_->weight;
 }
 
 at::Tensor LanguageModel::head(const at::Tensor& x_TD) const {

@@ -64,6 +64,8 @@ class DecoderLayer : public torch::nn::Module {
   std::shared_ptr<Mlp> mlp;
 };
 
+/// Of a pipeline's stage it has the layers of Build::stage under their numbers in the whole model,
+/// and embedding and head where they are the stage's.
 class LanguageModel : public torch::nn::Module {
  public:
   LanguageModel(const TextConfig& config, const Build& build);
@@ -73,7 +75,8 @@ class LanguageModel : public torch::nn::Module {
   /// `positions_T` where the layers are.
   LayerContext context(const at::Tensor& positions_T, const Packing& packing, KvCache* cache,
                        at::ScalarType dtype) const;
-  /// Runs decoder layers first .. last-1, as set_recompute() says where gradients are made.
+  /// Runs decoder layers first .. last-1, which must be here, as set_recompute() says where
+  /// gradients are made.
   at::Tensor layers(at::Tensor x_TD, size_t first, size_t last, const LayerContext& context) const;
   /// Final norm and head: [T, D] -> logits [T, V]. Rows are independent: pass only those that are
   /// needed. Gives no gradients over several tensor ranks, whose logits loss() does not gather.
@@ -83,7 +86,13 @@ class LanguageModel : public torch::nn::Module {
   /// The weight of the head: its own, or the embedding's where tied. [V, D].
   const at::Tensor& head_weight() const;
   void set_recompute(const Recompute& recompute) { recompute_ = recompute; }
+  /// Of the whole model.
   size_t num_layers() const { return layers_.size(); }
+  bool has_layer(size_t layer) const { return layers_[layer] != nullptr; }
+  bool has_head() const { return final_layernorm_ != nullptr; }
+  /// Whether ids come in here; the copy of a tied embedding that a last stage has is its head.
+  bool has_embedding() const { return embeds_; }
+  /// Undefined where the stage has none.
   const at::Tensor& word_embeddings() const { return word_embeddings_; }
 
  private:
@@ -91,10 +100,12 @@ class LanguageModel : public torch::nn::Module {
   ModelGroups groups_;
   Recompute recompute_;
   RopeFrequencies frequencies_;
+  bool embeds_, tied_;
   at::Tensor word_embeddings_;
+  // Null where another stage has it.
   std::vector<std::shared_ptr<DecoderLayer>> layers_;
   std::shared_ptr<RmsNorm> final_layernorm_;
-  // Null when the embedding is the head's weight too.
+  // Null when the embedding is the head's weight too, or another stage has the head.
   std::shared_ptr<Linear> output_layer_;
 };
 

@@ -39,6 +39,7 @@ Ministral3::Ministral3(const ModelConfig& config, const Build& build)
     // transformers' own projector cannot run these: its norm has the width of one layer.
     user_error("vision_feature_layer names {} layers; one is supported", features.size());
   }
+  if (build.stage && !build.stage->is_first) return;
   vision_tower_ = register_module(
       "vision_tower", std::make_shared<VisionTower>(*config.vision, features.front(), build));
   projector_ = register_module("multi_modal_projector", std::make_shared<Projector>(config, build));
@@ -113,20 +114,33 @@ at::Tensor Ministral3::embed(const ModelInput& input) const {
   return embed(input.ids_T, features);
 }
 
+at::Tensor Ministral3::spread(const at::Tensor& x_TD) const {
+  return build_.groups.spread(x_TD, build_.groups.spreads(is_training()));
+}
+
+int64_t Ministral3::rows_between_layers(const ModelInput& input) const {
+  const ModelGroups& groups = build_.groups;
+  const int64_t tokens = input.ids_T.size(0);
+  return groups.spreads(is_training()) ? tokens / groups.tensor.size() : tokens;
+}
+
 at::Tensor Ministral3::hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
                                    KvCache* cache) const {
+  at::Tensor x_TD = through(spread(embedded_TD), input, {0, config_.text.num_layers}, cache);
+  if (cache != nullptr) cache->advance(input.packing.lengths());
+  return x_TD;
+}
+
+at::Tensor Ministral3::through(const at::Tensor& x_TD, const ModelInput& input, LayerRun run,
+                               KvCache* cache) const {
   const at::Device device = build_.device;
-  LayerContext context =
-      language_model_->context(to_device(input.positions_T, device), input.packing.to(device),
-                               cache, embedded_TD.scalar_type());
+  LayerContext context = language_model_->context(
+      to_device(input.positions_T, device), input.packing.to(device), cache, x_TD.scalar_type());
   if (input.context) {
     context.share = std::make_shared<const ContextShare>(input.context->to(device));
   }
-  const ModelGroups& groups = build_.groups;
-  at::Tensor x_TD = groups.spread(embedded_TD, groups.spreads(is_training()));
-  x_TD = language_model_->layers(x_TD, 0, language_model_->num_layers(), context);
-  if (cache != nullptr) cache->advance(input.packing.lengths());
-  return x_TD;
+  return language_model_->layers(x_TD, static_cast<size_t>(run.first),
+                                 static_cast<size_t>(run.last), context);
 }
 
 at::Tensor Ministral3::hidden(const ModelInput& input, KvCache* cache) const {
@@ -139,17 +153,25 @@ at::Tensor Ministral3::logits(const ModelInput& input, KvCache* cache) const {
 
 std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
                                                     const at::Tensor& labels_T) const {
+  const RankBatch batch = share_of(input, labels_T);
+  return {loss_from(hidden(batch.input), batch.labels_T), Targets::of(labels_T).count()};
+}
+
+RankBatch Ministral3::share_of(const ModelInput& input, const at::Tensor& labels_T) const {
   const ModelGroups& groups = build_.groups;
-  const bool spreads = groups.spreads(is_training());
-  const RankBatch batch = batch_of_rank(input, labels_T, groups, spreads, config_.image_token_id);
-  const Targets targets = Targets::of(batch.labels_T);
+  return batch_of_rank(input, labels_T, groups, groups.spreads(is_training()),
+                       config_.image_token_id);
+}
+
+at::Tensor Ministral3::loss_from(const at::Tensor& hidden_TD, const at::Tensor& labels_T) const {
+  const Targets targets = Targets::of(labels_T);
   const at::Device device = build_.device;
   const at::Tensor places = to_device(targets.places_N, device);
-  const at::Tensor rows = groups.enter(hidden(batch.input), spreads).index_select(0, places);
-  const at::Tensor loss =
-      chunked_cross_entropy(language_model_->final_norm(rows), language_model_->head_weight(),
-                            to_device(targets.ids_N, device), groups.tensor);
-  return {loss, groups.context.is_one() ? targets.count() : Targets::of(labels_T).count()};
+  const ModelGroups& groups = build_.groups;
+  const at::Tensor rows =
+      groups.enter(hidden_TD, groups.spreads(is_training())).index_select(0, places);
+  return chunked_cross_entropy(language_model_->final_norm(rows), language_model_->head_weight(),
+                               to_device(targets.ids_N, device), groups.tensor);
 }
 
 void Ministral3::set_recompute(const Recompute& recompute) {
@@ -161,9 +183,14 @@ void Ministral3::initialize(uint64_t seed, double std) {
   const at::NoGradGuard no_grad;
   at::Generator generator = at::detail::createCPUGenerator(seed);
   const double depth = std::sqrt(2.0 * static_cast<double>(language_model_->num_layers()));
-  for (const auto& entry : named_parameters()) {
+  const auto own = named_parameters();
+  // A stage draws the others' numbers too, and leaves them.
+  const auto all =
+      build_.stage ? Ministral3(config_, build_.shapes_of_whole()).named_parameters() : own;
+  for (const auto& entry : all) {
     const std::string& name = entry.key();
-    at::Tensor parameter = entry.value();
+    const at::Tensor* const here = own.find(name);
+    at::Tensor parameter = here != nullptr ? *here : entry.value();
     const auto ends_with = [&](const char* suffix) { return name.ends_with(suffix); };
     if (ends_with("bias")) {
       parameter.zero_();

@@ -13,6 +13,8 @@
 
 namespace trestle {
 
+struct RankBatch;
+
 /// Inputs may lie on the CPU or on the model's device, build().device; outputs are on the latter.
 class Ministral3 : public torch::nn::Module {
  public:
@@ -33,6 +35,13 @@ class Ministral3 : public torch::nn::Module {
   /// Hidden states of the decoder from embeddings made beforehand.
   at::Tensor hidden_from(const at::Tensor& embedded_TD, const ModelInput& input,
                          KvCache* cache = nullptr) const;
+  /// Between decoder layers x is [T, D], or of sequence parallel ranks each one's share of the
+  /// tokens: what embed() gives as the layers take it, and the rows of it.
+  at::Tensor spread(const at::Tensor& x_TD) const;
+  int64_t rows_between_layers(const ModelInput& input) const;
+  /// Through the decoder layers of `run`: [T, D] -> [T, D]. Who calls advances the cache.
+  at::Tensor through(const at::Tensor& x_TD, const ModelInput& input, LayerRun run,
+                     KvCache* cache = nullptr) const;
   /// hidden() and the head on every row: [T, V].
   at::Tensor logits(const ModelInput& input, KvCache* cache = nullptr) const;
 
@@ -43,17 +52,22 @@ class Ministral3 : public torch::nn::Module {
   /// number is of all.
   std::pair<at::Tensor, int64_t> loss_sum(const ModelInput& input,
                                           const at::Tensor& labels_T) const;
+  /// The same in two steps, of a rank's share of the batch (batch_of_rank): what it takes, and the
+  /// sum from what the last decoder layer gives.
+  RankBatch share_of(const ModelInput& input, const at::Tensor& labels_T) const;
+  at::Tensor loss_from(const at::Tensor& hidden_TD, const at::Tensor& labels_T) const;
 
   /// How activations of both towers are kept for the backward pass; gradients are the same.
   void set_recompute(const Recompute& recompute);
 
-  /// Random weights: normal of `std`, output projections smaller with depth, norms 1, biases 0.
+  /// Random weights: normal of `std`, output projections smaller with depth, norms 1, biases 0. A
+  /// stage's are those that the whole model would have.
   void initialize(uint64_t seed, double std = 0.02);
 
   const ModelConfig& config() const { return config_; }
   const Build& build() const { return build_; }
   LanguageModel& language_model() const { return *language_model_; }
-  /// Null for text-only models.
+  /// Null for text-only models, and where another stage has it.
   VisionTower* vision_tower() const { return vision_tower_.get(); }
   Projector* projector() const { return projector_.get(); }
 

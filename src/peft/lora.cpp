@@ -83,7 +83,9 @@ void initialize(const AdapterSite& site, const LoraConfig& config, const at::Gen
   for (size_t i = 0; i < adapter.pairs().size(); ++i) {
     if (adapter.pairs()[i]) both(*adapter.pairs()[i], parts[i] + ".");
   }
-  if (adapter.is_dora()) site.linear->adapter()->set_magnitude(site.linear->row_norms());
+  if (adapter.is_dora() && site.is_here) {
+    site.linear->adapter()->set_magnitude(site.linear->row_norms());
+  }
 }
 
 // The key of ChosenParts.
@@ -183,7 +185,10 @@ void LoraConfig::validate() const {
 AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed) {
   config.validate();
   const ChosenParts parts = chosen_parts(config.target_modules);
-  const std::vector<AdapterSite> sites = adapter_sites(model);
+  // An adapter starts from the numbers that the whole model's would: those of a part are drawn in
+  // its place among the others'.
+  const WholeSites whole(model);
+  const std::vector<AdapterSite>& sites = whole.sites;
   require_places(sites, parts, config.dim);
   const at::NoGradGuard no_grad;
   const at::Generator generator = at::detail::createCPUGenerator(seed);

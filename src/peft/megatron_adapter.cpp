@@ -80,7 +80,8 @@ void load_megatron_adapter(Ministral3& model, const MegatronCheckpoint& checkpoi
   bool magnitudes = false;
   std::set<std::string> used;
   std::vector<StoredAdapter> adapters;
-  for (const AdapterSite& site : adapter_sites(model)) {
+  const WholeSites whole(model);
+  for (const AdapterSite& site : whole.sites) {
     StoredAdapter adapter{site, {}};
     const auto take = [&](const std::string& part) {
       std::string prefix =

@@ -239,7 +239,8 @@ void load_peft_folder(Ministral3& model, const fs::path& directory) {
                directory.string(), kWeightsFile);
   }
   const SafetensorsFile file(directory / kWeightsFile);
-  const std::vector<AdapterSite> sites = adapter_sites(model);
+  const WholeSites whole(model);
+  const std::vector<AdapterSite>& sites = whole.sites;
   PairsByModule pairs = collect_pairs(file, sites);
   set_numbers(pairs, config, file);
   require_targets(pairs, sites, config.targets, directory);

@@ -19,12 +19,11 @@ using Triples = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 // torch.svd_lowrank: the range of W by subspace iteration from random columns, then the exact
 // decomposition of W within it (Halko et al. 2011, algorithms 4.4 and 5.1).
-Triples random_svd(const at::Tensor& w, int64_t rank, int64_t iterations,
-                   const at::Generator& generator) {
+Triples random_svd(const at::Tensor& w, const at::Tensor& start, int64_t iterations) {
   const auto basis = [](const at::Tensor& columns) {
     return std::get<0>(at::linalg_qr(columns, "reduced"));
   };
-  at::Tensor q = basis(at::mm(w, at::randn({w.size(1), rank}, generator).to(w.device())));
+  at::Tensor q = basis(at::mm(w, start.to(w.device())));
   for (int64_t i = 0; i < iterations; ++i) q = basis(at::mm(w, basis(at::mm(w.t(), q))));
   auto [u, s, vh] = at::linalg_svd(at::mm(q.t(), w), /*full_matrices=*/false);
   return {at::mm(q, u), s, vh};
@@ -32,14 +31,17 @@ Triples random_svd(const at::Tensor& w, int64_t rank, int64_t iterations,
 
 void start_pair(LowRank& pair, const at::Tensor& weight, int64_t iterations,
                 const at::Generator& generator) {
-  const at::Tensor w = weight.to(at::kFloat);
   const int64_t rank = pair.rank();
-  if (rank > std::min(w.size(0), w.size(1))) {
+  if (rank > std::min(weight.size(0), weight.size(1))) {
     user_error("peft.dim={} is over the rank of a weight [{}, {}] that PiSSA would take apart",
-               rank, w.size(0), w.size(1));
+               rank, weight.size(0), weight.size(1));
   }
+  const at::Tensor start =
+      iterations > 0 ? at::randn({weight.size(1), rank}, generator) : at::Tensor();
+  if (weight.is_meta()) return;  // of a projection elsewhere, whose numbers are drawn alone
+  const at::Tensor w = weight.to(at::kFloat);
   const auto [u, s, vh] = iterations == 0 ? at::linalg_svd(w, /*full_matrices=*/false)
-                                          : random_svd(w, rank, iterations, generator);
+                                          : random_svd(w, start, iterations);
   const at::Tensor root = (s.narrow(0, 0, rank) / pair.scale()).sqrt();
   pair.a.copy_(root.unsqueeze(1) * vh.narrow(0, 0, rank));
   pair.b.copy_(u.narrow(1, 0, rank) * root);
@@ -80,6 +82,7 @@ void start_pissa(const AdapterSite& site, int64_t iterations, const at::Generato
   const at::Tensor& weight = site.linear->weight;
   if (const auto& whole = adapter.whole()) {
     start_pair(*whole, weight, iterations, generator);
+    if (weight.is_meta()) return;
     // As with the pair's other parameters, Megatron has no level between adapter and these.
     for (const char* name : {kInitialIn, kInitialOut}) {
       adapter.register_parameter(name, initial(*whole, name), /*requires_grad=*/false);

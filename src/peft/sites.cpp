@@ -75,6 +75,19 @@ std::vector<AdapterSite> adapter_sites(const Ministral3& model) {
   return sites;
 }
 
+WholeSites::WholeSites(const Ministral3& model) : sites(adapter_sites(model)) {
+  if (!model.build().stage) return;
+  rest = std::make_shared<Ministral3>(model.config(), model.build().shapes_of_whole());
+  std::map<std::string, Linear*> here;
+  for (const AdapterSite& site : sites) here[site.name] = site.linear;
+  sites = adapter_sites(*rest);
+  for (AdapterSite& site : sites) {
+    const auto found = here.find(site.name);
+    site.is_here = found != here.end();
+    if (site.is_here) site.linear = found->second;
+  }
+}
+
 std::string last_component(const std::string& module) {
   return module.substr(module.rfind('.') + 1);
 }
@@ -107,6 +120,7 @@ void attach_stored(Ministral3& model, const std::vector<StoredAdapter>& adapters
   }
   const at::NoGradGuard no_grad;
   for (const auto& [site, pairs] : adapters) {
+    if (!site.is_here) continue;
     AdapterSpec spec{.pairs = {}, .dropout = dropout, .dora = dora};
     for (const auto& [part, pair] : pairs) spec.pairs.push_back({part, pair.rank, pair.alpha});
     const at::Tensor& weight = site.linear->weight;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,11 +25,21 @@ struct AdapterSite {
   /// Hugging Face's modules under their canonical names: one for each part of linear->layout(), or
   /// one where it has no parts.
   std::vector<std::string> hf;
+  /// Not where the model is a part and another has it.
+  bool is_here = true;
 };
 
 /// Of every layer of the language model, then of the vision tower, then of the projector, each in
 /// the order of the model. The pointers live as long as the model.
 std::vector<AdapterSite> adapter_sites(const Ministral3& model);
+
+/// The sites of the whole model of which `model` is a part, which is what config and files of an
+/// adapter speak of; those that are not here are of `rest`, which has no values.
+struct WholeSites {
+  explicit WholeSites(const Ministral3& model);
+  std::shared_ptr<Ministral3> rest;
+  std::vector<AdapterSite> sites;
+};
 
 /// "layers.3.mlp.linear_fc1" -> "linear_fc1".
 std::string last_component(const std::string& module);
@@ -52,10 +63,10 @@ struct StoredAdapter {
   std::map<std::string, StoredPair> pairs;
 };
 
-/// Attaches them all with the values of `source` in the model's dtypes (on the meta device in their
-/// own), and freezes the rest. `what` names the source. Throws UserError, the model as it was, when
-/// a tensor has another shape than its place, or when `dora` and a pair has no magnitude or the
-/// reverse.
+/// Attaches those that are here with the values of `source` in the model's dtypes (on the meta
+/// device in their own), and freezes the rest. `what` names the source. Throws UserError, the model
+/// as it was, when a tensor has another shape than its place, or when `dora` and a pair has no
+/// magnitude or the reverse.
 void attach_stored(Ministral3& model, const std::vector<StoredAdapter>& adapters,
                    const TensorSource& source, double dropout, bool dora, std::string_view what);
 
