@@ -194,19 +194,19 @@ void Group::broadcast(at::Tensor& x, int64_t root) const {
   }).wait();
 }
 
-Pending Group::send(at::Tensor x, int64_t to) const {
+Pending Group::send(at::Tensor x, int64_t to, int tag) const {
   TORCH_CHECK(shared_, "a group of one has nobody to send to");
   return run(Collective::kSend, x, [&](c10d::Backend& backend) {
     std::vector<at::Tensor> tensors = {x};
-    return backend.send(tensors, static_cast<int>(to), 0);
+    return backend.send(tensors, static_cast<int>(to), tag);
   });
 }
 
-Pending Group::receive(at::Tensor x, int64_t from) const {
+Pending Group::receive(at::Tensor x, int64_t from, int tag) const {
   TORCH_CHECK(shared_, "a group of one has nobody to receive from");
   return run(Collective::kReceive, x, [&](c10d::Backend& backend) {
     std::vector<at::Tensor> tensors = {x};
-    return backend.recv(tensors, static_cast<int>(from), 0);
+    return backend.recv(tensors, static_cast<int>(from), tag);
   });
 }
 

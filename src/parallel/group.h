@@ -95,9 +95,10 @@ class Group {
   Pending reduce_scatter_async(at::Tensor out, at::Tensor x) const;
   /// Rank `root`'s values, in x's place.
   void broadcast(at::Tensor& x, int64_t root) const;
-  /// To and from a rank of this group. A send returns before it is received.
-  Pending send(at::Tensor x, int64_t to) const;
-  Pending receive(at::Tensor x, int64_t from) const;
+  /// To and from a rank of this group; x may be touched again behind wait(). A send ends when it is
+  /// received. Between two ranks those of one tag meet in their order, whatever others do.
+  Pending send(at::Tensor x, int64_t to, int tag = 0) const;
+  Pending receive(at::Tensor x, int64_t from, int tag = 0) const;
   void barrier() const;
 
   /// Sums and maxima of host values, for what all ranks must know: counts, and whether to go on.
