@@ -67,3 +67,16 @@ if(TRESTLE_NVCC)
 else()
   message(STATUS "no CUDA kernels: there is no nvcc of CUDA ${torch_cuda_major}; a card runs torch's operators alone")
 endif()
+# Ranks on cards: c10d's header of NCCL speaks of NCCL's own and of CUDA's libraries, which torch brings as packages beside
+# it; else the system's.
+string(REGEX MATCH "^[0-9]+" cuda_major ${torch_cuda})
+find_path(TRESTLE_NCCL_INCLUDE nccl.h HINTS ${torch_folder}/../nvidia/nccl/include)
+find_path(TRESTLE_CUDA_LIBRARIES_INCLUDE cusparse.h
+  HINTS ${torch_folder}/../nvidia/cu${cuda_major}/include ${CUDAToolkit_INCLUDE_DIRS})
+if(TRESTLE_NCCL_INCLUDE AND TRESTLE_CUDA_LIBRARIES_INCLUDE)
+  message(STATUS "ranks on cards by NCCL, ${TRESTLE_NCCL_INCLUDE}")
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/parallel/nccl.cpp PROPERTIES COMPILE_DEFINITIONS TRESTLE_NCCL
+    INCLUDE_DIRECTORIES "${CUDAToolkit_INCLUDE_DIRS};${TRESTLE_NCCL_INCLUDE};${TRESTLE_CUDA_LIBRARIES_INCLUDE}")
+else()
+  message(STATUS "no NCCL: several ranks run on CPUs alone; nccl.h or cusparse.h is missing")
+endif()

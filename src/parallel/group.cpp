@@ -60,8 +60,8 @@ void Pending::wait() {
 
 struct Group::Shared {
   std::string name;
-  c10::intrusive_ptr<c10d::Backend> backend;
   std::shared_ptr<Journal> journal;
+  c10::intrusive_ptr<c10d::Backend> host, card;
   std::mutex mutex;
   Traffic traffic;
 
@@ -69,22 +69,23 @@ struct Group::Shared {
     std::string why = error.what();
     why = why.substr(0, why.find('\n'));
     throw LostRank(fmt::format("rank {} of {} of the {} group: {} did not end: {}; {}",
-                               backend->getRank(), backend->getSize(), name, what, why,
+                               host->getRank(), host->getSize(), name, what, why,
                                journal->where()));
   }
 };
 
-Group::Group(std::string name, c10::intrusive_ptr<c10d::Backend> backend,
-             std::shared_ptr<Journal> journal) {
-  if (backend->getSize() == 1) return;
+Group::Group(std::string name, std::shared_ptr<Journal> journal,
+             c10::intrusive_ptr<c10d::Backend> host, c10::intrusive_ptr<c10d::Backend> card) {
+  if (host->getSize() == 1) return;
   shared_ = std::make_shared<Shared>();
   shared_->name = std::move(name);
-  shared_->backend = std::move(backend);
   shared_->journal = std::move(journal);
+  shared_->host = std::move(host);
+  shared_->card = std::move(card);
 }
 
-int64_t Group::rank() const { return shared_ ? shared_->backend->getRank() : 0; }
-int64_t Group::size() const { return shared_ ? shared_->backend->getSize() : 1; }
+int64_t Group::rank() const { return shared_ ? shared_->host->getRank() : 0; }
+int64_t Group::size() const { return shared_ ? shared_->host->getSize() : 1; }
 
 const std::string& Group::name() const {
   static const std::string one = "one";
@@ -109,8 +110,11 @@ Pending Group::run(Collective kind, const at::Tensor& x, const Start& start) con
     ++counted.calls;
     counted.bytes += sent(kind, bytes_of(x), size(), true);
   }
+  c10d::Backend* backend = x.is_cpu() ? shared_->host.get() : shared_->card.get();
+  TORCH_CHECK(backend != nullptr, "the ", shared_->name, " group exchanges nothing of ",
+              x.device());
   try {
-    return Pending([shared = shared_, what, x, work = start(*shared_->backend)] {
+    return Pending([shared = shared_, what, x, work = start(*backend)] {
       try {
         work->wait();
         shared->journal->end();

@@ -62,15 +62,17 @@ class Pending {
 };
 
 /// A group of one takes every call and does nothing. All of its ranks make the same calls in the
-/// same order, from one thread at a time. Tensors are dense and contiguous, of a device that the
-/// backend serves; every call throws LostRank where a rank is gone or late.
+/// same order, from one thread at a time. Tensors are dense and contiguous; every call throws
+/// LostRank where a rank is gone or late. On a card a call returns when the stream that is current
+/// has it behind it, and what goes on by itself runs on NCCL's own stream.
 class Group {
  public:
   /// Of one.
   Group() = default;
-  /// `name` is for messages: "tensor", "data", ...
-  Group(std::string name, c10::intrusive_ptr<c10d::Backend> backend,
-        std::shared_ptr<Journal> journal);
+  /// `name` is for messages: "tensor", "data", ... `host` exchanges tensors of the CPU and the
+  /// host's own values, `card` those of cards; null where there are none.
+  Group(std::string name, std::shared_ptr<Journal> journal, c10::intrusive_ptr<c10d::Backend> host,
+        c10::intrusive_ptr<c10d::Backend> card = {});
 
   int64_t rank() const;
   int64_t size() const;

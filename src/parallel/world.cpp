@@ -11,6 +11,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include "parallel/gloo.h"
+#include "parallel/nccl.h"
 
 namespace trestle {
 
@@ -37,8 +38,14 @@ Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
   const auto store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("{}/{}", name, fmt::join(ranks, ",")), store_);
   try {
-    return {name, gloo_backend(store, me - ranks.begin(), std::ssize(ranks), is_local_, timeout_),
-            journal_};
+    const int64_t rank = me - ranks.begin(), size = std::ssize(ranks);
+    auto host = gloo_backend(store, rank, size, is_local_, timeout_);
+    if (device.is_cpu()) return {name, journal_, std::move(host)};
+    // What one rank of NCCL writes there, others must not take for Gloo's.
+    const auto of_cards = c10::make_intrusive<c10d::PrefixStore>("cards", store);
+    return {name, journal_, std::move(host), nccl_backend(of_cards, rank, size, timeout_)};
+  } catch (const UserError&) {
+    throw;
   } catch (const std::exception& error) {
     const std::string why = error.what();
     throw LostRank(fmt::format("rank {} of {}: the {} group of ranks {} did not meet: {}", rank_,
