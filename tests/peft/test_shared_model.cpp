@@ -8,11 +8,13 @@
 #include "bridge/load_quantized.h"
 #include "flash_on_cpu.h"
 #include "formats/rank_share.h"
+#include "fp8_testing.h"
 #include "golden.h"
 #include "hf_testing.h"
 #include "parallel/grid.h"
 #include "parallel/world.h"
 #include "peft/lora.h"
+#include "temp_dir.h"
 
 namespace trestle {
 namespace {
@@ -188,6 +190,53 @@ TEST_P(TensorParallel, RecomputedActivationsGiveTheSame) {
     model->set_recompute({.granularity = Recompute::Granularity::kFull});
     const Result got = result_of(*model, data.input, data.labels_T);
     expect_share(got, whole, {grid.place.tensor, each.topology.tensor}, 1e-5);
+  });
+}
+
+// A base in FP8 stays so, each rank's share with its scales.
+class Fp8OfRanks : public ::testing::TestWithParam<testing::Fp8Form> {
+ protected:
+  const TempDir temp_;
+  std::shared_ptr<Ministral3> make(const Grid& grid) const {
+    auto model = load_model(OpenCheckpoint(temp_ / "model"), build_of(grid, "fp8"));
+    LoraConfig peft{.scheme = "lora", .dim = 4, .alpha = 8, .lora_B_init_method = "xavier"};
+    attach_lora(*model, peft, 3);
+    return model;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Scales, Fp8OfRanks,
+                         ::testing::Values(testing::kPerTensor, testing::kPerRow,
+                                           testing::Fp8Form{"halves", 20, 50}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(Fp8OfRanks, LossAndGradientsAreThoseOfOneRank) {
+  testing::write_fp8_model(temp_ / "model", GetParam());
+  const at::Tensor ids_T = at::arange(20, 57, at::kLong);
+  const ModelInput input = ModelInput::make(ids_T, {20, 17});
+  const Result whole = result_of(*make({}), input, ids_T);
+  run_ranks(2, [&](const World& world) {
+    const Grid grid(world, {.tensor = 2}, at::kCPU);
+    const auto model = make(grid);
+    for (const auto& [name, linear] : projections(*model)) {
+      const bool is_layer = name.find("decoder.layers.") != std::string::npos;
+      EXPECT_EQ(linear->fp8() != nullptr, is_layer) << name;
+    }
+    expect_share(result_of(*model, input, ids_T), whole, {world.rank(), 2}, 1e-5);
+  });
+}
+
+TEST(Fp8OfRanksErrors, ABlockOfScalesThatIsCut) {
+  const TempDir temp;
+  testing::write_fp8_model(temp / "model", testing::kPerBlock);  // 300 columns
+  run_ranks(2, [&](const World& world) {
+    const Grid grid(world, {.tensor = 2}, at::kCPU);
+    const auto load = [&] { load_model(OpenCheckpoint(temp / "model"), build_of(grid, "fp8")); };
+    if (world.rank() == 0) {
+      load();  // its blocks begin where the rank's columns do
+    } else {
+      expect_mentions(error_of(load), {"128 columns", "2 tensor ranks", "base_bits=16"});
+    }
   });
 }
 
