@@ -166,4 +166,25 @@ double ModelFlops::of(const ModelInput& input, const std::vector<at::Tensor>& pi
   return sum;
 }
 
+PartCosts part_costs(const ModelConfig& config, const ModelInput& input, int64_t targets,
+                     const std::function<void(Ministral3&)>& settle) {
+  const auto operations = [&](Stage stage) {
+    // Gradients flow into every layer, as they do behind a tower or embedding that trains.
+    const GradientInflow inflow(stage.chunks.size(), {true, true});
+    Build build{.device = at::kMeta};
+    build.stage = std::move(stage);
+    Ministral3 part(config, build);
+    if (settle) settle(part);
+    return ModelFlops(part, inflow).of(input, input.images_CHW, targets);
+  };
+  PartCosts costs;
+  costs.before = operations({{}, true, false});
+  const int64_t layers = config.text.num_layers;
+  for (int64_t i = 0; i < layers; ++i) {
+    costs.layers.push_back(operations({{{i, i + 1}}, false, false}));
+  }
+  costs.behind = operations({{{layers - 1, layers}}, false, true}) - costs.layers.back();
+  return costs;
+}
+
 }  // namespace trestle

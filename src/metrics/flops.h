@@ -4,9 +4,12 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
+#include "model/config.h"
 #include "model/input.h"
+#include "parallel/stages.h"
 
 namespace trestle {
 
@@ -51,5 +54,11 @@ class ModelFlops {
   double patch_ = 0, patch_pair_ = 0, merged_ = 0;
   int64_t patch_size_ = 1, merge_ = 1;
 };
+
+/// What `input` with so many targets takes in each part of a model, in operations: what
+/// levelled_runs() shares out over stages. `settle` says what trains in a model of some of its
+/// parts, which has no values; by default all does.
+PartCosts part_costs(const ModelConfig& config, const ModelInput& input, int64_t targets,
+                     const std::function<void(Ministral3&)>& settle = {});
 
 }  // namespace trestle

@@ -153,11 +153,11 @@ at::Tensor Ministral3::logits(const ModelInput& input, KvCache* cache) const {
 
 std::pair<at::Tensor, int64_t> Ministral3::loss_sum(const ModelInput& input,
                                                     const at::Tensor& labels_T) const {
-  const RankBatch batch = share_of(input, labels_T);
+  const RankBatch batch = rank_batch(input, labels_T);
   return {loss_from(hidden(batch.input), batch.labels_T), Targets::of(labels_T).count()};
 }
 
-RankBatch Ministral3::share_of(const ModelInput& input, const at::Tensor& labels_T) const {
+RankBatch Ministral3::rank_batch(const ModelInput& input, const at::Tensor& labels_T) const {
   const ModelGroups& groups = build_.groups;
   return batch_of_rank(input, labels_T, groups, groups.spreads(is_training()),
                        config_.image_token_id);

@@ -54,7 +54,7 @@ class Ministral3 : public torch::nn::Module {
                                           const at::Tensor& labels_T) const;
   /// The same in two steps, of a rank's share of the batch (batch_of_rank): what it takes, and the
   /// sum from what the last decoder layer gives.
-  RankBatch share_of(const ModelInput& input, const at::Tensor& labels_T) const;
+  RankBatch rank_batch(const ModelInput& input, const at::Tensor& labels_T) const;
   at::Tensor loss_from(const at::Tensor& hidden_TD, const at::Tensor& labels_T) const;
 
   /// How activations of both towers are kept for the backward pass; gradients are the same.

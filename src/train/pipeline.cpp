@@ -28,8 +28,6 @@ bool trains(const Ministral3& model, const std::string& prefix) {
   });
 }
 
-bool has_pictures(const PipelineBatch& batch) { return !batch.input->images_CHW.empty(); }
-
 size_t place_in(const std::vector<PipelinePass>& passes, const PipelinePass& pass) {
   const auto at = std::ranges::find(passes, pass);
   TORCH_CHECK(at != passes.end(), "a stage that does not make the pass of another's message");
@@ -80,9 +78,18 @@ GradientInflow Pipeline::inflow() const {
   return inflow;
 }
 
-bool Pipeline::flows_out_of(int64_t chunk, const PipelineBatch& batch) const {
-  return batch.learns && chunk > 0 &&
-         trains_[static_cast<size_t>(chunk - 1)][has_pictures(batch) ? 1 : 0];
+const Pipeline::Share& Pipeline::share_of(Run& run, int64_t micro_batch) const {
+  const auto found = run.shares.find(micro_batch);
+  if (found != run.shares.end()) return found->second;
+  const auto [input, labels_T] = run.batches(micro_batch);
+  Share share{model_.rank_batch(*input, *labels_T), labels_T->ne(-100).any().item<bool>(),
+              !input->images_CHW.empty()};
+  return run.shares.emplace(micro_batch, std::move(share)).first->second;
+}
+
+bool Pipeline::flows_out_of(int64_t chunk, const Share& share) const {
+  return share.learns && chunk > 0 &&
+         trains_[static_cast<size_t>(chunk - 1)][share.has_pictures ? 1 : 0];
 }
 
 std::optional<PipelinePass> Pipeline::source_of(const Pass& pass) const {
@@ -95,11 +102,11 @@ std::optional<PipelinePass> Pipeline::source_of(const Pass& pass) const {
 void Pipeline::expect(Run& run, const Pass& pass) const {
   const auto source = source_of(pass);
   if (!source || run.incoming.contains(pass)) return;
-  const PipelineBatch batch = run.batches(pass.micro_batch);
-  if (pass.kind == Kind::kBackward && !flows_out_of(source->chunk, batch)) return;
+  const Share& share = share_of(run, pass.micro_batch);
+  if (pass.kind == Kind::kBackward && !flows_out_of(source->chunk, share)) return;
   const Build& build = model_.build();
   const at::Tensor x_TD =
-      at::empty({model_.rows_between_layers(*batch.input), model_.config().text.hidden_size},
+      at::empty({model_.rows_between_layers(share.batch.input), model_.config().text.hidden_size},
                 at::TensorOptions().dtype(build.dtype).device(build.device));
   run.incoming[pass] = {x_TD, grid_.pipeline.receive(x_TD, stage_of(*source), tag_of(pass))};
 }
@@ -132,19 +139,19 @@ void Pipeline::release(Run& run, const Pass& done) const {
 }
 
 void Pipeline::forward(Run& run, const Pass& pass) const {
-  const PipelineBatch batch = run.batches(pass.micro_batch);
+  const Share& share = share_of(run, pass.micro_batch);
   at::Tensor x_TD;
   if (pass.chunk == 0) {
-    x_TD = model_.spread(model_.embed(*batch.input));
+    x_TD = model_.spread(model_.embed(share.batch.input));
   } else {
     x_TD = receive(run, pass);
     release(run, *source_of(pass));
-    if (run.trains) x_TD.requires_grad_(flows_out_of(pass.chunk, batch));
+    if (run.trains) x_TD.requires_grad_(flows_out_of(pass.chunk, share));
   }
   Kept kept{pass.chunk == 0 ? at::Tensor() : x_TD, {}};
-  at::Tensor y = model_.through(x_TD, *batch.input, layers_of(pass.chunk));
+  at::Tensor y = model_.through(x_TD, share.batch.input, layers_of(pass.chunk));
   if (pass.chunk == topology_.chunks() - 1) {
-    y = model_.loss_from(y, *batch.labels_T).first * run.scale;
+    y = model_.loss_from(y, share.batch.labels_T) / run.divisor;
     run.losses[static_cast<size_t>(pass.micro_batch)] = y.detach();
   } else {
     send(run, y.detach(), {Kind::kForward, pass.micro_batch, pass.chunk + 1});
@@ -155,7 +162,7 @@ void Pipeline::forward(Run& run, const Pass& pass) const {
 }
 
 void Pipeline::backward(Run& run, const Pass& pass) const {
-  const PipelineBatch batch = run.batches(pass.micro_batch);
+  const Share& share = share_of(run, pass.micro_batch);
   const auto source = source_of(pass);
   // None where nothing before trains.
   const auto one = at::TensorOptions().dtype(at::kFloat).device(model_.build().device);
@@ -163,7 +170,7 @@ void Pipeline::backward(Run& run, const Pass& pass) const {
   // Taken by then, whether or not anything comes back.
   if (source) release(run, *source);
   Kept kept = std::move(run.kept.extract({pass.micro_batch, pass.chunk}).mapped());
-  if (!batch.learns) return;
+  if (!share.learns) return;
   // No gradient flows where only the vision tower trains and no sample has a picture.
   if (gradient.defined() && kept.output.is_valid()) {
     torch::autograd::Engine::get_default_engine().execute({kept.output}, {gradient},
@@ -171,7 +178,7 @@ void Pipeline::backward(Run& run, const Pass& pass) const {
                                                           /*create_graph=*/false,
                                                           /*accumulate_grad=*/true);
   }
-  if (!flows_out_of(pass.chunk, batch)) return;
+  if (!flows_out_of(pass.chunk, share)) return;
   at::Tensor out = kept.input.grad();
   if (!out.defined()) out = at::zeros_like(kept.input);
   send(run, out.detach(), {Kind::kBackward, pass.micro_batch, pass.chunk - 1});
@@ -212,8 +219,8 @@ at::Tensor Pipeline::run(Run run, int64_t micro_batches) {
   return losses;
 }
 
-at::Tensor Pipeline::train(int64_t micro_batches, const Batches& batches, double scale) {
-  return run({batches, scale, true}, micro_batches);
+at::Tensor Pipeline::train(int64_t micro_batches, const Batches& batches, double divisor) {
+  return run({batches, divisor, true}, micro_batches);
 }
 
 at::Tensor Pipeline::evaluate(int64_t micro_batches, const Batches& batches) {

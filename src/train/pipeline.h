@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "metrics/flops.h"
-#include "model/input.h"
+#include "model/context_share.h"
 #include "parallel/grid.h"
 #include "parallel/schedule.h"
 
@@ -22,15 +22,12 @@ namespace trestle {
 
 class Ministral3;
 
-/// Samples that share a forward, as all stages of a model hold them.
+/// Samples that share a forward, as all ranks of a model hold them whole. Pictures, or their
+/// features, are read on the first stage alone, but whether there are any all must know.
 struct PipelineBatch {
-  /// Its pictures, or their features, are read on the first stage alone, but where none are there
-  /// all must know.
   const ModelInput* input;
-  /// int64 [T], -100 where there is no target; read on the last stage.
+  /// int64 [T], -100 where there is no target. Without any there is no backward pass.
   const at::Tensor* labels_T;
-  /// Whether any rank of the model has a target in it: without one there is no backward pass.
-  bool learns = true;
 };
 
 /// One rank's part of it: its stage, or of one stage the whole model, whose passes are then what
@@ -41,13 +38,12 @@ class Pipeline {
   /// All stages make it at once.
   Pipeline(const Ministral3& model, const Grid& grid);
 
-  /// Micro-batch i, which lives until the step's end; called as soon as it is needed, and more than
-  /// once.
+  /// Micro-batch i, called once for each, as soon as it is needed.
   using Batches = std::function<PipelineBatch(int64_t)>;
-  /// Adds to the parameters the gradients of scale times the sum of all losses (loss_sum).
+  /// Adds to the parameters the gradients of the sum of all losses (loss_sum) over `divisor`.
   /// Returns each micro-batch's share of that, fp32 [micro_batches], the same on all stages. Throws
   /// LostRank where another stage is gone.
-  at::Tensor train(int64_t micro_batches, const Batches& batches, double scale);
+  at::Tensor train(int64_t micro_batches, const Batches& batches, double divisor);
   /// The same without gradients.
   at::Tensor evaluate(int64_t micro_batches, const Batches& batches);
 
@@ -65,6 +61,11 @@ class Pipeline {
     at::Tensor input;              // what was received; undefined of the first chunk
     torch::autograd::Edge output;  // the tensor itself is not kept
   };
+  /// A micro-batch as this rank takes it.
+  struct Share {
+    RankBatch batch;
+    bool learns, has_pictures;
+  };
   struct Incoming {
     at::Tensor x;
     Pending arrival;
@@ -78,9 +79,10 @@ class Pipeline {
   /// Of a call of train() or evaluate().
   struct Run {
     const Batches& batches;
-    double scale;
+    double divisor;
     bool trains;
     std::vector<std::vector<Pass>> passes = {};  // of every stage
+    std::map<int64_t, Share> shares = {};
     std::map<std::pair<int64_t, int64_t>, Kept> kept = {};
     std::map<Pass, Incoming> incoming = {};
     std::list<Outgoing> outgoing = {};
@@ -88,6 +90,7 @@ class Pipeline {
   };
 
   at::Tensor run(Run run, int64_t micro_batches);
+  const Share& share_of(Run& run, int64_t micro_batch) const;
   void forward(Run& run, const Pass& pass) const;
   void backward(Run& run, const Pass& pass) const;
   /// Where a pass gets something from another stage: begins to receive it.
@@ -99,7 +102,7 @@ class Pipeline {
   /// The pass of another chunk whose result `pass` takes; none at both ends.
   std::optional<Pass> source_of(const Pass& pass) const;
   /// Whether gradients of a micro-batch go out of a chunk into the one before it.
-  bool flows_out_of(int64_t chunk, const PipelineBatch& batch) const;
+  bool flows_out_of(int64_t chunk, const Share& share) const;
   int64_t stage_of(const Pass& pass) const { return pass.chunk % topology_.pipeline; }
   const LayerRun& layers_of(int64_t chunk) const;
 

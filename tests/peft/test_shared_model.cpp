@@ -22,6 +22,7 @@ namespace {
 using testing::error_of;
 using testing::expect_mentions;
 using testing::Golden;
+using testing::TempDir;
 
 using Gradients = std::map<std::string, at::Tensor>;
 
@@ -207,7 +208,7 @@ class Fp8OfRanks : public ::testing::TestWithParam<testing::Fp8Form> {
 
 INSTANTIATE_TEST_SUITE_P(Scales, Fp8OfRanks,
                          ::testing::Values(testing::kPerTensor, testing::kPerRow,
-                                           testing::Fp8Form{"halves", 20, 50}),
+                                           testing::Fp8Form{"blocks", 20, 6}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST_P(Fp8OfRanks, LossAndGradientsAreThoseOfOneRank) {

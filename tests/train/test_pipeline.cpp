@@ -5,11 +5,15 @@
 
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <set>
 
 #include "bridge/load.h"
 #include "bridge/load_quantized.h"
+#include "formats/rank_share.h"
 #include "golden.h"
+#include "parallel/plan.h"
+#include "parallel/share.h"
 #include "parallel/world.h"
 #include "peft/lora.h"
 #include "train/pipeline.h"
@@ -20,7 +24,7 @@ namespace {
 using testing::Golden;
 using Gradients = std::map<std::string, at::Tensor>;
 
-constexpr double kScale = 0.125;
+constexpr double kDivisor = 8;
 
 struct Batch {
   ModelInput input;
@@ -83,7 +87,8 @@ std::shared_ptr<Ministral3> make_model(const Case& each, const Build& build) {
   Ministral3 source(deep_config(each.tied));
   source.initialize(7);
   auto model = std::make_shared<Ministral3>(deep_config(each.tied), build);
-  load_weights(*model, ModelTensors(source, at::kFloat));
+  load_weights(*model, RankShare(ModelTensors(source, at::kFloat), build.groups.tensor_rank(),
+                                 source.config().text.vocab_size));
   model->train();
   model->set_recompute(each.recompute);
   if (!each.scheme.empty()) {
@@ -130,16 +135,14 @@ Whole whole_of(const Ministral3& model, const std::vector<Batch>& batches) {
   Whole whole;
   for (const Batch& batch : batches) {
     const auto [sum, targets] = model.loss_sum(batch.input, batch.labels_T);
-    whole.losses.push_back(sum.item<double>() * kScale);
-    if (targets > 0 && sum.requires_grad()) (sum * kScale).backward();
+    whole.losses.push_back(sum.item<double>() / kDivisor);
+    if (targets > 0 && sum.requires_grad()) (sum / kDivisor).backward();
   }
   whole.gradients = gradients_of(model);
   return whole;
 }
 
-PipelineBatch view_of(const Batch& batch) {
-  return {&batch.input, &batch.labels_T, batch.labels_T.ne(-100).any().item<bool>()};
-}
+PipelineBatch view_of(const Batch& batch) { return {&batch.input, &batch.labels_T}; }
 
 void expect_losses(const at::Tensor& got, const std::vector<double>& wanted, double scale) {
   ASSERT_EQ(got.size(0), std::ssize(wanted));
@@ -147,6 +150,17 @@ void expect_losses(const at::Tensor& got, const std::vector<double>& wanted, dou
     const double loss = got[static_cast<int64_t>(i)].item<double>();
     EXPECT_NEAR(loss, wanted[i] * scale, 1e-5 * std::abs(wanted[i] * scale) + 1e-9) << i;
   }
+}
+
+Build build_of(const Case& each, const Grid& grid, const LayerRuns& runs) {
+  Build build = base_build(at::kFloat, each.bits, at::kCPU);
+  build.groups.tensor = grid.tensor;
+  build.groups.context = grid.context;
+  build.groups.sequence_parallel = each.topology.sequence_parallel;
+  if (each.topology.pipeline > 1) {
+    build.stage = stage_of_runs(each.topology, runs, grid.place.pipeline);
+  }
+  return build;
 }
 
 class ByStages : public ::testing::TestWithParam<Case> {};
@@ -181,7 +195,16 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"Pp2x2LoraEverywhere", k2x2, true, "lora", {"*", "vision.*", "projector.*"}},
         Case{.name = "Pp4QLora", .topology = k4, .scheme = "lora", .bits = "4"},
         Case{.name = "Pp4LastLayersAlone", .topology = k4, .trains_from = 5},
-        Case{.name = "Pp2x2LastLayersAlone", .topology = k2x2, .trains_from = 3}),
+        Case{.name = "Pp2x2LastLayersAlone", .topology = k2x2, .trains_from = 3},
+        Case{"Tp2SpPp2Tied", {.tensor = 2, .pipeline = 2, .sequence_parallel = true}, true},
+        Case{"Tp2Pp2x2Lora", {.tensor = 2, .pipeline = 2, .virtual_pipeline = 2}, false, "lora"},
+        Case{"Tp2Cp2Pp2", {.tensor = 2, .context = 2, .pipeline = 2}},
+        Case{"Cp2Pp2x2Tied", {.context = 2, .pipeline = 2, .virtual_pipeline = 2}, true},
+        Case{"Dp2Pp2Tied", {.data = 2, .pipeline = 2}, true},
+        Case{.name = "Dp4Pp2OneWithoutMicroBatch",
+             .topology = {.data = 4, .pipeline = 2},
+             .micro_batches = 3},
+        Case{"Tp2Dp2Pp2Dora", {.tensor = 2, .data = 2, .pipeline = 2}, true, "dora"}),
     [](const auto& info) { return info.param.name; });
 
 TEST_P(ByStages, LossesAndGradientsAreThoseOfOneRank) {
@@ -192,24 +215,39 @@ TEST_P(ByStages, LossesAndGradientsAreThoseOfOneRank) {
   const LayerRuns runs = each.runs.empty() ? equal_runs(each.topology, 8) : each.runs;
   std::mutex mutex;
   std::set<std::string> seen;
-  run_ranks(each.topology.pipeline, [&](const World& world) {
+  run_ranks(each.topology.world(), [&](const World& world) {
     const Grid grid(world, each.topology, at::kCPU);
-    Build build = base_build(at::kFloat, each.bits, at::kCPU);
-    if (each.topology.pipeline > 1) {
-      build.stage = stage_of_runs(each.topology, runs, grid.place.pipeline);
-    }
-    const auto model = make_model(each, build);
+    const auto model = make_model(each, build_of(each, grid, runs));
     Pipeline pipeline(*model, grid);
-    const auto source = [&](int64_t i) { return view_of(batches[static_cast<size_t>(i)]); };
-    expect_losses(pipeline.evaluate(each.micro_batches, source), whole.losses, 1 / kScale);
-    expect_losses(pipeline.train(each.micro_batches, source, kScale), whole.losses, 1);
+    // Data ranks take micro-batches in turn.
+    std::vector<int64_t> mine;
+    for (int64_t i = grid.place.data; i < each.micro_batches; i += each.topology.data) {
+      mine.push_back(i);
+    }
+    const auto source = [&](int64_t i) {
+      return view_of(batches[static_cast<size_t>(mine[static_cast<size_t>(i)])]);
+    };
+    const auto expect = [&](at::Tensor losses, double scale) {
+      grid.context.all_reduce(losses);
+      std::vector<double> wanted;
+      for (const int64_t i : mine) wanted.push_back(whole.losses[static_cast<size_t>(i)]);
+      expect_losses(losses, wanted, scale);
+    };
+    expect(pipeline.evaluate(std::ssize(mine), source), kDivisor);
+    expect(pipeline.train(std::ssize(mine), source, kDivisor), 1);
     pipeline.sum_tied_embeddings();
-    for (const auto& [name, gradient] : gradients_of(*model)) {
-      const at::Tensor& wanted = whole.gradients.at(name);
-      ASSERT_EQ(gradient.defined(), wanted.defined()) << name;
-      if (wanted.defined()) {
-        const double error = (gradient - wanted).norm().item<double>();
-        EXPECT_LE(error, 1e-5 * wanted.norm().item<double>() + 1e-12) << name;
+    for (auto& [name, gradient] : gradients_of(*model)) {
+      const Split split = held_split(name);
+      const Group& ranks = split == Split::kReplicated ? grid.whole_gradients : grid.gradients;
+      const at::Tensor& all = whole.gradients.at(name);
+      ASSERT_EQ(ranks.max(gradient.defined()) == 1, all.defined()) << name;
+      if (all.defined()) {
+        const at::Tensor wanted =
+            share_of(all, split, build_of(each, grid, runs).groups.tensor_rank());
+        at::Tensor got = gradient.defined() ? gradient : at::zeros_like(wanted);
+        ranks.all_reduce(got);
+        const double scale = all.norm().item<double>() / std::sqrt(each.topology.tensor);
+        EXPECT_LE((got - wanted).norm().item<double>(), 1e-5 * scale + 1e-12) << name;
       }
       const std::scoped_lock lock(mutex);
       seen.insert(name);
@@ -230,8 +268,8 @@ TEST_P(GoldenByStages, LossAndGradients) {
   const Batch batch{golden.input(), golden.shifted_labels()};
   const auto whole = golden.model();
   const auto [sum, targets] = whole->loss_sum(batch.input, batch.labels_T);
-  const double scale = 1.0 / static_cast<double>(targets);
-  (sum * scale).backward();
+  const auto divisor = static_cast<double>(targets);
+  (sum / divisor).backward();
   const int64_t layers = whole->config().text.num_layers;
   for (const int64_t stages : {int64_t{2}, layers}) {
     const Topology topology{.pipeline = stages};
@@ -243,7 +281,7 @@ TEST_P(GoldenByStages, LossAndGradients) {
       model->train();
       Pipeline pipeline(*model, grid);
       const at::Tensor loss = pipeline.train(
-          1, [&](int64_t) { return view_of(batch); }, scale);
+          1, [&](int64_t) { return view_of(batch); }, divisor);
       testing::expect_near(loss, golden["loss"], 1e-5, "loss");
       pipeline.sum_tied_embeddings();
       const auto all = whole->named_parameters();
@@ -263,7 +301,7 @@ TEST(PipelineTraffic, IsTheFormulas) {
   int64_t tokens = 0, learnt = 0;
   for (const Batch& batch : batches) {
     tokens += batch.input.packing.tokens();
-    if (view_of(batch).learns) learnt += batch.input.packing.tokens();
+    if (batch.labels_T.ne(-100).any().item<bool>()) learnt += batch.input.packing.tokens();
   }
   ASSERT_LT(learnt, tokens);
   run_ranks(4, [&](const World& world) {
@@ -276,7 +314,7 @@ TEST(PipelineTraffic, IsTheFormulas) {
     EXPECT_EQ(before.bytes, 0);
     pipeline.train(
         each.micro_batches, [&](int64_t i) { return view_of(batches[static_cast<size_t>(i)]); },
-        kScale);
+        kDivisor);
     const int64_t row = model->config().text.hidden_size * 4;
     const int64_t ahead = grid.is_last_stage() ? 1 : 2, back = grid.is_first_stage() ? 1 : 2;
     EXPECT_EQ(grid.pipeline.traffic().of(Collective::kSend).bytes,
@@ -310,6 +348,34 @@ TEST(PipelineFlops, OfStagesAddUpToTheModels) {
       EXPECT_DOUBLE_EQ(sums[i], flops(whole, batches[i])) << i;
     }
   }
+}
+
+TEST(PipelineFlops, LevelStagesOfAModelWithATower) {
+  const ModelConfig config = deep_config(false);
+  const Batch batch = batch_of(Golden("untied"), 0);
+  const auto targets = batch.labels_T.ne(-100).sum().item<int64_t>();
+  const PartCosts costs = part_costs(config, batch.input, targets);
+  // The parts are the whole, all of which trains.
+  const Ministral3 whole(config, {.device = at::kMeta});
+  const double sum =
+      std::accumulate(costs.layers.begin(), costs.layers.end(), costs.before + costs.behind);
+  const double wanted = ModelFlops(whole).of(batch.input, batch.input.images_CHW, targets);
+  EXPECT_NEAR(sum, wanted, 1e-9 * wanted);
+  const Topology topology{.pipeline = 2};
+  const LayerRuns runs = levelled_runs(topology, costs);
+  EXPECT_LT(runs.front().size(), runs.back().size());
+  EXPECT_LT(imbalance(topology, runs, costs), imbalance(topology, equal_runs(topology, 8), costs));
+  // Without pictures the head is what weighs.
+  const Batch words = batch_of(Golden("untied"), 1);
+  const PartCosts of_words = part_costs(config, words.input, 1);
+  EXPECT_EQ(of_words.before, 0);
+  // A frozen base: nothing but adapters gets a gradient of its own.
+  const PartCosts frozen = part_costs(config, batch.input, targets, [](Ministral3& part) {
+    for (const at::Tensor& each : part.parameters()) each.set_requires_grad(false);
+  });
+  EXPECT_LT(frozen.layers.front(), costs.layers.front());
+  EXPECT_GE(frozen.before, costs.before / 3);
+  EXPECT_LT(frozen.before, costs.before / 2.5);
 }
 
 // A stage that stops for an error ends the others.
