@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <utility>
 
 #include "base/error.h"
 
@@ -56,6 +57,14 @@ void protect_streams() {
   if (messages == nullptr) return;
   std::setvbuf(messages, nullptr, _IONBF, 0);
   stderr = messages;
+}
+
+SilentMessages::SilentMessages() : before_(stderr) {
+  if (FILE* nowhere = std::fopen("/dev/null", "w")) stderr = nowhere;
+}
+
+SilentMessages::~SilentMessages() {
+  if (stderr != before_) std::fclose(std::exchange(stderr, before_));
 }
 
 bool messages_unread() { return g_messages_unread; }

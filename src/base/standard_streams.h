@@ -2,6 +2,7 @@
 // up by main; asked by the commands and by the trainer's StopSignal.
 #pragma once
 
+#include <cstdio>
 #include <exception>
 
 namespace trestle {
@@ -19,6 +20,19 @@ bool output_closed();
 /// does not take (its terminal is gone, its disk is full) is dropped. What is told ends nothing
 /// that is done.
 void protect_streams();
+/// While it lives what is printed to stderr is dropped: of a rank whose first tells the same. What
+/// is written to the descriptor itself is not.
+class SilentMessages {
+ public:
+  SilentMessages();
+  ~SilentMessages();
+  SilentMessages(const SilentMessages&) = delete;
+  SilentMessages& operator=(const SilentMessages&) = delete;
+
+ private:
+  FILE* before_;
+};
+
 /// Whether stderr is a pipe that nobody reads any more, as a message has shown.
 bool messages_unread();
 

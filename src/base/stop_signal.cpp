@@ -1,9 +1,12 @@
 #include "base/stop_signal.h"
 
+#include <signal.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <cstring>
+#include <mutex>
 
 #include "base/standard_streams.h"
 
@@ -11,7 +14,12 @@ namespace trestle {
 
 namespace {
 
+constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP};
+
 volatile std::sig_atomic_t g_received = 0;
+std::mutex g_mutex;
+int64_t g_living = 0;
+std::array<struct sigaction, kSignals.size()> g_old = {};
 
 // The next one that asks again, whichever it is, ends the process: SA_RESETHAND would give back
 // only the signal that came.
@@ -26,6 +34,8 @@ extern "C" void remember(int number) {
 }  // namespace
 
 StopSignal::StopSignal() {
+  const std::scoped_lock lock(g_mutex);
+  if (g_living++ > 0) return;
   g_received = 0;
   struct sigaction action {};
   action.sa_handler = remember;
@@ -34,14 +44,16 @@ StopSignal::StopSignal() {
   sigemptyset(&action.sa_mask);
   for (const int number : kSignals) sigaddset(&action.sa_mask, number);
   for (size_t i = 0; i < kSignals.size(); ++i) {
-    sigaction(kSignals[i], nullptr, &old_[i]);
-    const bool stays_ignored = kSignals[i] == SIGHUP && old_[i].sa_handler == SIG_IGN;
+    sigaction(kSignals[i], nullptr, &g_old[i]);
+    const bool stays_ignored = kSignals[i] == SIGHUP && g_old[i].sa_handler == SIG_IGN;
     if (!stays_ignored) sigaction(kSignals[i], &action, nullptr);
   }
 }
 
 StopSignal::~StopSignal() {
-  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &old_[i], nullptr);
+  const std::scoped_lock lock(g_mutex);
+  if (--g_living > 0) return;
+  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &g_old[i], nullptr);
 }
 
 int StopSignal::received() const {

@@ -2,9 +2,6 @@
 // nobody reads any more. Held by the trainer while it trains.
 #pragma once
 
-#include <signal.h>
-
-#include <array>
 #include <string>
 
 namespace trestle {
@@ -12,7 +9,8 @@ namespace trestle {
 /// While it lives the first SIGTERM, SIGINT or SIGHUP is remembered; a SIGTERM or SIGINT behind it
 /// ends the process at once. A second SIGHUP does not: of a terminal that closes one comes from the
 /// shell and one from the kernel, and systemd sends one right behind its SIGTERM. A SIGHUP that was
-/// ignored before (nohup) stays so. One at a time.
+/// ignored before (nohup) stays so. Several may live at once, of threads that are ranks: they
+/// remember one signal.
 class StopSignal {
  public:
   StopSignal();
@@ -22,10 +20,6 @@ class StopSignal {
 
   /// SIGTERM, SIGINT, SIGHUP, SIGPIPE (messages_unread()), or 0.
   int received() const;
-
- private:
-  static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP};
-  std::array<struct sigaction, kSignals.size()> old_ = {};
 };
 
 /// "SIGTERM".

@@ -5,14 +5,19 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "base/file.h"
+#include "base/standard_streams.h"
 #include "base/stop_signal.h"
 #include "cli/commands.h"
 #include "flags/number_flag.h"
 #include "flags/recipe_choice.h"
 #include "kernels/cpu.h"
 #include "model/ministral3.h"
+#include "parallel/agreement.h"
+#include "parallel/environment.h"
+#include "parallel/world.h"
 #include "peft/report.h"
 #include "recipes/bridge_keys.h"
 #include "recipes/effects.h"
@@ -87,22 +92,23 @@ std::string printed(const TrainConfig& config) {
 }
 
 // A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
-void tell_of_parallelism(const TrainConfig& config) {
+void tell_of_parallelism(const TrainConfig& config, const World& world) {
+  if (world.size() > 1) return;
   for (const FieldText& each : list_fields(config.model)) {
     const bool is_parallel = each.path.ends_with("_parallel_size") && each.value != "1";
     if (!is_parallel && !(each.path == "sequence_parallel" && each.value == "true")) continue;
-    fmt::print(
-        stderr,
-        "model.{}={} is for several GPUs; this one process holds the whole model and computes "
-        "the same\n",
-        each.path, each.value);
+    fmt::print(stderr,
+               "model.{}={} is for several ranks; this one process holds the whole model and "
+               "computes the same\n",
+               each.path, each.value);
   }
 }
 
-void train(const SettledRun& run) {
-  Trainer trainer(run.config, run.asked);
+// Returns the signal that stopped the run, or 0.
+int train(const SettledRun& run, const World& world) {
+  Trainer trainer(run.config, run.asked, world);
   const TrainConfig& config = trainer.config();  // with what data and adapter settle
-  tell_of_parallelism(config);
+  tell_of_parallelism(config, world);
   if (config.dtype() == at::kBFloat16 && bf16_path() == Bf16Path::kWidened) {
     fmt::print(stderr, "{}\n", describe_bf16_path());
   }
@@ -123,20 +129,47 @@ void train(const SettledRun& run) {
     fmt::print(stderr, "nothing to train: checkpoint.load={} has made {} of train.train_iters={}\n",
                config.checkpoint.load, trainer.progress().step, config.train.train_iters);
     // In its own directory what a killed process had begun behind its last step is still ended.
-    if (config.checkpoint.load != config.checkpoint.save) return;
+    if (config.checkpoint.load != config.checkpoint.save) return 0;
   }
-  // To whoever started it the run has ended by the signal, saved as it is.
-  if (const int stopped = trainer.run(); stopped != 0) end_by_signal(stopped);
+  return trainer.run();
+}
+
+// The same of one rank of several, of whose errors each names its rank. What the first rank tells
+// too is not told; nothing comes back where that is why they fail.
+std::optional<int> train_as_rank(const SettledRun& run, const World& world) {
+  if (world.is_first()) return train(run, world);
+  const auto named = [&](const std::exception& error) {
+    return fmt::format("rank {}: {}", world.rank(), error.what());
+  };
+  try {
+    const SilentMessages silent;
+    return train(run, world);
+  } catch (const AgreedError&) {
+    return std::nullopt;
+  } catch (const LostRank&) {
+    throw;  // it does
+  } catch (const UserError& error) {
+    throw UserError(named(error));
+  } catch (const MachineError& error) {
+    throw MachineError(named(error));
+  }
 }
 
 void finetune(const FinetuneFlags& flags) {
+  const RankEnvironment environment = rank_environment();
   const SettledRun run = settled(flags);
-  for (const std::string& note : run.notes) fmt::print(stderr, "{}\n", note);
+  if (environment.rank == 0) {
+    for (const std::string& note : run.notes) fmt::print(stderr, "{}\n", note);
+  }
   if (flags.print_config) {
-    fmt::print("{}", printed(run.config));
+    if (environment.rank == 0) fmt::print("{}", printed(run.config));
     return;
   }
-  in_typed_words(run.typed, [&] { train(run); });
+  const World world(environment);
+  const auto stopped = in_typed_words(run.typed, [&] { return train_as_rank(run, world); });
+  if (!stopped) throw ToldByFirstRank("the first rank tells why");
+  // To whoever started it the run has ended by the signal, saved as it is.
+  if (*stopped != 0) end_by_signal(*stopped);
 }
 
 // As docs/keys.md has it.

@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "cli/commands.h"
 #include "flags/recipe_choice.h"
+#include "parallel/agreement.h"
 
 namespace {
 
@@ -68,6 +69,8 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const trestle::OutputClosed&) {
     return end_in_silence();
+  } catch (const trestle::ToldByFirstRank&) {
+    return kUserError;
   } catch (const trestle::UserError& error) {
     return fail(kUserError, trestle::one_line(error.what()).c_str());
   } catch (const trestle::MachineError& error) {

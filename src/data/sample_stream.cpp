@@ -25,6 +25,12 @@ void yield_to_the_step() {
   ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kLowestPriority);
 }
 
+// The first position from `start` on that is this rank's.
+int64_t first_of_rank(const StreamOptions& options) {
+  const int64_t ranks = options.ranks;
+  return options.start + (options.rank - options.start % ranks + ranks) % ranks;
+}
+
 }  // namespace
 
 SampleStream::SampleStream(const Dataset& dataset, const Processor& processor,
@@ -32,9 +38,9 @@ SampleStream::SampleStream(const Dataset& dataset, const Processor& processor,
     : dataset_(dataset),
       processor_(processor),
       options_(std::move(options)),
+      first_(first_of_rank(options_)),
       order_(dataset.parts(), options_.seed, options_.shuffle, options_.blend_start),
       samples_for_all_(order_.samples_for_all()) {
-  TORCH_CHECK(options_.start % options_.ranks == 0, "a stream starts between samples of all ranks");
   // What a worker sets is also what threads to come begin with; that is put back.
   const int threads = at::get_num_threads();
   try {
@@ -65,9 +71,7 @@ void SampleStream::stop() {
   threads_.clear();  // joins
 }
 
-int64_t SampleStream::row_of(int64_t n) {
-  return order_.row(options_.start + n * options_.ranks + options_.rank);
-}
+int64_t SampleStream::row_of(int64_t n) { return order_.row(first_ + n * options_.ranks); }
 
 SampleStream::Slot SampleStream::make(int64_t row) const {
   Slot slot{.row = row, .sample = {}, .error = {}};
@@ -99,7 +103,7 @@ void SampleStream::work() {
   }
 }
 
-SampleStream::Slot SampleStream::take() {
+SampleStream::Slot SampleStream::draw() {
   std::unique_lock lock(mutex_);
   if (threads_.empty()) return make(row_of(taken_++));
   made_.wait(lock, [&] { return ready_.contains(taken_); });
@@ -111,10 +115,14 @@ SampleStream::Slot SampleStream::take() {
 
 SampleStream::Taken SampleStream::next() {
   for (int64_t dropped = 0; dropped <= samples_for_all_; ++dropped) {
-    Slot slot = take();
+    Slot slot = draw();
     if (slot.error) std::rethrow_exception(slot.error);
     if (slot.sample) return {slot.row, std::move(*slot.sample)};
   }
+  every_row_is_dropped();
+}
+
+void SampleStream::every_row_is_dropped() const {
   user_error("every row of {} is longer than model.seq_length={} and dropped", options_.name,
              options_.max_length);
 }

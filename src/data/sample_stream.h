@@ -29,7 +29,7 @@ struct StreamOptions {
   int64_t workers = 0;
   /// This process and how many share the samples: position p is that of rank p % ranks.
   int64_t rank = 0, ranks = 1;
-  /// The position to go on from: what position() was; a multiple of `ranks`.
+  /// The position to go on from; ranks may be others than they were before it.
   int64_t start = 0;
   /// Of the data set's parts; not behind `start`.
   BlendStart blend_start = {};
@@ -54,28 +54,38 @@ class SampleStream {
   SampleStream(const SampleStream&) = delete;
   SampleStream& operator=(const SampleStream&) = delete;
 
-  /// The next sample; dropped ones are passed over. Throws what processing it threw, a UserError
-  /// naming the row, and one where every row is dropped.
-  Taken next();
-  /// Samples of all ranks that have been taken or dropped: the start of a stream that goes on.
-  int64_t position() const { return options_.start + taken_ * options_.ranks; }
-
- private:
+  /// What is at one position.
   struct Slot {
     int64_t row = 0;
     std::optional<Sample> sample;  // none: dropped
     std::exception_ptr error;
   };
+
+  /// The next sample; dropped ones are passed over. Throws what processing it threw, a UserError
+  /// naming the row, and one where every row is dropped.
+  Taken next();
+  /// What is at position(), which is behind it then the next of this rank's.
+  Slot draw();
+  /// The first of this rank's positions that is not drawn: of one rank the start of a stream that
+  /// goes on.
+  int64_t position() const { return first_ + taken_ * options_.ranks; }
+  const StreamOptions& options() const { return options_; }
+  /// So many positions on end come by every row.
+  int64_t samples_for_all() const { return samples_for_all_; }
+  /// UserError: so many of them were dropped.
+  [[noreturn]] void every_row_is_dropped() const;
+
+ private:
   /// Of the n-th sample of this stream.
   int64_t row_of(int64_t n);
   Slot make(int64_t row) const;
-  Slot take();
   void work();
   void stop();
 
   const Dataset& dataset_;
   const Processor& processor_;
   StreamOptions options_;
+  int64_t first_;  // of this rank's positions
   int64_t taken_ = 0;
 
   // Between the threads, under the mutex.

@@ -102,6 +102,7 @@ MetricsLog::~MetricsLog() {
 
 void MetricsLog::write(const StepMetrics& metrics) {
   Json line = {{"step", metrics.step},
+               {"ranks", metrics.ranks},
                {"loss", metrics.loss},
                {"lr", metrics.lr},
                {"grad_norm", metrics.grad_norm},

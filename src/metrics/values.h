@@ -14,6 +14,8 @@ namespace trestle {
 /// What one step did; a line of metrics.jsonl.
 struct StepMetrics {
   int64_t step = 0;
+  /// How many made it.
+  int64_t ranks = 1;
   /// Mean over the targets of the global batch.
   double loss = 0;
   double lr = 0;
@@ -25,6 +27,7 @@ struct StepMetrics {
   /// Micro-batches.
   int64_t forwards = 0;
   double seconds = 0;
+  /// Of the rank that has held the most.
   int64_t peak_memory_bytes = 0;
   /// Operations of matrix products and attention (train/flops.h).
   double flops = 0;

@@ -9,11 +9,42 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "parallel/gloo.h"
 #include "parallel/nccl.h"
 
 namespace trestle {
+
+namespace {
+
+std::string first_line(const std::exception& error) {
+  const std::string text = error.what();
+  return text.substr(0, text.find('\n'));
+}
+
+// A launcher that starts ranks anew may keep its store, and with it the keys of those that are
+// gone.
+c10::intrusive_ptr<c10d::Store> store_of(const RankEnvironment& environment,
+                                         std::chrono::milliseconds timeout) {
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<uint16_t>(environment.port);
+  options.isServer = environment.rank == 0 && !environment.agent_store;
+  options.waitWorkers = false;
+  options.timeout = timeout;
+  try {
+    return c10::make_intrusive<c10d::PrefixStore>(
+        fmt::format("trestle/{}/{}", environment.run_id, environment.restart),
+        c10::make_intrusive<c10d::TCPStore>(environment.master_address, options));
+  } catch (const std::exception& error) {
+    throw LostRank(fmt::format(
+        "rank {} of {}: the store of MASTER_ADDR={} and MASTER_PORT={} {}: {}", environment.rank,
+        environment.size, environment.master_address, environment.port,
+        options.isServer ? "cannot be opened" : "cannot be reached", first_line(error)));
+  }
+}
+
+}  // namespace
 
 World::World() : journal_(std::make_shared<Journal>()) {}
 
@@ -22,6 +53,16 @@ World::World(c10::intrusive_ptr<c10d::Store> store, int64_t rank, int64_t size,
     : store_(std::move(store)),
       rank_(rank),
       size_(size),
+      local_rank_(rank),
+      timeout_(timeout),
+      journal_(std::make_shared<Journal>()) {}
+
+World::World(const RankEnvironment& environment, std::chrono::milliseconds timeout)
+    : store_(environment.size > 1 ? store_of(environment, timeout) : nullptr),
+      rank_(environment.rank),
+      size_(environment.size),
+      local_rank_(environment.local_rank),
+      is_local_(environment.local_size == environment.size),
       timeout_(timeout),
       journal_(std::make_shared<Journal>()) {}
 
@@ -47,9 +88,8 @@ Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
   } catch (const UserError&) {
     throw;
   } catch (const std::exception& error) {
-    const std::string why = error.what();
     throw LostRank(fmt::format("rank {} of {}: the {} group of ranks {} did not meet: {}", rank_,
-                               size_, name, fmt::join(ranks, ", "), why.substr(0, why.find('\n'))));
+                               size_, name, fmt::join(ranks, ", "), first_line(error)));
   }
 }
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/environment.h"
 #include "parallel/group.h"
 #include "parallel/journal.h"
 
@@ -31,12 +32,19 @@ class World {
   /// A rank of those that share `store`, all of them on this machine.
   World(c10::intrusive_ptr<c10d::Store> store, int64_t rank, int64_t size,
         std::chrono::milliseconds timeout = kCollectiveTimeout);
+  /// This process among those of a launcher: they meet at its store, or at one that rank 0 holds
+  /// (TORCHELASTIC_USE_AGENT_STORE). Throws LostRank where that cannot be reached, or where the
+  /// port is another's.
+  explicit World(const RankEnvironment& environment,
+                 std::chrono::milliseconds timeout = kCollectiveTimeout);
   World(World&&) noexcept;
   World& operator=(World&&) noexcept;
   ~World();
 
   int64_t rank() const { return rank_; }
   int64_t size() const { return size_; }
+  /// Among the ranks of its machine.
+  int64_t local_rank() const { return local_rank_; }
   bool is_first() const { return rank_ == 0; }
   /// Of these ranks, in their order, of which this is one, on `device`'s backend. All of them make
   /// it, and in the same order as others that they share. `name` is for messages.
@@ -45,7 +53,7 @@ class World {
 
  private:
   c10::intrusive_ptr<c10d::Store> store_;
-  int64_t rank_ = 0, size_ = 1;
+  int64_t rank_ = 0, size_ = 1, local_rank_ = 0;
   bool is_local_ = true;
   std::chrono::milliseconds timeout_ = kCollectiveTimeout;
   std::shared_ptr<Journal> journal_;

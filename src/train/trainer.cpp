@@ -2,36 +2,27 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
 #include <cmath>
-#include <fstream>
-#include <numeric>
 #include <thread>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/heap.h"
-#include "base/json.h"
 #include "base/paths.h"
-#include "base/stop_signal.h"
 #include "bridge/load_quantized.h"
 #include "checkpoint/save_record.h"
 #include "data/overlong.h"
 #include "hub/hub.h"
 #include "megatron/integrity.h"
-#include "metrics/log.h"
 #include "metrics/mlflow.h"
-#include "metrics/profile.h"
 #include "metrics/wandb.h"
 #include "model/ministral3.h"
+#include "parallel/agreement.h"
+#include "parallel/world.h"
 #include "peft/lora.h"
 #include "peft/pissa.h"
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
-#include "run/retention.h"
 #include "run/saved_progress.h"
-#include "run/saver.h"
-#include "run/snapshot.h"
 #include "train/resumed_data.h"
 #include "train/training_data.h"
 
@@ -40,7 +31,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+const World& only_rank() {
+  static const World world;
+  return world;
+}
 
 TrainConfig validated(TrainConfig config) {
   config.validate();
@@ -122,9 +116,15 @@ void refuse_keys_of_vision(const TrainConfig& config, const ModelConfig& model) 
 }  // namespace
 
 Trainer::Trainer(const TrainConfig& config, Asked asked)
+    : Trainer(config, std::move(asked), only_rank()) {}
+
+Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
     : config_(validated(config)),
-      device_(chosen_device(config_.train.device, "train.device=" + config_.train.device)),
+      world_(world),
+      device_(chosen_device(device_of_rank(config_.train.device, world),
+                            "train.device=" + config_.train.device)),
       found_(state_of(config_.checkpoint.save)),
+      ranks_(world, topology_of(config_, world.size()), device_),
       asked_(std::move(asked)),
       base_(with_integrity(resolve_model(config_.checkpoint.pretrained_checkpoint,
                                          "checkpoint.pretrained_checkpoint"),
@@ -176,6 +176,20 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
   if (config_.logger.log_params_norm) {
     params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_);
   }
+  if (!ranks_.is_one()) {
+    gradients_ = std::make_unique<GradientSync>(optimizer_->parameters(), ranks_);
+  }
+  open_data();
+  validations_ = Validation::make_all(config_, processor_, asked_.keys);
+  if (validations_.empty()) refuse_validation_keys(asked_, config_);
+  const std::optional<BestStep> best = progress_.best;
+  for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
+  if (best && !progress_.best) progress_.former_best.push_back(best->step);
+  tell_of_idle_keys();
+  settle_ranks();
+}
+
+void Trainer::open_data() {
   stream_ = std::make_unique<SampleStream>(
       *dataset_, processor_,
       StreamOptions{.seed = static_cast<uint64_t>(config_.rng.seed),
@@ -184,15 +198,29 @@ Trainer::Trainer(const TrainConfig& config, Asked asked)
                     .overlong = *overlong_of_name(config_.dataset.overlong),
                     .workers = sample_workers(config_, !device_.is_cpu(),
                                               std::thread::hardware_concurrency()),
+                    .rank = ranks_.samples.rank(),
+                    .ranks = ranks_.samples.size(),
                     .start = progress_.consumed_samples,
                     .blend_start = progress_.blend_start,
                     .name = name_of_training_data(config_)});
-  validations_ = Validation::make_all(config_, processor_, asked_.keys);
-  if (validations_.empty()) refuse_validation_keys(asked_, config_);
-  const std::optional<BestStep> best = progress_.best;
-  for (const auto& each : validations_) progress_.best = each->comparable(progress_.best);
-  if (best && !progress_.best) progress_.former_best.push_back(best->step);
-  tell_of_idle_keys();
+  batches_ = std::make_unique<GlobalBatches>(
+      *stream_,
+      GlobalBatches::Options{.ranks = ranks_.samples,
+                             .names = ranks_.sample_ranks,
+                             .check = [this](const auto& taken) { require_ids_of_model(taken); }});
+}
+
+void Trainer::settle_ranks() {
+  if (ranks_.is_one()) return;
+  progress_.lineage = ranks_.all.gather(progress_.lineage).front();
+  const auto steps = ranks_.all.gather(fmt::format("step {}", progress_.step));
+  for (size_t rank = 0; rank < steps.size(); ++rank) {
+    if (steps[rank] == steps.front()) continue;
+    throw AgreedError(fmt::format(
+        "rank {} would go on from {} and rank 0 from {}: checkpoint.save={} must be one directory "
+        "that all ranks see",
+        rank, steps[rank], steps.front(), config_.checkpoint.save));
+  }
 }
 
 void Trainer::open_weights(const std::optional<SavedRun>& saved, bool resumes) {
@@ -319,103 +347,6 @@ void Trainer::start_from_adapter() {
   }
   identity_ = identity_of(config_, std::move(identity_.contents));
   identity_.contents["peft.adapter_path"] = content_of_adapters(*model_);
-}
-
-void Trainer::save(CheckpointSaver& saver, MetricsLog& log, bool best) const {
-  // One copy at a time; and the one before is told of while it is there: the next may remove it.
-  saver.wait();
-  if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
-  saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_, huggingface_,
-                           /*copied=*/saver.is_async()),
-             best);
-}
-
-bool Trainer::validate(MetricsLog& log) {
-  bool is_best = false;
-  for (const auto& validation : validations_) {
-    if (!validation->is_due(progress_.step)) continue;
-    const ValidationMetrics metrics = validation->run(*model_, features_.get(), progress_.step);
-    log.write(metrics);
-    MetricsLog::print_progress(metrics);
-    const auto best = validation->better(metrics, progress_.best);
-    if (best) progress_.best = best;
-    is_best = is_best || best;
-  }
-  return is_best;
-}
-
-int Trainer::run(const OnStep& on_step) {
-  try {
-    return run_steps(on_step);
-  } catch (const c10::Error& error) {
-    const auto asked = memory_asked(error.what_without_backtrace());
-    if (!asked) throw;
-    machine_error("step {}: {}; the last checkpoint stands", progress_.step,
-                  out_of_memory_line(*asked, memory_held(), config_));
-  }
-}
-
-int Trainer::run_steps(const OnStep& on_step) {
-  const fs::path directory = config_.checkpoint.save;
-  std::error_code error;
-  fs::create_directories(directory, error);
-  if (error)
-    machine_error("cannot create checkpoint.save={}: {}", directory.string(), error.message());
-  const RunLock lock(directory);
-  if (state_of(directory) != found_) {
-    user_error(
-        "checkpoint.save={} was written to by another run while this one was opened; go on with "
-        "it by checkpoint.load={} (or auto), or name another directory",
-        directory.string(), directory.string());
-  }
-  write_text(directory / kResolvedConfig, std::string(kResolvedConfigMark) + to_yaml(config_));
-  for (const std::string& line : remove_remains(directory)) fmt::print(stderr, "{}\n", line);
-  write_best(directory, progress_.best);  // steps that are made again do not count yet
-  if (const auto line = told_of_best_elsewhere(config_.checkpoint, progress_.best)) {
-    fmt::print(stderr, "{}\n", *line);
-  }
-  MetricsLog log(config_, progress_.step);
-  CheckpointSaver saver(config_.checkpoint, huggingface_);
-  StepProfile profile(config_);
-  const StopSignal signal;
-  const Clock::time_point began = Clock::now();
-  while (progress_.step < config_.train.train_iters) {
-    profile.begin_step(progress_.step + 1);
-    const StepMetrics metrics = step();
-    profile.end_step(metrics.step);
-    log.write(metrics);
-    if (metrics.step % config_.logger.log_interval == 0 || !metrics.skipped.empty()) {
-      log.print_progress(metrics);
-    }
-    if (on_step) on_step(metrics);
-    const int stopped = signal.received();
-    const TrainOptions& train = config_.train;
-    const double minutes = std::chrono::duration<double>(Clock::now() - began).count() / 60;
-    const bool exit = (train.exit_interval && metrics.step % *train.exit_interval == 0) ||
-                      (train.exit_duration_in_mins && minutes > *train.exit_duration_in_mins);
-    const bool best = stopped == 0 && validate(log);
-    if (best || metrics.step % config_.checkpoint.save_interval == 0 ||
-        metrics.step == config_.train.train_iters || exit || stopped != 0) {
-      save(saver, log, best);
-    }
-    if (stopped != 0) saver.wait();
-    if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
-    if (stopped != 0) {
-      profile.finish();
-      fmt::print(stderr, "{}: saved step {}; go on with checkpoint.load={}\n", signal_name(stopped),
-                 metrics.step, directory.string());
-      log.finish(RunEnd::kInterrupted);
-      found_ = state_of(directory);
-      return stopped;
-    }
-    if (exit) break;
-  }
-  saver.wait();
-  if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
-  profile.finish();
-  log.finish(progress_.step < config_.train.train_iters ? RunEnd::kStopped : RunEnd::kFinished);
-  found_ = state_of(directory);
-  return 0;
 }
 
 }  // namespace trestle

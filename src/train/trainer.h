@@ -11,6 +11,7 @@
 
 #include "bridge/load.h"
 #include "data/datasets.h"
+#include "data/global_batch.h"
 #include "data/sample_stream.h"
 #include "kernels/device.h"
 #include "kernels/optimizer.h"
@@ -24,7 +25,9 @@
 #include "run/identity.h"
 #include "run/run_directory.h"
 #include "train/feature_cache.h"
+#include "train/gradient_sync.h"
 #include "train/params_norm.h"
+#include "train/ranks.h"
 #include "train/validation.h"
 
 namespace trestle {
@@ -32,7 +35,9 @@ namespace trestle {
 class Ministral3;
 
 class CheckpointSaver;
+class Journal;
 class MetricsLog;
+class World;
 
 class Trainer {
  public:
@@ -40,6 +45,9 @@ class Trainer {
   /// Throws UserError for whatever the user can mend, before anything is written: a run directory
   /// that holds another run, a checkpoint of another run, or a key of `asked` without effect.
   explicit Trainer(const TrainConfig& config, Asked asked = {});
+  /// A rank of `world`, which must live as long; all of them make one of the same config, and call
+  /// run() or step() alike. The first of them alone writes and tells.
+  Trainer(const TrainConfig& config, Asked asked, const World& world);
 
   using OnStep = std::function<void(const StepMetrics&)>;
   /// Trains to train.train_iters, saving every save_interval steps and at the end. Writes
@@ -49,7 +57,7 @@ class Trainer {
   /// and MachineError where memory does not suffice.
   int run(const OnStep& on_step = {});
 
-  /// One optimizer step on the next samples.
+  /// One optimizer step on the next samples; its metrics are of all ranks.
   StepMetrics step();
 
   Ministral3& model() { return *model_; }
@@ -61,12 +69,6 @@ class Trainer {
   const Dataset& dataset() const { return *dataset_; }
 
  private:
-  /// The samples of one step and, of the data set, their rows.
-  struct Drawn {
-    std::vector<Sample> samples;
-    std::vector<int64_t> rows;
-  };
-  Drawn next_samples();
   void require_ids_of_model(const SampleStream::Taken& taken) const;
   /// Samples that shared a forward, and their part of the step's loss, which nobody has read yet.
   struct MicroBatch {
@@ -76,16 +78,24 @@ class Trainer {
   };
   /// Gradients of samples that share a forward are added to those of the step. Reads nothing from
   /// the device, which goes on while the host prepares what is next.
-  MicroBatch accumulate(Drawn drawn, StepMetrics& metrics);
+  MicroBatch accumulate(MicroBatch micro, StepMetrics& metrics);
   /// The step's one read from the device: losses and gradient norm. Returns what is wrong with the
-  /// losses, or nothing.
+  /// losses of this rank, or nothing.
   std::string read(const std::vector<MicroBatch>& micro_batches, StepMetrics& metrics) const;
+  /// Of this rank's numbers those of all.
+  void add_ranks(StepMetrics& metrics) const;
+  /// The gradients' norm.
+  at::Tensor norm() const;
   /// What is wrong with the step, or nothing; gradients are there.
   std::string fault(const StepMetrics& metrics) const;
   /// Stops the run or, with train.on_nan=skip, undoes the step.
   void refuse(StepMetrics& metrics, const std::string& why);
+  /// UserError, on all ranks in the same words.
+  template <class... Args>
+  [[noreturn]] void fail_together(fmt::format_string<Args...> format, Args&&... args) const;
   /// Tells where the model will be, and takes deterministic kernels where they are asked for.
   void settle_device();
+  void open_data();
   /// What peft.base_bits=auto means here; a line on stderr where that is FP8.
   void settle_base(const std::optional<SavedRun>& saved);
   /// The model with its adapters, the optimizer, and what a resumed run goes on with.
@@ -96,17 +106,33 @@ class Trainer {
   void tell_of_idle_keys() const;
   /// The adapter says scheme, rank, alpha, dropout and targets, and the config then too.
   void start_from_adapter();
+  /// Ranks that resume go on from one step, and save as one run.
+  void settle_ranks();
+  /// What the first rank alone has of a run: the directory, and what writes into it.
+  struct Output;
   int run_steps(const OnStep& on_step);
+  /// Of the first rank, `output`; null of others.
+  int make_steps(const OnStep& on_step, Output* output);
+  /// Behind a step, on all ranks the same: the signal that stops the run or 0, and whether the time
+  /// or the step is one to stop at.
+  struct Stop {
+    int signal = 0;
+    bool exit = false;
+  };
+  Stop agreed_stop(int signal, bool exit) const;
   /// Where a validation is due: tells the log, and returns whether it was the best so far.
-  bool validate(MetricsLog& log);
+  bool validate(Output* output);
   /// `best`: best.json is to name it.
-  void save(CheckpointSaver& saver, MetricsLog& log, bool best) const;
+  void save(Output* output, bool best) const;
 
   TrainConfig config_;
+  const World& world_;
   at::Device device_;
   /// With train.deterministic.
   std::optional<DeterministicKernels> deterministic_;
   RunState found_;  // in checkpoint.save, when this was made and behind each run()
+  /// Met here for the first time: behind it ranks know that all have looked at the directory.
+  Ranks ranks_;
   Asked asked_;
   RunIdentity identity_;
   OpenCheckpoint base_;
@@ -120,7 +146,10 @@ class Trainer {
   std::unique_ptr<ParamsNorm> params_norm_;
   RunProgress progress_;
   std::optional<HuggingFaceFolder> huggingface_;
+  /// Null of one rank.
+  std::unique_ptr<GradientSync> gradients_;
   std::unique_ptr<SampleStream> stream_;
+  std::unique_ptr<GlobalBatches> batches_;
   std::vector<std::unique_ptr<Validation>> validations_;
 };
 

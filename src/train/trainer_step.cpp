@@ -11,6 +11,7 @@
 #include "metrics/flops.h"
 #include "model/host_input.h"
 #include "model/ministral3.h"
+#include "parallel/agreement.h"
 #include "recipes/schedule.h"
 #include "train/diagnose.h"
 #include "train/micro_batches.h"
@@ -46,16 +47,11 @@ void Trainer::require_ids_of_model(const SampleStream::Taken& taken) const {
   }
 }
 
-Trainer::Drawn Trainer::next_samples() {
-  Drawn drawn;
-  for (int64_t i = 0; i < config_.train.global_batch_size; ++i) {
-    SampleStream::Taken taken = stream_->next();
-    require_ids_of_model(taken);
-    drawn.rows.push_back(taken.row);
-    drawn.samples.push_back(std::move(taken.sample));
-  }
-  progress_.consumed_samples = stream_->position();
-  return drawn;
+template <class... Args>
+void Trainer::fail_together(fmt::format_string<Args...> format, Args&&... args) const {
+  const std::string text = fmt::format(format, std::forward<Args>(args)...);
+  if (ranks_.is_one()) throw UserError(text);
+  throw AgreedError(text);
 }
 
 std::string Trainer::fault(const StepMetrics& metrics) const {
@@ -79,7 +75,7 @@ std::string Trainer::fault(const StepMetrics& metrics) const {
 
 void Trainer::refuse(StepMetrics& metrics, const std::string& why) {
   if (config_.train.on_nan == "stop") {
-    user_error(
+    fail_together(
         "step {}: {}; look at these rows, lower optimizer.lr={:g}, or go on without such "
         "steps (--on-nan skip)",
         metrics.step, why, config_.optimizer.lr);
@@ -88,14 +84,13 @@ void Trainer::refuse(StepMetrics& metrics, const std::string& why) {
   metrics.skipped = why;
   ++progress_.skipped;
   if (++progress_.skipped_on_end > config_.train.max_steps_on_nan) {
-    user_error("step {}: {}; more than train.max_steps_on_nan={} steps on end were skipped",
-               metrics.step, why, config_.train.max_steps_on_nan);
+    fail_together("step {}: {}; more than train.max_steps_on_nan={} steps on end were skipped",
+                  metrics.step, why, config_.train.max_steps_on_nan);
   }
 }
 
-Trainer::MicroBatch Trainer::accumulate(Drawn drawn, StepMetrics& metrics) {
+Trainer::MicroBatch Trainer::accumulate(MicroBatch micro, StepMetrics& metrics) {
   ++metrics.forwards;
-  MicroBatch micro{std::move(drawn.rows), collate(drawn.samples), {}};
   ModelInput& input = micro.batch.input;
   const auto pictures = features_ ? features_->fill(input) : input.images_CHW;
   const auto [sum, targets] = model_->loss_sum(input, micro.batch.labels_T);
@@ -109,7 +104,7 @@ Trainer::MicroBatch Trainer::accumulate(Drawn drawn, StepMetrics& metrics) {
 
 std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
                           StepMetrics& metrics) const {
-  std::vector<at::Tensor> scalars = {optimizer_->grad_norm()};
+  std::vector<at::Tensor> scalars = {norm()};
   for (const MicroBatch& micro : micro_batches) {
     scalars.push_back(micro.loss.to(scalars.front().device()));
   }
@@ -127,34 +122,52 @@ std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
   return {};
 }
 
+at::Tensor Trainer::norm() const {
+  return gradients_ ? gradients_->norm() : optimizer_->grad_norm();
+}
+
+void Trainer::add_ranks(StepMetrics& metrics) const {
+  if (ranks_.is_one()) return;
+  at::Tensor sums =
+      at::tensor({metrics.loss, metrics.flops, static_cast<double>(metrics.forwards)}, at::kDouble);
+  ranks_.samples.all_reduce(sums);
+  const auto* sum = sums.const_data_ptr<double>();
+  metrics.loss = sum[0];
+  metrics.flops = sum[1];
+  metrics.forwards = static_cast<int64_t>(sum[2]);
+}
+
 StepMetrics Trainer::step() {
   const Clock::time_point start = Clock::now();
-  Drawn drawn = next_samples();
+  GlobalBatch batch = batches_->next(config_.train.global_batch_size);
+  progress_.consumed_samples = batches_->position();
   StepMetrics metrics;
   metrics.step = ++progress_.step;
+  metrics.ranks = ranks_.size;
   const int64_t scheduled = metrics.step - progress_.schedule_start;
   metrics.lr = learning_rate(config_, scheduled);
   // Counted first, so that each micro-batch weighs by its targets and not by its turn.
-  for (const Sample& sample : drawn.samples) {
-    metrics.target_tokens += sample.targets();
-    metrics.tokens += static_cast<int64_t>(sample.ids.size());
-    metrics.images += static_cast<int64_t>(sample.images_CHW.size());
-  }
+  metrics.target_tokens = batch.targets;
+  metrics.tokens = batch.tokens;
+  metrics.images = batch.images;
   if (metrics.target_tokens == 0) {
-    user_error("step {}: none of its {} samples has a target to learn", metrics.step,
-               drawn.samples.size());
+    fail_together("step {}: none of its {} samples has a target to learn", metrics.step,
+                  batch.all_rows.size());
   }
   optimizer_->zero_grad();
   std::vector<MicroBatch> done;
-  for (const std::vector<size_t>& group : micro_batches(config_, drawn.samples)) {
-    Drawn together{take(drawn.samples, group), {}};
-    for (const size_t i : group) together.rows.push_back(drawn.rows[i]);
-    done.push_back(accumulate(std::move(together), metrics));
+  for (const std::vector<size_t>& group : micro_batches(config_, batch.samples)) {
+    MicroBatch micro{{}, collate(take(batch.samples, group)), {}};
+    for (const size_t i : group) micro.rows.push_back(batch.rows[i]);
+    done.push_back(accumulate(std::move(micro), metrics));
   }
-  std::string why = read(done, metrics);
+  if (gradients_) gradients_->sum();
+  std::string why = first_told(ranks_.all, read(done, metrics));
+  add_ranks(metrics);
+  if (!why.empty()) metrics.grad_norm = 0;  // on the others too
   if (why.empty()) {
-    why = fault(metrics);
-    if (!why.empty()) why += fmt::format("; rows {}", row_names(*dataset_, drawn.rows));
+    why = first_told(ranks_.all, fault(metrics));
+    if (!why.empty()) why += fmt::format("; rows {}", row_names(*dataset_, batch.all_rows));
   }
   if (why.empty()) {
     optimizer_->clip(metrics.grad_norm);
@@ -169,7 +182,7 @@ StepMetrics Trainer::step() {
   }
   if (params_norm_) metrics.params_norm = params_norm_->now();
   metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  metrics.peak_memory_bytes = peak_memory_bytes(device_);
+  metrics.peak_memory_bytes = ranks_.all.max(peak_memory_bytes(device_));
   return metrics;
 }
 

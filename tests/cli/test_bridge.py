@@ -61,7 +61,7 @@ class Bridge(Runs):
                 words = [word.format(checkpoint=DEMO, lr=rates[0], min_lr=rates[1], tp=parallel[0], pp=parallel[1]) for word in SCRIPT]
                 done = self.finetune("--recipe", f"ministral3_3b_{mode}_config", "--step_func", "vlm_step", *step, *words, *TWO_STEPS,
                                      f"checkpoint.save=results_{mode}", "validation.split=test")
-                self.assertIn("model_parallel_size=2 is for several GPUs", done.stderr)
+                self.assertIn("model_parallel_size=2 is for several ranks", done.stderr)
                 lines = self.metrics(f"results_{mode}")
                 self.assertEqual([line["step"] for line in lines if "loss" in line], [1, 2])
                 self.assertAlmostEqual(lines[1]["lr"], float(rates[0]) / 10)

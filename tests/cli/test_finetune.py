@@ -50,7 +50,7 @@ class Finetune(Refusals):
     def test_one_process_says_that_it_is(self):
         small = ("--train-iters", "1", "--global-batch-size", "1")
         done = self.trains(*small, recipe="ministral3_14b_peft_config")
-        self.assertIn("model.tensor_model_parallel_size=2 is for several GPUs", done.stderr)
+        self.assertIn("model.tensor_model_parallel_size=2 is for several ranks", done.stderr)
         self.assertIn("no validation: ", done.stderr)
         self.assertNotIn("GPUs", self.trains(*small).stderr)
 

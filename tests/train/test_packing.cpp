@@ -16,31 +16,11 @@ namespace fs = std::filesystem;
 
 constexpr const char* kModel = "../assets/demo/model";
 
-// Texts and pictures of very unlike sizes: two pictures, one, none.
-std::string rows_of_all_kinds() {
-  std::string rows;
-  const auto picture = [](const char* name) {
-    return fmt::format(R"({{"type": "image", "path": "{}"}}, )",
-                       fs::absolute(fs::path("image/golden") / name).string());
-  };
-  const std::vector<std::string> pictures = {picture("rgb8.png") + picture("29x29.png"), "",
-                                             picture("420.jpg"), ""};
-  for (size_t i = 0; i < 12; ++i) {
-    rows += fmt::format(
-        R"({{"messages": [{{"role": "user", "content": [{}{{"type": "text", "text": "{}"}}]}}, )"
-        R"({{"role": "assistant", "content": "{}"}}]}})",
-        pictures[i % pictures.size()], std::string(1 + i * i % 90, 'q'),
-        std::string(1 + 7 * i % 40, 'a'));
-    rows += "\n";
-  }
-  return rows;
-}
-
 class Packed : public testing::RunTest {
  protected:
   void SetUp() override {
     RunTest::SetUp();
-    std::ofstream(directory_ / "data.jsonl") << rows_of_all_kinds();
+    std::ofstream(directory_ / "data.jsonl") << testing::rows_of_all_kinds();
   }
 
   TrainConfig config(const std::string& name, const std::string& scheme = "") const {

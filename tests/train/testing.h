@@ -31,6 +31,27 @@ inline void write_picture_rows(std::ostream& out) {
   }
 }
 
+/// Texts and pictures of very unlike sizes: two pictures, one, none.
+inline std::string rows_of_all_kinds() {
+  std::string rows;
+  const auto picture = [](const char* name) {
+    return fmt::format(
+        R"({{"type": "image", "path": "{}"}}, )",
+        std::filesystem::absolute(std::filesystem::path("image/golden") / name).string());
+  };
+  const std::vector<std::string> pictures = {picture("rgb8.png") + picture("29x29.png"), "",
+                                             picture("420.jpg"), ""};
+  for (size_t i = 0; i < 12; ++i) {
+    rows += fmt::format(
+        R"({{"messages": [{{"role": "user", "content": [{}{{"type": "text", "text": "{}"}}]}}, )"
+        R"({{"role": "assistant", "content": "{}"}}]}})",
+        pictures[i % pictures.size()], std::string(1 + i * i % 90, 'q'),
+        std::string(1 + 7 * i % 40, 'a'));
+    rows += "\n";
+  }
+  return rows;
+}
+
 /// A directory with seven rows of own text data, and runs on the fixture model.
 class RunTest : public InDirectory<> {
  protected:
