@@ -5,6 +5,7 @@
 
 #include <array>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -17,6 +18,7 @@ namespace {
 constexpr std::array kSignals = {SIGTERM, SIGINT, SIGHUP};
 
 volatile std::sig_atomic_t g_received = 0;
+volatile std::sig_atomic_t g_is_rank = 0;
 std::mutex g_mutex;
 int64_t g_living = 0;
 std::array<struct sigaction, kSignals.size()> g_old = {};
@@ -25,6 +27,7 @@ std::array<struct sigaction, kSignals.size()> g_old = {};
 // only the signal that came.
 extern "C" void remember(int number) {
   if (g_received == 0) g_received = number;
+  if (g_is_rank != 0) return;
   struct sigaction standard {};
   standard.sa_handler = SIG_DFL;
   sigaction(SIGTERM, &standard, nullptr);
@@ -37,6 +40,7 @@ StopSignal::StopSignal() {
   const std::scoped_lock lock(g_mutex);
   if (g_living++ > 0) return;
   g_received = 0;
+  g_is_rank = std::getenv("TORCHELASTIC_RUN_ID") == nullptr ? 0 : 1;
   struct sigaction action {};
   action.sa_handler = remember;
   action.sa_flags = SA_RESTART;

@@ -9,8 +9,9 @@ namespace trestle {
 /// While it lives the first SIGTERM, SIGINT or SIGHUP is remembered; a SIGTERM or SIGINT behind it
 /// ends the process at once. A second SIGHUP does not: of a terminal that closes one comes from the
 /// shell and one from the kernel, and systemd sends one right behind its SIGTERM. A SIGHUP that was
-/// ignored before (nohup) stays so. Several may live at once, of threads that are ranks: they
-/// remember one signal.
+/// ignored before (nohup) stays so. In a rank that a launcher started (TORCHELASTIC_RUN_ID) none
+/// ends it: what systemd sends to every process comes from the launcher too, which has SIGKILL for
+/// the end. Several may live at once, of threads that are ranks: they remember one signal.
 class StopSignal {
  public:
   StopSignal();

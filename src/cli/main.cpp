@@ -28,12 +28,13 @@ int fail(int status, const char* message) {
   return status;
 }
 
-void add_commands(trestle::Command app) {
+void add_commands(trestle::Command app, const trestle::RankCommand& of_ranks) {
   trestle::add_demo(app);
   trestle::add_import(app);
   trestle::add_export(app);
   trestle::add_generate(app);
   trestle::add_finetune(app);
+  trestle::add_launch(app, of_ranks);
   trestle::add_evaluate(app);
   trestle::add_data(app);
   trestle::add_recipes(app);
@@ -45,9 +46,13 @@ void add_commands(trestle::Command app) {
 }
 
 void run(std::vector<std::string> arguments) {
-  if (!arguments.empty() && arguments.front() == "finetune") trestle::spell_short_flags(arguments);
-  trestle::run_command_line("Ministral 3 in one program: convert, train, answer.", "trestle",
-                            add_commands, std::move(arguments));
+  const std::string command = arguments.empty() ? "" : arguments.front();
+  if (command == "finetune") trestle::spell_short_flags(arguments);
+  trestle::RankCommand of_ranks;
+  if (command == "launch") of_ranks = trestle::take_rank_command(arguments);
+  trestle::run_command_line(
+      "Ministral 3 in one program: convert, train, answer.", "trestle",
+      [&](trestle::Command app) { add_commands(app, of_ranks); }, std::move(arguments));
   // What was printed may still wait in a buffer; a full disk behind it is no success.
   trestle::flush_output();
 }

@@ -76,7 +76,9 @@ USUAL = {
     "demo": {"--assets": FEW, "--output": "work", "--report": "page.html", "--steps": 1},
     "finetune": {"--recipe": "demo_config", "--pretrained-checkpoint": DEMO, "--train-iters": 2, "--global-batch-size": 2,
                  "overrides": [*KEYS, DATA]},
+    "launch": {"--nproc-per-node": 1, "--": True, "of the ranks": ["finetune", "--print-config"]},
 }
+BEHIND = ("--", "of the ranks")  # the last words of a line
 
 # --format of a command that reads `given`: a directory with two forms, and one with one.
 def of_format(given, more=None):
@@ -327,6 +329,18 @@ TABLE = {
         "--print-config": [Trial(True, Gains(out, "peft:"))],
         "overrides": [Trial([*KEYS, DATA, "rng.seed=7"], Changed(LOSS))],
     },
+    # What they do is seen in test_launch.py.
+    "launch": {
+        "--nproc-per-node": [Trial(2, Gains(err, "[rank 1] ")), Trial(1, Needed("--nproc-per-node is required"))],
+        "--nnodes": [Trial(2, Refused("--nnodes 2 needs --rdzv-endpoint"))],
+        "--node-rank": [Trial(1, Refused("--node-rank 1 is not below --nnodes 1"))],
+        "--rdzv-endpoint": [Trial("host", Refused("is no HOST:PORT"))],
+        "--rdzv-id": [Trial("", Refused("--rdzv-id is empty"))],
+        "--rdzv-timeout": [Trial(3, Refused(NOTHING))],
+        "--master-addr": [Trial("a b", Refused("is no HOST:PORT"))],
+        "--master-port": [Trial(29501, Refused("excludes"), {"--rdzv-endpoint": "127.0.0.1:29501"})],
+        "--max-restarts": [Trial(1, Refused("without checkpoint.load=auto"))],
+    },
 }
 
 # What CLI11 gives to all of them, and groups of commands.
@@ -456,7 +470,7 @@ class Flags(Walk):
     @classmethod
     def line(cls, command, arguments):
         words = command.split()
-        for flag, value in arguments.items():
+        for flag, value in sorted(arguments.items(), key=lambda each: each[0] in BEHIND):
             values = value if isinstance(value, list) else [value]
             for each in values:
                 if each is ABSENT:

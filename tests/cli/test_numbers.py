@@ -50,6 +50,8 @@ NUMBERS = {
         "--warmup-iters": ([0, 119], [-1, MILLIARD + 1], f"must be at least 0 and at most {MILLIARD}"),
         "--save-interval": whole(1, MILLIARD)} | {
         f"--{kind}-parallel-size": whole(1, 2**20) for kind in ("tensor-model", "pipeline-model", "context")},
+    "launch": {"--nproc-per-node": whole(1, 1024), "--nnodes": whole(1, 2**16), "--node-rank": whole(0, 2**16 - 1),
+               "--rdzv-timeout": whole(1, 86400), "--master-port": whole(1, 2**16 - 1), "--max-restarts": whole(0, 10**6)},
 }
 # A line that goes as far as "nowhere", which is not there.
 LINES = {
@@ -63,9 +65,10 @@ LINES = {
     "demo": ["--assets", "nowhere"],
     "finetune": ["--recipe", "demo_config", "--pretrained-checkpoint", "nowhere", "dataset.path_or_dataset=nowhere",
                  "checkpoint.save=run", "scheduler.lr_warmup_iters=0", "train.micro_batch_size=1"],
+    "launch": ["--nproc-per-node=1", "--master-addr", "nowhere/"],
 }
 # What a line says of the same key goes before the flag.
-INSTEAD = {"--micro-batch-size": "train.micro_batch_size=1", "--warmup-iters": "scheduler.lr_warmup_iters=0"}
+INSTEAD = {"--nproc-per-node": "--nproc-per-node=1", "--micro-batch-size": "train.micro_batch_size=1", "--warmup-iters": "scheduler.lr_warmup_iters=0"}
 NEEDS = {flag: ["--temperature", "1"] for flag in ("--top-k", "--top-p", "--min-p", "--seed")}
 # Ways to write 8 and larger numbers that some programs read as another one, or not at all.
 ODD = ["010", "0x10", "-010", "0b1", "+8", " 8", "8 ", "1_0", "1'0", "1,0", "8k", "", "eight"]

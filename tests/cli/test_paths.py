@@ -123,6 +123,7 @@ WORDS = {
     ("finetune", "--model"), ("finetune", "--virtual-pipeline-model-parallel-size"),
     ("evaluate", "--maker"), ("evaluate", "--split"), ("evaluate", "--subset"), ("evaluate", "--reasoning-effort"), ("data check", "--maker"),
     ("data check", "--split"), ("data check", "--subset"), ("data show", "--maker"), ("data show", "--split"), ("data show", "--subset"),
+    ("launch", "--rdzv-endpoint"), ("launch", "--rdzv-id"), ("launch", "--master-addr"),
     ("recipes", "name"), ("compare", "--prompt"), ("tokenize", "--system-prompt"), ("tokenize", "--reasoning-effort"),
 }
 KEY_WORDS = {
