@@ -182,7 +182,11 @@ void LoraConfig::validate() const {
   chosen_parts(target_modules);
 }
 
-AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed) {
+namespace {
+
+// Uninitialised; where `device` says, or else beside their projections. Returns the adapted ones.
+std::vector<AdapterSite> attach_all(Ministral3& model, const LoraConfig& config,
+                                    std::optional<at::Device> device) {
   config.validate();
   const ChosenParts parts = chosen_parts(config.target_modules);
   // An adapter starts from the numbers that the whole model's would: those of a part are drawn in
@@ -190,8 +194,7 @@ AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t
   const WholeSites whole(model);
   const std::vector<AdapterSite>& sites = whole.sites;
   require_places(sites, parts, config.dim);
-  const at::NoGradGuard no_grad;
-  const at::Generator generator = at::detail::createCPUGenerator(seed);
+  std::vector<AdapterSite> adapted;
   for (const AdapterSite& site : sites) {
     const auto chosen = parts.find(key_of(site));
     if (chosen == parts.end()) continue;
@@ -200,11 +203,27 @@ AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t
       spec.pairs.push_back({part, config.dim, config.scaling_alpha()});
     }
     if (spec.pairs.empty()) spec.pairs.push_back({"", config.dim, config.scaling_alpha()});
-    attach_adapter(site, spec, site.linear->weight.scalar_type());
+    attach_adapter(site, spec, site.linear->weight.scalar_type(), device);
+    adapted.push_back(site);
+  }
+  return adapted;
+}
+
+}  // namespace
+
+AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed) {
+  const at::NoGradGuard no_grad;
+  const at::Generator generator = at::detail::createCPUGenerator(seed);
+  for (const AdapterSite& site : attach_all(model, config, {})) {
     initialize(site, config, generator);
   }
   train_adapters_only(model);
   return summarize(model);
+}
+
+void attach_lora_shapes(Ministral3& model, const LoraConfig& config) {
+  attach_all(model, config, at::Device(at::kMeta));
+  train_adapters_only(model);
 }
 
 AdapterSummary load_adapter(Ministral3& model, const fs::path& path) {

@@ -31,6 +31,10 @@ struct AdapterSummary {
 /// does, for a part that this model lacks, and for a rank that no projection of this model can use.
 AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed);
 
+/// The same adapters without values, on the meta device, of a model that is there too: for sizes.
+/// Throws what attach_lora does.
+void attach_lora_shapes(Ministral3& model, const LoraConfig& config);
+
 /// Attaches the adapter of a PEFT folder or of a Megatron adapter checkpoint and freezes everything
 /// else. Throws UserError when it is neither, does not fit, or asks for what is not supported. On a
 /// model on the meta device the adapters lie on the CPU as they are stored: one form becomes the

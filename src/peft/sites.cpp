@@ -92,10 +92,11 @@ std::string last_component(const std::string& module) {
   return module.substr(module.rfind('.') + 1);
 }
 
-void attach_adapter(const AdapterSite& site, const AdapterSpec& spec, at::ScalarType dtype) {
+void attach_adapter(const AdapterSite& site, const AdapterSpec& spec, at::ScalarType dtype,
+                    std::optional<at::Device> device) {
   const at::Tensor& weight = site.linear->weight;
-  const auto options = at::TensorOptions().dtype(dtype).device(
-      site.linear->has_values() ? site.linear->device() : at::Device(at::kCPU));
+  const at::Device usual = site.linear->has_values() ? site.linear->device() : at::Device(at::kCPU);
+  const auto options = at::TensorOptions().dtype(dtype).device(device.value_or(usual));
   auto adapter = std::make_shared<Adapter>(weight.size(1), weight.size(0), site.linear->layout(),
                                            spec, options);
   adapter->train(site.linear->is_training());

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,8 +45,10 @@ struct WholeSites {
 /// "layers.3.mlp.linear_fc1" -> "linear_fc1".
 std::string last_component(const std::string& module);
 
-/// Makes an adapter with uninitialised weights of `dtype`.
-void attach_adapter(const AdapterSite& site, const AdapterSpec& spec, at::ScalarType dtype);
+/// Makes an adapter with uninitialised weights of `dtype`, where the projection is (on the CPU for
+/// one without values), or else on `device`.
+void attach_adapter(const AdapterSite& site, const AdapterSpec& spec, at::ScalarType dtype,
+                    std::optional<at::Device> device = {});
 
 /// One low-rank pair as a file holds it: the names of its tensors, and the numbers that go with it.
 struct StoredPair {

@@ -67,6 +67,7 @@ class Trainer {
   const FeatureCache* features() const { return features_.get(); }
   const RunProgress& progress() const { return progress_; }
   const Dataset& dataset() const { return *dataset_; }
+  const Ranks& ranks() const { return ranks_; }
 
  private:
   void require_ids_of_model(const SampleStream::Taken& taken) const;

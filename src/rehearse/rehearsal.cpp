@@ -1,0 +1,169 @@
+#include "rehearse/rehearsal.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <mutex>
+
+#include "base/standard_streams.h"
+#include "model/ministral3.h"
+#include "parallel/share.h"
+#include "parallel/world.h"
+#include "train/trainer.h"
+
+namespace trestle {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Gradients = std::map<std::string, at::Tensor>;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Rates that do not hide a difference: no warm-up from 0, and nothing drawn that threads of one
+// process would draw from one another's numbers.
+TrainConfig rehearsed(TrainConfig config, int64_t steps) {
+  config.model.params_dtype = "float32";
+  config.train.device = "cpu";
+  config.train.train_iters = steps;
+  config.train.num_epochs.reset();
+  config.train.train_samples.reset();
+  config.scheduler.lr_warmup_iters = 0;
+  config.scheduler.lr_warmup_fraction.reset();
+  config.scheduler.lr_decay_style = "constant";
+  config.validation.eval_iters = 0;
+  config.peft.dropout = 0;
+  config.checkpoint.load.clear();
+  return config;
+}
+
+struct Steps {
+  std::vector<StepMetrics> metrics;
+  /// Behind the first step, of every parameter that trains.
+  Gradients gradients;
+};
+
+Steps steps_of(Trainer& trainer, int64_t steps) {
+  Steps made;
+  for (int64_t i = 0; i < steps; ++i) {
+    made.metrics.push_back(trainer.step());
+    if (i > 0) continue;
+    for (const auto& entry : trainer.model().named_parameters()) {
+      const at::Tensor& gradient = entry.value().grad();
+      if (gradient.defined()) made.gradients[entry.key()] = gradient.to(at::kFloat).clone();
+    }
+  }
+  return made;
+}
+
+double relative(double many, double one) {
+  return std::abs(many - one) / std::max(std::abs(one), 1e-12);
+}
+
+// The worst of a rank's gradients, beside the whole's of one rank.
+RehearsedNumber worst_gradient(const Gradients& many, const Gradients& one, RankOf who) {
+  RehearsedNumber worst{"gradients of the first step"};
+  for (const auto& [name, share] : many) {
+    const auto whole = one.find(name);
+    TORCH_CHECK(whole != one.end(), name, " has a gradient on a rank of several alone");
+    const at::Tensor wanted = share_of(whole->second, held_split(name), who);
+    const double largest = whole->second.abs().max().item<double>();
+    const double difference =
+        (share - wanted).abs().max().item<double>() / std::max(largest, 1e-12);
+    if (difference < worst.difference) continue;
+    worst = {fmt::format("gradient of {}", name), wanted.norm().item<double>(),
+             share.norm().item<double>(), difference};
+  }
+  return worst;
+}
+
+std::vector<RehearsedTraffic> traffic_of(const Grid& grid) {
+  std::vector<RehearsedTraffic> all;
+  for (const Group* group : {&grid.tensor, &grid.context, &grid.data, &grid.pipeline,
+                             &grid.gradients, &grid.whole_gradients, &grid.embedding}) {
+    if (group->is_one()) continue;
+    const Traffic traffic = group->traffic();
+    RehearsedTraffic sum{group->name(), group->size()};
+    for (const Traffic::Kind& kind : traffic.kinds) sum.calls += kind.calls;
+    sum.bytes = traffic.bytes();
+    all.push_back(sum);
+  }
+  return all;
+}
+
+// What ranks found, made one.
+class Findings {
+ public:
+  void add(const RehearsedNumber& worst, const std::vector<RehearsedTraffic>& traffic) {
+    const std::scoped_lock lock(mutex_);
+    if (!worst_ || worst.difference > worst_->difference) worst_ = worst;
+    for (const RehearsedTraffic& each : traffic) {
+      const auto same = std::ranges::find(traffic_, each.group, &RehearsedTraffic::group);
+      if (same == traffic_.end()) {
+        traffic_.push_back(each);
+      } else if (each.bytes > same->bytes) {
+        *same = each;
+      }
+    }
+  }
+  const std::optional<RehearsedNumber>& worst() const { return worst_; }
+  const std::vector<RehearsedTraffic>& traffic() const { return traffic_; }
+
+ private:
+  std::mutex mutex_;
+  std::optional<RehearsedNumber> worst_;
+  std::vector<RehearsedTraffic> traffic_;
+};
+
+}  // namespace
+
+bool Rehearsal::is_equal() const {
+  return std::ranges::all_of(numbers, [this](const RehearsedNumber& number) {
+    return number.difference <= tolerance;  // not so of a NaN
+  });
+}
+
+Rehearsal rehearse(const TrainConfig& asked, const Topology& topology, int64_t steps) {
+  const SilentMessages silent;
+  const TrainConfig config = rehearsed(asked, steps);
+  Rehearsal rehearsal{.topology = topology};
+  const Clock::time_point start = Clock::now();
+  Steps one;
+  {
+    Trainer trainer(config);
+    one = steps_of(trainer, steps);
+  }
+  rehearsal.seconds_one = seconds_since(start);
+  const Clock::time_point middle = Clock::now();
+  Findings findings;
+  std::vector<StepMetrics> many;
+  run_ranks(topology.world(), [&](const World& world) {
+    Trainer trainer(config, {}, world);
+    const Steps made = steps_of(trainer, steps);
+    const Grid& grid = trainer.ranks().grid;
+    findings.add(
+        worst_gradient(made.gradients, one.gradients, {grid.place.tensor, grid.topology.tensor}),
+        traffic_of(grid));
+    if (world.is_first()) many = made.metrics;
+  });
+  rehearsal.seconds_many = seconds_since(middle);
+  for (size_t i = 0; i < one.metrics.size(); ++i) {
+    const auto add = [&](const char* what, double StepMetrics::*value) {
+      const double of_one = one.metrics[i].*value, of_many = many.at(i).*value;
+      rehearsal.numbers.push_back(
+          {fmt::format("step {} {}", i + 1, what), of_one, of_many, relative(of_many, of_one)});
+    };
+    add("loss", &StepMetrics::loss);
+    add("gradient norm", &StepMetrics::grad_norm);
+  }
+  if (findings.worst()) rehearsal.numbers.push_back(*findings.worst());
+  rehearsal.traffic = findings.traffic();
+  return rehearsal;
+}
+
+}  // namespace trestle
