@@ -26,6 +26,7 @@ void add_import(Command app);
 void add_inspect(Command app);
 void add_launch(Command app, const RankCommand& words);
 void add_logits(Command app);
+void add_plan(Command app);
 void add_preprocess(Command app);
 void add_recipes(Command app);
 void add_tokenize(Command app);

@@ -35,6 +35,7 @@ void add_commands(trestle::Command app, const trestle::RankCommand& of_ranks) {
   trestle::add_generate(app);
   trestle::add_finetune(app);
   trestle::add_launch(app, of_ranks);
+  trestle::add_plan(app);
   trestle::add_evaluate(app);
   trestle::add_data(app);
   trestle::add_recipes(app);

@@ -45,8 +45,10 @@ class At(str):
 
 NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF, SETTINGS = map(At, (
     "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf", "settings"))
-INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, CONFIG_SAVE, TEXT_ONLY = map(At, (
-    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "save.yaml", "text"))
+INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, CONFIG_SAVE, PLANNED, TEXT_ONLY = map(At, (
+    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "save.yaml", "plan.yaml", "text"))
+# Of a machine, instead of what is measured.
+RATES = {"--flops": "1T", "--bandwidth": "10GB/s", "--memory": "8GB"}
 
 # Of finetune: a key's value may be a path too.
 KEYS = ["train.micro_batch_size=2", "scheduler.lr_warmup_iters=0", "checkpoint.save=run"]
@@ -72,6 +74,7 @@ USUAL = {
     "compare": {"a": HF, "b": TIED},
     "logits": MODEL_LOGITS,
     "tokenize": {"--tokenizer": DEMO},
+    "plan": {"--hf-model-path": DEMO, "--gpus": 8},
     "preprocess": {"--image-path": PICTURE, "--output": "out.safetensors"},
     "demo": {"--assets": FEW, "--output": "work", "--report": "page.html", "--steps": 1},
     "finetune": {"--recipe": "demo_config", "--pretrained-checkpoint": DEMO, "--train-iters": 2, "--global-batch-size": 2,
@@ -272,6 +275,31 @@ TABLE = {
         "--keep-special": [Trial(True, Gains(out, "[INST]"), {"--decode": True}, stdin='{"ids": [1, 3]}'),
                            Trial(True, Refused("--decode"))],
     },
+    "plan": {
+        "--recipe": [Trial("ministral3_3b_peft_config", Changed(out))],
+        "--model": [Trial("ministral3_8b", Changed(out), {"--mode": "sft", "--hf-model-path": ABSENT}), Trial("ministral3_8b", Refused("--mode"))],
+        "--mode": [Trial("lora", Changed(out)), Trial("lora", Refused("contradicts"), {"--recipe": "ministral3_3b_sft_config"})],
+        "--config": [Trial(PLANNED, Changed(out))],
+        "--hf-model-path": [Trial(HF, Changed(out)), Trial(DEMO / "config.json", Needed("no size of its own"), {"--recipe": "demo_config"})],
+        "--gpus": [Trial(4, Changed(out))],
+        "--processes": [Trial(2, Changed(out), RATES | {"--gpus": ABSENT}), Trial(2, Refused("--gpus"))],
+        "--gpus-per-node": [Trial(4, Changed(out)), Trial(3, Refused("does not divide --gpus 8")),
+                            Trial(4, Refused("--gpus"), RATES | {"--gpus": ABSENT})],
+        "--memory": [Trial("1MB", Changed(out)), Trial("lots", Refused("--memory"))],
+        "--flops": [Trial("1T", Changed(out)), Trial("fast", Refused("--flops fast"))],
+        "--bandwidth": [Trial("1GB/s", Changed(out))],
+        "--link": [Trial("1GB/s", Changed(out)), Trial("1GB/s", Refused(NOTHING), {"--gpus": 1})],
+        "--network": [Trial("1GB/s", Changed(out), {"--gpus": 16}), Trial("1GB/s", Refused(NOTHING))],
+        "--tokens": [Trial(64, Changed(out)), Trial(5000, Refused("model.seq_length=4096"))],
+        "--targets": [Trial(8, Changed(out)), Trial(5000, Refused("--targets 5000"))],
+        "--pictures": [Trial(0, Changed(out)), Trial(1, Refused("text only"), {"--hf-model-path": TEXT_ONLY})],
+        "--picture-size": [Trial("56x28", Changed(out)), Trial("big", Refused("WIDTHxHEIGHT")),
+                           Trial("56x28", Refused(NOTHING), {"--pictures": 0})],
+        "--no-distributed-optimizer": [Trial(True, Changed(out))],
+        "--rows": [Trial(2, Changed(out)), Trial(2, Refused("--json"), {"--json": True})],
+        "--json": [Trial(True, Gains(out, '"topologies"'))],
+        "overrides": [Trial(["model.seq_length=512"], Changed(out)), Trial(["model.tensor_model_parallel_size=3"], Refused("use 1"))],
+    },
     "preprocess": {
         "--image-path": [Trial(TURNED, Changed(out)), Trial(PICTURE, Needed("--image-path is required"))],
         "--output": [Trial("other.safetensors", Gains(files, "other.safetensors")),
@@ -422,6 +450,7 @@ class Flags(Walk):
         picture.save(folder / TURNED, exif=exif)
         (folder / CONFIG).write_text("optimizer:\n  lr: 0.001\n")
         (folder / CONFIG_SAVE).write_text("checkpoint:\n  save: run\n")
+        (folder / PLANNED).write_text("model:\n  seq_length: 512\n")
         (folder / LINES).write_text(json.dumps({"messages": [{"role": "user", "content": "a"},
                                                                        {"role": "assistant", "content": "b"}]}))
         cls.made(*cls.line("finetune", USUAL["finetune"] | {"overrides": [

@@ -40,6 +40,8 @@ NUMBERS = {
     "data check": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},
     "data show": IMAGES | {"--rows": ROWS, "--seq-length": whole(1, TOKENS)},
     "compare": {"--max-new-tokens": whole(0, TOKENS), "--max-error": FROM_0},
+    "plan": {"--gpus": whole(1, 2**20), "--processes": whole(1, 1024), "--gpus-per-node": whole(1, 2**20), "--tokens": whole(1, TOKENS),
+             "--targets": whole(1, TOKENS), "--pictures": whole(0, 4096), "--rows": whole(0, 10**6)},
     "preprocess": {"--longest-edge": whole(1, 2**16)},
     "demo": {"--steps": ROWS, "--min-field": share(), "--min-whole": share(), "--max-before": share()},
     "finetune": IMAGES | {
@@ -61,6 +63,7 @@ LINES = {
     "data check": ["--hf-model-path", "nowhere", "--data", "nowhere"],
     "data show": ["--hf-model-path", "nowhere", "--data", "nowhere", "--output", "page.html"],
     "compare": ["nowhere", "nowhere"],
+    "plan": ["--hf-model-path", "nowhere"],
     "preprocess": ["--image-path", "nowhere", "--output", "out.safetensors"],
     "demo": ["--assets", "nowhere"],
     "finetune": ["--recipe", "demo_config", "--pretrained-checkpoint", "nowhere", "dataset.path_or_dataset=nowhere",
@@ -69,14 +72,14 @@ LINES = {
 }
 # What a line says of the same key goes before the flag.
 INSTEAD = {"--nproc-per-node": "--nproc-per-node=1", "--micro-batch-size": "train.micro_batch_size=1", "--warmup-iters": "scheduler.lr_warmup_iters=0"}
-NEEDS = {flag: ["--temperature", "1"] for flag in ("--top-k", "--top-p", "--min-p", "--seed")}
+NEEDS = {flag: ["--temperature", "1"] for flag in ("--top-k", "--top-p", "--min-p", "--seed")} | {"--gpus-per-node": ["--gpus", "8"]}
 # Ways to write 8 and larger numbers that some programs read as another one, or not at all.
 ODD = ["010", "0x10", "-010", "0b1", "+8", " 8", "8 ", "1_0", "1'0", "1,0", "8k", "", "eight"]
 ODD_WHOLE = ["8.0", "8.5", "8e0", "9" * 30]
 ODD_FRACTION = ["00.5", "1e999", "0x1p-1"]
 # Sizes are numbers with a unit.
 SIZES = {("import", "--max-memory"): LINES["import"], ("export", "--max-memory"): ["--hf-model", "nowhere", "--hf-path", "out"],
-         ("export", "--max-shard-size"): ["--hf-model", "nowhere", "--hf-path", "out"]}
+         ("plan", "--memory"): LINES["plan"], ("export", "--max-shard-size"): ["--hf-model", "nowhere", "--hf-path", "out"]}
 
 
 class Numbers(Refusals):

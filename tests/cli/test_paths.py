@@ -94,6 +94,8 @@ PATHS = {
     ("logits", "--inputs"): (FILE, ["logits", "--output", "new.safetensors", *MODEL]),
     ("logits", "--output"): (OUT_FILE, ["logits", "--inputs", "INPUTS", "--hf-model-path", "SOURCE"]),
     ("tokenize", "--tokenizer"): (EITHER, ["tokenize"]),
+    ("plan", "--config"): (FILE, ["plan", "--gpus", "8", *MODEL]),
+    ("plan", "--hf-model-path"): (EITHER, ["plan", "--gpus", "8"]),
     ("preprocess", "--image-path"): (FILE, ["preprocess", "--output", "new.safetensors"]),
     ("preprocess", "--output"): (OUT_FILE, ["preprocess", "--image-path", "PICTURE"]),
 }
@@ -124,6 +126,8 @@ WORDS = {
     ("evaluate", "--maker"), ("evaluate", "--split"), ("evaluate", "--subset"), ("evaluate", "--reasoning-effort"), ("data check", "--maker"),
     ("data check", "--split"), ("data check", "--subset"), ("data show", "--maker"), ("data show", "--split"), ("data show", "--subset"),
     ("launch", "--rdzv-endpoint"), ("launch", "--rdzv-id"), ("launch", "--master-addr"),
+    *(("plan", flag) for flag in ("--recipe", "--model", "--memory", "--flops", "--bandwidth", "--link", "--network", "--picture-size",
+                                  "overrides")),
     ("recipes", "name"), ("compare", "--prompt"), ("tokenize", "--system-prompt"), ("tokenize", "--reasoning-effort"),
 }
 KEY_WORDS = {

@@ -1,0 +1,295 @@
+// `trestle plan`: for a run and a machine, what each topology takes of memory, time and traffic,
+// and which to take. Nothing but a config.json is read.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/paths.h"
+#include "bridge/load.h"
+#include "checkpoint/format.h"
+#include "checkpoint/hf_config.h"
+#include "cli/commands.h"
+#include "flags/number_flag.h"
+#include "flags/recipe_choice.h"
+#include "megatron/checkpoint.h"
+#include "planner/report.h"
+#include "recipes/bridge_keys.h"
+#include "recipes/settle.h"
+#include "run/run_directory.h"
+
+namespace trestle {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct PlanFlags {
+  RecipeChoice choice;
+  std::string config_file, model_path, memory, flops, bandwidth, link, network, picture_size;
+  std::vector<std::string> overrides;
+  int64_t cards = 0, processes = 0, cards_a_node = 0;
+  int64_t tokens = 0, targets = 0, pictures = -1;
+  int64_t rows = 12;
+  bool distributed_optimizer = true, json = false;
+};
+
+SettledRun settled(const PlanFlags& flags) {
+  std::vector<Assignment> file, command_line;
+  bool is_resolved = false;
+  if (!flags.config_file.empty()) {
+    const std::string text = read_text(flags.config_file, 1 << 20);
+    is_resolved = text.starts_with(kResolvedConfigMark);
+    file = flatten_yaml(load_yaml(text, flags.config_file), flags.config_file);
+  }
+  for (const Assignment& each : chosen_keys(flags.choice)) command_line.push_back(each);
+  for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
+  SettledRun run = settle(chosen_recipe(flags.choice), file, command_line, is_resolved);
+  in_typed_words(run.typed, [&] { run.config.validate_values(); });
+  return run;
+}
+
+struct FoundModel {
+  ModelConfig config;
+  bool is_fp8 = false;
+};
+
+bool is_fp8(const Json& config) {
+  const auto found = config.find("quantization_config");
+  return found != config.end() && found->is_object() && found->value("quant_method", "") == "fp8";
+}
+
+// Of a directory without its weights, of one with them, or of a config.json alone.
+FoundModel model_at(const fs::path& path) {
+  if (!fs::is_directory(path)) {
+    const Json config = read_json(path);
+    return {parse_hf_config(config, path.string()), is_fp8(config)};
+  }
+  if (is_megatron_checkpoint(path)) return {OpenCheckpoint(path).config()};
+  const auto [config, name] = read_config_json(path);
+  return {parse_hf_config(config, name), is_fp8(config)};
+}
+
+// "3b" of ministral3_3b_sft_config; nothing of a recipe without a size.
+std::string size_of(const std::string& recipe) {
+  constexpr std::string_view kBegin = "ministral3_";
+  if (!recipe.starts_with(kBegin)) return "";
+  const std::string rest = recipe.substr(kBegin.size());
+  return rest.substr(0, rest.find('_'));
+}
+
+FoundModel found_model(const PlanFlags& flags, const TrainConfig& config) {
+  if (!flags.model_path.empty()) return model_at(flags.model_path);
+  const std::string& named = config.checkpoint.pretrained_checkpoint;
+  if (!named.empty() && fs::exists(named)) return model_at(named);
+  const std::string recipe = chosen_recipe(flags.choice), size = size_of(recipe);
+  if (size.empty()) {
+    user_error("{} is of no size of its own; name --hf-model-path, a directory or a config.json",
+               recipe);
+  }
+  fmt::print(
+      stderr, "{}the sizes are those of Ministral 3 {}, as the recipe names it\n",
+      named.empty() ? "" : fmt::format("checkpoint.pretrained_checkpoint={} is not here: ", named),
+      size);
+  return {ministral3_of_size(size)};
+}
+
+// peft.base_bits as the trainer settles it, by the config instead of the weights.
+void settle_base(LoraConfig& peft, bool is_fp8) {
+  if (peft.base_bits == "fp8" && !is_fp8) {
+    user_error(
+        "peft.base_bits=fp8 has no effect: the model's config says nothing of FP8; leave it out");
+  }
+  if (peft.base_bits != "auto") return;
+  peft.base_bits = is_fp8 && !peft.scheme.empty() && !peft.starts_with_pissa() ? "fp8" : "16";
+}
+
+// What flags say of a rank, read before anything is opened or measured.
+struct GivenRates {
+  explicit GivenRates(const PlanFlags& flags) {
+    if (!flags.memory.empty()) {
+      memory = static_cast<int64_t>(parse_bytes("--memory", flags.memory));
+    }
+    const auto read = [](std::optional<double>& rate, const char* flag, const std::string& text) {
+      if (!text.empty()) rate = parse_rate(flag, text);
+    };
+    read(flops, "--flops", flags.flops);
+    read(bandwidth, "--bandwidth", flags.bandwidth);
+    read(link, "--link", flags.link);
+    read(network, "--network", flags.network);
+  }
+
+  std::optional<int64_t> memory;
+  std::optional<double> flops, bandwidth, link, network;
+};
+
+Machine machine_of(const PlanFlags& flags, const GivenRates& given, at::ScalarType dtype) {
+  Machine machine = flags.cards > 0 ? usual_cards(flags.cards)
+                                    : this_machine(std::max<int64_t>(1, flags.processes), dtype);
+  if (flags.cards_a_node > 0) {
+    if (flags.cards % flags.cards_a_node != 0) {
+      user_error("--gpus-per-node {} does not divide --gpus {}", flags.cards_a_node, flags.cards);
+    }
+    machine.ranks_per_node = flags.cards_a_node;
+  }
+  if (given.memory) {
+    machine.memory_bytes = *given.memory;
+    machine.memory_origin = Origin::kGiven;
+  }
+  const auto take = [](Rate& rate, const std::optional<double>& value) {
+    if (value) rate = {*value, Origin::kGiven};
+  };
+  take(machine.flops, given.flops);
+  take(machine.bandwidth, given.bandwidth);
+  take(machine.link, given.link);
+  take(machine.network, given.network);
+  if (given.link && machine.ranks == 1) {
+    user_error("--link {} has no effect: there is one rank; leave it out", flags.link);
+  }
+  if (given.network && machine.ranks <= machine.ranks_per_node) {
+    user_error(
+        "--network {} has no effect: all {} ranks are on one node (--gpus-per-node); leave it out",
+        flags.network, machine.ranks);
+  }
+  return machine;
+}
+
+std::pair<int64_t, int64_t> parse_picture_size(const std::string& text) {
+  const size_t cross = text.find('x');
+  int64_t width = 0, height = 0;
+  const bool is_whole = cross != std::string::npos &&
+                        number_problem(text.substr(0, cross), width).empty() &&
+                        number_problem(text.substr(cross + 1), height).empty();
+  if (!is_whole || width < 1 || height < 1 || width > (1 << 20) || height > (1 << 20)) {
+    user_error("--picture-size {}: it is WIDTHxHEIGHT in pixels, such as 1024x768", text);
+  }
+  return {width, height};
+}
+
+SampleShape sample_of(const PlanFlags& flags, const ModelConfig& model, TrainConfig config) {
+  if (flags.tokens > config.model.seq_length) {
+    user_error("--tokens {} is over model.seq_length={}", flags.tokens, config.model.seq_length);
+  }
+  if (flags.tokens > 0) config.model.seq_length = flags.tokens;
+  SampleShape sample = largest_sample(model, config);
+  if (!model.vision && (flags.pictures > 0 || !flags.picture_size.empty())) {
+    user_error("pictures have no effect: the model is of text only; leave them out");
+  }
+  if (flags.pictures == 0 && !flags.picture_size.empty()) {
+    user_error("--picture-size {} has no effect without pictures; leave it out",
+               flags.picture_size);
+  }
+  if (flags.pictures >= 0) sample.pictures = flags.pictures;
+  if (!flags.picture_size.empty()) {
+    const auto [width, height] = parse_picture_size(flags.picture_size);
+    sample.pictures = std::max<int64_t>(1, sample.pictures);
+    set_picture(sample, model, config, height, width);
+  } else if (sample.pictures > 0) {
+    const int64_t side = model.vision->patch_size * model.projector.spatial_merge_size;
+    set_picture(sample, model, config, std::max(side, sample.height), std::max(side, sample.width));
+  }
+  const int64_t text = std::max<int64_t>(1, sample.tokens - picture_tokens(sample, model));
+  if (flags.targets > text) {
+    user_error("--targets {}: of {} tokens {} are no picture's", flags.targets, sample.tokens,
+               text);
+  }
+  sample.targets = flags.targets > 0 ? flags.targets : text;
+  return sample;
+}
+
+FixedAxes fixed_axes(const SettledRun& run) {
+  FixedAxes fixed;
+  const ModelOptions& model = run.config.model;
+  const auto is_asked = [&](const char* key) { return run.asked.keys.contains(key); };
+  if (is_asked("model.tensor_model_parallel_size")) fixed.tensor = model.tensor_model_parallel_size;
+  if (is_asked("model.context_parallel_size")) fixed.context = model.context_parallel_size;
+  if (is_asked("model.pipeline_model_parallel_size")) {
+    fixed.pipeline = model.pipeline_model_parallel_size;
+  }
+  if (is_asked("model.sequence_parallel")) fixed.sequence_parallel = model.sequence_parallel;
+  return fixed;
+}
+
+void plan(const PlanFlags& flags) {
+  const GivenRates given(flags);
+  SettledRun settled_run = settled(flags);
+  for (const std::string& note : settled_run.notes) fmt::print(stderr, "{}\n", note);
+  TrainConfig& config = settled_run.config;
+  const FoundModel model = found_model(flags, config);
+  settle_base(config.peft, model.is_fp8);
+  const SampleShape sample = sample_of(flags, model.config, config);
+  const Machine machine = machine_of(flags, given, config.dtype());
+  const PlannedRun run{.config = config,
+                       .shape = ModelShape(model.config, config),
+                       .sample = sample,
+                       .on_card = machine.on_card,
+                       .distributed_optimizer = flags.distributed_optimizer};
+  const std::vector<Candidate> all = all_topologies(run, machine, fixed_axes(settled_run));
+  if (flags.json) {
+    fmt::print("{}\n", plan_json(all, run, machine).dump(2));
+    return;
+  }
+  fmt::print("{}\n{}\n", plan_heading(run, machine), plan_table(all, machine, flags.rows));
+  for (const std::string& line : reasons(all, run, machine)) fmt::print("{}\n", line);
+}
+
+}  // namespace
+
+void add_plan(Command app) {
+  Command command = app.add_command(
+      "plan",
+      "for a run and a machine: memory, time and traffic of every topology, and which to take");
+  auto flags = std::make_shared<PlanFlags>();
+  const Flag recipe = command.add("--recipe", flags->choice.recipe,
+                                  fmt::format("see trestle recipes; default {}", kUsualRecipe));
+  command
+      .add("--model", flags->choice.model,
+           "instead of --recipe: its name's beginning (ministral3_8b); --mode says the rest")
+      .excludes(recipe);
+  command
+      .add("--mode", flags->choice.mode, "sft, lora or dora; default: what the recipe's name says")
+      .one_of({"sft", "lora", "dora"});
+  command.add("--config", flags->config_file, "YAML file over the recipe");
+  command.add("--hf-model-path,--hf_model_path", flags->model_path,
+              "directory or config.json with the model's sizes; default: "
+              "checkpoint.pretrained_checkpoint, else those of the recipe's name");
+  Flag cards = add_number(command, "--gpus", flags->cards, between(1, kMostRanks),
+                          "cards, a rank each; default: one process on this machine's processor");
+  add_number(command, "--processes", flags->processes, between(1, 1024),
+             "processes on this machine's processor, a rank each")
+      .excludes(cards);
+  add_number(command, "--gpus-per-node,--gpus_per_node", flags->cards_a_node,
+             between(1, kMostRanks), "cards that are linked; default 8")
+      .needs(cards);
+  command.add("--memory", flags->memory,
+              "of a rank; default: 80GB of a card, of processes what the machine has");
+  command.add("--flops", flags->flops,
+              "products of a rank a second; default: 600T of a card, of the processor as measured");
+  command.add("--bandwidth", flags->bandwidth,
+              "of a rank's memory; default: 3TB/s of a card, of the processor as measured");
+  command.add("--link", flags->link, "a rank to another of its node; default: 450GB/s of a card");
+  command.add("--network", flags->network, "a rank to another node's; default: 50GB/s")
+      .needs(cards);
+  add_number(command, "--tokens", flags->tokens, between(1, kMostTokens),
+             "of a sample; default: model.seq_length");
+  add_number(command, "--targets", flags->targets, between(1, kMostTokens),
+             "tokens of a sample that have a loss; default: all but pictures'");
+  add_number(command, "--pictures", flags->pictures, between(0, 4096),
+             "of a sample; default: one, of a model with a vision tower");
+  command.add("--picture-size,--picture_size", flags->picture_size,
+              "WIDTHxHEIGHT; default: the largest that model, keys and tokens allow");
+  command.add_switch(
+      "--no-distributed-optimizer,--no_distributed_optimizer",
+      [flags](bool on) { flags->distributed_optimizer = !on; },
+      "every data rank keeps all masters and moments, instead of its part of them");
+  Flag rows = add_number(command, "--rows", flags->rows, between(0, 1e6), "of the table; 0: all");
+  command.add_switch("--json", flags->json, "everything as JSON").excludes(rows);
+  command.add("overrides", flags->overrides,
+              "key.sub=value; a parallel size among them holds that axis");
+  command.on_run([flags] { plan(*flags); });
+}
+
+}  // namespace trestle
