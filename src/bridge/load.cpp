@@ -14,6 +14,7 @@
 #include "checkpoint/hf_config.h"
 #include "formats/rank_share.h"
 #include "megatron/checkpoint.h"
+#include "megatron/names.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 

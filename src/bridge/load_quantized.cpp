@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "bridge/views.h"
+#include "megatron/names.h"
 #include "model/ministral3.h"
 
 namespace trestle {

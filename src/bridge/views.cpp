@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "formats/safetensors.h"
+#include "megatron/names.h"
 
 namespace trestle {
 
@@ -39,11 +40,6 @@ void require_agreement(const TensorSource& source, const std::vector<Mapping>& t
 }
 
 }  // namespace
-
-bool may_be_padded(std::string_view megatron) {
-  return megatron == "language_model.embedding.word_embeddings.weight" ||
-         megatron == "language_model.output_layer.weight";
-}
 
 void require_whole(const TensorSource& megatron, const ModelConfig& config,
                    std::string_view place) {

@@ -23,10 +23,6 @@ enum class Spoken { kHuggingFace, kMegatron };
 std::vector<std::string> disagreements(const TensorSource& source,
                                        const std::vector<Mapping>& table, Spoken spoken, bool tied);
 
-/// Whether a Megatron tensor may have more rows than the config's vocabulary, which Megatron pads:
-/// embedding and output head, nothing else.
-bool may_be_padded(std::string_view megatron);
-
 /// Throws UserError, naming the first tensor, where the whole of a checkpoint in Megatron's names
 /// (found at `place`) is not what the config asks for: what is loaded has passed this, whoever
 /// loads it and however much of it at a time.

@@ -1,6 +1,7 @@
 #include "megatron/checkpoint.h"
 
 #include <ATen/Functions.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -180,7 +181,7 @@ MegatronCheckpoint::MegatronCheckpoint(const fs::path& path) : reader_(megatron_
   }
 }
 
-void MegatronCheckpoint::add(const std::string& name, TensorInfo info, Place place) {
+void MegatronCheckpoint::add(const std::string& name, TensorInfo info, Stored place) {
   auto& tensors = is_model_key(name) ? model_ : state_;
   if (name.find("._extra_state") != std::string::npos) return;
   if (!tensors.emplace(name, std::move(info)).second) {
@@ -208,7 +209,7 @@ void MegatronCheckpoint::join_halves(std::map<std::string, TensorInfo>& tensors)
     }
     TensorInfo info = gate->second;
     info.shape[0] *= 2;
-    Place place = places_.at(first);
+    Stored place = places_.at(first);
     place.second_key = places_.at(name + "_v").key;
     places_.erase(first);
     places_.erase(name + "_v");
@@ -231,14 +232,14 @@ void MegatronCheckpoint::read_common_state() {
   }
 }
 
-const MegatronCheckpoint::Place& MegatronCheckpoint::place_of(const std::string& name) const {
+const MegatronCheckpoint::Stored& MegatronCheckpoint::stored(const std::string& name) const {
   const auto found = places_.find(name);
   if (found == places_.end()) user_error("{}: no tensor {}", directory().string(), name);
   return found->second;
 }
 
 at::Tensor MegatronCheckpoint::read(const std::string& name) const {
-  const Place& place = place_of(name);
+  const Stored& place = stored(name);
   const auto part = [&](const std::string& key) {
     return place.layer ? reader_.read_slice(key, *place.layer) : reader_.read(key);
   };
@@ -247,13 +248,13 @@ at::Tensor MegatronCheckpoint::read(const std::string& name) const {
 }
 
 void MegatronCheckpoint::read_rows(const std::string& name, RowRange range, std::byte* out) const {
-  const Place& place = place_of(name);
+  const Stored& place = stored(name);
   const auto part = [&](const std::string& key, RowRange rows) {
     if (place.layer) return reader_.read_slice_rows(key, *place.layer, rows, out);
     reader_.read_rows(key, rows, out);
   };
   if (place.second_key.empty()) return part(place.key, range);
-  const TensorInfo& info = model_.contains(name) ? model_.at(name) : state_.at(name);
+  const TensorInfo& info = info_of(name);
   const int64_t half = info.shape[0] / 2;
   if (range.first < half) {
     const RowRange upper{range.first, std::min(range.count, half - range.first)};
@@ -262,6 +263,59 @@ void MegatronCheckpoint::read_rows(const std::string& name, RowRange range, std:
     range = {half, range.count - upper.count};
   }
   if (range.count > 0) part(place.second_key, {range.first - half, range.count});
+}
+
+const TensorInfo& MegatronCheckpoint::info_of(const std::string& name) const {
+  const auto found = model_.find(name);
+  if (found != model_.end()) return found->second;
+  const auto other = state_.find(name);
+  if (other == state_.end()) user_error("{}: no tensor {}", directory().string(), name);
+  return other->second;
+}
+
+std::vector<int64_t> MegatronCheckpoint::shape_for(const Shard& shard) const {
+  std::vector<int64_t> shape = info_of(shard.name).shape;
+  const std::vector<int64_t>& wanted = shard.whole.shape;
+  if (may_be_padded(parameter_of(shard.name)) && !shape.empty() && !wanted.empty()) {
+    shape[0] = std::min(shape[0], wanted[0]);
+  }
+  return shape;
+}
+
+at::Tensor MegatronCheckpoint::read(const Shard& shard) const {
+  const std::vector<int64_t> shape = shape_for(shard);
+  if (shape != shard.whole.shape) {
+    user_error("{}: {} has shape [{}], not [{}]", directory().string(), shard.name,
+               fmt::join(shape, ", "), fmt::join(shard.whole.shape, ", "));
+  }
+  std::vector<at::Tensor> parts;
+  for (const TensorBox& box : joined(shard.boxes)) {
+    parts.push_back(read_box(shard.name, box).reshape({-1}));
+  }
+  if (parts.empty()) return at::empty({0}, info_of(shard.name).dtype);
+  return parts.size() == 1 ? parts.front() : at::cat(parts);
+}
+
+at::Tensor MegatronCheckpoint::read_box(const std::string& name, const TensorBox& box) const {
+  const Stored& place = stored(name);
+  const auto part = [&](const std::string& key, TensorBox of) {
+    if (place.layer) {
+      of.offset.insert(of.offset.begin(), *place.layer);
+      of.size.insert(of.size.begin(), 1);
+    }
+    return reader_.read_box(key, of.offset, of.size);
+  };
+  if (place.second_key.empty()) return part(place.key, box);
+  // Rows of the upper half, then of the lower.
+  const int64_t half = info_of(name).shape.at(0) / 2, end = box.offset[0] + box.size[0];
+  TensorBox upper = box, lower = box;
+  upper.size[0] = std::clamp<int64_t>(half - box.offset[0], 0, box.size[0]);
+  lower.offset[0] = std::max<int64_t>(box.offset[0] - half, 0);
+  lower.size[0] = std::clamp<int64_t>(end - half, 0, box.size[0]);
+  if (lower.size[0] == 0) return part(place.key, upper);
+  if (upper.size[0] == 0) return part(place.second_key, lower);
+  return at::cat(
+      {part(place.key, upper).reshape({-1}), part(place.second_key, lower).reshape({-1})});
 }
 
 std::optional<fs::path> MegatronCheckpoint::tokenizer_directory() const {

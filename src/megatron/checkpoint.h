@@ -13,6 +13,7 @@
 
 #include "base/json.h"
 #include "formats/tensor_source.h"
+#include "megatron/shard.h"
 #include "pytorch/torch_dist.h"
 
 namespace trestle {
@@ -51,6 +52,13 @@ class MegatronCheckpoint : public TensorSource {
   at::Tensor read(const std::string& name) const override;
   void read_rows(const std::string& name, RowRange range, std::byte* out) const override;
 
+  /// The elements of a part of a tensor, whichever way it was cut when it was written: a tensor of
+  /// one axis, of the stored type. Rows of a padded vocabulary may be more than the shard's tensor
+  /// has. Throws UserError where the stored tensor has another shape.
+  at::Tensor read(const Shard& shard) const;
+  /// The stored tensor's shape, without such rows: what shard.whole.shape must be.
+  std::vector<int64_t> shape_for(const Shard& shard) const;
+
   int64_t iteration() const { return iteration_; }
   const std::filesystem::path& directory() const { return reader_.directory(); }
   /// Tensors are adapters only; the base lies at base_checkpoint().
@@ -78,19 +86,21 @@ class MegatronCheckpoint : public TensorSource {
  private:
   // Where a name's data lies: a whole key, a layer of a stacked key, or two of either, gate above
   // up.
-  struct Place {
+  struct Stored {
     std::string key;
     std::optional<int64_t> layer;
     std::string second_key;
   };
-  const Place& place_of(const std::string& name) const;
-  void add(const std::string& name, TensorInfo info, Place place);
+  const Stored& stored(const std::string& name) const;
+  const TensorInfo& info_of(const std::string& name) const;
+  at::Tensor read_box(const std::string& name, const TensorBox& box) const;
+  void add(const std::string& name, TensorInfo info, Stored place);
   void join_halves(std::map<std::string, TensorInfo>& tensors);
   void read_common_state();
 
   TorchDistReader reader_;
   std::map<std::string, TensorInfo> model_, state_;
-  std::map<std::string, Place> places_;
+  std::map<std::string, Stored> places_;
   Json run_config_ = Json::object();
   Json common_state_;
   int64_t iteration_ = 0;

@@ -53,4 +53,16 @@ bool is_model_key(std::string_view key) {
   return key.find("._extra_state") == std::string_view::npos;
 }
 
+std::string_view parameter_of(std::string_view key) {
+  constexpr std::string_view kState = "optimizer.state.";
+  if (!key.starts_with(kState)) return key;
+  const size_t end = key.find('.', kState.size());
+  return end == std::string_view::npos ? key : key.substr(end + 1);
+}
+
+bool may_be_padded(std::string_view megatron) {
+  return megatron == "language_model.embedding.word_embeddings.weight" ||
+         megatron == "language_model.output_layer.weight";
+}
+
 }  // namespace trestle

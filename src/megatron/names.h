@@ -33,4 +33,11 @@ bool is_adapter_key(std::string_view name);
 /// Whether a key belongs to the model, not to the optimizer or the run.
 bool is_model_key(std::string_view key);
 
+/// "optimizer.state.exp_avg.NAME" -> NAME; a model's name as it is.
+std::string_view parameter_of(std::string_view key);
+
+/// Whether a Megatron tensor may have more rows than the config's vocabulary, which Megatron pads:
+/// embedding and output head, nothing else.
+bool may_be_padded(std::string_view megatron);
+
 }  // namespace trestle

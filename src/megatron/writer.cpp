@@ -1,70 +1,17 @@
 #include "megatron/writer.h"
 
-#include <ATen/Functions.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <utility>
 
 #include "base/error.h"
-#include "base/paths.h"
-#include "formats/yaml.h"
-#include "megatron/checkpoint.h"
-#include "megatron/integrity.h"
-#include "megatron/names.h"
-#include "megatron/run_config.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string iteration_name(int64_t iteration) { return fmt::format("iter_{:07}", iteration); }
-
-void copy_to(const fs::path& from, const fs::path& to) {
-  const MappedFile source(from);
-  OutputFile target(to);
-  target.write(source.bytes());
-  target.commit();
-}
-
-void write_archive(const fs::path& path, SavedArchiveWriter archive) {
-  OutputFile file(path);
-  archive.write(file);
-  file.commit();
-}
-
-// A run that is not there yet appears whole, trackers and all; in one that is, an iteration does
-// and the trackers follow it.
-bool is_new(const fs::path& run) {
-  std::error_code error;
-  return !fs::exists(run, error) || (fs::is_directory(run, error) && fs::is_empty(run, error));
-}
-
-// What is to be replaced whole has been written by Megatron or by us: data files, and what says
-// that they are all there.
-fs::path replaceable(const fs::path& iteration) {
-  std::error_code error;
-  for (fs::directory_iterator each(iteration, error), end; !error && each != end;
-       each.increment(error)) {
-    const fs::path name = each->path().filename();
-    if (name == ".metadata" || name == "metadata.json" || name.extension() == ".distcp") {
-      return iteration;
-    }
-  }
-  if (kind_of(iteration) == "a directory") require_replaceable_directory(iteration);
-  return iteration;
-}
-
-// The modules whose Transformer Engine state the bridge insists on finding.
-bool has_extra_state(std::string_view module) {
-  constexpr std::array<std::string_view, 4> kModules = {"self_attention.linear_qkv",
-                                                        "self_attention.linear_proj",
-                                                        "mlp.linear_fc1", "mlp.linear_fc2"};
-  return std::ranges::find(kModules, module) != kModules.end();
-}
 
 void require_divides(std::string_view flag, int64_t ranks, int64_t size, std::string_view what) {
   if (ranks >= 1 && size % ranks == 0) return;
@@ -93,52 +40,25 @@ MegatronOutput validated(MegatronOutput output) {
 MegatronWriter::MegatronWriter(MegatronOutput output, const TensorList& tensors)
     : output_(validated(std::move(output))),
       pipeline_{output_.pipeline_parallel, output_.config.text.num_layers},
-      new_run_(is_new(output_.run)),
-      directory_(
-          new_run_ ? output_.run : replaceable(output_.run / iteration_name(output_.iteration)),
-          output_.replace),
-      iteration_(new_run_ ? directory_.path() / iteration_name(output_.iteration)
-                          : directory_.path()),
-      data_(iteration_, output_.tensor_parallel * output_.pipeline_parallel) {
-  const int64_t layers = output_.config.text.num_layers;
+      iteration_(output_),
+      data_(iteration_.path(), output_.tensor_parallel * output_.pipeline_parallel) {
   std::map<std::string, TensorInfo> wholes;
   for (const auto& [name, info] : tensors) {
-    has_optimizer_ = has_optimizer_ || name.starts_with("optimizer.");
-    Place place{name, info, info, std::nullopt, boxes_of(name, info)};
-    const auto layer = split_layer_name(name);
-    if (layer && !output_.per_layer_keys) {
-      TORCH_CHECK(layer->layer < layers, name, " in a model of ", layers, " layers");
-      place.key = layer->stacked();
-      place.layer = layer->layer;
-      place.whole.shape.insert(place.whole.shape.begin(), layers);
-      const auto& whole = wholes.try_emplace(place.key, place.whole).first->second;
-      if (whole.dtype != place.whole.dtype) {
-        user_error(
-            "{} is {}, but {} in a layer before; Megatron's form has one type for all layers: "
-            "turn the checkpoint into one with export --dtype first",
-            name, c10::toString(info.dtype), c10::toString(whole.dtype));
-      }
-      TORCH_CHECK(whole == place.whole, name, " differs from the other layers");
+    contents_.add(name, info.dtype);
+    Place place{megatron_place(output_, name, info), info, boxes_of(name, info)};
+    const TensorInfo& stored = place.at.whole;
+    const TensorInfo& whole = wholes.try_emplace(place.at.key, stored).first->second;
+    if (whole.dtype != stored.dtype) {
+      user_error(
+          "{} is {}, but {} in a layer before; Megatron's form has one type for all layers: "
+          "turn the checkpoint into one with export --dtype first",
+          name, c10::toString(info.dtype), c10::toString(whole.dtype));
     }
+    TORCH_CHECK(whole == stored, name, " differs from the other layers");
     TORCH_CHECK(pending_.emplace(name, std::move(place)).second, name, " occurs twice");
-
-    constexpr std::string_view kWeight = ".weight";
-    if (!is_model_key(name) || !name.ends_with(kWeight)) continue;
-    if (name.ends_with("word_embeddings.weight") || is_adapter_key(name)) {
-      dtype_ = info.dtype;
-    }
-    const int64_t rank = pipeline_.stage_of(name) * output_.tensor_parallel;
-    const std::string module = name.substr(0, name.size() - kWeight.size());
-    if (name.ends_with("decoder.final_layernorm.weight")) {
-      extra_states_.emplace(module + "._extra_state/shard_0_1", rank);
-    } else if (layer) {
-      const std::string inner = layer->after.substr(0, layer->after.size() - kWeight.size());
-      if (!has_extra_state(inner)) continue;
-      extra_states_.emplace(output_.per_layer_keys
-                                ? module + "._extra_state/shard_0_1"
-                                : fmt::format("{}{}._extra_state/shard_{}_{}", layer->before, inner,
-                                              layer->layer, layers),
-                            rank);
+    const std::string extra = extra_state_key(output_, name);
+    if (!extra.empty()) {
+      extra_states_.emplace(extra, pipeline_.stage_of(name) * output_.tensor_parallel);
     }
   }
 }
@@ -216,11 +136,11 @@ void MegatronWriter::write_part(const Place& place, const Box& box, RowRange row
     if (info.shape.size() > 1) {
       chunk.offsets[1] = box.columns.first, chunk.sizes[1] = box.columns.count;
     }
-    if (place.layer) {
-      chunk.offsets.insert(chunk.offsets.begin(), *place.layer);
+    if (place.at.layer) {
+      chunk.offsets.insert(chunk.offsets.begin(), *place.at.layer);
       chunk.sizes.insert(chunk.sizes.begin(), 1);
     }
-    data_.begin_chunk(place.key, place.whole, chunk);
+    data_.begin_chunk(place.at.key, place.at.whole, chunk);
   }
   const size_t row = info.row_bytes();
   const auto count = static_cast<size_t>(rows.count);
@@ -239,109 +159,23 @@ void MegatronWriter::write_part(const Place& place, const Box& box, RowRange row
 }
 
 void MegatronWriter::add_object(const std::string& key, const Json& value) {
-  SavedArchiveWriter archive;
-  archive.pickle().json(Json::array({value}));
-  data_.write_object(key + "/shard_0_1", std::move(archive));
-}
-
-void MegatronWriter::write_extra_states() {
-  // Without fp8 the state is a list with one empty tensor.
-  const at::Tensor empty = at::empty({0}, at::kByte);
-  for (const auto& [key, rank] : extra_states_) {
-    SavedArchiveWriter archive;
-    archive.pickle().empty_list().mark();
-    archive.tensor(empty);
-    archive.pickle().appends();
-    data_.write_object(key, std::move(archive), rank);
-  }
-}
-
-void MegatronWriter::write_common_state() {
-  Json content = {{"singleton_local_shards", false}, {"chained_optim_avoid_prefix", true}};
-  if (has_optimizer_) {
-    content["distrib_optim_sharding_type"] = "fully_reshardable";
-    content["distrib_optim_fully_reshardable_mem_efficient"] = false;
-  }
-  Json state = {{"checkpoint_version", 3.0},
-                {"iteration", output_.iteration},
-                {"content_metadata", std::move(content)}};
-  state.merge_patch(output_.common_state);
-  SavedArchiveWriter archive("common");
-  archive.pickle().json(state);
-  write_archive(iteration_ / "common.pt", std::move(archive));
-}
-
-void MegatronWriter::write_run_config() {
-  Json config = make_run_config(output_.hf_config, output_.config, dtype_, has_optimizer_,
-                                output_.per_layer_keys);
-  config["model"]["tensor_model_parallel_size"] = output_.tensor_parallel;
-  config["model"]["pipeline_model_parallel_size"] = output_.pipeline_parallel;
-  config.merge_patch(output_.run_config);
-  write_text(iteration_ / "run_config.yaml", dump_yaml(config));
-}
-
-void MegatronWriter::write_train_state() {
-  Json state = {{"step", output_.iteration},
-                {"consumed_train_samples", 0},
-                {"skipped_train_samples", 0},
-                {"consumed_valid_samples", 0},
-                {"floating_point_operations_so_far", 0.0},
-                {"do_train", false},
-                {"do_valid", false},
-                {"do_test", false}};
-  state.merge_patch(output_.train_state);
-  // The bridge wants tensors without axes, int64, float32 and bool.
-  SavedArchiveWriter archive("train_state");
-  archive.pickle().empty_dict().mark();
-  for (const auto& [key, value] : state.items()) {
-    archive.pickle().string(key);
-    if (value.is_boolean()) {
-      archive.tensor(at::full({}, value.get<bool>(), at::kBool));
-    } else if (value.is_number_float()) {
-      archive.tensor(at::full({}, value.get<double>(), at::kFloat));
-    } else {
-      archive.tensor(at::full({}, value.get<int64_t>(), at::kLong));
-    }
-  }
-  archive.pickle().set_items();
-  write_archive(iteration_ / "train_state.pt", std::move(archive));
-}
-
-void MegatronWriter::copy_tokenizer() {
-  for (const fs::path& file : output_.tokenizer_files) {
-    copy_to(file, iteration_ / "tokenizer" / file.filename());
-  }
+  data_.write_object(object_key(key), plain_object(value));
 }
 
 fs::path MegatronWriter::finish() {
   TORCH_CHECK(pending_.empty(), pending_.size(), " tensors were announced and not written, ",
               pending_.empty() ? "" : pending_.begin()->first, " the first");
-  write_extra_states();
+  for (const auto& [key, rank] : extra_states_) {
+    data_.write_object(key, empty_extra_state(), rank);
+  }
   data_.commit();
-  write_common_state();
-  write_run_config();
-  write_train_state();
-  copy_tokenizer();
-  // Its presence says that all data are there.
-  write_text(iteration_ / "metadata.json",
-             R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})");
-  write_integrity(iteration_, data_.sha256());
-  if (new_run_) write_trackers(directory_.path());
   finished_ = true;
-  return directory_.path();
+  return iteration_.write_side_files(contents_, data_.sha256());
 }
 
 void MegatronWriter::commit() {
   if (!finished_) finish();
-  directory_.commit();
-  if (!new_run_) write_trackers(output_.run);
-}
-
-void MegatronWriter::write_trackers(const fs::path& run) const {
-  const std::string name = iteration_name(output_.iteration);
-  // The last is the one that readers prefer: until it is there, the older iteration is the latest.
-  write_text(run / kTracker, std::to_string(output_.iteration));
-  copy_to(run / name / "train_state.pt", run / kTrackerState);
+  iteration_.commit();
 }
 
 }  // namespace trestle

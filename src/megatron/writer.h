@@ -13,38 +13,13 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
 #include "base/json.h"
 #include "formats/safetensors.h"
-#include "model/config.h"
+#include "megatron/iteration.h"
 #include "parallel/plan.h"
 #include "pytorch/torch_dist_writer.h"
 
 namespace trestle {
-
-struct MegatronOutput {
-  /// The run's directory; the checkpoint goes to run/iter_%07d.
-  std::filesystem::path run;
-  int64_t iteration = 0;
-  ModelConfig config;
-  /// The config.json that belongs to it.
-  Json hf_config = Json::object();
-  /// Copied into tokenizer/.
-  std::vector<std::filesystem::path> tokenizer_files = {};
-  /// Merged (RFC 7386) into common.pt: opt_param_scheduler, optimizer, ...
-  Json common_state = Json::object();
-  /// Merged into train_state.pt: consumed_train_samples, ... Integers, floats and booleans.
-  Json train_state = Json::object();
-  /// Merged into run_config.yaml: peft, checkpoint.pretrained_checkpoint, ...
-  Json run_config = Json::object();
-  /// Ranks of the run that could have written it: they shape chunks and files. Readers cut anew.
-  int64_t tensor_parallel = 1;
-  int64_t pipeline_parallel = 1;
-  /// One key a layer instead of keys stacked over layers (`hetereogenous_dist_checkpoint`).
-  bool per_layer_keys = false;
-  /// Whether an iteration that is there already is replaced (whole, at the end) or is an error.
-  bool replace = false;
-};
 
 /// Nothing loads before commit(): a new run appears whole, in an old one the trackers are moved on
 /// when the iteration is there. Without commit() nothing is left. Throws UserError when the
@@ -78,32 +53,21 @@ class MegatronWriter {
     RowRange rows, columns;
   };
   struct Place {
-    std::string key;
-    TensorInfo info;   // of the layer's tensor
-    TensorInfo whole;  // as stored, stacked over layers
-    std::optional<int64_t> layer;
+    MegatronPlace at;
+    TensorInfo info;         // of the layer's tensor
     std::vector<Box> boxes;  // in the order of their first rows
     int64_t next_row = 0;
   };
   std::vector<Box> boxes_of(const std::string& name, const TensorInfo& info) const;
   void write_part(const Place& place, const Box& box, RowRange rows, const std::byte* first_row);
-  void write_extra_states();
-  void write_common_state();
-  void write_run_config();
-  void write_train_state();
-  void copy_tokenizer();
-  void write_trackers(const std::filesystem::path& run) const;
 
   MegatronOutput output_;
   PipelinePlan pipeline_;
-  bool new_run_;
-  OutputDirectory directory_;        // the run if it is new, or the iteration
-  std::filesystem::path iteration_;  // where it is written
+  MegatronIteration iteration_;
   TorchDistWriter data_;
+  MegatronContents contents_;
   std::map<std::string, Place> pending_;
   std::map<std::string, int64_t> extra_states_;  // key -> rank
-  at::ScalarType dtype_ = at::kBFloat16;
-  bool has_optimizer_ = false;
   bool finished_ = false;
 };
 

@@ -193,6 +193,20 @@ at::Tensor TorchDistReader::read(const std::string& name) const {
   return assemble(name, Shape(shape.size(), 0), shape, Holes::kNone);
 }
 
+at::Tensor TorchDistReader::read_box(const std::string& name, const Shape& begin,
+                                     const Shape& extent) const {
+  const Shape& shape = find(name).info.shape;
+  bool inside = begin.size() == shape.size() && extent.size() == shape.size();
+  for (size_t axis = 0; inside && axis < shape.size(); ++axis) {
+    inside = begin[axis] >= 0 && extent[axis] >= 0 && begin[axis] <= shape[axis] - extent[axis];
+  }
+  if (!inside) {
+    user_error("{}: {} has shape [{}] and no [{}] at [{}]", directory_.string(), name,
+               fmt::join(shape, ", "), fmt::join(extent, ", "), fmt::join(begin, ", "));
+  }
+  return assemble(name, begin, extent, Holes::kNone);
+}
+
 at::Tensor TorchDistReader::read_padded(const std::string& name) const {
   const Shape& shape = find(name).info.shape;
   return assemble(name, Shape(shape.size(), 0), shape, Holes::kAnywhere);

@@ -38,6 +38,10 @@ class TorchDistReader : public TensorSource {
                        std::byte* out) const;
   /// `tensor[index]` along the leading axis, from the chunks that touch it only.
   at::Tensor read_slice(const std::string& name, int64_t index) const;
+  /// Elements [begin, begin + extent) along every axis, from the chunks that touch them only.
+  /// Throws UserError where the tensor does not reach so far.
+  at::Tensor read_box(const std::string& name, const std::vector<int64_t>& begin,
+                      const std::vector<int64_t>& extent) const;
   /// As read(), but what no chunk covers is 0: the flat optimizer buffers (`dp_reshardable`) have
   /// padding.
   at::Tensor read_padded(const std::string& name) const;

@@ -10,8 +10,10 @@
 #include "checkpoint/save_record.h"
 #include "megatron/integrity.h"
 #include "model/ministral3.h"
-#include "parallel/plan.h"
+#include "parallel/by_all.h"
 #include "peft/megatron_adapter.h"
+#include "run/held_tensors.h"
+#include "run/random_state.h"
 #include "run/saved_agreement.h"
 #include "run/saved_progress.h"
 
@@ -28,8 +30,13 @@ Json own_of(const MegatronCheckpoint& checkpoint) {
 
 }  // namespace
 
-SavedRun::SavedRun(const std::filesystem::path& path, bool verified)
-    : name_(path.string()), checkpoint_(path), own_(own_of(checkpoint_)) {
+SavedRun::SavedRun(const std::filesystem::path& path, bool verified, const ShardPlan& plan,
+                   Group ranks)
+    : name_(path.string()),
+      plan_(plan),
+      ranks_(std::move(ranks)),
+      checkpoint_(path),
+      own_(own_of(checkpoint_)) {
   if (verified) require_integrity(checkpoint_.directory());
   const std::string note = tracker_note(path);
   if (!note.empty()) fmt::print(stderr, "{}\n", note);
@@ -69,22 +76,43 @@ void SavedRun::require_same_adapters(const RunIdentity& now,
   require_same_run(adapters, now, may_change, name_);
 }
 
-void SavedRun::take(Names& names, const std::string& ours, const at::Tensor& target) const {
-  const std::string name = names.contains(ours) ? ours : bridge_adapter_name(ours);
-  if (names.erase(name) == 0) {
-    user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
-               name_, name);
+SavedRun::Names SavedRun::take(const std::vector<HeldTensor>& held, const Names& names) const {
+  const at::NoGradGuard no_grad;
+  Names used;
+  for (const HeldTensor& each : held) {
+    Shard shard = each.shard;
+    if (!names.contains(shard.name)) shard.name = bridge_adapter_name(shard.name);
+    if (!names.contains(shard.name)) {
+      user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
+                 name_, shard.name);
+    }
+    const std::vector<int64_t> stored = checkpoint_.shape_for(shard);
+    if (stored != shard.whole.shape) {
+      user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, shard.name,
+                 fmt::join(stored, ", "), fmt::join(shard.whole.shape, ", "));
+    }
+    each.data.copy_(checkpoint_.read(shard).view(each.data.sizes()));
+    used.insert(shard.name);
   }
-  at::Tensor stored = checkpoint_.read(name);
-  // More rows are a padded vocabulary, as Megatron saves it.
-  if (may_be_padded(name) && stored.dim() == target.dim() && stored.size(0) > target.size(0)) {
-    stored = stored.narrow(0, 0, target.size(0));
+  return used;
+}
+
+SavedRun::Names SavedRun::unused(const Names& names, const std::function<Names()>& use) const {
+  const std::vector<std::string> all = by_all(ranks_, [&] {
+    const Names used = use();
+    std::string flags;
+    for (const std::string& name : names) flags += used.contains(name) ? 'x' : ' ';
+    return flags;
+  });
+  Names left;
+  size_t i = 0;
+  for (const std::string& name : names) {
+    if (std::ranges::none_of(all, [i](const std::string& flags) { return flags.at(i) == 'x'; })) {
+      left.insert(name);
+    }
+    ++i;
   }
-  if (stored.sizes() != target.sizes()) {
-    user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, name,
-               fmt::join(stored.sizes(), ", "), fmt::join(target.sizes(), ", "));
-  }
-  target.copy_(stored);
+  return left;
 }
 
 void SavedRun::require_used(const Names& names) const {
@@ -96,18 +124,13 @@ void SavedRun::require_used(const Names& names) const {
 }
 
 void SavedRun::load_weights(Ministral3& model) const {
-  const at::NoGradGuard no_grad;
   Names names;
   for (const auto& [name, info] : checkpoint_.tensors()) names.insert(name);
-  for (const auto& entry : model.named_parameters()) {
-    if (checkpoint_.is_adapter() && !is_adapter_tensor(entry.key())) continue;
-    take(names, entry.key(), entry.value());
-  }
-  require_used(names);
+  require_used(unused(
+      names, [&] { return take(held_weights(model, checkpoint_.is_adapter(), plan_), names); }));
 }
 
-void SavedRun::load_optimizer(Names& names, AdamW& optimizer) const {
-  const at::NoGradGuard no_grad;
+void SavedRun::require_optimizer(const Names& names) const {
   const auto is_of_optimizer = [](const std::string& name) { return name.starts_with(kOptimizer); };
   if (std::ranges::none_of(names, is_of_optimizer)) {
     user_error(
@@ -116,21 +139,18 @@ void SavedRun::load_optimizer(Names& names, AdamW& optimizer) const {
         "checkpoint.finetune=true",
         name_);
   }
-  for (const auto& [name, tensor] : optimizer.state())
-    take(names, std::string(kOptimizer) + name, tensor);
 }
 
-void SavedRun::load_random_state(Names& names, const What& what) const {
-  const bool saved = names.erase(kRandomState) != 0;
-  const bool of_card = names.erase(kCardRandomState) != 0;
+void SavedRun::load_random_states(const Names& names, const What& what) const {
   if (!what.random_state) return;
-  if (!saved) {
+  const bool of_card = names.contains(kCardRandomState);
+  if (!names.contains(kRandomState)) {
     fmt::print(stderr, "checkpoint.load={} has no random state: it begins anew at rng.seed\n",
                name_);
     return;
   }
   const auto load = [&](at::Generator generator, const char* name) {
-    generator.set_state(checkpoint_.read(name).clone());
+    load_random_state(std::move(generator), checkpoint_, name, plan_);
   };
   load(at::detail::getDefaultCPUGenerator(), kRandomState);
   if (of_card && what.device.is_cuda()) {
@@ -153,12 +173,16 @@ RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {
   Names names;
   for (const auto& [name, info] : checkpoint_.state()) names.insert(name);
   if (what.optimizer) {
-    load_optimizer(names, optimizer);
+    require_optimizer(names);
   } else {
     std::erase_if(names, [](const std::string& name) { return name.starts_with(kOptimizer); });
   }
-  load_random_state(names, what);
-  require_used(names);
+  require_used(unused(names, [&] {
+    Names used = what.optimizer ? take(held_state(optimizer, plan_), names) : Names();
+    load_random_states(names, what);
+    used.insert({kRandomState, kCardRandomState});
+    return used;
+  }));
   return progress(optimizer, what);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -11,6 +12,8 @@
 #include "data/blend.h"
 #include "kernels/optimizer.h"
 #include "megatron/checkpoint.h"
+#include "megatron/shard.h"
+#include "parallel/group.h"
 #include "run/identity.h"
 
 namespace trestle {
@@ -58,10 +61,7 @@ struct RunProgress {
   int64_t updates() const { return (step - schedule_start) - (skipped - skipped_before); }
 };
 
-/// What a checkpoint has beside Megatron's entries.
-constexpr const char* kRandomState = "trestle.rng_state";
-/// Of the card's generator; of runs on a card alone.
-constexpr const char* kCardRandomState = "trestle.card_rng_state";
+/// What a checkpoint has beside Megatron's entries and the random state.
 constexpr const char* kProgress = "trestle.progress";
 
 /// A checkpoint to go on from, or to take weights from.
@@ -70,7 +70,10 @@ class SavedRun {
   /// `path` is a run, whose newest checkpoint is taken, or one of its iterations. Throws UserError
   /// when there is none or, with `verified`, where integrity.json is missing or files are not as it
   /// says. A line on stderr tells of a tracker that says otherwise than the one that is followed.
-  explicit SavedRun(const std::filesystem::path& path, bool verified = false);
+  /// By all of `ranks`, on the CPU's backend; each reads the parts that its `plan` says, whichever
+  /// ranks wrote them.
+  explicit SavedRun(const std::filesystem::path& path, bool verified = false,
+                    const ShardPlan& plan = {}, Group ranks = {});
 
   /// What it says of its run; nothing where it does not.
   std::optional<RunIdentity> identity() const;
@@ -99,15 +102,19 @@ class SavedRun {
   RunProgress load_state(AdamW& optimizer, const What& what) const;
 
  private:
-  /// Names yet to be used, of which `take` uses one.
   using Names = std::set<std::string>;
-  void take(Names& names, const std::string& ours, const at::Tensor& target) const;
+  /// Copies stored parts into `held`. Returns the names that were used.
+  Names take(const std::vector<HeldTensor>& held, const Names& names) const;
+  /// Of `names` those that no rank uses; `use` returns which this one does.
+  Names unused(const Names& names, const std::function<Names()>& use) const;
   void require_used(const Names& names) const;
-  void load_optimizer(Names& names, AdamW& optimizer) const;
-  void load_random_state(Names& names, const What& what) const;
+  void require_optimizer(const Names& names) const;
+  void load_random_states(const Names& names, const What& what) const;
   RunProgress progress(AdamW& optimizer, const What& what) const;
 
   std::string name_;  // checkpoint.load
+  ShardPlan plan_;
+  Group ranks_;
   MegatronCheckpoint checkpoint_;
   Json own_;  // kProgress
 };

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "bridge/views.h"
+#include "megatron/names.h"
 
 namespace trestle {
 

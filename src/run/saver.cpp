@@ -22,8 +22,9 @@ namespace {
 // this one whole, and what is removed is removed last.
 std::vector<std::string> write_whole(const Snapshot& snapshot, bool is_best,
                                      const std::optional<HuggingFaceFolder>& folder,
-                                     const Retention& retention) {
-  write_checkpoint(snapshot, folder);
+                                     const Retention& retention, const Group& ranks) {
+  write_checkpoint(snapshot, folder, ranks);
+  if (ranks.rank() != 0) return {};
   const RunProgress& progress = snapshot.progress;
   const fs::path& run = snapshot.output.run;
   if (is_best) write_best(run, progress.best);
@@ -63,8 +64,11 @@ std::optional<std::string> told_of_best_elsewhere(const CheckpointOptions& check
 }
 
 CheckpointSaver::CheckpointSaver(const CheckpointOptions& options,
-                                 std::optional<HuggingFaceFolder> folder)
-    : async_(options.async_save), retention_(retention_of(options)), folder_(std::move(folder)) {}
+                                 std::optional<HuggingFaceFolder> folder, Group ranks)
+    : async_(options.async_save),
+      retention_(retention_of(options)),
+      folder_(std::move(folder)),
+      ranks_(std::move(ranks)) {}
 
 CheckpointSaver::~CheckpointSaver() {
   try {
@@ -78,17 +82,16 @@ void CheckpointSaver::save(Snapshot snapshot, bool is_best) {
   wait();
   const int64_t step = snapshot.progress.step;
   if (!async_) {
-    collect(write_whole(snapshot, is_best, folder_, retention_), step);
+    collect(write_whole(snapshot, is_best, folder_, retention_, ranks_), step);
     return;
   }
   uint64_t bytes = 0;
-  for (const at::Tensor& tensor : snapshot.tensors) bytes += tensor.nbytes();
+  for (const HeldTensor& each : snapshot.tensors) bytes += each.data.nbytes();
   tell(fmt::format("checkpoint.async_save=true: {:.2f} GB more memory, for a copy of what is saved",
                    gigabytes(bytes)));
   auto task = std::make_shared<std::packaged_task<Notes()>>(
-      [snapshot = std::move(snapshot), is_best, folder = folder_, retention = retention_] {
-        return write_whole(snapshot, is_best, folder, retention);
-      });
+      [snapshot = std::move(snapshot), is_best, folder = folder_, retention = retention_,
+       ranks = ranks_] { return write_whole(snapshot, is_best, folder, retention, ranks); });
   std::future<Notes> pending = task->get_future();
   thread_ = start_thread([task] { (*task)(); }, "checkpoint.async_save=true");
   pending_ = std::move(pending);
@@ -115,7 +118,7 @@ void CheckpointSaver::collect(const Notes& notes, int64_t step) {
 }
 
 void CheckpointSaver::tell(const std::string& note) {
-  if (told_.insert(note).second) fmt::print(stderr, "{}\n", note);
+  if (ranks_.rank() == 0 && told_.insert(note).second) fmt::print(stderr, "{}\n", note);
 }
 
 }  // namespace trestle

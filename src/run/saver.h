@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "parallel/group.h"
 #include "recipes/config.h"
 #include "run/huggingface_folder.h"
 #include "run/retention.h"
@@ -29,15 +30,19 @@ std::optional<std::string> told_of_best_elsewhere(const CheckpointOptions& check
 
 class CheckpointSaver {
  public:
-  CheckpointSaver(const CheckpointOptions& options, std::optional<HuggingFaceFolder> folder);
+  /// One on every rank of `ranks`, a group of its own: with checkpoint.async_save it is used by
+  /// the writer's thread. The first alone tells and removes.
+  CheckpointSaver(const CheckpointOptions& options, std::optional<HuggingFaceFolder> folder,
+                  Group ranks = {});
   /// Waits. What the writer met then is a line on stderr: another error is on its way up.
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
 
   bool is_async() const { return async_; }
-  /// Waits for the one before; then `snapshot` (copied, where is_async()) is written. `is_best`:
-  /// best.json names it when it is there. Throws what the writer of either met.
+  /// By all ranks at the same step. Waits for the one before; then `snapshot` (copied, where
+  /// is_async()) is written. `is_best`: best.json names it when it is there. Throws what the writer
+  /// of either met.
   void save(Snapshot snapshot, bool is_best);
   /// The step of the checkpoint that has become whole since this was asked last. Throws what its
   /// writer met.
@@ -55,6 +60,7 @@ class CheckpointSaver {
   bool async_;
   Retention retention_;
   std::optional<HuggingFaceFolder> folder_;
+  Group ranks_;
   std::set<std::string> told_;  // lines
   std::optional<int64_t> finished_;
   // The thread has copies of all it works on, and gives back what is here.

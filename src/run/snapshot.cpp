@@ -1,16 +1,19 @@
 #include "run/snapshot.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "base/error.h"
 #include "checkpoint/save_record.h"
+#include "megatron/shard_writer.h"
 #include "model/ministral3.h"
-#include "parallel/plan.h"
 #include "peft/megatron_adapter.h"
 #include "recipes/schedule.h"
+#include "run/held_tensors.h"
+#include "run/random_state.h"
 #include "run/save_contents.h"
 
 namespace trestle {
@@ -100,12 +103,26 @@ SaveRecord record_of(const RunProgress& progress, const OpenCheckpoint& base,
   return record;
 }
 
+at::Tensor copy_of(const at::Tensor& tensor) {
+  const at::Tensor plain = tensor.detach().contiguous();
+  return plain.to(at::kCPU, plain.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+}
+
+// Of the topology what Megatron's own checkpoints say.
+void add_topology(const Topology& topology, MegatronOutput& output) {
+  output.tensor_parallel = topology.tensor;
+  output.pipeline_parallel = topology.pipeline;
+  if (topology.context > 1) {
+    output.run_config["model"]["context_parallel_size"] = topology.context;
+  }
+}
+
 }  // namespace
 
 Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const AdamW& optimizer,
                        const RunProgress& progress, const RunIdentity& identity,
                        const OpenCheckpoint& base, const std::optional<HuggingFaceFolder>& folder,
-                       bool copied) {
+                       bool copied, const ShardPlan& plan) {
   std::optional<LoraConfig> adapters;
   if (config.trains_adapters()) adapters = lora_config_of(model);
   Json run_config = record_of(progress, base, folder).to_json();
@@ -129,40 +146,34 @@ Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const
                  .replace = true},
       .progress = progress,
       .identity = identity};
-  const bool bridges_form = adapters && is_bridges_form(*adapters);
-  const auto add = [&](const std::string& ours, const at::Tensor& tensor) {
-    snapshot.list.emplace_back(bridges_form ? bridge_adapter_name(ours) : ours, info_of(tensor));
-    const at::Tensor plain = tensor.detach().contiguous();
-    snapshot.tensors.push_back(copied ? plain.to(at::kCPU, plain.scalar_type(),
-                                                 /*non_blocking=*/false, /*copy=*/true)
-                                      : plain);
+  add_topology(plan.topology(), snapshot.output);
+  std::vector<HeldTensor> held = held_weights(model, config.trains_adapters(), plan);
+  const auto add = [&](std::vector<HeldTensor> more) {
+    std::ranges::move(more, std::back_inserter(held));
   };
-  for (const auto& entry : model.named_parameters()) {
-    if (!config.trains_adapters() || is_adapter_tensor(entry.key()))
-      add(entry.key(), entry.value());
+  if (config.checkpoint.save_optim) add(held_state(optimizer, plan));
+  held = plan.to_write(std::move(held));
+  if (adapters && is_bridges_form(*adapters)) {
+    for (HeldTensor& each : held) each.shard.name = bridge_adapter_name(each.shard.name);
   }
-  if (config.checkpoint.save_optim) {
-    for (const auto& [name, tensor] : optimizer.state()) add("optimizer.state." + name, tensor);
+  if (config.checkpoint.save_rng) add(held_random_state(model.build().device, plan));
+  for (HeldTensor& each : held) {
+    if (copied) each.data = copy_of(each.data);
   }
-  if (config.checkpoint.save_rng) {
-    add(kRandomState, at::detail::getDefaultCPUGenerator().get_state());
-    if (const at::Device device = model.build().device; device.is_cuda()) {
-      add(kCardRandomState, at::globalContext().defaultGenerator(device).get_state());
-    }
-  }
+  snapshot.tensors = std::move(held);
   return snapshot;
 }
 
-void write_checkpoint(const Snapshot& snapshot, const std::optional<HuggingFaceFolder>& folder) {
-  MegatronWriter writer(snapshot.output, snapshot.list);
-  for (size_t i = 0; i < snapshot.list.size(); ++i) {
-    writer.write(snapshot.list[i].first, snapshot.tensors[i]);
+void write_checkpoint(const Snapshot& snapshot, const std::optional<HuggingFaceFolder>& folder,
+                      const Group& ranks) {
+  MegatronShards shards{.tensors = snapshot.tensors};
+  if (ranks.rank() == 0) {
+    shards.objects[kProgress] = progress_state(snapshot.progress, snapshot.identity);
   }
-  writer.add_object(kProgress, progress_state(snapshot.progress, snapshot.identity));
-  const std::filesystem::path iteration = megatron_directory(writer.finish());
-  if (folder) write_folder(*folder, iteration);
-  write_contents(iteration);
-  writer.commit();
+  write_megatron(snapshot.output, shards, ranks, [&](const std::filesystem::path& iteration) {
+    if (folder) write_folder(*folder, iteration);
+    write_contents(iteration);
+  });
 }
 
 }  // namespace trestle

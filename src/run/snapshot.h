@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "kernels/optimizer.h"
-#include "megatron/writer.h"
+#include "megatron/iteration.h"
+#include "megatron/shard.h"
+#include "parallel/group.h"
 #include "recipes/config.h"
 #include "run/checkpoint.h"
 #include "run/huggingface_folder.h"
@@ -21,11 +23,9 @@ class Ministral3;
 
 struct Snapshot {
   MegatronOutput output;
-  /// The trained tensors (adapters only in a LoRA or DoRA run), AdamW's state and torch's random
-  /// state, on a card also the card's.
-  TensorList list = {};
-  /// In the order of the list.
-  std::vector<at::Tensor> tensors = {};
+  /// What this rank writes of the trained tensors (adapters only in a LoRA or DoRA run), AdamW's
+  /// state and torch's random state, on a card also the card's.
+  std::vector<HeldTensor> tensors = {};
   RunProgress progress;
   RunIdentity identity;
 };
@@ -37,10 +37,12 @@ struct Snapshot {
 Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const AdamW& optimizer,
                        const RunProgress& progress, const RunIdentity& identity,
                        const OpenCheckpoint& base, const std::optional<HuggingFaceFolder>& folder,
-                       bool copied);
+                       bool copied, const ShardPlan& plan = {});
 
 /// Writes checkpoint.save/iter_%07d and, with `folder`, the export in it; an iteration that is
-/// there already is replaced whole. The trackers follow when all is there.
-void write_checkpoint(const Snapshot& snapshot, const std::optional<HuggingFaceFolder>& folder);
+/// there already is replaced whole. The trackers follow when all is there. By all ranks of `ranks`
+/// at once, each with its snapshot of the same step; throws on all of them what it throws on one.
+void write_checkpoint(const Snapshot& snapshot, const std::optional<HuggingFaceFolder>& folder,
+                      const Group& ranks = {});
 
 }  // namespace trestle

@@ -99,8 +99,9 @@ TEST_F(AsyncSave, ASnapshotSharesNothingWithTheRun) {
   ASSERT_EQ(copied.tensors.size(), shared.tensors.size());
   ASSERT_GT(copied.tensors.size(), 4u);
   for (size_t i = 0; i < copied.tensors.size(); ++i) {
-    EXPECT_TRUE(at::equal(copied.tensors[i], shared.tensors[i]));
-    EXPECT_FALSE(copied.tensors[i].is_alias_of(shared.tensors[i])) << copied.list[i].first;
+    const HeldTensor &copy = copied.tensors[i], &own = shared.tensors[i];
+    EXPECT_TRUE(at::equal(copy.data, own.data));
+    EXPECT_FALSE(copy.data.is_alias_of(own.data)) << copy.shard.name;
   }
 }
 

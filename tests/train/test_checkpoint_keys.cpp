@@ -15,6 +15,7 @@
 #include "peft/merged.h"
 #include "pytorch/torch_dist_writer.h"
 #include "recipes/schedule.h"
+#include "run/random_state.h"
 #include "run/run_directory.h"
 #include "train/testing.h"
 

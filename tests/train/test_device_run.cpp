@@ -6,6 +6,7 @@
 
 #include "errors.h"
 #include "model/ministral3.h"
+#include "run/random_state.h"
 #include "run/snapshot.h"
 #include "train/testing.h"
 
@@ -77,10 +78,10 @@ TEST_F(DeviceRun, OnTheCpuACardsRandomStateIsToldOfAndNotUsed) {
     Snapshot snapshot =
         take_snapshot(half, trainer.model(), optimizer, progress, identity, base, /*folder=*/{},
                       /*copied=*/false);
-    for (const auto& [name, info] : snapshot.list) EXPECT_NE(name, kCardRandomState);
+    for (const auto& each : snapshot.tensors) EXPECT_NE(each.shard.name, kCardRandomState);
     const at::Tensor state = at::arange(16, at::kByte);
-    snapshot.list.emplace_back(kCardRandomState, info_of(state));
-    snapshot.tensors.push_back(state);
+    snapshot.tensors.push_back(
+        {.shard = whole_shard(kCardRandomState, info_of(state)), .data = state});
     write_checkpoint(snapshot, {});
   }
   half.checkpoint.load = half.checkpoint.save;

@@ -1,0 +1,32 @@
+// Ranks that write one Megatron checkpoint together, each a file of its own. Called by the run's
+// snapshot.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "megatron/iteration.h"
+#include "megatron/shard.h"
+#include "parallel/group.h"
+
+namespace trestle {
+
+struct MegatronShards {
+  /// What this rank writes: of all ranks together every element of every tensor, and none twice.
+  std::vector<HeldTensor> tensors;
+  /// Plain objects that MegatronCheckpoint::object(key) gives back; of rank 0 alone.
+  std::map<std::string, Json> objects = {};
+};
+
+/// By all ranks of `world` at once, which share the file system and have the same `output`. Each
+/// writes its data; when all have, rank 0 adds what there is one of, `finishing` included, which
+/// gets the iteration's directory, and gives the directory its name. A failure of any rank before
+/// that is an error on all (by_all()) and leaves nothing.
+void write_megatron(const MegatronOutput& output, const MegatronShards& shards, const Group& world,
+                    const std::function<void(const std::filesystem::path&)>& finishing = {});
+
+}  // namespace trestle
