@@ -29,6 +29,7 @@ void add_logits(Command app);
 void add_plan(Command app);
 void add_preprocess(Command app);
 void add_recipes(Command app);
+void add_rehearse(Command app);
 void add_tokenize(Command app);
 
 }  // namespace trestle

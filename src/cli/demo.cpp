@@ -19,6 +19,7 @@
 #include "base/stop_signal.h"
 #include "bridge/convert.h"
 #include "cli/commands.h"
+#include "flags/assets.h"
 #include "flags/device_flag.h"
 #include "flags/number_flag.h"
 #include "generate/stop.h"
@@ -39,19 +40,6 @@ struct DemoFlags {
   double min_field = 0, min_whole = 0, max_before = 1;
   DeviceFlag device;
 };
-
-// assets/demo beside the source tree that the program was built in: build/PRESET/trestle ->
-// ../../assets/demo.
-fs::path find_assets(const std::string& given) {
-  const fs::path path =
-      given.empty() ? fs::read_symlink("/proc/self/exe").parent_path().parent_path().parent_path() /
-                          "assets/demo"
-                    : fs::path(given);
-  require_directory(path, "--assets");
-  require_directory(path / "model", "demo model (--assets)");
-  require_directory(path / "data", "demo data (--assets)");
-  return path;
-}
 
 // Written into --output before all else; without it nothing there is removed.
 constexpr const char* kMark = ".trestle-demo";

@@ -39,6 +39,7 @@ void add_commands(trestle::Command app, const trestle::RankCommand& of_ranks) {
   trestle::add_evaluate(app);
   trestle::add_data(app);
   trestle::add_recipes(app);
+  trestle::add_rehearse(app);
   trestle::add_inspect(app);
   trestle::add_compare(app);
   trestle::add_logits(app);

@@ -7,95 +7,24 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
-#include "base/file.h"
-#include "base/paths.h"
-#include "bridge/load.h"
-#include "checkpoint/format.h"
-#include "checkpoint/hf_config.h"
 #include "cli/commands.h"
 #include "flags/number_flag.h"
-#include "flags/recipe_choice.h"
-#include "megatron/checkpoint.h"
+#include "flags/run_choice.h"
 #include "planner/report.h"
-#include "recipes/bridge_keys.h"
 #include "recipes/settle.h"
-#include "run/run_directory.h"
 
 namespace trestle {
 
 namespace {
 
-namespace fs = std::filesystem;
-
 struct PlanFlags {
-  RecipeChoice choice;
-  std::string config_file, model_path, memory, flops, bandwidth, link, network, picture_size;
-  std::vector<std::string> overrides;
+  RunChoice run;
+  std::string memory, flops, bandwidth, link, network, picture_size;
   int64_t cards = 0, processes = 0, cards_a_node = 0;
   int64_t tokens = 0, targets = 0, pictures = -1;
   int64_t rows = 12;
   bool distributed_optimizer = true, json = false;
 };
-
-SettledRun settled(const PlanFlags& flags) {
-  std::vector<Assignment> file, command_line;
-  bool is_resolved = false;
-  if (!flags.config_file.empty()) {
-    const std::string text = read_text(flags.config_file, 1 << 20);
-    is_resolved = text.starts_with(kResolvedConfigMark);
-    file = flatten_yaml(load_yaml(text, flags.config_file), flags.config_file);
-  }
-  for (const Assignment& each : chosen_keys(flags.choice)) command_line.push_back(each);
-  for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
-  SettledRun run = settle(chosen_recipe(flags.choice), file, command_line, is_resolved);
-  in_typed_words(run.typed, [&] { run.config.validate_values(); });
-  return run;
-}
-
-struct FoundModel {
-  ModelConfig config;
-  bool is_fp8 = false;
-};
-
-bool is_fp8(const Json& config) {
-  const auto found = config.find("quantization_config");
-  return found != config.end() && found->is_object() && found->value("quant_method", "") == "fp8";
-}
-
-// Of a directory without its weights, of one with them, or of a config.json alone.
-FoundModel model_at(const fs::path& path) {
-  if (!fs::is_directory(path)) {
-    const Json config = read_json(path);
-    return {parse_hf_config(config, path.string()), is_fp8(config)};
-  }
-  if (is_megatron_checkpoint(path)) return {OpenCheckpoint(path).config()};
-  const auto [config, name] = read_config_json(path);
-  return {parse_hf_config(config, name), is_fp8(config)};
-}
-
-// "3b" of ministral3_3b_sft_config; nothing of a recipe without a size.
-std::string size_of(const std::string& recipe) {
-  constexpr std::string_view kBegin = "ministral3_";
-  if (!recipe.starts_with(kBegin)) return "";
-  const std::string rest = recipe.substr(kBegin.size());
-  return rest.substr(0, rest.find('_'));
-}
-
-FoundModel found_model(const PlanFlags& flags, const TrainConfig& config) {
-  if (!flags.model_path.empty()) return model_at(flags.model_path);
-  const std::string& named = config.checkpoint.pretrained_checkpoint;
-  if (!named.empty() && fs::exists(named)) return model_at(named);
-  const std::string recipe = chosen_recipe(flags.choice), size = size_of(recipe);
-  if (size.empty()) {
-    user_error("{} is of no size of its own; name --hf-model-path, a directory or a config.json",
-               recipe);
-  }
-  fmt::print(
-      stderr, "{}the sizes are those of Ministral 3 {}, as the recipe names it\n",
-      named.empty() ? "" : fmt::format("checkpoint.pretrained_checkpoint={} is not here: ", named),
-      size);
-  return {ministral3_of_size(size)};
-}
 
 // peft.base_bits as the trainer settles it, by the config instead of the weights.
 void settle_base(LoraConfig& peft, bool is_fp8) {
@@ -215,10 +144,10 @@ FixedAxes fixed_axes(const SettledRun& run) {
 
 void plan(const PlanFlags& flags) {
   const GivenRates given(flags);
-  SettledRun settled_run = settled(flags);
+  SettledRun settled_run = settled(flags.run);
   for (const std::string& note : settled_run.notes) fmt::print(stderr, "{}\n", note);
   TrainConfig& config = settled_run.config;
-  const FoundModel model = found_model(flags, config);
+  const FoundModel model = found_model(flags.run, config);
   settle_base(config.peft, model.is_fp8);
   const SampleShape sample = sample_of(flags, model.config, config);
   const Machine machine = machine_of(flags, given, config.dtype());
@@ -243,19 +172,7 @@ void add_plan(Command app) {
       "plan",
       "for a run and a machine: memory, time and traffic of every topology, and which to take");
   auto flags = std::make_shared<PlanFlags>();
-  const Flag recipe = command.add("--recipe", flags->choice.recipe,
-                                  fmt::format("see trestle recipes; default {}", kUsualRecipe));
-  command
-      .add("--model", flags->choice.model,
-           "instead of --recipe: its name's beginning (ministral3_8b); --mode says the rest")
-      .excludes(recipe);
-  command
-      .add("--mode", flags->choice.mode, "sft, lora or dora; default: what the recipe's name says")
-      .one_of({"sft", "lora", "dora"});
-  command.add("--config", flags->config_file, "YAML file over the recipe");
-  command.add("--hf-model-path,--hf_model_path", flags->model_path,
-              "directory or config.json with the model's sizes; default: "
-              "checkpoint.pretrained_checkpoint, else those of the recipe's name");
+  add_run_choice(command, flags->run);
   Flag cards = add_number(command, "--gpus", flags->cards, between(1, kMostRanks),
                           "cards, a rank each; default: one process on this machine's processor");
   add_number(command, "--processes", flags->processes, between(1, 1024),
@@ -287,8 +204,6 @@ void add_plan(Command app) {
       "every data rank keeps all masters and moments, instead of its part of them");
   Flag rows = add_number(command, "--rows", flags->rows, between(0, 1e6), "of the table; 0: all");
   command.add_switch("--json", flags->json, "everything as JSON").excludes(rows);
-  command.add("overrides", flags->overrides,
-              "key.sub=value; a parallel size among them holds that axis");
   command.on_run([flags] { plan(*flags); });
 }
 

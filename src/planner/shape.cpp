@@ -87,15 +87,6 @@ ModelConfig ministral3_of_size(const std::string& size) {
   return config;
 }
 
-Split split_on_ranks(std::string_view name) {
-  const size_t adapter = name.find(kAdapterPart);
-  if (adapter == std::string_view::npos) return split_of(name);
-  const Split base = split_of(std::string(name.substr(0, adapter)) + ".weight");
-  const bool is_a = name.ends_with(".linear_in.weight");
-  if (base == Split::kColumns) return is_a ? Split::kColumns : Split::kReplicated;
-  return is_a ? Split::kReplicated : base;
-}
-
 ModelShape::ModelShape(const ModelConfig& model, const TrainConfig& config) : model_(model) {
   const Build build = base_build(config.dtype(), config.peft.base_bits, at::kMeta);
   Ministral3 whole(model, build);
@@ -123,7 +114,7 @@ ModelShape::ModelShape(const ModelConfig& model, const TrainConfig& config) : mo
                          .bytes = bytes_of(value),
                          .trains = value.requires_grad(),
                          .decayed = value.dim() >= 2,
-                         .split = split_on_ranks(entry.key())};
+                         .split = held_split(entry.key())};
     if (const auto linear = linears.find(entry.key()); linear != linears.end()) {
       weight.bytes = held_bytes(weight.name, *linear->second, build).value_or(weight.bytes);
     }

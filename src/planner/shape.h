@@ -60,11 +60,6 @@ class ModelShape {
   std::unique_ptr<ModelFlops> training_flops_, forward_flops_;
 };
 
-/// How tensor ranks cut a parameter: split_of(), and of adapters (Megatron Bridge's
-/// ParallelLinearAdapter) those sides that follow the base's: of a base cut by rows B's rows and
-/// the magnitudes, of one cut by columns A's columns.
-Split split_on_ranks(std::string_view name);
-
 /// Elements of one tensor rank.
 int64_t share_of_rank(const PlannedWeight& weight, int64_t count, int64_t tensor_ranks);
 /// The stage that holds it first; a tied embedding is the head on the last stage too.

@@ -45,8 +45,8 @@ class At(str):
 
 NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF, SETTINGS = map(At, (
     "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf", "settings"))
-INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, CONFIG_SAVE, PLANNED, TEXT_ONLY = map(At, (
-    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "save.yaml", "plan.yaml", "text"))
+INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, CONFIG_SAVE, PLANNED, REHEARSED, TEXT_ONLY = map(At, (
+    "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "save.yaml", "plan.yaml", "rehearse.yaml", "text"))
 # Of a machine, instead of what is measured.
 RATES = {"--flops": "1T", "--bandwidth": "10GB/s", "--memory": "8GB"}
 
@@ -75,6 +75,7 @@ USUAL = {
     "logits": MODEL_LOGITS,
     "tokenize": {"--tokenizer": DEMO},
     "plan": {"--hf-model-path": DEMO, "--gpus": 8},
+    "rehearse": {"--recipe": "demo_config", "--hf-model-path": DEMO, "--steps": 1, "--json": True},
     "preprocess": {"--image-path": PICTURE, "--output": "out.safetensors"},
     "demo": {"--assets": FEW, "--output": "work", "--report": "page.html", "--steps": 1},
     "finetune": {"--recipe": "demo_config", "--pretrained-checkpoint": DEMO, "--train-iters": 2, "--global-batch-size": 2,
@@ -275,6 +276,18 @@ TABLE = {
         "--keep-special": [Trial(True, Gains(out, "[INST]"), {"--decode": True}, stdin='{"ids": [1, 3]}'),
                            Trial(True, Refused("--decode"))],
     },
+    "rehearse": {
+        "--recipe": [Trial("ministral3_3b_peft_config", Changed(out))],
+        "--model": [Trial("ministral3_8b", Changed(out), {"--recipe": ABSENT, "--mode": "lora"}), Trial("ministral3_8b", Refused("--recipe"))],
+        "--mode": [Trial("dora", Changed(out)), Trial("lora", Refused("contradicts"), {"--recipe": "ministral3_3b_sft_config"})],
+        "--config": [Trial(REHEARSED, Changed(out))],
+        "--hf-model-path": [Trial(HF, Changed(out)), Trial(ABSENT, Refused("no size of its own"))],
+        "--ranks": [Trial(1, Changed(out)), Trial(3, Refused("tensor"), {"overrides": ["model.tensor_model_parallel_size=2"]})],
+        "--steps": [Trial(2, Gains(out, "step 2 loss")), Trial(0, Refused("--steps"))],
+        "--assets": [Trial(FEWER, Changed(out)), Trial(HF, Refused("--assets"))],
+        "--json": [Trial(ABSENT, Gains(out, "equal to one rank"))],
+        "overrides": [Trial(["peft.dim=4"], Changed(out)), Trial(["model.tensor_model_parallel_size=3"], Refused("use 1"))],
+    },
     "plan": {
         "--recipe": [Trial("ministral3_3b_peft_config", Changed(out))],
         "--model": [Trial("ministral3_8b", Changed(out), {"--mode": "sft", "--hf-model-path": ABSENT}), Trial("ministral3_8b", Refused("--mode"))],
@@ -451,6 +464,7 @@ class Flags(Walk):
         (folder / CONFIG).write_text("optimizer:\n  lr: 0.001\n")
         (folder / CONFIG_SAVE).write_text("checkpoint:\n  save: run\n")
         (folder / PLANNED).write_text("model:\n  seq_length: 512\n")
+        (folder / REHEARSED).write_text("peft:\n  dim: 4\n")
         (folder / LINES).write_text(json.dumps({"messages": [{"role": "user", "content": "a"},
                                                                        {"role": "assistant", "content": "b"}]}))
         cls.made(*cls.line("finetune", USUAL["finetune"] | {"overrides": [
