@@ -71,8 +71,8 @@ TrainConfig on_demo_data(TrainConfig config, const Topology& topology, const fs:
   config.dataset.path_or_dataset = data.string();
   config.dataset.blend.clear();
   config.train.micro_batch_size = std::min<int64_t>(config.train.micro_batch_size, 2);
-  config.train.global_batch_size = config.train.micro_batch_size * topology.data *
-                                   std::max<int64_t>(2, topology.pipeline);
+  config.train.global_batch_size =
+      config.train.micro_batch_size * topology.data * std::max<int64_t>(2, topology.pipeline);
   config.peft.adapter_path.clear();
   return config;
 }
@@ -140,7 +140,8 @@ void run(const RehearseFlags& flags) {
   } else {
     print_table(rehearsal);
   }
-  if (!rehearsal.is_equal()) machine_error("{} do not compute what one rank does", to_string(topology));
+  if (!rehearsal.is_equal())
+    machine_error("{} do not compute what one rank does", to_string(topology));
 }
 
 }  // namespace

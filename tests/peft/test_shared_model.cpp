@@ -259,6 +259,47 @@ TEST(ContextParallel, AttentionOfPackedRowsGivesTheSame) {
   EXPECT_GT(flash.counts().forwards, before);
 }
 
+// What docs/parallel.md says that a rank sends in a micro-batch, by the ring's factor.
+struct TrafficOfModel {
+  int64_t T, N, D, L, KV;  // tokens, labelled ones, width, layers, groups * head dim
+  int64_t b = 4;           // bytes an element
+
+  static TrafficOfModel of(const Ministral3& model, const Data& data) {
+    const TextConfig& text = model.config().text;
+    const int64_t labelled = (data.labels_T != -100).sum().item<int64_t>();
+    return {data.input.packing.tokens(), labelled, text.hidden_size, text.num_layers,
+            text.num_query_groups * text.head_dim};
+  }
+  // Of one rank of two each way: an all-reduce of B bytes sends B, a gather or scatter B / 2.
+  int64_t tensor() const { return (4 * L + 2) * T * D * b + 3 * N * 4; }
+  // The backward pass gathers what qkv and fc1 read again, and the embedding's gradient.
+  int64_t spread() const { return (5 * L + 2) * T * D * b + T * D * b / 2 + 3 * N * 4; }
+  int64_t context() const { return 2 * L * (T * 2 * KV * b) / 2; }
+};
+
+TEST(Traffic, IsWhatTheFormulasSay) {
+  const Golden golden("text");
+  const Data whole{golden.input(), golden.shifted_labels()};
+  run_ranks(2, [&](const World& world) {
+    const auto sent = [&](const Topology& topology) {
+      const Grid grid(world, topology, at::kCPU);
+      const auto model = load_model(OpenCheckpoint(golden.directory), build_of(grid));
+      const TrafficOfModel formula = TrafficOfModel::of(*model, whole);
+      EXPECT_EQ(formula.T % 4, 0) << "no padding";
+      model->loss_sum(whole.input, whole.labels_T).first.backward();
+      return std::tuple(grid.tensor.traffic().bytes(), grid.context.traffic().bytes(), formula);
+    };
+    const auto [tensor, no_context, formula] = sent({.tensor = 2});
+    EXPECT_EQ(tensor, formula.tensor());
+    EXPECT_EQ(no_context, 0);
+    const auto [no_tensor, context, same] = sent({.context = 2});
+    EXPECT_EQ(context, formula.context());
+    EXPECT_EQ(no_tensor, 0);
+    const auto [spread, none, again] = sent({.tensor = 2, .sequence_parallel = true});
+    EXPECT_EQ(spread, formula.spread());
+  });
+}
+
 // transformers' own, read from its file by each rank.
 class GoldenOfRanks : public ::testing::TestWithParam<const char*> {};
 
