@@ -94,9 +94,12 @@ std::string printed(const TrainConfig& config) {
 // A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
 void tell_of_parallelism(const TrainConfig& config, const World& world) {
   if (world.size() > 1) return;
+  std::map<std::string, std::string> by_default;
+  for (const FieldText& each : list_fields(ModelOptions())) by_default[each.path] = each.value;
   for (const FieldText& each : list_fields(config.model)) {
-    const bool is_parallel = each.path.ends_with("_parallel_size") && each.value != "1";
-    if (!is_parallel && !(each.path == "sequence_parallel" && each.value == "true")) continue;
+    const bool is_parallel = each.path.find("parallel") != std::string::npos ||
+                             each.path.find("pipeline") != std::string::npos;
+    if (!is_parallel || each.value == by_default.at(each.path)) continue;
     fmt::print(stderr,
                "model.{}={} is for several ranks; this one process holds the whole model and "
                "computes the same\n",
@@ -238,8 +241,9 @@ void add_finetune(Command app) {
                 "model.pipeline_model_parallel_size", "stages of layers (-pp)");
   add_of_number("--context-parallel-size,--context_parallel_size", "model.context_parallel_size",
                 "GPUs that share a sequence (-cp)");
-  add("--virtual-pipeline-model-parallel-size,--virtual_pipeline_model_parallel_size",
-      "model.virtual_pipeline_model_parallel_size", "1 (-vp)");
+  add_of_number("--virtual-pipeline-model-parallel-size,--virtual_pipeline_model_parallel_size",
+                "model.virtual_pipeline_model_parallel_size",
+                "runs of layers that each stage takes by turns (-vp)");
   add("--overlong", "dataset.overlong",
       "samples over model.seq_length: error, drop, shrink-image or cut-text");
   add_of_number("--image-max-edge,--image_max_edge", "dataset.image_max_edge",

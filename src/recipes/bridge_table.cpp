@@ -294,8 +294,15 @@ constexpr BridgeKeys kTable[] = {
     {"model",
      "tensor_model_parallel_size pipeline_model_parallel_size context_parallel_size "
      "sequence_parallel seq_length freeze_language_model freeze_vision_model "
-     "freeze_vision_projection recompute_granularity recompute_method recompute_num_layers",
+     "freeze_vision_projection recompute_granularity recompute_method recompute_num_layers "
+     "num_layers_in_first_pipeline_stage num_layers_in_last_pipeline_stage "
+     "account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split",
      kTaken},
+    {"model", "virtual_pipeline_model_parallel_size", kTaken, "", "null>1"},
+    {"model", "pipeline_model_parallel_layout", kRefused,
+     "model.num_layers_in_*_pipeline_stage, model.account_for_* and model.pipeline_split say which "
+     "layers a stage has",
+     "null"},
     {"model", "params_dtype", kTaken, "",
      "torch.bfloat16>bf16|bfloat16>bf16|torch.float32>float32|fp32>float32"},
     {"model", "fp16 fp16_lm_cross_entropy", kRefused,
@@ -311,12 +318,9 @@ constexpr BridgeKeys kTable[] = {
      "fp8_* fp4_* tp_only_amax_red first_last_layers_bf16 num_layers_at_start_in_bf16 "
      "num_layers_at_end_in_bf16",
      kNoEffect, "model.fp8 and model.fp4 are off"},
-    {"model", "virtual_pipeline_model_parallel_size", kRefused,
-     "one process has no stages; leave it out", "null|1"},
     {"model", "expert_model_parallel_size expert_tensor_parallel_size", kNoEffect, kOtherFamily},
     {"model",
-     "pipeline_model_parallel_* num_layers_in_first_pipeline_stage "
-     "num_layers_in_last_pipeline_stage account_for_* deallocate_pipeline_outputs "
+     "pipeline_model_parallel_comm_backend deallocate_pipeline_outputs "
      "microbatch_group_size_per_vp_stage batch_p2p_* overlap_p2p_comm* tp_comm_* cp_comm_type "
      "hierarchical_context_parallel_sizes hybrid_context_parallel max_seqlen_per_dp_cp_rank "
      "scatter_embedding_sequence_parallel defer_embedding_wgrad_compute wgrad_deferral_limit "

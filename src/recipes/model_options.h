@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -13,6 +14,12 @@ namespace trestle {
 struct ModelOptions {
   int64_t tensor_model_parallel_size = 1;
   int64_t pipeline_model_parallel_size = 1;
+  int64_t virtual_pipeline_model_parallel_size = 1;
+  std::optional<int64_t> num_layers_in_first_pipeline_stage;
+  std::optional<int64_t> num_layers_in_last_pipeline_stage;
+  bool account_for_embedding_in_pipeline_split = false;
+  bool account_for_loss_in_pipeline_split = false;
+  std::string pipeline_split = "equal";
   int64_t context_parallel_size = 1;
   bool sequence_parallel = false;
   int64_t seq_length = 4096;
@@ -29,7 +36,26 @@ struct ModelOptions {
               OnResume::kFree, between(1, kMostRanks),
               "GPUs that share each layer; one process holds the whole model whatever it says"),
         field("pipeline_model_parallel_size", &ModelOptions::pipeline_model_parallel_size,
-              OnResume::kFree, between(1, kMostRanks)),
+              OnResume::kFree, between(1, kMostRanks), "stages of whole layers"),
+        field("virtual_pipeline_model_parallel_size",
+              &ModelOptions::virtual_pipeline_model_parallel_size, OnResume::kFree,
+              between(1, kMostRanks),
+              "runs of layers that each stage takes by turns (interleaved)"),
+        field("num_layers_in_first_pipeline_stage",
+              &ModelOptions::num_layers_in_first_pipeline_stage, OnResume::kFree, between(1, 1e4),
+              "layers of the first stage; by default all have as many"),
+        field("num_layers_in_last_pipeline_stage", &ModelOptions::num_layers_in_last_pipeline_stage,
+              OnResume::kFree, between(1, 1e4), "layers of the last stage"),
+        field("account_for_embedding_in_pipeline_split",
+              &ModelOptions::account_for_embedding_in_pipeline_split, OnResume::kFree,
+              "whether the embedding counts as one of the first stage's layers"),
+        field("account_for_loss_in_pipeline_split",
+              &ModelOptions::account_for_loss_in_pipeline_split, OnResume::kFree,
+              "whether the head counts as one of the last stage's layers"),
+        field("pipeline_split", &ModelOptions::pipeline_split, OnResume::kFree,
+              OneOf("equal", "cost"),
+              "how stages share the layers: equal, or cost (so that tower, layers and head on the "
+              "data's first rows weigh alike)"),
         field("context_parallel_size", &ModelOptions::context_parallel_size, OnResume::kFree,
               between(1, kMostRanks)),
         field("sequence_parallel", &ModelOptions::sequence_parallel, OnResume::kFree),

@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include "bridge/load_quantized.h"
-#include "model/host_input.h"
+#include "model/context_share.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -22,34 +22,81 @@ bool is_finite(const Linear& linear) {
   return finite;
 }
 
-}  // namespace
-
-std::string first_bad_tensor(const Ministral3& model, const Batch& batch) {
-  const at::NoGradGuard no_grad;
+std::string bad_parameter(const Ministral3& model) {
   const auto linears = projections(model);
   for (const auto& entry : model.named_parameters()) {
     const bool finite =
         entry.value().is_meta() ? is_finite(*linears.at(entry.key())) : is_finite(entry.value());
     if (!finite) return "parameter " + entry.key();
   }
-  const ModelInput& input = batch.input;
+  return {};
+}
+
+std::string bad_picture(const Ministral3& model, const ModelInput& input) {
   for (size_t i = 0; i < input.images_CHW.size(); ++i) {
     if (!is_finite(input.images_CHW[i])) return fmt::format("pixels of image {}", i);
   }
-  if (!input.images_CHW.empty() && !is_finite(model.image_features(input.images_CHW))) {
-    return "output of the vision tower";
+  const bool finite =
+      input.images_CHW.empty() || is_finite(model.shared_image_features(input.images_CHW));
+  return finite ? "" : "output of the vision tower";
+}
+
+// The first that is not finite behind x, through one chunk of layers; x becomes their output.
+std::string bad_output(const Ministral3& model, const ModelInput& input, LayerRun run,
+                       at::Tensor& x_TD) {
+  std::string bad;
+  for (int64_t i = run.first; i < run.last; ++i) {
+    x_TD = model.through(x_TD, input, {i, i + 1});
+    if (bad.empty() && !is_finite(x_TD)) bad = fmt::format("output of decoder layer {}", i);
   }
-  at::Tensor x_TD = model.embed(input);
-  const LanguageModel& language = model.language_model();
-  const LayerContext context = language.context(input.positions_T.to(x_TD.device()), input.packing,
-                                                nullptr, x_TD.scalar_type());
-  for (size_t i = 0; i < language.num_layers(); ++i) {
-    x_TD = language.layers(x_TD, i, i + 1, context);
-    if (!is_finite(x_TD)) return fmt::format("output of decoder layer {}", i);
+  return bad;
+}
+
+// What the first stage that has something tells.
+std::string first_of_stages(const Group& stages, const std::string& mine) {
+  for (const std::string& text : stages.gather(mine)) {
+    if (!text.empty()) return text;
   }
-  const at::Tensor places = to_device(Targets::of(batch.labels_T).places_N, x_TD.device());
-  if (!is_finite(language.head(x_TD.index_select(0, places)))) return "logits";
-  return "no tensor of a second forward";
+  return {};
+}
+
+}  // namespace
+
+std::string first_bad_tensor(const Ministral3& model, const Grid& grid, const Batch& batch) {
+  const at::NoGradGuard no_grad;
+  const Group& stages = grid.pipeline;
+  std::string bad = first_of_stages(stages, bad_parameter(model));
+  if (!bad.empty()) return bad;
+  const RankBatch share = model.rank_batch(batch.input, batch.labels_T);
+  const auto& part = model.build().stage;
+  const LayerRuns runs = part ? part->chunks : LayerRuns{{0, model.config().text.num_layers}};
+  std::vector<Pending> sent;
+  for (int64_t i = 0; i < std::ssize(runs); ++i) {
+    const int64_t chunk = i * stages.size() + stages.rank();
+    at::Tensor x_TD;
+    bool is_good = true;  // else it was told of before
+    if (chunk == 0) {
+      bad = bad_picture(model, share.input);
+      x_TD = model.spread(model.embed(share.input));
+      is_good = bad.empty();
+    } else {
+      const Build& build = model.build();
+      x_TD = at::empty({model.rows_between_layers(share.input), model.config().text.hidden_size},
+                       at::TensorOptions().dtype(build.dtype).device(build.device));
+      stages.receive(x_TD, (chunk - 1) % stages.size()).wait();
+      is_good = is_finite(x_TD);
+    }
+    const std::string found = bad_output(model, share.input, runs[static_cast<size_t>(i)], x_TD);
+    if (is_good && bad.empty()) bad = found;
+    if (chunk < grid.topology.chunks() - 1) {
+      sent.push_back(stages.send(x_TD, (chunk + 1) % stages.size()));
+    } else if (is_good && bad.empty() && !is_finite(model.loss_from(x_TD, share.labels_T))) {
+      bad = "logits";
+    }
+  }
+  for (Pending& each : sent) each.wait();
+  bad = first_of_stages(stages, bad);
+  return bad.empty() ? "no tensor of a second forward" : bad;
 }
 
 std::string first_bad_gradient(const AdamW::NamedTensors& parameters) {

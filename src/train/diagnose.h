@@ -6,6 +6,7 @@
 
 #include "data/batch.h"
 #include "kernels/optimizer.h"
+#include "parallel/grid.h"
 
 namespace trestle {
 
@@ -13,8 +14,9 @@ class Ministral3;
 
 /// The first tensor that is not finite, in the order in which a forward of `batch` meets them:
 /// "parameter NAME", "pixels of image 2", "output of the vision tower", "output of decoder layer
-/// 3", "logits"; "no tensor of a second forward" where it does not come again. Costs a forward.
-std::string first_bad_tensor(const Ministral3& model, const Batch& batch);
+/// 3", "logits"; "no tensor of a second forward" where it does not come again. Costs a forward,
+/// in which all ranks of the model take part.
+std::string first_bad_tensor(const Ministral3& model, const Grid& grid, const Batch& batch);
 
 /// The first parameter, in the model's order, whose gradient is not finite; empty where all are.
 std::string first_bad_gradient(const AdamW::NamedTensors& parameters);

@@ -3,9 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include <ranges>
-
 #include "parallel/plan.h"
+#include "train/model_part.h"
 
 namespace trestle {
 
@@ -14,7 +13,8 @@ namespace {
 // 25 MB of bf16 gradients, as torch's DistributedDataParallel has them in a bucket.
 constexpr int64_t kBucketElements = 12 << 20;
 
-at::Tensor squares(const AdamW::NamedTensors& parameters, const std::vector<bool>& taken) {
+at::Tensor squares(const AdamW::NamedTensors& parameters, const std::vector<bool>& taken,
+                   at::Device device) {
   std::vector<at::Tensor> norms;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const at::Tensor& gradient = parameters[i].second.grad();
@@ -23,15 +23,17 @@ at::Tensor squares(const AdamW::NamedTensors& parameters, const std::vector<bool
     }
   }
   if (norms.empty()) {
-    return at::zeros({}, at::TensorOptions(parameters.front().second.device()).dtype(at::kDouble));
+    return at::zeros({}, at::TensorOptions(device).dtype(at::kDouble));
   }
   return at::stack(norms).to(at::kDouble).square().sum();
 }
 
 }  // namespace
 
-GradientSync::GradientSync(const AdamW::NamedTensors& parameters, const Ranks& ranks)
+GradientSync::GradientSync(const AdamW::NamedTensors& parameters, const Ranks& ranks,
+                           at::Device device)
     : parameters_(parameters),
+      device_(device),
       model_(ranks.grid.model),
       host_(ranks.parameters),
       counts_replicated_(ranks.grid.place.tensor == 0) {
@@ -48,6 +50,9 @@ GradientSync::GradientSync(const AdamW::NamedTensors& parameters, const Ranks& r
   }
   shared_out_.assign(parameters_.size(), false);
   for (const size_t i : shared_out) shared_out_[i] = true;
+  for (const auto& [name, parameter] : parameters_) {
+    counted_.push_back(!is_second_copy(ranks.grid, name));
+  }
   add_buckets(shared_out, ranks.grid.gradients);
   add_buckets(whole, ranks.grid.whole_gradients);
 }
@@ -115,12 +120,11 @@ void GradientSync::sum() {
 
 at::Tensor GradientSync::norm() const {
   const at::NoGradGuard no_grad;
-  at::Tensor sum = squares(parameters_, shared_out_);
-  if (counts_replicated_) {
-    std::vector<bool> whole = shared_out_;
-    whole.flip();
-    sum += squares(parameters_, whole);
+  std::vector<bool> taken;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    taken.push_back(counted_[i] && (shared_out_[i] || counts_replicated_));
   }
+  at::Tensor sum = squares(parameters_, taken, device_);
   model_.all_reduce(sum);
   return sum.sqrt().to(at::kFloat);
 }

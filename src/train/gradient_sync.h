@@ -16,8 +16,9 @@ namespace trestle {
 /// grid.whole_gradients; one that they share out, by split_of(), over grid.gradients.
 class GradientSync {
  public:
-  /// `parameters`: those that train. All ranks of a stage make it with the same ones.
-  GradientSync(const AdamW::NamedTensors& parameters, const Ranks& ranks);
+  /// `parameters`: those that train, on `device`; a stage may have none. All ranks of a stage make
+  /// it with the same ones.
+  GradientSync(const AdamW::NamedTensors& parameters, const Ranks& ranks, at::Device device);
 
   /// Gradients become fp32 and the sums over all ranks, a rank without a gradient counting as
   /// zeros. Where no rank has one there is none.
@@ -38,7 +39,8 @@ class GradientSync {
   std::vector<int64_t> who_has_one() const;
 
   AdamW::NamedTensors parameters_;
-  std::vector<bool> shared_out_;  // by parameter
+  at::Device device_;
+  std::vector<bool> shared_out_, counted_;  // by parameter
   Group model_;
   Group host_;
   bool counts_replicated_;

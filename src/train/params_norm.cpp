@@ -9,6 +9,7 @@
 #include "kernels/optimizer.h"
 #include "model/host_input.h"
 #include "model/ministral3.h"
+#include "train/model_part.h"
 
 namespace trestle {
 
@@ -26,11 +27,13 @@ double squares(const std::vector<at::Tensor>& norms) {
 
 }  // namespace
 
-ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer) : optimizer_(optimizer) {
+ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Grid& grid)
+    : optimizer_(optimizer), grid_(grid) {
   std::vector<at::Tensor> frozen;
-  for (const at::Tensor& parameter : model.parameters()) {
+  for (const auto& entry : model.named_parameters()) {
+    const at::Tensor& parameter = entry.value();
     if (parameter.requires_grad() || parameter.is_meta()) continue;
-    frozen.push_back(norm_of(parameter));
+    if (!is_second_copy(grid, entry.key())) frozen.push_back(norm_of(parameter));
   }
   for (const auto& module : model.modules(/*include_self=*/false)) {
     const auto* linear = dynamic_cast<const Linear*>(module.get());
@@ -45,9 +48,12 @@ ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer) : optimi
 double ParamsNorm::now() const {
   std::vector<at::Tensor> masters;
   for (const auto& [name, tensor] : optimizer_.state()) {
-    if (name.starts_with("param.")) masters.push_back(norm_of(tensor));
+    if (!name.starts_with("param.") || is_second_copy(grid_, name)) continue;
+    masters.push_back(norm_of(tensor));
   }
-  return std::sqrt(frozen_squares_ + squares(masters));
+  at::Tensor sum = at::full({1}, frozen_squares_ + squares(masters), at::kDouble);
+  grid_.pipeline.all_reduce(sum);
+  return std::sqrt(sum.item<double>());
 }
 
 }  // namespace trestle

@@ -5,17 +5,20 @@ namespace trestle {
 
 class AdamW;
 class Ministral3;
+struct Grid;
 
 /// What trains is taken from the optimizer's float32 masters, what is frozen is read once: a step
 /// then costs a pass over what trains.
 class ParamsNorm {
  public:
-  /// Both must live as long.
-  ParamsNorm(const Ministral3& model, const AdamW& optimizer);
+  /// All must live as long.
+  ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Grid& grid);
+  /// Of all stages, which call it alike.
   double now() const;
 
  private:
   const AdamW& optimizer_;
+  const Grid& grid_;
   double frozen_squares_ = 0;
 };
 

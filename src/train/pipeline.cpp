@@ -70,6 +70,7 @@ const LayerRun& Pipeline::layers_of(int64_t chunk) const {
 
 GradientInflow Pipeline::inflow() const {
   GradientInflow inflow;
+  if (!model_.build().stage) return inflow;
   for (int64_t i = 0; i < topology_.virtual_pipeline; ++i) {
     const int64_t chunk = i * topology_.pipeline + grid_.place.pipeline;
     inflow.push_back(chunk == 0 ? std::array{false, false}

@@ -34,7 +34,7 @@ struct PipelineBatch {
 /// they are without a pipeline.
 class Pipeline {
  public:
-  /// The model is grid's stage of one, and what trains in it is settled; both must live as long.
+  /// The model is grid's stage of one, and what trains in it is settled; it must live as long.
   /// All stages make it at once.
   Pipeline(const Ministral3& model, const Grid& grid);
 
@@ -107,7 +107,7 @@ class Pipeline {
   const LayerRun& layers_of(int64_t chunk) const;
 
   const Ministral3& model_;
-  const Grid& grid_;
+  Grid grid_;
   Topology topology_;
   std::vector<LayerRun> chunks_;  // of this stage
   /// Of every chunk, whether something trains in it or before: without pictures, and with them.

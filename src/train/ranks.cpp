@@ -37,11 +37,12 @@ Topology topology_of(const TrainConfig& config, int64_t world) {
   if (world == 1) return {};
   const ModelOptions& model = config.model;
   refuse_unbuilt("model.tensor_model_parallel_size", model.tensor_model_parallel_size, world);
-  refuse_unbuilt("model.pipeline_model_parallel_size", model.pipeline_model_parallel_size, world);
   refuse_unbuilt("model.context_parallel_size", model.context_parallel_size, world);
   return over_world({.tensor = model.tensor_model_parallel_size,
                      .context = model.context_parallel_size,
-                     .pipeline = model.pipeline_model_parallel_size},
+                     .pipeline = model.pipeline_model_parallel_size,
+                     .virtual_pipeline = model.virtual_pipeline_model_parallel_size,
+                     .sequence_parallel = model.sequence_parallel},
                     world);
 }
 

@@ -23,6 +23,7 @@
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
 #include "run/saved_progress.h"
+#include "train/model_part.h"
 #include "train/resumed_data.h"
 #include "train/training_data.h"
 
@@ -113,6 +114,35 @@ void refuse_keys_of_vision(const TrainConfig& config, const ModelConfig& model) 
   refuse_bound("dataset.image_max_tokens", config.dataset.image_max_tokens);
 }
 
+// What a file of adapters says of all of them, of which a stage has some: in dtype and values as
+// the whole model would have them, which lacks its own.
+std::shared_ptr<Ministral3> whole_adapters(const std::shared_ptr<Ministral3>& model,
+                                           const fs::path& path) {
+  if (!model->build().stage) return model;
+  auto whole = std::make_shared<Ministral3>(model->config(), model->build().shapes_of_whole());
+  load_adapter(*whole, path);
+  for (const auto& entry : whole->named_parameters()) {
+    at::Tensor parameter = entry.value();
+    if (parameter.is_meta()) continue;
+    parameter.set_data(parameter.detach().to(model->build().dtype));
+  }
+  return whole;
+}
+
+// What several stages do not do yet.
+void refuse_of_stages(const TrainConfig& config, const Grid& grid) {
+  const int64_t stages = grid.topology.pipeline;
+  if (stages == 1) return;
+  const auto refuse = [&](const char* key, const std::string& value) {
+    user_error("{}={} over model.pipeline_model_parallel_size={} is not built yet; leave it out",
+               key, value, stages);
+  };
+  if (config.validation.answers > 0) {
+    refuse("validation.answers", std::to_string(config.validation.answers));
+  }
+  if (!config.checkpoint.load.empty()) refuse("checkpoint.load", config.checkpoint.load);
+}
+
 }  // namespace
 
 Trainer::Trainer(const TrainConfig& config, Asked asked)
@@ -133,6 +163,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_training_data(config_)) {
   refuse_keys_of_vision(config_, base_.config());
+  refuse_of_stages(config_, ranks_.grid);
   require_verified(config_, base_, config.checkpoint.load == kAuto);
   settle_length(config_, *dataset_, asked_);
   settle_device();
@@ -174,10 +205,10 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
   if (config_.trains_adapters()) take_initial_from_base(*model_);
   if (config_.logger.log_params_norm) {
-    params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_);
+    params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_, ranks_.grid);
   }
   if (!ranks_.is_one()) {
-    gradients_ = std::make_unique<GradientSync>(optimizer_->parameters(), ranks_);
+    gradients_ = std::make_unique<GradientSync>(optimizer_->parameters(), ranks_, device_);
   }
   open_data();
   validations_ = Validation::make_all(config_, processor_, asked_.keys);
@@ -225,10 +256,13 @@ void Trainer::settle_ranks() {
 
 void Trainer::open_weights(const std::optional<SavedRun>& saved, bool resumes) {
   at::manual_seed(static_cast<uint64_t>(config_.rng.seed));
-  model_ = load_model(base_, base_build(config_.dtype(), config_.peft.base_bits, device_));
+  const auto costs = [this] {
+    return costs_on_first_rows(config_, base_.config(), processor_, *dataset_);
+  };
+  model_ = load_model(base_, build_of_rank(config_, base_.config(), ranks_.grid, device_, costs));
   model_->train();
   if (!config_.trains_adapters()) {
-    freeze();
+    freeze(*model_, config_.model);
   } else if (config_.peft.adapter_path.empty()) {
     attach_lora(*model_, config_.peft, static_cast<uint64_t>(config_.rng.seed));
   } else {
@@ -240,12 +274,12 @@ void Trainer::open_weights(const std::optional<SavedRun>& saved, bool resumes) {
   }
   if (saved) saved->load_weights(*model_);
   model_->set_recompute(config_.recompute());
-  features_ = FeatureCache::make(*model_, config_.dataset);
+  if (ranks_.grid.is_first_stage()) features_ = FeatureCache::make(*model_, config_.dataset);
   AdamW::NamedTensors trained;
   for (const auto& entry : model_->named_parameters()) {
     if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
   }
-  if (trained.empty()) {
+  if (ranks_.all.sum(std::ssize(trained)) == 0) {
     user_error(
         "nothing is trained: model.freeze_language_model, model.freeze_vision_model and "
         "model.freeze_vision_projection freeze all that checkpoint.pretrained_checkpoint={} has",
@@ -257,7 +291,8 @@ void Trainer::open_weights(const std::optional<SavedRun>& saved, bool resumes) {
                                                     .eps = config_.optimizer.adam_eps,
                                                     .lora_plus_ratio = config_.peft.lora_plus_ratio,
                                                     .clip_grad = config_.optimizer.clip_grad});
-  flops_ = std::make_unique<ModelFlops>(*model_);
+  pipeline_ = std::make_unique<Pipeline>(*model_, ranks_.grid);
+  flops_ = std::make_unique<ModelFlops>(*model_, pipeline_->inflow());
   if (resumes) {
     progress_ = saved->load_state(*optimizer_, {.optimizer = config_.checkpoint.load_optim,
                                                 .random_state = config_.checkpoint.load_rng,
@@ -303,22 +338,12 @@ void Trainer::settle_base(const std::optional<SavedRun>& saved) {
              config_.model.params_dtype);
 }
 
-void Trainer::freeze() {
-  for (const auto& entry : model_->named_parameters()) {
-    const std::string& name = entry.key();
-    const bool frozen =
-        (config_.model.freeze_language_model && name.starts_with("language_model.")) ||
-        (config_.model.freeze_vision_model && name.starts_with("vision_tower.")) ||
-        (config_.model.freeze_vision_projection && name.starts_with("multi_modal_projector."));
-    entry.value().requires_grad_(!frozen);
-  }
-}
-
 void Trainer::start_from_adapter() {
-  load_adapter(
-      *model_,
-      with_integrity(resolve_model(config_.peft.adapter_path, "peft.adapter_path"), config_));
-  const LoraConfig held = lora_config_of(*model_);
+  const fs::path path =
+      with_integrity(resolve_model(config_.peft.adapter_path, "peft.adapter_path"), config_);
+  load_adapter(*model_, path);
+  const std::shared_ptr<Ministral3> whole = whole_adapters(model_, path);
+  const LoraConfig held = lora_config_of(*whole);
   LoraConfig& config = config_.peft;
   const auto require = [&](const char* key, const std::string& value, const std::string& theirs) {
     if (value == theirs || !asked_.keys.contains(fmt::format("peft.{}", key))) return;
@@ -346,7 +371,7 @@ void Trainer::start_from_adapter() {
     user_error("rng.seed={} has no effect: {}; leave it out", config_.rng.seed, kNothingDrawn);
   }
   identity_ = identity_of(config_, std::move(identity_.contents));
-  identity_.contents["peft.adapter_path"] = content_of_adapters(*model_);
+  identity_.contents["peft.adapter_path"] = content_of_adapters(*whole);
 }
 
 }  // namespace trestle

@@ -27,6 +27,7 @@
 #include "train/feature_cache.h"
 #include "train/gradient_sync.h"
 #include "train/params_norm.h"
+#include "train/pipeline.h"
 #include "train/ranks.h"
 #include "train/validation.h"
 
@@ -77,9 +78,11 @@ class Trainer {
     Batch batch;
     at::Tensor loss;
   };
-  /// Gradients of samples that share a forward are added to those of the step. Reads nothing from
-  /// the device, which goes on while the host prepares what is next.
-  MicroBatch accumulate(MicroBatch micro, StepMetrics& metrics);
+  /// Samples `group` of the batch, whose work is counted.
+  MicroBatch collated(GlobalBatch& batch, const std::vector<size_t>& group, StepMetrics& metrics);
+  /// Gradients of this rank's samples. Reads nothing from the device, which goes on while the host
+  /// prepares what is next.
+  std::vector<MicroBatch> make_gradients(GlobalBatch& batch, StepMetrics& metrics);
   /// The step's one read from the device: losses and gradient norm. Returns what is wrong with the
   /// losses of this rank, or nothing.
   std::string read(const std::vector<MicroBatch>& micro_batches, StepMetrics& metrics) const;
@@ -87,6 +90,7 @@ class Trainer {
   void add_ranks(StepMetrics& metrics) const;
   /// The gradients' norm.
   at::Tensor norm() const;
+  std::string first_bad_gradient() const;
   /// What is wrong with the step, or nothing; gradients are there.
   std::string fault(const StepMetrics& metrics) const;
   /// Stops the run or, with train.on_nan=skip, undoes the step.
@@ -103,7 +107,6 @@ class Trainer {
   void open_weights(const std::optional<SavedRun>& saved, bool resumes);
   /// What weights and optimizer hold; while weights are read, what a card holds so far.
   MemoryUse memory_held() const;
-  void freeze();
   void tell_of_idle_keys() const;
   /// The adapter says scheme, rank, alpha, dropout and targets, and the config then too.
   void start_from_adapter();
@@ -142,6 +145,7 @@ class Trainer {
   std::shared_ptr<Ministral3> model_;
   std::unique_ptr<FeatureCache> features_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<Pipeline> pipeline_;
   std::unique_ptr<ModelFlops> flops_;
   /// Null where it is not asked for.
   std::unique_ptr<ParamsNorm> params_norm_;

@@ -54,7 +54,8 @@ bool Trainer::validate(Output* output) {
   bool is_best = false;
   for (const auto& validation : validations_) {
     if (!validation->is_due(progress_.step)) continue;
-    const ValidationMetrics metrics = validation->run(*model_, features_.get(), progress_.step);
+    const ValidationMetrics metrics =
+        validation->run(*model_, *pipeline_, features_.get(), progress_.step);
     if (output != nullptr) {
       output->log.write(metrics);
       MetricsLog::print_progress(metrics);
@@ -78,6 +79,12 @@ int Trainer::run(const OnStep& on_step) {
 }
 
 int Trainer::run_steps(const OnStep& on_step) {
+  if (const int64_t stages = ranks_.grid.topology.pipeline; stages > 1) {
+    user_error(
+        "model.pipeline_model_parallel_size={}: checkpoints of several stages are not written yet; "
+        "set it to 1",
+        stages);
+  }
   const fs::path directory = config_.checkpoint.save;
   std::optional<RunLock> lock;
   std::optional<Output> output;

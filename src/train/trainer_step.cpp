@@ -54,11 +54,19 @@ void Trainer::fail_together(fmt::format_string<Args...> format, Args&&... args) 
   throw AgreedError(text);
 }
 
+// Of all ranks, which share the model out.
+std::string Trainer::first_bad_gradient() const {
+  for (std::string& name :
+       ranks_.all.gather(trestle::first_bad_gradient(optimizer_->parameters()))) {
+    if (!name.empty()) return name;
+  }
+  return {};
+}
+
 std::string Trainer::fault(const StepMetrics& metrics) const {
   if (!std::isfinite(metrics.grad_norm)) {
     return fmt::format("the gradient norm is {}; first bad: the gradient of {}",
-                       without_sign_of_nan(metrics.grad_norm),
-                       first_bad_gradient(optimizer_->parameters()));
+                       without_sign_of_nan(metrics.grad_norm), first_bad_gradient());
   }
   const std::vector<double>& recent = progress_.recent_losses;
   if (config_.train.loss_spike_factor > 0 && std::ssize(recent) == kSpikeWindow) {
@@ -89,17 +97,31 @@ void Trainer::refuse(StepMetrics& metrics, const std::string& why) {
   }
 }
 
-Trainer::MicroBatch Trainer::accumulate(MicroBatch micro, StepMetrics& metrics) {
+Trainer::MicroBatch Trainer::collated(GlobalBatch& batch, const std::vector<size_t>& group,
+                                      StepMetrics& metrics) {
   ++metrics.forwards;
+  MicroBatch micro{{}, collate(take(batch.samples, group)), {}};
+  for (const size_t i : group) micro.rows.push_back(batch.rows[i]);
   ModelInput& input = micro.batch.input;
   const auto pictures = features_ ? features_->fill(input) : input.images_CHW;
-  const auto [sum, targets] = model_->loss_sum(input, micro.batch.labels_T);
+  const int64_t targets = Targets::of(micro.batch.labels_T).count();
   metrics.flops += flops_->of(input, pictures, targets);
-  const at::Tensor loss = sum / static_cast<double>(metrics.target_tokens);
-  // It asks for no gradient where only the vision tower trains and no sample has a picture.
-  if (targets > 0 && loss.requires_grad()) loss.backward();
-  micro.loss = loss.detach();
   return micro;
+}
+
+std::vector<Trainer::MicroBatch> Trainer::make_gradients(GlobalBatch& batch, StepMetrics& metrics) {
+  const std::vector<std::vector<size_t>> groups = micro_batches(config_, batch.samples);
+  std::vector<MicroBatch> done(groups.size());
+  const auto next = [&](int64_t i) {
+    MicroBatch& micro = done[static_cast<size_t>(i)];
+    micro = collated(batch, groups[static_cast<size_t>(i)], metrics);
+    return PipelineBatch{&micro.batch.input, &micro.batch.labels_T};
+  };
+  const at::Tensor losses =
+      pipeline_->train(std::ssize(groups), next, static_cast<double>(metrics.target_tokens));
+  pipeline_->sum_tied_embeddings();
+  for (size_t i = 0; i < done.size(); ++i) done[i].loss = losses[static_cast<int64_t>(i)];
+  return done;
 }
 
 std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
@@ -115,7 +137,7 @@ std::string Trainer::read(const std::vector<MicroBatch>& micro_batches,
     if (!std::isfinite(metrics.loss)) {
       return fmt::format("the loss is {} in rows {}; first bad: {}",
                          without_sign_of_nan(metrics.loss), row_names(*dataset_, micro.rows),
-                         first_bad_tensor(*model_, micro.batch));
+                         first_bad_tensor(*model_, ranks_.grid, micro.batch));
     }
   }
   metrics.grad_norm = values.front();
@@ -133,7 +155,9 @@ void Trainer::add_ranks(StepMetrics& metrics) const {
   ranks_.samples.all_reduce(sums);
   const auto* sum = sums.const_data_ptr<double>();
   metrics.loss = sum[0];
-  metrics.flops = sum[1];
+  at::Tensor flops = at::full({1}, sum[1], at::kDouble);
+  ranks_.grid.pipeline.all_reduce(flops);  // each stage counts its own
+  metrics.flops = flops.item<double>();
   metrics.forwards = static_cast<int64_t>(sum[2]);
 }
 
@@ -155,12 +179,7 @@ StepMetrics Trainer::step() {
                   batch.all_rows.size());
   }
   optimizer_->zero_grad();
-  std::vector<MicroBatch> done;
-  for (const std::vector<size_t>& group : micro_batches(config_, batch.samples)) {
-    MicroBatch micro{{}, collate(take(batch.samples, group)), {}};
-    for (const size_t i : group) micro.rows.push_back(batch.rows[i]);
-    done.push_back(accumulate(std::move(micro), metrics));
-  }
+  const std::vector<MicroBatch> done = make_gradients(batch, metrics);
   if (gradients_) gradients_->sum();
   std::string why = first_told(ranks_.all, read(done, metrics));
   add_ranks(metrics);

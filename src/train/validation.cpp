@@ -184,7 +184,7 @@ bool Validation::is_due(int64_t step) const {
   return step % config_.validation.eval_interval == 0 || step == config_.train.train_iters;
 }
 
-double Validation::loss(const Ministral3& model, FeatureCache* features) const {
+double Validation::loss(Pipeline& pipeline, FeatureCache* features) const {
   const int64_t batch = config_.train.global_batch_size;
   const int64_t rows = rows_of_loss();
   const Overlong overlong = *overlong_of_name(config_.dataset.overlong);
@@ -197,28 +197,31 @@ double Validation::loss(const Ministral3& model, FeatureCache* features) const {
                         dataset_->row_name(row, source_.data.path));
       if (sample) samples.push_back(std::move(*sample));
     }
-    for (const std::vector<size_t>& group : micro_batches(config_, samples)) {
-      Batch together = collate(take(samples, group));
+    const std::vector<std::vector<size_t>> groups = micro_batches(config_, samples);
+    Batch together;
+    sums.push_back(pipeline.evaluate(std::ssize(groups), [&](int64_t i) {
+      together = collate(take(samples, groups[static_cast<size_t>(i)]));
       if (features != nullptr) features->fill(together.input);
-      const auto [loss, count] = model.loss_sum(together.input, together.labels_T);
-      if (count > 0) sums.push_back(loss);
-      targets += count;
-    }
+      targets += Targets::of(together.labels_T).count();
+      return PipelineBatch{&together.input, &together.labels_T};
+    }));
   }
   if (targets == 0) {
     user_error("the first {} rows of {} have no target to validate", rows, source_.data.path);
   }
-  const std::vector<double> values = read_scalars(sums);  // in the order of the rows
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(targets);
+  const at::Tensor all = at::cat(sums).to(at::kCPU, at::kDouble);  // in the order of the rows
+  const auto* value = all.const_data_ptr<double>();
+  return std::accumulate(value, value + all.numel(), 0.0) / static_cast<double>(targets);
 }
 
-ValidationMetrics Validation::run(Ministral3& model, FeatureCache* features, int64_t step) const {
+ValidationMetrics Validation::run(Ministral3& model, Pipeline& pipeline, FeatureCache* features,
+                                  int64_t step) const {
   const auto start = std::chrono::steady_clock::now();
   const EvaluationMode mode(model);
   ValidationMetrics metrics;
   metrics.step = step;
   metrics.set = source_.set;
-  metrics.loss = loss(model, features);
+  metrics.loss = loss(pipeline, features);
   if (config_.validation.answers > 0) {
     EvaluationOptions options;
     options.rows = config_.validation.answers;

@@ -15,6 +15,7 @@
 #include "recipes/config.h"
 #include "run/checkpoint.h"
 #include "train/feature_cache.h"
+#include "train/pipeline.h"
 
 namespace trestle {
 
@@ -32,7 +33,8 @@ class Validation {
   bool is_due(int64_t step) const;
   /// Leaves the model in training mode, and torch's random state as it was. `features` may be null.
   /// Throws UserError naming a row that cannot be used.
-  ValidationMetrics run(Ministral3& model, FeatureCache* features, int64_t step) const;
+  ValidationMetrics run(Ministral3& model, Pipeline& pipeline, FeatureCache* features,
+                        int64_t step) const;
   /// What validation.best_metric is measured on: rows, their files by content (content_of), and the
   /// values of keys on which the number depends. Empty where no metric is named, or that of
   /// another set.
@@ -53,7 +55,7 @@ class Validation {
   };
   static std::vector<Source> sources(const TrainConfig& config);
   Validation(const TrainConfig& config, const Processor& processor, const Source& source);
-  double loss(const Ministral3& model, FeatureCache* features) const;
+  double loss(Pipeline& pipeline, FeatureCache* features) const;
   void check_best_metric() const;
   void tell_of_missing_rows(const std::set<std::string>& asked) const;
   int64_t rows_of_loss() const;

@@ -352,7 +352,7 @@ TABLE = {
         "--tensor-model-parallel-size": [Trial(2, MANY)],
         "--pipeline-model-parallel-size": [Trial(2, MANY)],
         "--context-parallel-size": [Trial(2, MANY)],
-        "--virtual-pipeline-model-parallel-size": [Trial(2, Refused("one process has no stages"))],
+        "--virtual-pipeline-model-parallel-size": [Trial(2, MANY)],
         "--model": [Trial("ministral3_3b", Refused("--recipe"))],
         "--mode": [Trial("dora", Changed(LOSS)), Trial("sft", Changed(trained)),
                    Trial("lora", Refused("contradicts"), {"--recipe": "ministral3_3b_sft_config"})],

@@ -119,6 +119,12 @@ def of_peft(*trials, value):
 TABLE = {
     "model.tensor_model_parallel_size": [Trial(2, Gains(err, MANY))],
     "model.pipeline_model_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.virtual_pipeline_model_parallel_size": [Trial(2, Gains(err, MANY))],
+    "model.num_layers_in_first_pipeline_stage": [Trial(1, Gains(err, MANY))],
+    "model.num_layers_in_last_pipeline_stage": [Trial(1, Gains(err, MANY))],
+    "model.account_for_embedding_in_pipeline_split": [Trial("true", Gains(err, MANY))],
+    "model.account_for_loss_in_pipeline_split": [Trial("true", Gains(err, MANY))],
+    "model.pipeline_split": [Trial("cost", Gains(err, MANY))],
     "model.context_parallel_size": [Trial(2, Gains(err, MANY))],
     "model.sequence_parallel": [Trial("true", Gains(err, MANY))],
     "model.seq_length": [Trial(150, Changed(TOKENS), {"dataset.overlong": "cut-text"})],

@@ -125,7 +125,7 @@ WORDS = {
     ("finetune", "--device"),
     ("import", "--max-memory"), ("export", "--max-memory"), ("export", "--max-shard-size"), ("generate", "--prompt"),
     ("generate", "--system-prompt"), ("generate", "--reasoning-effort"), ("finetune", "overrides"), ("finetune", "--recipe"), ("finetune", "--overlong"),
-    ("finetune", "--model"), ("finetune", "--virtual-pipeline-model-parallel-size"),
+    ("finetune", "--model"),
     ("evaluate", "--maker"), ("evaluate", "--split"), ("evaluate", "--subset"), ("evaluate", "--reasoning-effort"), ("data check", "--maker"),
     ("data check", "--split"), ("data check", "--subset"), ("data show", "--maker"), ("data show", "--split"), ("data show", "--subset"),
     ("launch", "--rdzv-endpoint"), ("launch", "--rdzv-id"), ("launch", "--master-addr"),
@@ -135,7 +135,7 @@ WORDS = {
     ("recipes", "name"), ("compare", "--prompt"), ("tokenize", "--system-prompt"), ("tokenize", "--reasoning-effort"),
 }
 KEY_WORDS = {
-    "model.params_dtype", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "train.device", "validation.split",
+    "model.params_dtype", "model.pipeline_split", "model.recompute_granularity", "model.recompute_method", "train.on_nan", "train.device", "validation.split",
     "validation.subset", "dataset.subset", "dataset.blend", "validation.sets", "validation.best_metric", "scheduler.lr_decay_style", "scheduler.lr_wsd_decay_style", "scheduler.weight_decay_incr_style", "dataset.maker_name", "dataset.split", "dataset.overlong",
     "peft.scheme", "peft.base_bits", "peft.target_modules", "peft.lora_A_init_method", "peft.lora_B_init_method", "logger.wandb_project",
     "logger.wandb_entity", "logger.wandb_exp_name", "logger.mlflow_experiment", "logger.mlflow_run_name", "logger.mlflow_tags",

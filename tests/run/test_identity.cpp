@@ -19,6 +19,12 @@ const std::map<std::string, std::string>& other_values() {
   static const std::map<std::string, std::string> table = {
       {"model.tensor_model_parallel_size", "2"},
       {"model.pipeline_model_parallel_size", "2"},
+      {"model.virtual_pipeline_model_parallel_size", "2"},
+      {"model.num_layers_in_first_pipeline_stage", "2"},
+      {"model.num_layers_in_last_pipeline_stage", "2"},
+      {"model.account_for_embedding_in_pipeline_split", "true"},
+      {"model.account_for_loss_in_pipeline_split", "true"},
+      {"model.pipeline_split", "cost"},
       {"model.context_parallel_size", "2"},
       {"model.sequence_parallel", "true"},
       {"model.seq_length", "100"},

@@ -7,6 +7,7 @@
 #include "kernels/optimizer.h"
 #include "metrics/flops.h"
 #include "model/ministral3.h"
+#include "parallel/grid.h"
 #include "peft/lora.h"
 #include "train/params_norm.h"
 
@@ -164,7 +165,8 @@ TEST(ParamsNorm, IsThatOfAllWeights) {
       squares += linear->dense_weight().pow(2).sum().item<double>();
     }
     AdamW optimizer(trained, {});
-    const ParamsNorm norm(*model, optimizer);
+    const Grid one;
+    const ParamsNorm norm(*model, optimizer, one);
     EXPECT_NEAR(norm.now(), std::sqrt(squares), 1e-5 * std::sqrt(squares));
     const double before = norm.now();
     for (const auto& [name, parameter] : trained) {

@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 #include "bridge/load.h"
 #include "bridge/load_quantized.h"
@@ -16,6 +18,7 @@
 #include "parallel/share.h"
 #include "parallel/world.h"
 #include "peft/lora.h"
+#include "train/diagnose.h"
 #include "train/pipeline.h"
 
 namespace trestle {
@@ -25,11 +28,6 @@ using testing::Golden;
 using Gradients = std::map<std::string, at::Tensor>;
 
 constexpr double kDivisor = 8;
-
-struct Batch {
-  ModelInput input;
-  at::Tensor labels_T;
-};
 
 struct Case {
   std::string name;
@@ -248,6 +246,10 @@ TEST_P(ByStages, LossesAndGradientsAreThoseOfOneRank) {
         ranks.all_reduce(got);
         const double scale = all.norm().item<double>() / std::sqrt(each.topology.tensor);
         EXPECT_LE((got - wanted).norm().item<double>(), 1e-5 * scale + 1e-12) << name;
+        // Stages alone make the same sums in the same order, but of a tied embedding's two uses.
+        const bool same_sums = each.topology.world() == each.topology.pipeline &&
+                               !(each.tied && name.find("word_embeddings") != std::string::npos);
+        if (same_sums) EXPECT_TRUE(at::equal(got, wanted)) << name;
       }
       const std::scoped_lock lock(mutex);
       seen.insert(name);
@@ -376,6 +378,40 @@ TEST(PipelineFlops, LevelStagesOfAModelWithATower) {
   EXPECT_LT(frozen.layers.front(), costs.layers.front());
   EXPECT_GE(frozen.before, costs.before / 3);
   EXPECT_LT(frozen.before, costs.before / 2.5);
+}
+
+// Where a number that is none came from: what is told of the whole model, by whichever stage has
+// it.
+TEST(PipelineBlame, IsThatOfOneRank) {
+  const Case each{.name = "", .topology = k2x2};
+  const Batch batch = batch_of(Golden("untied"), 0);
+  const std::string layers = "language_model.decoder.layers.";
+  // Of a parameter, what it becomes, and what is told.
+  const std::vector<std::tuple<std::string, double, std::string>> faults = {
+      {"", 0, "no tensor of a second forward"},
+      {layers + "5.mlp.linear_fc1.weight", std::nan(""),
+       "parameter language_model.decoder.layers.5.mlp.linear_fc1.weight"},
+      {"vision_tower.patch_conv.weight", 1e38, "output of the vision tower"},
+      {layers + "3.mlp.linear_fc1.weight", 1e38, "output of decoder layer 3"},
+      {layers + "4.mlp.linear_fc1.weight", 1e38, "output of decoder layer 4"},
+      {"language_model.output_layer.weight", 3e38, "logits"}};
+  for (const auto& [name, value, told] : faults) {
+    const auto break_it = [&](const Ministral3& model) {
+      const at::NoGradGuard no_grad;
+      for (const auto& entry : model.named_parameters()) {
+        if (entry.key() == name) entry.value().fill_(value);
+      }
+    };
+    const auto whole = make_model(each, {});
+    break_it(*whole);
+    EXPECT_EQ(first_bad_tensor(*whole, {}, batch), told);
+    run_ranks(2, [&](const World& world) {
+      const Grid grid(world, each.topology, at::kCPU);
+      const auto model = make_model(each, build_of(each, grid, equal_runs(each.topology, 8)));
+      break_it(*model);
+      EXPECT_EQ(first_bad_tensor(*model, grid, batch), told) << "stage " << world.rank();
+    });
+  }
 }
 
 // A stage that stops for an error ends the others.

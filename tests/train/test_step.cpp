@@ -35,7 +35,7 @@ TEST(Blame, LogitsOfWhatIsAskedForAlone) {
   const auto model = golden.model();
   const at::NoGradGuard no_grad;
   Batch batch{golden.input(), golden.shifted_labels()};
-  EXPECT_EQ(first_bad_tensor(*model, batch), "no tensor of a second forward");
+  EXPECT_EQ(first_bad_tensor(*model, {}, batch), "no tensor of a second forward");
   // Finite weights with which every logit overflows.
   int64_t filled = 0;
   for (const auto& entry : model->named_parameters()) {
@@ -46,9 +46,9 @@ TEST(Blame, LogitsOfWhatIsAskedForAlone) {
     }
   }
   ASSERT_EQ(filled, 2);
-  EXPECT_EQ(first_bad_tensor(*model, batch), "logits");
+  EXPECT_EQ(first_bad_tensor(*model, {}, batch), "logits");
   batch.labels_T.fill_(-100);
-  EXPECT_EQ(first_bad_tensor(*model, batch), "no tensor of a second forward");
+  EXPECT_EQ(first_bad_tensor(*model, {}, batch), "no tensor of a second forward");
 }
 
 }  // namespace

@@ -119,7 +119,8 @@ TEST_F(Validated, TheLossIsThatOfTheFirstRows) {
       if (entry.key().ends_with("linear_out.weight")) parameter.normal_(0, 0.1);
     }
   }
-  const ValidationMetrics metrics = validation->run(trainer.model(), nullptr, 7);
+  Pipeline pipeline(trainer.model(), Grid());
+  const ValidationMetrics metrics = validation->run(trainer.model(), pipeline, nullptr, 7);
   EXPECT_EQ(metrics.step, 7);
   EXPECT_GT(metrics.seconds, 0);
   EXPECT_TRUE(trainer.model().is_training());
