@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <string>
 
 namespace trestle {
 
@@ -47,19 +46,6 @@ Split split_of(std::string_view name) {
     return Split::kColumns;
   }
   return Split::kReplicated;
-}
-
-Split held_split(std::string_view name) {
-  const size_t at = name.find(kAdapterPart);
-  if (at == std::string_view::npos) return split_of(name);
-  const Split base = split_of(std::string(name.substr(0, at)) + ".weight");
-  const std::string_view inner = name.substr(at + kAdapterPart.size());
-  const bool is_a = inner.ends_with("linear_in.weight");
-  if (base == Split::kColumns) return is_a ? base : Split::kReplicated;
-  if (base == Split::kReplicated || is_a) return Split::kReplicated;
-  // One part of a fused projection (q_proj.linear_out.weight) has its rows together.
-  const bool is_part = !inner.starts_with("linear_") && !inner.starts_with("weight_magnitude");
-  return is_part ? Split::kRows : base;
 }
 
 int64_t PipelinePlan::stage_of(std::string_view name) const {

@@ -26,14 +26,11 @@ inline constexpr std::string_view kAdapterPart = ".adapter.";
 /// Whether a parameter, by its full name, is an adapter's.
 bool is_adapter_tensor(std::string_view name);
 
-/// `name` is a model parameter's, with or without `optimizer.state.*.` before it.
+/// `name` is a model parameter's, with or without `optimizer.state.*.` before it. An adapter's
+/// follows its projection: where that is cut by rows, B and DoRA's magnitudes are too, and A is
+/// whole; where by columns, A is too, and the rest whole, what A x sums over the columns of being
+/// summed with the projection's own output.
 Split split_of(std::string_view name);
-
-/// How a tensor rank holds a parameter while it trains: as split_of() says, but an adapter's by its
-/// projection. Where that is cut by rows, B and DoRA's magnitudes are too, and A is whole; where by
-/// columns, A is too, and the rest whole: what A x sums over the columns of is then summed with the
-/// projection's own output.
-Split held_split(std::string_view name);
 
 /// The stages of a pipeline: layers in equal runs, embedding and vision on the first, final norm
 /// and head on the last.

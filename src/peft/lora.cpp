@@ -72,7 +72,7 @@ void initialize(const AdapterSite& site, const LoraConfig& config, const at::Gen
   }
   const auto both = [&](const LowRank& pair, const std::string& part) {
     const auto split = [&](std::string_view factor) {
-      return held_split(fmt::format("{}{}{}{}.weight", site.name, kAdapterPart, part, factor));
+      return split_of(fmt::format("{}{}{}{}.weight", site.name, kAdapterPart, part, factor));
     };
     initialize(pair.a, split("linear_in"), who, config.lora_A_init_method, pair.rank(), generator);
     initialize(pair.b, split("linear_out"), who, config.lora_B_init_method, pair.rank(), generator);

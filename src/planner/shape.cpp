@@ -114,7 +114,7 @@ ModelShape::ModelShape(const ModelConfig& model, const TrainConfig& config) : mo
                          .bytes = bytes_of(value),
                          .trains = value.requires_grad(),
                          .decayed = value.dim() >= 2,
-                         .split = held_split(entry.key())};
+                         .split = split_of(entry.key())};
     if (const auto linear = linears.find(entry.key()); linear != linears.end()) {
       weight.bytes = held_bytes(weight.name, *linear->second, build).value_or(weight.bytes);
     }

@@ -71,7 +71,7 @@ RehearsedNumber worst_gradient(const Gradients& many, const Gradients& one, Rank
   for (const auto& [name, share] : many) {
     const auto whole = one.find(name);
     TORCH_CHECK(whole != one.end(), name, " has a gradient on a rank of several alone");
-    const at::Tensor wanted = share_of(whole->second, held_split(name), who);
+    const at::Tensor wanted = share_of(whole->second, split_of(name), who);
     const double largest = whole->second.abs().max().item<double>();
     const double difference =
         (share - wanted).abs().max().item<double>() / std::max(largest, 1e-12);

@@ -216,6 +216,7 @@ at::Tensor Pipeline::run(Run run, int64_t micro_batches) {
   for (Outgoing& each : run.outgoing) each.sent.wait();
   at::Tensor losses =
       grid_.is_last_stage() ? at::stack(run.losses) : at::empty({micro_batches}, options);
+  if (grid_.is_last_stage()) grid_.context.all_reduce(losses);  // of each its share of the tokens
   grid_.pipeline.broadcast(losses, topology_.pipeline - 1);
   return losses;
 }

@@ -8,14 +8,6 @@ namespace trestle {
 
 namespace {
 
-void refuse_unbuilt(const char* key, int64_t value, int64_t world) {
-  if (value == 1) return;
-  user_error(
-      "{}={} over {} ranks is not built yet; set it to 1, so that each rank has the whole "
-      "model and rows of its own",
-      key, value, world);
-}
-
 // The ranks that differ from `place` in data alone, and with `whole` in tensor and context too.
 std::vector<int64_t> ranks_beside(const Topology& topology, const Place& place, bool whole) {
   std::vector<int64_t> ranks;
@@ -36,8 +28,6 @@ std::vector<int64_t> ranks_beside(const Topology& topology, const Place& place, 
 Topology topology_of(const TrainConfig& config, int64_t world) {
   if (world == 1) return {};
   const ModelOptions& model = config.model;
-  refuse_unbuilt("model.tensor_model_parallel_size", model.tensor_model_parallel_size, world);
-  refuse_unbuilt("model.context_parallel_size", model.context_parallel_size, world);
   return over_world({.tensor = model.tensor_model_parallel_size,
                      .context = model.context_parallel_size,
                      .pipeline = model.pipeline_model_parallel_size,

@@ -46,7 +46,7 @@ Result result_of(const Ministral3& model, const ModelInput& input, const at::Ten
     const at::Tensor& held = entry.value().grad();
     at::Tensor gradient = held.defined() ? held.clone() : at::zeros_like(entry.value());
     groups.context.all_reduce(gradient);
-    if (held_split(entry.key()) == Split::kReplicated) groups.tensor.all_reduce(gradient);
+    if (split_of(entry.key()) == Split::kReplicated) groups.tensor.all_reduce(gradient);
     result.gradients[entry.key()] = gradient;
   }
   return result;
@@ -57,7 +57,7 @@ void expect_share(const Result& got, const Result& whole, RankOf who, double tol
   ASSERT_EQ(got.gradients.size(), whole.gradients.size());
   for (const auto& [name, gradient] : got.gradients) {
     const at::Tensor& all = whole.gradients.at(name);
-    const at::Tensor wanted = share_of(all, held_split(name), who);
+    const at::Tensor wanted = share_of(all, split_of(name), who);
     ASSERT_EQ(gradient.sizes(), wanted.sizes()) << name;
     // Of the whole's size: a share may be small beside it.
     const double error = (gradient - wanted).norm().item<double>();

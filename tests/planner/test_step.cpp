@@ -204,13 +204,13 @@ TEST(Shape, SizesOfTheFamilyAreThoseOfItsCheckpoints) {
 
 TEST(Shape, AdaptersAreCutAsTheirBaseIs) {
   const std::string layer = "language_model.decoder.layers.0.";
-  const auto cut = [&](const std::string& name) { return held_split(layer + name); };
+  const auto cut = [&](const std::string& name) { return split_of(layer + name); };
   EXPECT_EQ(cut("self_attention.linear_qkv.adapter.linear_in.weight"), Split::kReplicated);
   EXPECT_EQ(cut("self_attention.linear_qkv.adapter.linear_out.weight"), Split::kRows);
   EXPECT_EQ(cut("mlp.linear_fc1.adapter.weight_magnitude"), Split::kHalvedRows);
   EXPECT_EQ(cut("mlp.linear_fc2.adapter.linear_in.weight"), Split::kColumns);
   EXPECT_EQ(cut("mlp.linear_fc2.adapter.linear_out.weight"), Split::kReplicated);
-  EXPECT_EQ(held_split("vision_tower.patch_conv.weight"), Split::kReplicated);
+  EXPECT_EQ(split_of("vision_tower.patch_conv.weight"), Split::kReplicated);
 }
 
 }  // namespace

@@ -235,7 +235,7 @@ TEST_P(ByStages, LossesAndGradientsAreThoseOfOneRank) {
     expect(pipeline.train(std::ssize(mine), source, kDivisor), 1);
     pipeline.sum_tied_embeddings();
     for (auto& [name, gradient] : gradients_of(*model)) {
-      const Split split = held_split(name);
+      const Split split = split_of(name);
       const Group& ranks = split == Split::kReplicated ? grid.whole_gradients : grid.gradients;
       const at::Tensor& all = whole.gradients.at(name);
       ASSERT_EQ(ranks.max(gradient.defined()) == 1, all.defined()) << name;
