@@ -132,9 +132,10 @@ void run(const RehearseFlags& flags) {
   const TemporaryFolder folder;
   write_shrunk_model(assets / "model", model.config, topology, /*seed=*/1234,
                      folder.path() / "model");
-  const Rehearsal rehearsal =
-      rehearse(on_demo_data(settled_run.config, topology, folder.path() / "model", assets / "data"),
-               topology, flags.steps);
+  const Rehearsal rehearsal = Rehearser(on_demo_data(settled_run.config, topology,
+                                                     folder.path() / "model", assets / "data"),
+                                        flags.steps)
+                                  .on(topology);
   if (flags.json) {
     fmt::print("{}\n", as_json(rehearsal).dump(2));
   } else {

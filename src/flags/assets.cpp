@@ -1,6 +1,6 @@
 #include "flags/assets.h"
 
-#include "base/paths.h"
+#include "base/file.h"
 
 namespace trestle {
 namespace fs = std::filesystem;

@@ -13,8 +13,10 @@ KvCache::KvCache(const TextConfig& config, int64_t sequences, int64_t capacity, 
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (auto* slab : {&keys_, &values_}) {
       // Zeros: what lies behind a shorter sequence has no weight, but no weight times NaN is NaN.
-      slab->push_back(
-          build.empty({sequences, config.num_query_groups, capacity, config.head_dim}).zero_());
+      slab->push_back(build
+                          .empty({sequences, config.num_query_groups / build.groups.tensor.size(),
+                                  capacity, config.head_dim})
+                          .zero_());
     }
   }
 }

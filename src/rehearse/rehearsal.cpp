@@ -128,30 +128,45 @@ bool Rehearsal::is_equal() const {
   });
 }
 
-Rehearsal rehearse(const TrainConfig& asked, const Topology& topology, int64_t steps) {
+struct Rehearser::One {
+  Steps steps;
+  double seconds = 0;
+};
+
+Rehearser::Rehearser(const TrainConfig& config, int64_t steps)
+    : config_(rehearsed(config, steps)), one_(std::make_unique<One>()) {
   const SilentMessages silent;
-  const TrainConfig config = rehearsed(asked, steps);
-  Rehearsal rehearsal{.topology = topology};
   const Clock::time_point start = Clock::now();
-  Steps one;
-  {
-    Trainer trainer(config);
-    one = steps_of(trainer, steps);
-  }
-  rehearsal.seconds_one = seconds_since(start);
-  const Clock::time_point middle = Clock::now();
+  Trainer trainer(config_);
+  one_->steps = steps_of(trainer, steps);
+  one_->seconds = seconds_since(start);
+}
+
+Rehearser::~Rehearser() = default;
+
+Rehearsal Rehearser::on(const Topology& topology) const {
+  const SilentMessages silent;
+  const Steps& one = one_->steps;
+  Rehearsal rehearsal{.topology = topology, .seconds_one = one_->seconds};
+  TrainConfig config = config_;
+  config.model.tensor_model_parallel_size = topology.tensor;
+  config.model.context_parallel_size = topology.context;
+  config.model.pipeline_model_parallel_size = topology.pipeline;
+  config.model.virtual_pipeline_model_parallel_size = topology.virtual_pipeline;
+  config.model.sequence_parallel = topology.sequence_parallel;
+  const Clock::time_point start = Clock::now();
   Findings findings;
   std::vector<StepMetrics> many;
   run_ranks(topology.world(), [&](const World& world) {
     Trainer trainer(config, {}, world);
-    const Steps made = steps_of(trainer, steps);
+    const Steps made = steps_of(trainer, std::ssize(one.metrics));
     const Grid& grid = trainer.ranks().grid;
     findings.add(
         worst_gradient(made.gradients, one.gradients, {grid.place.tensor, grid.topology.tensor}),
         traffic_of(grid));
     if (world.is_first()) many = made.metrics;
   });
-  rehearsal.seconds_many = seconds_since(middle);
+  rehearsal.seconds_many = seconds_since(start);
   for (size_t i = 0; i < one.metrics.size(); ++i) {
     const auto add = [&](const char* what, double StepMetrics::*value) {
       const double of_one = one.metrics[i].*value, of_many = many.at(i).*value;

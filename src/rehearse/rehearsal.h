@@ -4,7 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -42,9 +42,22 @@ struct Rehearsal {
   bool is_equal() const;
 };
 
-/// Trains `steps` steps of `config`, in fp32 and by a constant rate, once on one rank and once on
-/// topology.world() threads; nothing is written but what the config's own caches keep. Throws
-/// UserError as the trainer does, and MachineError where ranks do not come to an end.
-Rehearsal rehearse(const TrainConfig& config, const Topology& topology, int64_t steps);
+/// A run that one rank has made, for others to be held against.
+class Rehearser {
+ public:
+  /// Trains `steps` steps of `config`, in fp32 and by a constant rate, on one rank. Nothing is
+  /// written but what the config's own caches keep. Throws UserError as the trainer does.
+  Rehearser(const TrainConfig& config, int64_t steps);
+  ~Rehearser();
+
+  /// The same on topology.world() threads. Throws as they do, and MachineError where ranks do not
+  /// come to an end.
+  Rehearsal on(const Topology& topology) const;
+
+ private:
+  struct One;
+  TrainConfig config_;
+  std::unique_ptr<One> one_;
+};
 
 }  // namespace trestle
