@@ -5,10 +5,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
+#include <sstream>
 
 #include "base/error.h"
 #include "checkpoint/save_record.h"
+#include "megatron/flat_state.h"
 #include "megatron/integrity.h"
+#include "megatron/names.h"
 #include "model/ministral3.h"
 #include "parallel/by_all.h"
 #include "peft/megatron_adapter.h"
@@ -22,6 +26,10 @@ namespace trestle {
 namespace {
 
 constexpr std::string_view kOptimizer = "optimizer.state.";
+
+bool is_of_optimizer(const std::string& name) {
+  return name.starts_with(kOptimizer) || is_flat_state(name);
+}
 
 Json own_of(const MegatronCheckpoint& checkpoint) {
   Json own = checkpoint.object(kProgress).value_or(Json());
@@ -97,6 +105,40 @@ SavedRun::Names SavedRun::take(const std::vector<HeldTensor>& held, const Names&
   return used;
 }
 
+std::string SavedRun::stored_name(const std::string& ours) const {
+  return checkpoint_.tensors().contains(ours) ? ours : bridge_adapter_name(ours);
+}
+
+std::vector<std::string> SavedRun::trained_by_all(const AdamW& optimizer) const {
+  std::string mine;
+  for (const auto& [name, tensor] : optimizer.parameters()) mine += stored_name(name) + '\n';
+  std::vector<std::string> all;
+  for (const std::string& names : ranks_.gather(mine)) {
+    std::istringstream lines(names);
+    for (std::string name; std::getline(lines, name);) {
+      if (std::ranges::find(all, name) == all.end()) all.push_back(name);
+    }
+  }
+  return all;
+}
+
+void SavedRun::take_flat(const std::vector<HeldTensor>& held,
+                         std::vector<std::string> trained) const {
+  const at::NoGradGuard no_grad;
+  const FlatState state(checkpoint_, std::move(trained));
+  for (const HeldTensor& each : held) {
+    Shard shard = each.shard;
+    const std::string ours(parameter_of(shard.name)), name = stored_name(ours);
+    const std::vector<int64_t>& stored = checkpoint_.tensors().at(name).shape;
+    if (stored != shard.whole.shape) {
+      user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, name,
+                 fmt::join(stored, ", "), fmt::join(shard.whole.shape, ", "));
+    }
+    shard.name.replace(shard.name.size() - ours.size(), ours.size(), name);
+    each.data.copy_(state.read(shard).view(each.data.sizes()));
+  }
+}
+
 SavedRun::Names SavedRun::unused(const Names& names, const std::function<Names()>& use) const {
   const std::vector<std::string> all = by_all(ranks_, [&] {
     const Names used = use();
@@ -131,7 +173,6 @@ void SavedRun::load_weights(Ministral3& model) const {
 }
 
 void SavedRun::require_optimizer(const Names& names) const {
-  const auto is_of_optimizer = [](const std::string& name) { return name.starts_with(kOptimizer); };
   if (std::ranges::none_of(names, is_of_optimizer)) {
     user_error(
         "checkpoint.load={} was saved without its optimizer (checkpoint.save_optim=false); go on "
@@ -175,10 +216,18 @@ RunProgress SavedRun::load_state(AdamW& optimizer, const What& what) const {
   if (what.optimizer) {
     require_optimizer(names);
   } else {
-    std::erase_if(names, [](const std::string& name) { return name.starts_with(kOptimizer); });
+    std::erase_if(names, is_of_optimizer);
   }
+  const bool is_flat = what.optimizer && std::ranges::any_of(names, is_flat_state);
+  const auto trained = is_flat ? trained_by_all(optimizer) : std::vector<std::string>();
   require_used(unused(names, [&] {
-    Names used = what.optimizer ? take(held_state(optimizer, plan_), names) : Names();
+    Names used;
+    if (is_flat) {
+      take_flat(held_state(optimizer, plan_), trained);
+      std::ranges::copy_if(names, std::inserter(used, used.end()), is_flat_state);
+    } else if (what.optimizer) {
+      used = take(held_state(optimizer, plan_), names);
+    }
     load_random_states(names, what);
     used.insert({kRandomState, kCardRandomState});
     return used;

@@ -105,6 +105,11 @@ class SavedRun {
   using Names = std::set<std::string>;
   /// Copies stored parts into `held`. Returns the names that were used.
   Names take(const std::vector<HeldTensor>& held, const Names& names) const;
+  /// As the checkpoint spells them, the parameters that all ranks together train.
+  std::vector<std::string> trained_by_all(const AdamW& optimizer) const;
+  std::string stored_name(const std::string& ours) const;
+  /// The same of the optimizer's state in flat buckets.
+  void take_flat(const std::vector<HeldTensor>& held, std::vector<std::string> trained) const;
   /// Of `names` those that no rank uses; `use` returns which this one does.
   Names unused(const Names& names, const std::function<Names()>& use) const;
   void require_used(const Names& names) const;

@@ -48,6 +48,7 @@ Ranks::Ranks(const World& world, const Topology& topology, at::Device device)
   std::vector<int64_t> everyone;
   for (int64_t i = 0; i < size; ++i) everyone.push_back(i);
   all = world.group("decisions", everyone, at::kCPU);
+  saving = world.group("saving", everyone, at::kCPU);
   sample_ranks = ranks_beside(topology, grid.place, /*whole=*/false);
   samples = world.group("samples", sample_ranks, at::kCPU);
   parameters =

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "megatron/shard.h"
 #include "parallel/grid.h"
 #include "recipes/config.h"
 
@@ -35,6 +36,11 @@ struct Ranks {
   std::vector<int64_t> sample_ranks = {0};
   /// ... and those of grid.whole_gradients.
   Group parameters;
+  /// All ranks once more, for whoever writes checkpoints while a step is made.
+  Group saving;
+
+  /// What this rank has of the model.
+  ShardPlan plan() const { return {grid.topology, grid.place}; }
 
   bool is_first() const { return rank == 0; }
   bool is_one() const { return size == 1; }

@@ -169,7 +169,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
   settle_device();
   const CheckpointOptions& checkpoint = config_.checkpoint;
   std::optional<SavedRun> saved;
-  if (!checkpoint.load.empty()) saved.emplace(checkpoint.load, checkpoint.verify_integrity);
+  if (!checkpoint.load.empty()) {
+    saved.emplace(checkpoint.load, checkpoint.verify_integrity, ranks_.plan(), ranks_.all);
+  }
   const bool resumes = saved && !checkpoint.finetune;
   settle_base(saved);
   const auto before = resumes ? saved->identity() : std::nullopt;

@@ -127,7 +127,8 @@ class Trainer {
   /// Where a validation is due: tells the log, and returns whether it was the best so far.
   bool validate(Output* output);
   /// `best`: best.json is to name it.
-  void save(Output* output, bool best) const;
+  void save(CheckpointSaver& saver, Output* output, bool best) const;
+  static void tell_of_saved(CheckpointSaver& saver, Output* output);
 
   TrainConfig config_;
   const World& world_;

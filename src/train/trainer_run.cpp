@@ -24,30 +24,25 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 struct Trainer::Output {
-  Output(const TrainConfig& config, const RunProgress& progress,
-         const std::optional<HuggingFaceFolder>& folder)
-      : log(config, progress.step), saver(config.checkpoint, folder), profile(config) {}
+  Output(const TrainConfig& config, const RunProgress& progress)
+      : log(config, progress.step), profile(config) {}
 
   MetricsLog log;
-  CheckpointSaver saver;
   StepProfile profile;
-
-  void tell_of_saved() {
-    if (const auto saved = saver.finished()) log.checkpoint_saved(*saved);
-  }
-  void finish_saving() {
-    saver.wait();
-    tell_of_saved();
-  }
 };
 
-void Trainer::save(Output* output, bool best) const {
-  if (output == nullptr) return;
+void Trainer::tell_of_saved(CheckpointSaver& saver, Output* output) {
+  const auto saved = saver.finished();
+  if (saved && output != nullptr) output->log.checkpoint_saved(*saved);
+}
+
+void Trainer::save(CheckpointSaver& saver, Output* output, bool best) const {
   // One copy at a time; and the one before is told of while it is there: the next may remove it.
-  output->finish_saving();
-  output->saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_,
-                                   huggingface_, /*copied=*/output->saver.is_async()),
-                     best);
+  saver.wait();
+  tell_of_saved(saver, output);
+  saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_, huggingface_,
+                           /*copied=*/saver.is_async(), ranks_.plan()),
+             best);
 }
 
 bool Trainer::validate(Output* output) {
@@ -107,7 +102,7 @@ int Trainer::run_steps(const OnStep& on_step) {
     if (const auto line = told_of_best_elsewhere(config_.checkpoint, progress_.best)) {
       fmt::print(stderr, "{}\n", *line);
     }
-    output.emplace(config_, progress_, huggingface_);
+    output.emplace(config_, progress_);
   });
   const int stopped = make_steps(on_step, output ? &*output : nullptr);
   ranks_.all.barrier();  // the first rank has written all that there is
@@ -123,6 +118,7 @@ Trainer::Stop Trainer::agreed_stop(int signal, bool exit) const {
 int Trainer::make_steps(const OnStep& on_step, Output* output) {
   const TrainOptions& train = config_.train;
   const StopSignal signal;
+  CheckpointSaver saver(config_.checkpoint, huggingface_, ranks_.saving);
   const Clock::time_point began = Clock::now();
   while (progress_.step < train.train_iters) {
     if (output != nullptr) output->profile.begin_step(progress_.step + 1);
@@ -143,10 +139,10 @@ int Trainer::make_steps(const OnStep& on_step, Output* output) {
     const bool best = stop.signal == 0 && validate(output);
     if (best || metrics.step % config_.checkpoint.save_interval == 0 ||
         metrics.step == train.train_iters || stop.exit || stop.signal != 0) {
-      save(output, best);
+      save(saver, output, best);
     }
-    if (output != nullptr && stop.signal != 0) output->saver.wait();
-    if (output != nullptr) output->tell_of_saved();
+    if (stop.signal != 0) saver.wait();
+    tell_of_saved(saver, output);
     if (stop.signal != 0) {
       if (output == nullptr) return stop.signal;
       output->profile.finish();
@@ -157,8 +153,9 @@ int Trainer::make_steps(const OnStep& on_step, Output* output) {
     }
     if (stop.exit) break;
   }
+  saver.wait();
+  tell_of_saved(saver, output);
   if (output == nullptr) return 0;
-  output->finish_saving();
   output->profile.finish();
   output->log.finish(progress_.step < train.train_iters ? RunEnd::kStopped : RunEnd::kFinished);
   return 0;

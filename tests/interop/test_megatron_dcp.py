@@ -3,7 +3,7 @@
 
   .venv/bin/python tests/interop/test_megatron_dcp.py --trestle build/release/trestle
       imports tests/fixtures/hf and checks what it wrote, its integrity.json too, against what plain torch made of it; a
-      run without its optimizer; and every tensor of
+      run without its optimizer; one of two ranks; and every tensor of
       every fixture, optimizers' too, by its hash against what DCP reads
   ... check DIRECTORY REFERENCE
       every tensor of DIRECTORY equals REFERENCE: a safetensors file with tensors under their
@@ -18,7 +18,10 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import re
+import socket
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -170,6 +173,42 @@ def check_run(trestle):
         print(f"passed: a run without its optimizer, and the manifest of {check_manifest(directory)} files")
 
 
+def check_ranks(trestle):
+    """What two processes wrote at once, with an optimizer, is one checkpoint for other readers: its masters round to its
+    weights, and the next run of one process goes on from it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        data, target = Path(scratch, "data.jsonl"), Path(scratch, "run")
+        data.write_text((json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n") * 4)
+
+        def command(steps):
+            return [trestle, "finetune", "--recipe", "demo_config", "--peft-scheme", "none", "--dataset-type", "jsonl", *(
+                f"{key}={value}" for key, value in {
+                    "checkpoint.pretrained_checkpoint": FIXTURES / "hf", "checkpoint.save": target, "checkpoint.load": "auto",
+                    "dataset.path_or_dataset": data, "train.train_iters": steps, "train.global_batch_size": 2,
+                    "train.micro_batch_size": 1, "scheduler.lr_warmup_iters": 0}.items())]
+
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        ranks = [subprocess.Popen(command(2), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
+            **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}) for rank in range(2)]
+        for rank, process in enumerate(ranks):
+            said, _ = process.communicate(timeout=300)
+            require(process.returncode == 0, f"rank {rank} ended with {process.returncode}: {said}")
+        directory = iteration(target)
+        require({path.name for path in directory.glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}, "not a file a rank")
+        tensors = read(directory)
+        masters = {name.removeprefix("optimizer.state.param."): value for name, value in tensors.items() if ".param." in name}
+        require(len(masters) * 4 + 1 == len(tensors), f"{len(masters)} masters of {len(tensors)} tensors")
+        for name, master in masters.items():
+            require(torch.equal(master.to(tensors[name].dtype), tensors[name]), f"{name} is not its master's rounding")
+        items = check_items(directory)
+        print(f"passed: {items} items of two ranks, and the manifest of {check_manifest(directory)} files")
+        run(trestle, "inspect", directory, "--check")
+        run(*command(3))
+        require(iteration(target).name == "iter_0000003", "one process does not go on from two ranks' checkpoint")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trestle", help="the program; import and check")
@@ -181,6 +220,7 @@ def main():
     if arguments.trestle:
         check_import(arguments.trestle)
         check_run(arguments.trestle)
+        check_ranks(arguments.trestle)
         check_hashes(arguments.trestle)
     elif arguments.mode == "check":
         check(*arguments.paths)
