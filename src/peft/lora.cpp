@@ -184,14 +184,12 @@ void LoraConfig::validate() const {
 
 namespace {
 
-// Uninitialised; where `device` says, or else beside their projections. Returns the adapted ones.
-std::vector<AdapterSite> attach_all(Ministral3& model, const LoraConfig& config,
+// Uninitialised; where `device` says, or else beside their projections. Returns the adapted ones,
+// which live as long as the model and `whole`.
+std::vector<AdapterSite> attach_all(const WholeSites& whole, const LoraConfig& config,
                                     std::optional<at::Device> device) {
   config.validate();
   const ChosenParts parts = chosen_parts(config.target_modules);
-  // An adapter starts from the numbers that the whole model's would: those of a part are drawn in
-  // its place among the others'.
-  const WholeSites whole(model);
   const std::vector<AdapterSite>& sites = whole.sites;
   require_places(sites, parts, config.dim);
   std::vector<AdapterSite> adapted;
@@ -214,7 +212,10 @@ std::vector<AdapterSite> attach_all(Ministral3& model, const LoraConfig& config,
 AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t seed) {
   const at::NoGradGuard no_grad;
   const at::Generator generator = at::detail::createCPUGenerator(seed);
-  for (const AdapterSite& site : attach_all(model, config, {})) {
+  // An adapter starts from the numbers that the whole model's would: those of a part are drawn in
+  // its place among the others'.
+  const WholeSites whole(model);
+  for (const AdapterSite& site : attach_all(whole, config, {})) {
     initialize(site, config, generator);
   }
   train_adapters_only(model);
@@ -222,7 +223,7 @@ AdapterSummary attach_lora(Ministral3& model, const LoraConfig& config, uint64_t
 }
 
 void attach_lora_shapes(Ministral3& model, const LoraConfig& config) {
-  attach_all(model, config, at::Device(at::kMeta));
+  attach_all(WholeSites(model), config, at::Device(at::kMeta));
   train_adapters_only(model);
 }
 

@@ -25,6 +25,7 @@ TrainConfig config_of(const std::filesystem::path& model) {
   config.dataset.path_or_dataset = "../assets/demo/data";
   config.train.global_batch_size = 4;
   config.train.micro_batch_size = 1;
+  config.checkpoint.save = (model.parent_path() / "run").string();
   return config;
 }
 

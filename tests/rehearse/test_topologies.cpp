@@ -71,6 +71,7 @@ TEST_P(Topologies, MakeWhatOneRankMakes) {
   config.checkpoint.save = (temp / "run").string();
   config.dataset.path_or_dataset = "../assets/demo/data";
   config.dataset.pack_sequences_in_batch = mode.packed;
+  config.dataset.image_max_edge = 56;
   config.train.global_batch_size = 4;
   config.train.micro_batch_size = 1;
   config.optimizer.lr = 1e-3;
