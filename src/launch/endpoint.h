@@ -25,8 +25,8 @@ struct Listening {
   int port = 0;
 };
 
-/// A socket that listens: of all addresses of this machine, or of itself alone; port 0 is any free one.
-/// Throws MachineError, for a port that somebody else has too.
+/// A socket that listens: of all addresses of this machine, or of itself alone; port 0 is any free
+/// one. Throws MachineError, for a port that somebody else has too.
 Listening listen_on(int port, bool loopback_alone);
 
 /// Until something accepts connections there. Throws MachineError after `timeout`.

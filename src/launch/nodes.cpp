@@ -49,8 +49,8 @@ Failure unpacked(const std::string& text) {
   return out;
 }
 
-c10::intrusive_ptr<c10d::TCPStore> hold_store(int port, bool is_alone) {
-  Listening listening = listen_on(port, is_alone);
+c10::intrusive_ptr<c10d::TCPStore> hold_store(int port, bool is_local) {
+  Listening listening = listen_on(port, is_local);
   c10d::TCPStoreOptions options;
   options.isServer = true;
   options.waitWorkers = false;
@@ -88,6 +88,7 @@ struct Nodes::Shared {
   };
 
   c10::intrusive_ptr<c10d::TCPStore> store;
+  c10::intrusive_ptr<c10d::TCPStore> of_ranks;  // on the first node
   int64_t nodes = 1, node = 0;
   std::string prefix;
 
@@ -124,6 +125,19 @@ struct Nodes::Shared {
     return store->check({name}) ? text_of(store->get(name)) : "";
   }
 
+  // The first node opens the ranks' store when all are ready, so that nobody of the last round is
+  // left in it.
+  int port_of_round(int64_t restart) {
+    const std::string name = key(restart, "port");
+    if (node == 0 && all_have(restart, "ready") && !store->check({name})) {
+      of_ranks.reset();
+      of_ranks = hold_store(0, false);
+      store->set(name, bytes(std::to_string(of_ranks->getPort())));
+    }
+    const std::string port = first_value(name, "");
+    return port.empty() ? 0 : std::stoi(port);
+  }
+
   // Of the first node: one that has left or no longer counts.
   std::optional<Failure> silent_node() {
     for (int64_t each = 1; node == 0 && each < nodes; ++each) {
@@ -145,8 +159,8 @@ struct Nodes::Shared {
     };
     set("ready");
     if (own.done) set("done");
-    found.all_ready = all_have(own.restart, "ready");
-    found.all_done = found.all_ready && all_have(own.restart, "done");
+    found.port = port_of_round(own.restart);
+    found.all_done = found.port != 0 && all_have(own.restart, "done");
     if (!own.failure && !found.all_done) own.failure = silent_node();
     const std::string failed =
         first_value(key(own.restart, "failed"), own.failure ? packed(*own.failure) : "");
@@ -222,20 +236,14 @@ Joined read_joined(const std::string& text) {
 }  // namespace
 
 Nodes::Nodes(const NodeOptions& options) : shared_(std::make_shared<Shared>()) {
-  const bool is_alone = options.nodes == 1;
   shared_->nodes = options.nodes;
   shared_->node = options.node;
   shared_->prefix = fmt::format("trestle_launch/{}/", options.run_id);
   ::fcntl(shared_->told.write.get(), F_SETFL, O_NONBLOCK);
-  store_ = options.endpoint.value_or(Endpoint{.host = "127.0.0.1"});
-  if (options.node == 0) {
-    shared_->store = hold_store(store_.port, is_alone && !options.endpoint);
-    store_.port = shared_->store->getPort();
-  } else {
-    shared_->store = reach_store(options);
-  }
+  endpoint_ = options.endpoint.value_or(Endpoint{.host = "127.0.0.1"});
   all_ranks_ = options.ranks_per_node;
-  if (is_alone) return;
+  if (options.nodes == 1) return;
+  shared_->store = options.node == 0 ? hold_store(endpoint_.port, false) : reach_store(options);
   join(options);
   // What it holds lives as long as it does, which may be longer than this.
   shared_->thread = start_thread([shared = shared_] { shared->work(); }, "trestle launch");
@@ -246,7 +254,7 @@ void Nodes::join(const NodeOptions& options) {
   const auto name = [&](int64_t node) { return fmt::format("{}joined/{}", shared_->prefix, node); };
   if (store.add(fmt::format("{}taken/{}", shared_->prefix, options.node), 1) != 1) {
     user_error("--node-rank {} has joined {} already: give each node its own", options.node,
-               store_.text());
+               endpoint_.text());
   }
   store.set(name(options.node), bytes(fmt::format("{} {} {}", options.nodes, options.max_restarts,
                                                   options.ranks_per_node)));
@@ -257,7 +265,7 @@ void Nodes::join(const NodeOptions& options) {
         machine_error(
             "--rdzv-endpoint {}: node {} of {} has not joined within {} s; start trestle launch on "
             "each node with the same --nnodes, --rdzv-endpoint and --rdzv-id",
-            store_.text(), waits_for, options.nodes, options.join_timeout.count());
+            endpoint_.text(), waits_for, options.nodes, options.join_timeout.count());
       }
       std::this_thread::sleep_for(kCycle / 2);
       continue;
@@ -286,9 +294,17 @@ Nodes::~Nodes() {
 
 void Nodes::ready(int64_t restart) {
   const std::scoped_lock lock(shared_->mutex);
+  if (shared_->nodes == 1) {
+    // To this machine alone, where its address is.
+    const bool is_local = endpoint_.host == "127.0.0.1" || endpoint_.host == "localhost";
+    shared_->of_ranks.reset();
+    shared_->of_ranks = hold_store(endpoint_.port, is_local);
+    shared_->news = {};
+    shared_->news.port = shared_->of_ranks->getPort();
+    return;
+  }
   shared_->wanted = {.restart = restart, .stop = shared_->wanted.stop};
-  shared_->news = {
-      .all_ready = shared_->nodes == 1, .stop = shared_->news.stop, .lost = shared_->news.lost};
+  shared_->news = {.stop = shared_->news.stop, .lost = shared_->news.lost};
   shared_->changed.notify_all();
 }
 

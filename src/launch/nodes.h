@@ -1,6 +1,7 @@
-// What the launchers of several nodes tell one another, by keys of a TCPStore that the first holds
-// and that their ranks meet in too: who is ready, whose rank failed first, that all shall stop. A
-// thread talks to the store, so that a network that hangs holds up no signal. Held by the
+// What the launchers of several nodes tell one another, by keys of a TCPStore that the first holds:
+// who is ready, whose rank failed first, that all shall stop. A thread talks to the store, so that
+// a network that hangs holds up no signal. The first holds another store for the ranks, in each
+// round a new one, since torch.distributed finds the last round's keys in an old one. Held by the
 // supervisor.
 #pragma once
 
@@ -41,8 +42,8 @@ class Nodes {
  public:
   /// Of one round of ranks, as far as it is known here.
   struct News {
-    /// Every node is ready to start its ranks.
-    bool all_ready = false;
+    /// MASTER_PORT of the ranks, once every node is ready to start its own; 0 before.
+    int port = 0;
     /// Those of every node have ended well.
     bool all_done = false;
     /// The first that any node told.
@@ -65,10 +66,11 @@ class Nodes {
 
   int64_t first_rank() const { return first_rank_; }
   int64_t all_ranks() const { return all_ranks_; }
-  /// MASTER_ADDR and MASTER_PORT of the ranks.
-  const Endpoint& store() const { return store_; }
+  /// Where the nodes meet; its host is MASTER_ADDR of the ranks.
+  const Endpoint& endpoint() const { return endpoint_; }
 
-  /// Ready for round `restart`, from 0.
+  /// Ready for round `restart`, from 0: those of the one before have ended. Throws MachineError
+  /// where the port of a single node is taken.
   void ready(int64_t restart);
   void fail(const Failure& failure);
   void stop(int signal);
@@ -83,7 +85,7 @@ class Nodes {
   void join(const NodeOptions& options);
 
   std::shared_ptr<Shared> shared_;
-  Endpoint store_;
+  Endpoint endpoint_;
   int64_t first_rank_ = 0, all_ranks_ = 0;
 };
 

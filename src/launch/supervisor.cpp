@@ -91,6 +91,7 @@ class Supervisor {
   Output output_{STDOUT_FILENO, STDERR_FILENO};
   std::vector<RankCores> cores_;
   int64_t restart_ = 0;
+  int port_ = 0;
   std::vector<Rank> ranks_;
 
   // Of a round.
@@ -151,10 +152,11 @@ bool Supervisor::await_others() {
   nodes_.ready(restart_);
   for (;;) {
     const Nodes::News news = nodes_.news();
-    if (!news.lost.empty()) machine_error("{}: {}", nodes_.store().text(), news.lost);
+    if (!news.lost.empty()) machine_error("{}: {}", nodes_.endpoint().text(), news.lost);
     if (news.stop != 0 && stop_ == 0) stop_ = news.stop;
     if (stop_ != 0) return false;
-    if (news.all_ready) return true;  // and where one failed since, it is heard in the round
+    port_ = news.port;
+    if (port_ != 0) return true;  // and where one failed since, it is heard in the round
     if (news.failed) give_up(*news.failed);
     wait_for_something();
     hear_signals();
@@ -189,8 +191,8 @@ std::vector<std::string> Supervisor::variables(int64_t local_rank) const {
                                   line("LOCAL_RANK", local_rank),
                                   line("LOCAL_WORLD_SIZE", node.ranks_per_node),
                                   line("GROUP_RANK", node.node),
-                                  line("MASTER_ADDR", nodes_.store().host),
-                                  line("MASTER_PORT", nodes_.store().port),
+                                  line("MASTER_ADDR", nodes_.endpoint().host),
+                                  line("MASTER_PORT", port_),
                                   line("TORCHELASTIC_RESTART_COUNT", restart_),
                                   line("TORCHELASTIC_MAX_RESTARTS", node.max_restarts),
                                   line("TORCHELASTIC_RUN_ID", node.run_id),
@@ -339,7 +341,7 @@ void Supervisor::give_up(const Failure& failure) {
   print_all();
   if (!lost_.empty()) {
     machine_error("the launcher of node 0 at {} is gone ({}); the ranks here were ended",
-                  nodes_.store().text(), lost_);
+                  nodes_.endpoint().text(), lost_);
   }
   const std::string behind =
       restart_ == 0 ? "" : fmt::format(", restart {} of {}", restart_, options_.nodes.max_restarts);
