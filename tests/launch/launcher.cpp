@@ -21,6 +21,7 @@ trestle::LaunchOptions read(char** words) {
   out.nodes.max_restarts = std::atoll(words[5]);
   out.nodes.join_timeout = std::chrono::seconds(std::atoll(words[6]));
   out.patience.grace = std::chrono::milliseconds(std::atoll(words[7]));
+  out.patience.cause = std::chrono::milliseconds(2000);  // a shell of a busy machine is slow
   out.program.path = words[8];
   for (char** word = words + 8; *word != nullptr; ++word) out.program.words.emplace_back(*word);
   return out;
