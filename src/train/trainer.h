@@ -11,7 +11,7 @@
 
 #include "bridge/load.h"
 #include "data/datasets.h"
-#include "data/global_batch.h"
+#include "train/global_batch.h"
 #include "data/sample_stream.h"
 #include "kernels/device.h"
 #include "kernels/optimizer.h"

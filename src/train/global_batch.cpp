@@ -1,4 +1,4 @@
-#include "data/global_batch.h"
+#include "train/global_batch.h"
 
 #include <ATen/ATen.h>
 
