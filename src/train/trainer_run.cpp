@@ -74,12 +74,6 @@ int Trainer::run(const OnStep& on_step) {
 }
 
 int Trainer::run_steps(const OnStep& on_step) {
-  if (const int64_t stages = ranks_.grid.topology.pipeline; stages > 1) {
-    user_error(
-        "model.pipeline_model_parallel_size={}: checkpoints of several stages are not written yet; "
-        "set it to 1",
-        stages);
-  }
   const fs::path directory = config_.checkpoint.save;
   std::optional<RunLock> lock;
   std::optional<Output> output;
