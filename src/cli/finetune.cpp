@@ -1,8 +1,10 @@
 // `trestle finetune` and `trestle recipes`: a run's config from recipe, file and overrides, and the
 // run.
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <optional>
@@ -158,6 +160,17 @@ std::optional<int> train_as_rank(const SettledRun& run, const World& world) {
   }
 }
 
+// What a watchdog found: the ranks wait for one that will not come, and this one in a collective
+// from which nothing brings it back.
+void end_told(const std::string& report) {
+  if (!report.empty()) {
+    // Past SilentMessages: the first rank may be the one that is gone.
+    const std::string line = fmt::format("trestle: {}\n", report);
+    [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
+  }
+  std::_Exit(1);
+}
+
 void finetune(const FinetuneFlags& flags) {
   const RankEnvironment environment = rank_environment();
   const SettledRun run = settled(flags);
@@ -168,7 +181,8 @@ void finetune(const FinetuneFlags& flags) {
     if (environment.rank == 0) fmt::print("{}", printed(run.config));
     return;
   }
-  const World world(environment);
+  World world(environment);
+  world.watch(end_told);
   const auto stopped = in_typed_words(run.typed, [&] { return train_as_rank(run, world); });
   if (!stopped) throw ToldByFirstRank("the first rank tells why");
   // To whoever started it the run has ended by the signal, saved as it is.

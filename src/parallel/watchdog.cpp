@@ -106,9 +106,8 @@ class Watchdog::Look {
       }
     }
     if (const auto since = journal_->running_since(); since && now - *since > limits_.collective) {
-      return told(fmt::format(
-          "rank {} of {} has waited {:.0f} s in a collective (dist.distributed_timeout_minutes)",
-          rank_, size_, seconds(now - *since)));
+      return told(fmt::format("rank {} of {} has waited {:.0f} s in a collective", rank_, size_,
+                              seconds(now - *since)));
     }
     return {};
   }

@@ -13,6 +13,7 @@
 
 #include "parallel/gloo.h"
 #include "parallel/nccl.h"
+#include "parallel/watchdog.h"
 
 namespace trestle {
 
@@ -69,6 +70,12 @@ World::World(const RankEnvironment& environment, std::chrono::milliseconds timeo
 World::World(World&&) noexcept = default;
 World& World::operator=(World&&) noexcept = default;
 World::~World() = default;
+
+void World::watch(std::function<void(const std::string& report)> found) {
+  if (size_ == 1) return;
+  watchdog_ = std::make_unique<Watchdog>(store_, rank_, size_, journal_,
+                                         WatchdogLimits{.collective = timeout_}, std::move(found));
+}
 
 Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
                    at::Device device) const {

@@ -22,6 +22,8 @@ class Store;
 
 namespace trestle {
 
+class Watchdog;
+
 /// As torch.distributed's default for Gloo.
 inline constexpr std::chrono::minutes kCollectiveTimeout{30};
 
@@ -50,6 +52,9 @@ class World {
   /// it, and in the same order as others that they share. `name` is for messages.
   Group group(const std::string& name, const std::vector<int64_t>& ranks, at::Device device) const;
   Journal& journal() const { return *journal_; }
+  /// Looks after the other ranks while this lives (Watchdog); of one rank there is nothing to look
+  /// after.
+  void watch(std::function<void(const std::string& report)> found);
 
  private:
   c10::intrusive_ptr<c10d::Store> store_;
@@ -57,6 +62,7 @@ class World {
   bool is_local_ = true;
   std::chrono::milliseconds timeout_ = kCollectiveTimeout;
   std::shared_ptr<Journal> journal_;
+  std::unique_ptr<Watchdog> watchdog_;
 };
 
 /// fn(world) on `ranks` threads that are the ranks of one world on this machine, and what the first

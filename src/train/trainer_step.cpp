@@ -11,6 +11,7 @@
 #include "metrics/flops.h"
 #include "model/host_input.h"
 #include "model/ministral3.h"
+#include "parallel/world.h"
 #include "parallel/agreement.h"
 #include "recipes/schedule.h"
 #include "train/diagnose.h"
@@ -168,6 +169,9 @@ StepMetrics Trainer::step() {
   StepMetrics metrics;
   metrics.step = ++progress_.step;
   metrics.ranks = ranks_.size;
+  if (!ranks_.is_one()) {
+    world_.journal().at_step(metrics.step, row_names(*dataset_, batch.rows));
+  }
   const int64_t scheduled = metrics.step - progress_.schedule_start;
   metrics.lr = learning_rate(config_, scheduled);
   // Counted first, so that each micro-batch weighs by its targets and not by its turn.

@@ -84,7 +84,7 @@ TEST(Watchdog, TellsOfACollectiveThatTakesTooLong) {
   const auto found = ranks.found(2);
   ASSERT_EQ(found.size(), 2);
   expect_mentions(found.at(0), {"rank 0 of 2 has waited", "in a collective",
-                                "distributed_timeout_minutes", "all_gather of [2, 2] over tensor"});
+                                "all_gather of [2, 2] over tensor"});
   EXPECT_EQ(found.at(1), "");
 }
 
