@@ -85,8 +85,8 @@ def main():
             run = Path(tempfile.mkdtemp(prefix="run-", dir=options.work))  # nothing here deletes one
             keys = [f"model.params_dtype={options.dtype}", f"model.recompute_granularity={recompute}",
                     f"model.seq_length={options.length}", "train.global_batch_size=2", "train.micro_batch_size=1",
-                    f"train.train_iters={options.steps}"]
-            of_data = ["scheduler.lr_warmup_iters=0", f"dataset.path_or_dataset={data}", "dataset.maker_name=jsonl",
+                    f"train.train_iters={options.steps}", "scheduler.lr_warmup_iters=0"]
+            of_data = [f"dataset.path_or_dataset={data}", "dataset.maker_name=jsonl",
                        "validation.eval_interval=0", f"checkpoint.save={run}"]
             recipe = ["--recipe", "ministral3_3b_finetune_config", "--mode", mode]
             command = [options.trestle, "finetune", *recipe, *keys, *of_data]

@@ -11,6 +11,7 @@
 #include "flags/number_flag.h"
 #include "flags/run_choice.h"
 #include "planner/report.h"
+#include "planner/simulate.h"
 #include "recipes/settle.h"
 
 namespace trestle {
@@ -23,7 +24,9 @@ struct PlanFlags {
   int64_t cards = 0, processes = 0, cards_a_node = 0;
   int64_t tokens = 0, targets = 0, pictures = -1;
   int64_t rows = 12;
-  bool distributed_optimizer = true, json = false;
+  bool distributed_optimizer = true, json = false, simulate = false;
+  SimulateOptions simulation;
+  std::string disk;
 };
 
 // peft.base_bits as the trainer settles it, by the config instead of the weights.
@@ -49,10 +52,11 @@ struct GivenRates {
     read(bandwidth, "--bandwidth", flags.bandwidth);
     read(link, "--link", flags.link);
     read(network, "--network", flags.network);
+    read(disk, "--disk", flags.disk);
   }
 
   std::optional<int64_t> memory;
-  std::optional<double> flops, bandwidth, link, network;
+  std::optional<double> flops, bandwidth, link, network, disk;
 };
 
 Machine machine_of(const PlanFlags& flags, const GivenRates& given, at::ScalarType dtype) {
@@ -163,6 +167,12 @@ void plan(const PlanFlags& flags) {
   }
   fmt::print("{}\n{}\n", plan_heading(run, machine), plan_table(all, machine, flags.rows));
   for (const std::string& line : reasons(all, run, machine)) fmt::print("{}\n", line);
+  if (!flags.simulate) return;
+  SimulateOptions simulation = flags.simulation;
+  if (given.disk) simulation.disk = *given.disk;
+  for (const std::string& line : simulated(run, all.front(), machine, simulation)) {
+    fmt::print("{}\n", line);
+  }
 }
 
 }  // namespace
@@ -203,7 +213,22 @@ void add_plan(Command app) {
       [flags](bool on) { flags->distributed_optimizer = !on; },
       "every data rank keeps all masters and moments, instead of its part of them");
   Flag rows = add_number(command, "--rows", flags->rows, between(0, 1e6), "of the table; 0: all");
-  command.add_switch("--json", flags->json, "everything as JSON").excludes(rows);
+  Flag json = command.add_switch("--json", flags->json, "everything as JSON");
+  json.excludes(rows);
+  Flag simulate = command.add_switch(
+      "--simulate", flags->simulate,
+      "play the first topology's run through: its stages' schedule, failures and checkpoints");
+  simulate.excludes(json);
+  add_number(command, "--mtbf", flags->simulation.mean_hours, above(0, 1e9),
+             "with --simulate: hours between failures of a rank")
+      .needs(simulate);
+  add_number(command, "--restart", flags->simulation.restart, between(0, 1e6),
+             "with --simulate: seconds from a failure to the first step again")
+      .needs(simulate);
+  command
+      .add("--disk", flags->disk,
+           "with --simulate: what all ranks write a checkpoint with; default: 10GB/s")
+      .needs(simulate);
   command.on_run([flags] { plan(*flags); });
 }
 

@@ -8,25 +8,21 @@ namespace trestle {
 
 namespace {
 
-constexpr int64_t kFloat = 4;
-
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Per token or patch, in bytes.
 struct Rows {
   const PlannedRun& run;
   int64_t e = run.element_bytes();
 
   bool by_operators() const { return !run.on_card; }
-  bool is_half() const { return e < kFloat; }
+  bool is_half() const { return e < kFloatBytes; }
 
   // kernels/rms_norm.cpp: 1 / rms; by operators the input in fp32, which it is already where that
   // is the dtype, and for the gradient of the norm's weight its normed rows.
   int64_t norm(int64_t width, bool flows, bool trains) const {
     if (!flows && !trains) return 0;
-    if (!by_operators()) return kFloat;
-    const int64_t wide = flows && is_half() ? width * kFloat : 0;
-    return (flows ? kFloat : 0) + wide + (trains ? width * e : 0);
+    if (!by_operators()) return kFloatBytes;
+    const int64_t wide = flows && is_half() ? width * kFloatBytes : 0;
+    return (flows ? kFloatBytes : 0) + wide + (trains ? width * e : 0);
   }
   // The norm's input itself, where the norm or a projection behind it keeps it.
   int64_t stream(int64_t width, bool flows, bool trains, bool needed) const {
@@ -118,7 +114,7 @@ int64_t vision_layer_bytes(const PlannedRun& run, bool flows) {
   if (needs({&name.q, &name.k, &name.v})) bytes += D * e;  // the normed rows, once
   const bool selective = run.config.recompute().granularity == Recompute::Granularity::kSelective;
   // q, k, v turned (selective: as they came), attention's output and its log sums.
-  if (attended) bytes += 4 * heads * e + (selective ? 0 : vision.num_attention_heads * kFloat);
+  if (attended) bytes += 4 * heads * e + (selective ? 0 : vision.num_attention_heads * kFloatBytes);
   const bool behind = attended || row.any_trains(name.o);
   bytes += row.stream(D, behind, norm2, false) + row.norm(D, behind, norm2);
   if (needs({&name.gate, &name.up})) bytes += D * e;
@@ -185,7 +181,7 @@ int64_t text_layer_bytes(const PlannedRun& run, const Topology& topology, bool f
     // part of q and k turned. selective: the projection's output.
     const bool alone = run.on_card || text.rope.llama_4_scaling_beta.has_value();
     own += selective ? (Q + 2 * K) * e : (Q + 2 * K + (alone ? 0 : K)) * e;
-    if (!selective) own += Q * e + heads * kFloat;  // output and log sums
+    if (!selective) own += Q * e + heads * kFloatBytes;  // output and log sums
     if (selective && row.needs_input(name.proj)) own += Q * e;
     // Keys and values of the other context ranks.
     if (!selective && topology.context > 1) own += 2 * K * e * (topology.context - 1);
@@ -262,7 +258,7 @@ int64_t head_bytes(const PlannedRun& run, const Topology& topology) {
       run.shape.trains(run.shape.model().text.tie_word_embeddings ? "language_model.embedding."
                                                                   : "language_model.output_layer.");
   // The rows that have targets, normed for the head's gradient, their own gradient, three sums.
-  int64_t bytes = row.stream(D, flows, norm, false) + row.norm(D, flows, norm) + 3 * kFloat;
+  int64_t bytes = row.stream(D, flows, norm, false) + row.norm(D, flows, norm) + 3 * kFloatBytes;
   if (head) bytes += D * row.e;
   if (flows || norm) bytes += D * row.e;
   return targets_of_rank(run, topology) * bytes;
@@ -276,8 +272,25 @@ int64_t logits_bytes(const PlannedRun& run, const Topology& topology) {
   // kernels/cross_entropy.cpp: a kernel works in place; operators widen to fp32, and round the
   // gradient back.
   const int64_t e = run.element_bytes();
-  const int64_t each = run.on_card || e == kFloat ? e : e + kFloat;
+  const int64_t each = run.on_card || e == kFloatBytes ? e : e + kFloatBytes;
   return rows * vocabulary * each + rows * run.shape.model().text.hidden_size * e;
+}
+
+int64_t page_rests(const PlannedRun& run, const Topology& topology, LayerRun layers) {
+  if (!flows_into_text(run) && !text_layer_trains(run)) return 0;
+  const TextConfig& text = run.shape.model().text;
+  const int64_t tokens = tokens_of_rank(run, topology), e = run.element_bytes();
+  const int64_t D = text.hidden_size, F = text.intermediate_size / topology.tensor;
+  const int64_t Q = text.num_attention_heads * text.head_dim / topology.tensor;
+  const int64_t stream = page_rest(tokens * D * e);
+  const Recompute recompute = run.config.recompute();
+  if (recompute.granularity == Recompute::Granularity::kFull) return layers.size() * stream;
+  // The stream and what norms widen of it, q and attention's output, gate and up and silu(gate).
+  int64_t each = 2 * stream + 2 * page_rest(tokens * Q * e) + page_rest(tokens * 2 * F * e) +
+                 page_rest(tokens * F * e);
+  if (e < kFloatBytes) each += 2 * page_rest(tokens * D * kFloatBytes);
+  if (run.config.peft.is_dora()) each += page_rest(tokens * 2 * F * e) + 2 * stream;
+  return layers.size() * each;
 }
 
 int64_t layer_backward_bytes(const PlannedRun& run, const Topology& topology) {
@@ -291,7 +304,7 @@ int64_t layer_backward_bytes(const PlannedRun& run, const Topology& topology) {
   if (run.config.peft.is_dora() && row.adapts(name.fc1)) {
     // linear/linear.cpp, by_dora: the gain in fp32. fc1's gradient is there in fp32 too, times the
     // gain and times the product, when what gate and up kept is gone.
-    const int64_t wide = 2 * F * (3 * kFloat + (row.is_half() ? e : 0));
+    const int64_t wide = 2 * F * (3 * kFloatBytes + (row.is_half() ? e : 0));
     passing = std::max(passing, wide - row.activation(F));
   }
   // Dropout's input is made again too.

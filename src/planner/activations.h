@@ -33,6 +33,9 @@ int64_t vision_backward_bytes(const PlannedRun& run, const Topology& topology);
 /// Logits that exist at a time (kLogitsAtOnce) with all that is made of them.
 int64_t logits_bytes(const PlannedRun& run, const Topology& topology);
 
+/// page_rest of what decoder layers [first, last) keep.
+int64_t page_rests(const PlannedRun& run, const Topology& topology, LayerRun layers);
+
 /// Tokens of a micro-batch that this rank's layers see.
 int64_t tokens_of_rank(const PlannedRun& run, const Topology& topology);
 /// Targets of a micro-batch on this rank.

@@ -8,14 +8,13 @@ namespace trestle {
 
 namespace {
 
-constexpr int64_t kFloat = 4;
 constexpr const char* kEmbedding = "language_model.embedding.word_embeddings.weight";
-
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What a stage holds whatever the moment.
 struct Held {
   int64_t weights = 0, gradients = 0, optimizer = 0;
+  /// page_rest of weights and optimizer, of gradients, and of these in fp32.
+  int64_t rest = 0, gradient_rest = 0, wide_rest = 0;
   /// Elements that train, in all and in the largest group of the optimizer.
   int64_t trained = 0, group = 0;
   /// Gradient bytes of the head, of the embedding, and of the decoder's layers.
@@ -45,8 +44,13 @@ Held held_of(const PlannedRun& run, const Topology& topology, int64_t stage) {
     const int64_t count = share_of_rank(weight, weight.count, topology.tensor);
     held.weights += share_of_rank(weight, weight.bytes, topology.tensor);
     // linear/linear.h: sums of squares of the base's rows in fp64 and the norms in fp32.
-    if (weight.name.ends_with(".weight_magnitude")) held.weights += count * (8 + kFloat);
+    if (weight.name.ends_with(".weight_magnitude")) held.weights += count * (8 + kFloatBytes);
+    held.rest += page_rest(share_of_rank(weight, weight.bytes, topology.tensor));
     if (!weight.trains) continue;
+    const int64_t ranks = run.distributed_optimizer ? topology.data : 1;
+    held.rest += (e < kFloatBytes ? 3 : 2) * page_rest(count / ranks * kFloatBytes);
+    held.gradient_rest += page_rest(count * e);
+    held.wide_rest += page_rest(count * kFloatBytes);
     held.trained += count;
     (weight.decayed ? decayed : plain) += count;
     if (is_head(weight, run) && stage == topology.pipeline - 1) held.head = count * e;
@@ -57,7 +61,8 @@ Held held_of(const PlannedRun& run, const Topology& topology, int64_t stage) {
   held.group = std::max(decayed, plain);
   const int64_t ranks = run.distributed_optimizer ? topology.data : 1;
   // kernels/optimizer.cpp: a parameter in fp32 is its own master.
-  held.optimizer = divided_up(held.trained, ranks) * (2 * kFloat + (e < kFloat ? kFloat : 0));
+  held.optimizer =
+      divided_up(held.trained, ranks) * (2 * kFloatBytes + (e < kFloatBytes ? kFloatBytes : 0));
   return held;
 }
 
@@ -73,7 +78,7 @@ int64_t communication_of(const PlannedRun& run, const Topology& topology, const 
              topology.tensor * run.element_bytes();
   }
   if (topology.data * topology.context > 1) {
-    bytes += 2 * std::min(held.trained, kBucketElements) * kFloat;
+    bytes += 2 * std::min(held.trained, kBucketElements) * kFloatBytes;
   }
   return bytes;
 }
@@ -84,13 +89,16 @@ int64_t samples_of(const PlannedRun& run, const Topology& topology) {
   const int64_t samples = divided_up(run.config.train.global_batch_size, topology.data);
   const SampleShape& one = run.sample;
   const int64_t channels = run.shape.model().vision ? run.shape.model().vision->num_channels : 0;
-  return samples * (one.tokens * 3 * 8 + one.pictures * channels * one.height * one.width * kFloat);
+  return samples *
+         (one.tokens * 3 * 8 + one.pictures * channels * one.height * one.width * kFloatBytes);
 }
 
 struct StageLayers {
   LayersKept text;
   /// Of a layer whose activations are kept.
   int64_t one = 0;
+  /// page_rest of what is kept of one micro-batch.
+  int64_t rest = 0;
   /// Kept of all micro-batches on their way.
   int64_t in_flight = 0;
 };
@@ -102,6 +110,7 @@ StageLayers layers_of(const PlannedRun& run, const Topology& topology, int64_t s
     const LayersKept kept =
         text_layers_bytes(run, topology, layers_of_chunk(topology, layers, chunk));
     all.text.kept += kept.kept;
+    all.rest += page_rests(run, topology, layers_of_chunk(topology, layers, chunk));
     all.text.remade = std::max(all.text.remade, kept.remade);
   }
   if (all.text.kept > 0) all.one = text_layer_bytes(run, topology, true);
@@ -135,15 +144,21 @@ std::vector<MemoryPlan> moments_of(const PlannedRun& run, const Topology& topolo
                           .optimizer = held.optimizer,
                           .communication = communication_of(run, topology, held),
                           .samples = samples_of(run, topology),
+                          .process = run.on_card ? 0 : kProgramBytes + held.rest,
                           .stage = stage,
                           .moment = {}};
   std::vector<MemoryPlan> moments;
+  const int64_t rounds = divided_up(in_flight, topology.virtual_pipeline);
   const auto add = [&](const char* moment, int64_t activations, int64_t gradients, int64_t logits) {
     MemoryPlan plan = always;
     plan.moment = moment;
     plan.activations = activations;
     plan.gradients += gradients;
     plan.logits = logits;
+    if (!run.on_card) {
+      if (plan.gradients > 0) plan.process += held.gradient_rest;
+      if (activations >= layers.in_flight && activations > 0) plan.process += layers.rest * rounds;
+    }
     moments.push_back(plan);
   };
   const int64_t all = layers.in_flight + vision_kept + head;
@@ -171,8 +186,9 @@ std::vector<MemoryPlan> moments_of(const PlannedRun& run, const Topology& topolo
         again ? 0 : held.gradients, 0);
   }
   // kernels/optimizer.cpp: without a kernel gradients below fp32 are widened, a group at a time.
-  const bool widens = !run.on_card && run.element_bytes() < kFloat;
-  add("update", 0, (again ? 0 : held.gradients) + (widens ? held.group * kFloat : 0), 0);
+  const bool widens = !run.on_card && run.element_bytes() < kFloatBytes;
+  add("update", 0, (again ? 0 : held.gradients) + (widens ? held.group * kFloatBytes : 0), 0);
+  if (widens) moments.back().process += held.wide_rest;
   return moments;
 }
 

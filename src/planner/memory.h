@@ -12,6 +12,10 @@ namespace trestle {
 /// Gradients of the data ranks are exchanged in fp32 buckets of so many elements, two at a time.
 constexpr int64_t kBucketElements = 1 << 24;
 
+/// Of libraries what a step touches, as measured of a model of 3 million parameters
+/// (bench/plan.py).
+constexpr int64_t kProgramBytes = 60'000'000;
+
 /// Of one rank, at one moment of a step, in bytes.
 struct MemoryPlan {
   /// As held (peft.base_bits), with what DoRA keeps of them.
@@ -26,12 +30,15 @@ struct MemoryPlan {
   int64_t communication = 0;
   /// Of the step's samples: pixels and ids, on the CPU alone.
   int64_t samples = 0;
+  /// On the CPU what no tensor counts: the program, and the last huge page of each large tensor.
+  int64_t process = 0;
   /// Pipeline stage, and when: "loss", "backward's begin", "backward's end" or "update".
   int64_t stage = 0;
   std::string moment;
 
   int64_t total() const {
-    return weights + gradients + optimizer + activations + logits + communication + samples;
+    return weights + gradients + optimizer + activations + logits + communication + samples +
+           process;
   }
 };
 

@@ -36,7 +36,7 @@ std::string row_of(const Candidate& one, const Machine& machine, bool best) {
   const Topology& t = one.topology;
   const MemoryPlan& memory = one.memory;
   const StepPlan& step = one.step;
-  const int64_t other = memory.logits + memory.communication + memory.samples;
+  const int64_t other = memory.logits + memory.communication + memory.samples + memory.process;
   std::string row = fmt::format(
       "{} {:>3} {:>3} {:>5} {:>5} {:>3} {:>8.2f} {:>8.2f} {:>7.2f} {:>7.2f} {:>8.2f} {:>7.2f} "
       "{:>9.3g} {:>9.4g} {:>5.1f} {:>6.1f} {:>8.3g}",
@@ -65,6 +65,7 @@ Json memory_json(const MemoryPlan& memory) {
           {"logits", memory.logits},
           {"communication", memory.communication},
           {"samples", memory.samples},
+          {"process", memory.process},
           {"stage", memory.stage},
           {"moment", memory.moment}};
 }

@@ -9,8 +9,6 @@ namespace trestle {
 
 namespace {
 
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 ImageProcessorConfig picture_limits(const ModelConfig& model, const TrainConfig& config) {
   ImageProcessorConfig limits;
   limits.longest_edge = model.vision->image_size;

@@ -9,6 +9,18 @@
 
 namespace trestle {
 
+/// Masters, moments, norms and sums are in fp32 whatever the weights are.
+inline constexpr int64_t kFloatBytes = 4;
+/// a / b, rounded up.
+constexpr int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// What a tensor of the CPU takes beside its bytes: from 2 MiB on it is in huge pages
+/// (base/heap.h), the last of which is there whole.
+constexpr int64_t page_rest(int64_t bytes) {
+  constexpr int64_t kPage = 2 << 20;
+  return bytes < kPage ? 0 : divided_up(bytes, kPage) * kPage - bytes;
+}
+
 /// A sample as the plan takes all of them to be.
 struct SampleShape {
   int64_t tokens = 0;

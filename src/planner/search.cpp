@@ -82,7 +82,7 @@ std::string parts_of(const MemoryPlan& memory) {
       {memory.weights, "weights"},     {memory.gradients, "gradients"},
       {memory.optimizer, "optimizer"}, {memory.activations, "activations"},
       {memory.logits, "logits"},       {memory.communication, "buffers"},
-      {memory.samples, "samples"}};
+      {memory.samples, "samples"},     {memory.process, "process"}};
   std::ranges::stable_sort(parts, std::greater(), &std::pair<int64_t, const char*>::first);
   return fmt::format("{} {}, {} {}", parts[0].second, gb(parts[0].first), parts[1].second,
                      gb(parts[1].first));

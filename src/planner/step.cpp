@@ -10,8 +10,6 @@ namespace trestle {
 
 namespace {
 
-constexpr double kFloat = 4;
-
 double as_double(int64_t value) { return static_cast<double>(value); }
 
 // FLOPs of one micro-batch, forward and backward with what is computed again.
@@ -130,7 +128,7 @@ class StageStep {
     if (is_last()) {
       // The head's input's gradient; largest, sum and the target's logit of each row.
       const double targets = as_double(targets_of_rank(run_, topology_));
-      sums += targets * ((trains_text() ? row : 0) + 3 * kFloat);
+      sums += targets * ((trains_text() ? row : 0) + 3 * kFloatBytes);
     }
     return all_reduce_bytes(sums, topology_.tensor);
   }
@@ -158,20 +156,20 @@ class StageStep {
   // optimizer, whose weights are gathered again; replicated weights' over the tensor ranks too.
   double gradient_bytes() const {
     const int64_t ranks = topology_.data * topology_.context;
-    const double gradients = trained_.all * kFloat;
+    const double gradients = trained_.all * kFloatBytes;
     double bytes =
         run_.distributed_optimizer
             ? gather_bytes(gradients, ranks) +
                   gather_bytes(trained_.all * as_double(run_.element_bytes()), topology_.data)
             : all_reduce_bytes(gradients, ranks);
-    bytes += all_reduce_bytes(trained_.replicated * kFloat, topology_.tensor);
+    bytes += all_reduce_bytes(trained_.replicated * kFloatBytes, topology_.tensor);
     return bytes + embedding_bytes();
   }
 
   // AdamW reads and writes master and moments, reads the gradient and writes the weight.
   double optimizer_seconds() const {
     const double share = trained_.all / as_double(run_.distributed_optimizer ? topology_.data : 1);
-    const double each = 6 * kFloat + 2 * as_double(run_.element_bytes());
+    const double each = 6 * kFloatBytes + 2 * as_double(run_.element_bytes());
     return share * each / machine_.bandwidth.value;
   }
 
@@ -196,7 +194,7 @@ class StageStep {
                       run_.shape.trains("language_model.embedding.");
     if (!tied || !(is_first() || is_last())) return 0;
     return all_reduce_bytes(
-        as_double(text.vocab_size * text.hidden_size / topology_.tensor) * kFloat, 2);
+        as_double(text.vocab_size * text.hidden_size / topology_.tensor) * kFloatBytes, 2);
   }
 
   const PlannedRun& run_;
@@ -208,7 +206,44 @@ class StageStep {
   double layers_ = 0, share_ = 0;
 };
 
+// Of both, what the forward takes.
+double forward_share(const PlannedRun& run, const Operations& operations) {
+  const ModelInput input = input_of(run, run.sample.tokens);
+  const int64_t targets = run.samples_of_micro_batch() * run.sample.targets;
+  const double forward = run.shape.forward_flops().of(input, input.images_CHW, targets);
+  const double all = operations.layers + operations.again + operations.head + operations.vision;
+  return std::min(1.0, forward / all);
+}
+
+double pipeline_rate(const Topology& topology, const Machine& machine) {
+  return rate_within(machine, topology.world());
+}
+
 }  // namespace
+
+std::vector<StageTime> stage_times(const PlannedRun& run, const Topology& topology,
+                                   const Machine& machine) {
+  const Operations operations = operations_of(run);
+  const double forward = forward_share(run, operations);
+  const double tensor_rate = rate_within(machine, topology.tensor);
+  const double context_rate = rate_within(machine, topology.tensor * topology.context);
+  std::vector<StageTime> times;
+  for (int64_t stage = 0; stage < topology.pipeline; ++stage) {
+    const StageStep one(run, topology, machine, operations, stage);
+    const double seconds =
+        one.compute() + one.tensor_bytes() / tensor_rate + one.context_bytes() / context_rate;
+    times.push_back({seconds * forward, seconds * (1 - forward)});
+  }
+  return times;
+}
+
+double send_seconds(const PlannedRun& run, const Topology& topology, const Machine& machine) {
+  const Operations operations = operations_of(run);
+  const StageStep first(run, topology, machine, operations, 0);
+  const double ways = run.shape.trains("language_model.") || run.shape.vision_trains() ? 2 : 1;
+  return first.pipeline_bytes() / as_double(topology.virtual_pipeline) / ways /
+         pipeline_rate(topology, machine);
+}
 
 double gather_bytes(double bytes, int64_t ranks) {
   return bytes * as_double(ranks - 1) / as_double(ranks);
@@ -223,7 +258,6 @@ StepPlan step_of(const PlannedRun& run, const Topology& topology, const Machine&
   const double tensor_rate = rate_within(machine, spans[0]);
   const double context_rate = rate_within(machine, spans[1]);
   const double data_rate = rate_within(machine, spans[2]);
-  const double pipeline_rate = rate_within(machine, topology.world());
   StepPlan step;
   step.micro_batches = run.micro_batches(topology);
   const double forwards = as_double(step.micro_batches);
@@ -239,7 +273,7 @@ StepPlan step_of(const PlannedRun& run, const Topology& topology, const Machine&
     step.optimizer = std::max(step.optimizer, one.optimizer_seconds());
     const double compute = one.compute(), tensor = one.tensor_bytes() / tensor_rate,
                  context = one.context_bytes() / context_rate,
-                 pipeline = one.pipeline_bytes() / pipeline_rate;
+                 pipeline = one.pipeline_bytes() / pipeline_rate(topology, machine);
     if (compute + tensor + context + pipeline <= slowest) continue;
     slowest = compute + tensor + context + pipeline;
     step.compute = forwards * compute;

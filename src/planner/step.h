@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "planner/machine.h"
 #include "planner/run.h"
@@ -37,6 +38,16 @@ struct StepPlan {
 };
 
 StepPlan step_of(const PlannedRun& run, const Topology& topology, const Machine& machine);
+
+/// Seconds of one micro-batch on a stage, all its chunks together.
+struct StageTime {
+  double forward = 0, backward = 0;
+};
+/// Of each stage: products, and the sums of tensor and context ranks between them.
+std::vector<StageTime> stage_times(const PlannedRun& run, const Topology& topology,
+                                   const Machine& machine);
+/// From the end of a chunk to its arrival at the next stage.
+double send_seconds(const PlannedRun& run, const Topology& topology, const Machine& machine);
 
 /// Bytes that each of n ranks sends for one all-reduce of `bytes` around a ring: 2 (n - 1) / n of
 /// them (Patarasuk and Yuan 2009). A gather or a scatter is half.

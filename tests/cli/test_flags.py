@@ -311,6 +311,11 @@ TABLE = {
         "--no-distributed-optimizer": [Trial(True, Changed(out))],
         "--rows": [Trial(2, Changed(out)), Trial(2, Refused("--json"), {"--json": True})],
         "--json": [Trial(True, Gains(out, '"topologies"'))],
+        "--simulate": [Trial(True, Gains(out, "simulated:")), Trial(True, Refused("--json"), {"--json": True})],
+        "--mtbf": [Trial(100, Changed(out), {"--simulate": True}), Trial(100, Refused("--simulate"))],
+        "--restart": [Trial(1, Changed(out), {"--simulate": True, "--mtbf": 1, "--flops": "1G"}),
+                      Trial(1, Refused("--simulate"))],
+        "--disk": [Trial("1MB/s", Changed(out), {"--simulate": True}), Trial("1MB/s", Refused("--simulate"))],
         "overrides": [Trial(["model.seq_length=512"], Changed(out)), Trial(["model.tensor_model_parallel_size=3"], Refused("use 1"))],
     },
     "preprocess": {

@@ -42,7 +42,9 @@ NUMBERS = {
     "compare": {"--max-new-tokens": whole(0, TOKENS), "--max-error": FROM_0},
     "rehearse": {"--ranks": whole(1, 64), "--steps": whole(1, 100)},
     "plan": {"--gpus": whole(1, 2**20), "--processes": whole(1, 1024), "--gpus-per-node": whole(1, 2**20), "--tokens": whole(1, TOKENS),
-             "--targets": whole(1, TOKENS), "--pictures": whole(0, 4096), "--rows": whole(0, 10**6)},
+             "--targets": whole(1, TOKENS), "--pictures": whole(0, 4096), "--rows": whole(0, 10**6),
+             "--mtbf": ([1e-9, 10**9], [0, 10**9 + 1, "nan", "inf"], "must be above 0 and at most 1000000000"),
+             "--restart": ([0, "0.5", 10**6], [-1e-9, 10**6 + 1, "nan"], "must be at least 0 and at most 1000000")},
     "preprocess": {"--longest-edge": whole(1, 2**16)},
     "demo": {"--steps": ROWS, "--min-field": share(), "--min-whole": share(), "--max-before": share()},
     "finetune": IMAGES | {
@@ -74,7 +76,8 @@ LINES = {
 }
 # What a line says of the same key goes before the flag.
 INSTEAD = {"--nproc-per-node": "--nproc-per-node=1", "--micro-batch-size": "train.micro_batch_size=1", "--warmup-iters": "scheduler.lr_warmup_iters=0"}
-NEEDS = {flag: ["--temperature", "1"] for flag in ("--top-k", "--top-p", "--min-p", "--seed")} | {"--gpus-per-node": ["--gpus", "8"]}
+NEEDS = {flag: ["--temperature", "1"] for flag in ("--top-k", "--top-p", "--min-p", "--seed")} | {
+    "--gpus-per-node": ["--gpus", "8"], "--mtbf": ["--simulate"], "--restart": ["--simulate"]}
 # Ways to write 8 and larger numbers that some programs read as another one, or not at all.
 ODD = ["010", "0x10", "-010", "0b1", "+8", " 8", "8 ", "1_0", "1'0", "1,0", "8k", "", "eight"]
 ODD_WHOLE = ["8.0", "8.5", "8e0", "9" * 30]

@@ -130,8 +130,8 @@ WORDS = {
     ("data check", "--split"), ("data check", "--subset"), ("data show", "--maker"), ("data show", "--split"), ("data show", "--subset"),
     ("launch", "--rdzv-endpoint"), ("launch", "--rdzv-id"), ("launch", "--master-addr"),
     *(("rehearse", flag) for flag in ("--recipe", "--model", "overrides")),
-    *(("plan", flag) for flag in ("--recipe", "--model", "--memory", "--flops", "--bandwidth", "--link", "--network", "--picture-size",
-                                  "overrides")),
+    *(("plan", flag) for flag in ("--recipe", "--model", "--memory", "--flops", "--bandwidth", "--link", "--network", "--disk",
+                                  "--picture-size", "overrides")),
     ("recipes", "name"), ("compare", "--prompt"), ("tokenize", "--system-prompt"), ("tokenize", "--reasoning-effort"),
 }
 KEY_WORDS = {
