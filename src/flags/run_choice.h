@@ -29,8 +29,9 @@ struct FoundModel {
   bool is_fp8 = false;
 };
 
-/// Of --hf-model-path, else of checkpoint.pretrained_checkpoint where that is here, else of the size
-/// that the recipe's name says, which a line on stderr tells. Throws UserError where none does.
+/// Of --hf-model-path, else of checkpoint.pretrained_checkpoint where that is here, else of the
+/// size that the recipe's name says, which a line on stderr tells. Throws UserError where none
+/// does.
 FoundModel found_model(const RunChoice& choice, const TrainConfig& config);
 
 }  // namespace trestle

@@ -90,7 +90,7 @@ MegatronPlace megatron_place(const MegatronOutput& output, const std::string& na
 std::string extra_state_key(const MegatronOutput& output, const std::string& name) {
   if (!is_model_key(name) || !name.ends_with(kWeight)) return {};
   const std::string module = name.substr(0, name.size() - kWeight.size());
-  const std::string alone = module + "._extra_state/shard_0_1";
+  std::string alone = module + "._extra_state/shard_0_1";
   if (name.ends_with("decoder.final_layernorm.weight")) return alone;
   const auto layer = split_layer_name(name);
   if (!layer) return {};

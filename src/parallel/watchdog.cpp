@@ -67,13 +67,18 @@ class Watchdog::Look {
       std::unique_lock lock(mutex);
       wake.wait_for(lock, stop, limits_.beat, [] { return false; });
     }
-    try {
-      set(key_of(rank_), std::string(kEnded));
-    } catch (const std::exception&) {  // the store may have ended before
-    }
+    say_ended();
   }
 
  private:
+  void say_ended() noexcept {
+    try {
+      set(key_of(rank_), std::string(kEnded));
+    } catch (const std::exception& error) {
+      [[maybe_unused]] const char* why = error.what();  // the store may have ended before
+    }
+  }
+
   struct Watched {
     int64_t rank;
     std::string last;

@@ -114,7 +114,7 @@ double parse_rate(std::string_view flag, std::string_view text) {
     break;
   }
   double number = 0;
-  const std::string problem = number_problem(std::string(rest), number);
+  const std::string problem = number_problem(rest, number);
   if (!problem.empty() || !(number * unit > 0) || number * unit > 1e20) {
     user_error("{} {}: it is a number a second over 0, such as 600T or 450GB/s", flag, text);
   }

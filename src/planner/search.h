@@ -13,8 +13,8 @@ namespace trestle {
 
 /// Axes that are not to be chosen.
 struct FixedAxes {
-  std::optional<int64_t> tensor, context, pipeline, virtual_pipeline;
-  std::optional<bool> sequence_parallel;
+  std::optional<int64_t> tensor = {}, context = {}, pipeline = {}, virtual_pipeline = {};
+  std::optional<bool> sequence_parallel = {};
 };
 
 struct Candidate {

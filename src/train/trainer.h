@@ -11,7 +11,6 @@
 
 #include "bridge/load.h"
 #include "data/datasets.h"
-#include "train/global_batch.h"
 #include "data/sample_stream.h"
 #include "kernels/device.h"
 #include "kernels/optimizer.h"
@@ -25,6 +24,7 @@
 #include "run/identity.h"
 #include "run/run_directory.h"
 #include "train/feature_cache.h"
+#include "train/global_batch.h"
 #include "train/gradient_sync.h"
 #include "train/params_norm.h"
 #include "train/pipeline.h"

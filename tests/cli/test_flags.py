@@ -377,7 +377,7 @@ TABLE = {
     },
     # What they do is seen in test_launch.py.
     "launch": {
-        "--nproc-per-node": [Trial(2, Gains(err, "[rank 1] ")), Trial(1, Needed("--nproc-per-node is required"))],
+        "--nproc-per-node": [Trial(0, Refused("--nproc-per-node")), Trial(1, Needed("--nproc-per-node is required"))],
         "--nnodes": [Trial(2, Refused("--nnodes 2 needs --rdzv-endpoint"))],
         "--node-rank": [Trial(1, Refused("--node-rank 1 is not below --nnodes 1"))],
         "--rdzv-endpoint": [Trial("host", Refused("is no HOST:PORT"))],

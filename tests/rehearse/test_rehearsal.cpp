@@ -2,6 +2,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "bridge/load.h"
 #include "checkpoint/hf_config.h"
 #include "errors.h"
@@ -55,8 +58,11 @@ TEST(Rehearsal, DataRanksAreEqualToOne) {
     EXPECT_NE(number.one, 0) << number.name;
   }
   EXPECT_TRUE(rehearsal.is_equal());
-  ASSERT_FALSE(rehearsal.traffic.empty());
-  EXPECT_GT(rehearsal.traffic.front().bytes, 0);
+  const auto gradients =
+      std::ranges::find(rehearsal.traffic, "gradients", &RehearsedTraffic::group);
+  ASSERT_NE(gradients, rehearsal.traffic.end());
+  EXPECT_EQ(gradients->ranks, 2);
+  EXPECT_GT(gradients->bytes, 0);
 }
 
 TEST(Rehearsal, ADifferenceIsNoEquality) {
