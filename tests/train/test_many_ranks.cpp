@@ -123,6 +123,7 @@ class ManyRanks : public testing::RunTest {
   }
 };
 
+// users' pain point 18: rows with and without pictures together.
 TEST_F(ManyRanks, FullFineTuningIsThatOfOneRank) { expect_as_one_rank(config("sft")); }
 TEST_F(ManyRanks, LoraIsThatOfOneRank) { expect_as_one_rank(config("lora", "lora")); }
 TEST_F(ManyRanks, DoraIsThatOfOneRank) { expect_as_one_rank(config("dora", "dora")); }

@@ -159,6 +159,7 @@ TEST_F(StageRanks, AValidationIsThatOfOneRank) {
   });
 }
 
+// users' pain point 19: the vision tower's load is uneven over ranks.
 TEST_F(StageRanks, SplitByCostAreThoseOfOneRank) {
   TrainConfig config = this->config("cost");
   config.model.seq_length = 4096;
