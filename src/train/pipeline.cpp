@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "model/host_input.h"
 #include "model/ministral3.h"
 
 namespace trestle {
@@ -83,7 +84,7 @@ const Pipeline::Share& Pipeline::share_of(Run& run, int64_t micro_batch) const {
   const auto found = run.shares.find(micro_batch);
   if (found != run.shares.end()) return found->second;
   const auto [input, labels_T] = run.batches(micro_batch);
-  Share share{model_.rank_batch(*input, *labels_T), labels_T->ne(-100).any().item<bool>(),
+  Share share{model_.rank_batch(*input, *labels_T), Targets::of(*labels_T).count() > 0,
               !input->images_CHW.empty()};
   return run.shares.emplace(micro_batch, std::move(share)).first->second;
 }

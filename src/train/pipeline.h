@@ -41,7 +41,8 @@ class Pipeline {
   /// Micro-batch i, called once for each, as soon as it is needed.
   using Batches = std::function<PipelineBatch(int64_t)>;
   /// Adds to the parameters the gradients of the sum of all losses (loss_sum) over `divisor`.
-  /// Returns each micro-batch's share of that, fp32 [micro_batches], the same on all stages. Throws
+  /// Returns each micro-batch's share of that, fp32 [micro_batches], the same on all stages and
+  /// context ranks. Throws
   /// LostRank where another stage is gone.
   at::Tensor train(int64_t micro_batches, const Batches& batches, double divisor);
   /// The same without gradients.
