@@ -225,6 +225,7 @@ std::vector<int64_t> Group::sum(std::vector<int64_t> values) const {
 }
 
 int64_t Group::max(int64_t value) const {
+  if (!shared_) return value;
   at::Tensor largest = at::full({1}, value, at::kLong);
   all_reduce_max(largest);
   return largest.item<int64_t>();
