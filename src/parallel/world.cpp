@@ -82,9 +82,10 @@ Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
   const auto me = std::ranges::find(ranks, rank_);
   TORCH_CHECK(me != ranks.end(), "rank ", rank_, " is not of the group ", name);
   if (ranks.size() == 1) return {};
-  // Ranks that meet twice under one name would read the first meeting's addresses.
-  const auto store = c10::make_intrusive<c10d::PrefixStore>(
-      fmt::format("{}/{}", name, fmt::join(ranks, ",")), store_);
+  // Ranks that meet twice under one key would read the first meeting's addresses.
+  const std::string who = fmt::format("{}/{}", name, fmt::join(ranks, ","));
+  const auto store =
+      c10::make_intrusive<c10d::PrefixStore>(fmt::format("{}/{}", who, made_[who]++), store_);
   try {
     const int64_t rank = me - ranks.begin(), size = std::ssize(ranks);
     auto host = gloo_backend(store, rank, size, is_local_, timeout_);

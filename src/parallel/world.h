@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -63,6 +64,8 @@ class World {
   std::chrono::milliseconds timeout_ = kCollectiveTimeout;
   std::shared_ptr<Journal> journal_;
   std::unique_ptr<Watchdog> watchdog_;
+  /// How often a group of that name and those ranks has been made.
+  mutable std::map<std::string, int64_t> made_;
 };
 
 /// fn(world) on `ranks` threads that are the ranks of one world on this machine, and what the first

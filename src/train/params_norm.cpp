@@ -53,7 +53,7 @@ double ParamsNorm::now() const {
   }
   at::Tensor sum = at::full({1}, frozen_squares_ + squares(masters), at::kDouble);
   grid_.pipeline.all_reduce(sum);
-  return std::sqrt(sum.item<double>());
+  return std::sqrt(*sum.const_data_ptr<double>());
 }
 
 }  // namespace trestle

@@ -159,6 +159,15 @@ TEST(Grid, GroupsHoldWhomTheyAreNamedFor) {
   });
 }
 
+TEST(Grid, CanBeMadeTwice) {
+  run_ranks(2, [](const World& world) {
+    for (int i = 0; i < 8; ++i) {
+      const Grid grid(world, {.data = 2}, at::kCPU);
+      EXPECT_EQ(grid.data.sum(world.rank() + i), 1 + 2 * i);
+    }
+  });
+}
+
 TEST(Grid, TakesAsManyRanksAsThereAre) {
   run_ranks(2, [](const World& world) {
     const std::string error = error_of([&] { Grid(world, {.tensor = 4}, at::kCPU); });
