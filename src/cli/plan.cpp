@@ -20,13 +20,13 @@ namespace {
 
 struct PlanFlags {
   RunChoice run;
-  std::string memory, flops, bandwidth, link, network, picture_size;
+  /// As they are given, empty ones too.
+  std::optional<std::string> memory, flops, bandwidth, link, network, picture_size, disk;
   int64_t cards = 0, processes = 0, cards_a_node = 0;
   int64_t tokens = 0, targets = 0, pictures = -1;
   int64_t rows = 12;
   bool distributed_optimizer = true, json = false, simulate = false;
   SimulateOptions simulation;
-  std::string disk;
 };
 
 // peft.base_bits as the trainer settles it, by the config instead of the weights.
@@ -42,11 +42,10 @@ void settle_base(LoraConfig& peft, bool is_fp8) {
 // What flags say of a rank, read before anything is opened or measured.
 struct GivenRates {
   explicit GivenRates(const PlanFlags& flags) {
-    if (!flags.memory.empty()) {
-      memory = static_cast<int64_t>(parse_bytes("--memory", flags.memory));
-    }
-    const auto read = [](std::optional<double>& rate, const char* flag, const std::string& text) {
-      if (!text.empty()) rate = parse_rate(flag, text);
+    if (flags.memory) memory = static_cast<int64_t>(parse_bytes("--memory", *flags.memory));
+    const auto read = [](std::optional<double>& rate, const char* flag,
+                         const std::optional<std::string>& text) {
+      if (text) rate = parse_rate(flag, *text);
     };
     read(flops, "--flops", flags.flops);
     read(bandwidth, "--bandwidth", flags.bandwidth);
@@ -80,12 +79,12 @@ Machine machine_of(const PlanFlags& flags, const GivenRates& given, at::ScalarTy
   take(machine.link, given.link);
   take(machine.network, given.network);
   if (given.link && machine.ranks == 1) {
-    user_error("--link {} has no effect: there is one rank; leave it out", flags.link);
+    user_error("--link {} has no effect: there is one rank; leave it out", *flags.link);
   }
   if (given.network && machine.ranks <= machine.ranks_per_node) {
     user_error(
         "--network {} has no effect: all {} ranks are on one node (--gpus-per-node); leave it out",
-        flags.network, machine.ranks);
+        *flags.network, machine.ranks);
   }
   return machine;
 }
@@ -108,16 +107,16 @@ SampleShape sample_of(const PlanFlags& flags, const ModelConfig& model, TrainCon
   }
   if (flags.tokens > 0) config.model.seq_length = flags.tokens;
   SampleShape sample = largest_sample(model, config);
-  if (!model.vision && (flags.pictures > 0 || !flags.picture_size.empty())) {
+  if (!model.vision && (flags.pictures > 0 || flags.picture_size)) {
     user_error("pictures have no effect: the model is of text only; leave them out");
   }
-  if (flags.pictures == 0 && !flags.picture_size.empty()) {
+  if (flags.pictures == 0 && flags.picture_size) {
     user_error("--picture-size {} has no effect without pictures; leave it out",
-               flags.picture_size);
+               *flags.picture_size);
   }
   if (flags.pictures >= 0) sample.pictures = flags.pictures;
-  if (!flags.picture_size.empty()) {
-    const auto [width, height] = parse_picture_size(flags.picture_size);
+  if (flags.picture_size) {
+    const auto [width, height] = parse_picture_size(*flags.picture_size);
     sample.pictures = std::max<int64_t>(1, sample.pictures);
     set_picture(sample, model, config, height, width);
   } else if (sample.pictures > 0) {
@@ -183,6 +182,9 @@ void add_plan(Command app) {
       "for a run and a machine: memory, time and traffic of every topology, and which to take");
   auto flags = std::make_shared<PlanFlags>();
   add_run_choice(command, flags->run);
+  const auto given = [flags](std::optional<std::string> PlanFlags::*text) {
+    return [flags, text](const std::string& value) { (*flags).*text = value; };
+  };
   Flag cards = add_number(command, "--gpus", flags->cards, between(1, kMostRanks),
                           "cards, a rank each; default: one process on this machine's processor");
   add_number(command, "--processes", flags->processes, between(1, 1024),
@@ -191,14 +193,15 @@ void add_plan(Command app) {
   add_number(command, "--gpus-per-node,--gpus_per_node", flags->cards_a_node,
              between(1, kMostRanks), "cards that are linked; default 8")
       .needs(cards);
-  command.add("--memory", flags->memory,
+  command.add("--memory", given(&PlanFlags::memory),
               "of a rank; default: 80GB of a card, of processes what the machine has");
-  command.add("--flops", flags->flops,
+  command.add("--flops", given(&PlanFlags::flops),
               "products of a rank a second; default: 600T of a card, of the processor as measured");
-  command.add("--bandwidth", flags->bandwidth,
+  command.add("--bandwidth", given(&PlanFlags::bandwidth),
               "of a rank's memory; default: 3TB/s of a card, of the processor as measured");
-  command.add("--link", flags->link, "a rank to another of its node; default: 450GB/s of a card");
-  command.add("--network", flags->network, "a rank to another node's; default: 50GB/s")
+  command.add("--link", given(&PlanFlags::link),
+              "a rank to another of its node; default: 450GB/s of a card");
+  command.add("--network", given(&PlanFlags::network), "a rank to another node's; default: 50GB/s")
       .needs(cards);
   add_number(command, "--tokens", flags->tokens, between(1, kMostTokens),
              "of a sample; default: model.seq_length");
@@ -206,7 +209,7 @@ void add_plan(Command app) {
              "tokens of a sample that have a loss; default: all but pictures'");
   add_number(command, "--pictures", flags->pictures, between(0, 4096),
              "of a sample; default: one, of a model with a vision tower");
-  command.add("--picture-size,--picture_size", flags->picture_size,
+  command.add("--picture-size,--picture_size", given(&PlanFlags::picture_size),
               "WIDTHxHEIGHT; default: the largest that model, keys and tokens allow");
   command.add_switch(
       "--no-distributed-optimizer,--no_distributed_optimizer",
@@ -226,7 +229,7 @@ void add_plan(Command app) {
              "with --simulate: seconds from a failure to the first step again")
       .needs(simulate);
   command
-      .add("--disk", flags->disk,
+      .add("--disk", given(&PlanFlags::disk),
            "with --simulate: what all ranks write a checkpoint with; default: 10GB/s")
       .needs(simulate);
   command.on_run([flags] { plan(*flags); });

@@ -54,7 +54,7 @@ NUMBERS = {
         "--min-lr": ([0, 1e-3], [-1e-9, 10.1, "nan"], "must be at least 0 and at most 10"),
         "--warmup-iters": ([0, 119], [-1, MILLIARD + 1], f"must be at least 0 and at most {MILLIARD}"),
         "--save-interval": whole(1, MILLIARD)} | {
-        f"--{kind}-parallel-size": whole(1, 2**20) for kind in ("tensor-model", "pipeline-model", "context")},
+        f"--{kind}-parallel-size": whole(1, 2**20) for kind in ("tensor-model", "pipeline-model", "virtual-pipeline-model", "context")},
     "launch": {"--nproc-per-node": whole(1, 1024), "--nnodes": whole(1, 2**16), "--node-rank": whole(0, 2**16 - 1),
                "--rdzv-timeout": whole(1, 86400), "--master-port": whole(1, 2**16 - 1), "--max-restarts": whole(0, 10**6)},
 }
