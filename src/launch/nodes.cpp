@@ -244,7 +244,12 @@ Nodes::Nodes(const NodeOptions& options) : shared_(std::make_shared<Shared>()) {
   all_ranks_ = options.ranks_per_node;
   if (options.nodes == 1) return;
   shared_->store = options.node == 0 ? hold_store(endpoint_.port, false) : reach_store(options);
-  join(options);
+  try {
+    join(options);
+  } catch (const c10::Error& error) {
+    machine_error("--rdzv-endpoint {}: node 0 is gone before all had joined ({})", endpoint_.text(),
+                  first_line(error));
+  }
   // What it holds lives as long as it does, which may be longer than this.
   shared_->thread = start_thread([shared = shared_] { shared->work(); }, "trestle launch");
 }
@@ -252,6 +257,9 @@ Nodes::Nodes(const NodeOptions& options) : shared_(std::make_shared<Shared>()) {
 void Nodes::join(const NodeOptions& options) {
   c10d::TCPStore& store = *shared_->store;
   const auto name = [&](int64_t node) { return fmt::format("{}joined/{}", shared_->prefix, node); };
+  const auto differs = [&](int64_t node) {
+    return fmt::format("{}differs/{}", shared_->prefix, node);
+  };
   if (store.add(fmt::format("{}taken/{}", shared_->prefix, options.node), 1) != 1) {
     user_error("--node-rank {} has joined {} already: give each node its own", options.node,
                endpoint_.text());
@@ -271,8 +279,18 @@ void Nodes::join(const NodeOptions& options) {
       continue;
     }
     const Joined other = read_joined(text_of(store.get(name(waits_for))));
-    require_same("--nnodes", options.nodes, other.nodes, waits_for);
-    require_same("--max-restarts", options.max_restarts, other.max_restarts, waits_for);
+    try {
+      require_same("--nnodes", options.nodes, other.nodes, waits_for);
+      require_same("--max-restarts", options.max_restarts, other.max_restarts, waits_for);
+    } catch (const UserError&) {
+      store.set(differs(options.node), bytes("1"));
+      // The first node holds the store until the other has seen it too.
+      const auto farewell = Clock::now() + kFarewell;
+      while (options.node == 0 && !store.check({differs(waits_for)}) && Clock::now() < farewell) {
+        std::this_thread::sleep_for(kCycle / 4);
+      }
+      throw;
+    }
     if (waits_for == 0) all_ranks_ = 0;
     if (waits_for < options.node) first_rank_ += other.ranks;
     all_ranks_ += other.ranks;
