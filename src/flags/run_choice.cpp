@@ -25,7 +25,7 @@ bool is_fp8(const Json& config) {
 
 // Of a directory without its weights, of one with them, or of a config.json alone.
 FoundModel model_at(const fs::path& path) {
-  if (!fs::is_directory(path)) {
+  if (kind_of(path) != "a directory") {
     const Json config = read_json(path);
     return {parse_hf_config(config, path.string()), is_fp8(config)};
   }
@@ -80,7 +80,7 @@ SettledRun settled(const RunChoice& choice) {
 FoundModel found_model(const RunChoice& choice, const TrainConfig& config) {
   if (!choice.model_path.empty()) return model_at(choice.model_path);
   const std::string& named = config.checkpoint.pretrained_checkpoint;
-  if (!named.empty() && fs::exists(named)) return model_at(named);
+  if (!named.empty() && is_there(named)) return model_at(named);
   const std::string recipe = chosen_recipe(choice.recipe), size = size_of(recipe);
   if (size.empty()) {
     user_error("{} is of no size of its own; name --hf-model-path, a directory or a config.json",
