@@ -278,7 +278,8 @@ TABLE = {
     },
     "rehearse": {
         "--recipe": [Trial("ministral3_3b_peft_config", Changed(out))],
-        "--model": [Trial("ministral3_8b", Changed(out), {"--recipe": ABSENT, "--mode": "lora"}), Trial("ministral3_8b", Refused("--recipe"))],
+        "--model": [Trial("ministral3_8b", Changed(out), {"--recipe": ABSENT, "--mode": "lora", "--hf-model-path": ABSENT}),
+                    Trial("ministral3_8b", Refused("--recipe"))],
         "--mode": [Trial("dora", Changed(out)), Trial("lora", Refused("contradicts"), {"--recipe": "ministral3_3b_sft_config"})],
         "--config": [Trial(REHEARSED, Changed(out))],
         "--hf-model-path": [Trial(HF, Changed(out)), Trial(ABSENT, Refused("no size of its own"))],
