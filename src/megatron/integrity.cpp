@@ -87,6 +87,9 @@ void write_integrity(const fs::path& iteration, const std::map<std::string, std:
   for (const auto& each : fs::directory_iterator(iteration)) {
     if (each.is_regular_file()) names.push_back(each.path().filename().string());
   }
+  for (const auto& [name, digest] : known) {
+    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  }
   std::ranges::sort(names);
   Json files = Json::object();
   for (const std::string& name : names) {

@@ -193,10 +193,16 @@ fs::path MegatronIteration::write_side_files(
   write_run_config(contents);
   write_train_state();
   copy_tokenizer();
-  // Its presence says that all data are there.
-  write_text(iteration_ / "metadata.json",
-             R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})");
-  write_integrity(iteration_, sha256);
+  // The presence of metadata.json says that all is there, so it comes last, and its own digest
+  // before it.
+  constexpr const char* kMetadata =
+      R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})";
+  constexpr const char* kDigest =
+      "56b32e2dfbc0255db319bddf6880c9dfd3475135ca8d5ace23b8a6a384ed63c6";
+  std::map<std::string, std::string> known = sha256;
+  known["metadata.json"] = kDigest;
+  write_integrity(iteration_, known);
+  write_text(iteration_ / "metadata.json", kMetadata);
   if (new_run_) write_trackers(directory_.path());
   return directory_.path();
 }
