@@ -10,6 +10,9 @@ namespace trestle {
 /// Control characters become spaces or '?': no name in a file starts a line or moves the cursor.
 std::string one_line(std::string text);
 
+/// Up to its first line end.
+std::string first_line(std::string_view text);
+
 /// Without spaces, tabs and line ends before and behind.
 std::string_view trimmed(std::string_view text);
 

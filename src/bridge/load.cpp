@@ -12,9 +12,9 @@
 #include "bridge/upload.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
-#include "formats/rank_share.h"
 #include "megatron/checkpoint.h"
 #include "megatron/names.h"
+#include "megatron/rank_share.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 

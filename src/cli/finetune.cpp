@@ -14,7 +14,7 @@
 #include "base/stop_signal.h"
 #include "cli/commands.h"
 #include "flags/number_flag.h"
-#include "flags/recipe_choice.h"
+#include "flags/run_choice.h"
 #include "kernels/cpu.h"
 #include "model/ministral3.h"
 #include "parallel/agreement.h"
@@ -45,13 +45,7 @@ struct FinetuneFlags {
 };
 
 SettledRun settled(const FinetuneFlags& flags) {
-  std::vector<Assignment> file, command_line;
-  bool is_resolved = false;
-  if (!flags.config_file.empty()) {
-    const std::string text = read_text(flags.config_file, 1 << 20);
-    is_resolved = text.starts_with(kResolvedConfigMark);
-    file = flatten_yaml(load_yaml(text, flags.config_file), flags.config_file);
-  }
+  std::vector<Assignment> command_line;
   for (const auto& [key, value] : flags.values) {
     // hf is the recipe's own maker.
     const bool is_default = key == "dataset.maker_name" && value == "hf";
@@ -60,7 +54,7 @@ SettledRun settled(const FinetuneFlags& flags) {
   for (const auto& [key, on] : flags.freeze) command_line.push_back({key, on ? "true" : "false"});
   for (const Assignment& each : chosen_keys(flags.choice)) command_line.push_back(each);
   for (const std::string& each : flags.overrides) command_line.push_back(parse_override(each));
-  SettledRun run = settle(chosen_recipe(flags.choice), file, command_line, is_resolved);
+  SettledRun run = settle_chosen(flags.choice, flags.config_file, command_line);
   name_data(run.config.dataset);
   if (flags.choice.recipe.empty() && flags.choice.model.empty()) {
     run.notes.push_back(fmt::format("no --recipe: {}", kUsualRecipe));

@@ -141,6 +141,9 @@ FixedAxes fixed_axes(const SettledRun& run) {
   if (is_asked("model.pipeline_model_parallel_size")) {
     fixed.pipeline = model.pipeline_model_parallel_size;
   }
+  if (is_asked("model.virtual_pipeline_model_parallel_size")) {
+    fixed.virtual_pipeline = model.virtual_pipeline_model_parallel_size;
+  }
   if (is_asked("model.sequence_parallel")) fixed.sequence_parallel = model.sequence_parallel;
   return fixed;
 }

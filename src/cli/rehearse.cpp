@@ -122,12 +122,7 @@ void run(const RehearseFlags& flags) {
   for (const std::string& note : settled_run.notes) fmt::print(stderr, "{}\n", note);
   const FoundModel model = found_model(flags.run, settled_run.config);
   const Topology topology = asked_topology(settled_run.config.model, flags.ranks);
-  const TextConfig& text = model.config.text;
-  require_topology(topology, {.layers = text.num_layers,
-                              .heads = text.num_attention_heads,
-                              .query_groups = text.num_query_groups,
-                              .ffn = text.intermediate_size,
-                              .vocabulary = text.vocab_size});
+  require_topology(topology, sharded_sizes(model.config.text));
   const fs::path assets = find_assets(flags.assets);
   const TemporaryFolder folder;
   write_shrunk_model(assets / "model", model.config, topology, /*seed=*/1234,

@@ -62,17 +62,22 @@ void add_run_choice(Command command, RunChoice& choice) {
               "key.sub=value; a parallel size among them holds that axis");
 }
 
-SettledRun settled(const RunChoice& choice) {
-  std::vector<Assignment> file, command_line;
+SettledRun settle_chosen(const RecipeChoice& recipe, const std::string& config_file,
+                         const std::vector<Assignment>& command_line) {
+  std::vector<Assignment> file;
   bool is_resolved = false;
-  if (!choice.config_file.empty()) {
-    const std::string text = read_text(choice.config_file, 1 << 20);
+  if (!config_file.empty()) {
+    const std::string text = read_text(config_file, 1 << 20);
     is_resolved = text.starts_with(kResolvedConfigMark);
-    file = flatten_yaml(load_yaml(text, choice.config_file), choice.config_file);
+    file = flatten_yaml(load_yaml(text, config_file), config_file);
   }
-  for (const Assignment& each : chosen_keys(choice.recipe)) command_line.push_back(each);
+  return settle(chosen_recipe(recipe), file, command_line, is_resolved);
+}
+
+SettledRun settled(const RunChoice& choice) {
+  std::vector<Assignment> command_line = chosen_keys(choice.recipe);
   for (const std::string& each : choice.overrides) command_line.push_back(parse_override(each));
-  SettledRun run = settle(chosen_recipe(choice.recipe), file, command_line, is_resolved);
+  SettledRun run = settle_chosen(choice.recipe, choice.config_file, command_line);
   in_typed_words(run.typed, [&] { run.config.validate_values(); });
   return run;
 }

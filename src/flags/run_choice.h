@@ -1,5 +1,5 @@
 // A run that is thought through without its weights: its config, and its model's sizes. Called by
-// plan and rehearse.
+// plan and rehearse, and by finetune for the config.
 #pragma once
 
 #include <string>
@@ -21,6 +21,9 @@ struct RunChoice {
 /// --recipe, --model, --mode, --config, --hf-model-path and overrides.
 void add_run_choice(Command command, RunChoice& choice);
 
+/// The recipe, the keys of `config_file`, where one is named, and those of `command_line` over it.
+SettledRun settle_chosen(const RecipeChoice& recipe, const std::string& config_file,
+                         const std::vector<Assignment>& command_line);
 /// Throws UserError for keys and values that no run has.
 SettledRun settled(const RunChoice& choice);
 

@@ -8,19 +8,28 @@ namespace trestle {
 
 namespace {
 
-at::Tensor by_operators(at::Tensor values, const at::Tensor& targets_N1, SoftmaxRows rows,
-                        bool gradient) {
-  const at::ScalarType dtype = values.scalar_type();
-  values = values.to(at::kFloat);
-  at::amax_out(rows.largest, values, {1}, /*keepdim=*/true);
-  values.sub_(rows.largest);
-  const at::Tensor picked = values.gather(1, targets_N1);
+// `vocabulary`'s ranks have these logits' neighbours; targets count from the first that is here.
+at::Tensor by_operators(const at::Tensor& logits_NV, const at::Tensor& targets_N,
+                        const SoftmaxRows& rows, bool gradient, const Group& vocabulary) {
+  at::Tensor values = logits_NV.to(at::kFloat);
+  at::Tensor largest = values.amax({1}, /*keepdim=*/true);
+  vocabulary.all_reduce_max(largest);
+  values.sub_(largest);
+  const at::Tensor here = targets_N.ge(0).logical_and_(targets_N.lt(values.size(1))).unsqueeze(1);
+  // Of one rank every target is here, and one that is not is an error of gather's.
+  const at::Tensor targets_N1 = targets_N.unsqueeze(1);
+  const at::Tensor places =
+      vocabulary.is_one() ? targets_N1 : targets_N1.clamp(0, values.size(1) - 1);
+  const at::Tensor picked = values.gather(1, places).masked_fill_(here.logical_not(), 0);
   values.exp_();
-  at::sum_out(rows.sum, values, at::IntArrayRef{1}, /*keepdim=*/true);
-  rows.losses.copy_(rows.sum.log() - picked);
+  at::Tensor sums = at::stack({values.sum({1}, /*keepdim=*/true), picked});
+  vocabulary.all_reduce(sums);
+  rows.largest.copy_(largest);
+  rows.sum.copy_(sums[0]);
+  rows.losses.copy_(sums[0].log() - sums[1]);
   if (!gradient) return {};
-  values.div_(rows.sum).scatter_add_(1, targets_N1, at::full_like(picked, -1));
-  return values.to(dtype);
+  values.div_(sums[0]).scatter_add_(1, places, here.to(at::kFloat).neg_());
+  return values.to(logits_NV.scalar_type());
 }
 
 }  // namespace
@@ -38,15 +47,13 @@ SoftmaxRows SoftmaxRows::narrow(int64_t first, int64_t count) const {
 }
 
 at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, const SoftmaxRows& rows,
-                         bool gradient) {
+                         bool gradient, const Group& vocabulary) {
   const std::array<int64_t, 1> shape{logits_NV.size(0)};
   TORCH_CHECK(targets_N.sizes() == shape && targets_N.scalar_type() == at::kLong &&
                   rows.losses.numel() == shape[0],
               "targets ", targets_N.sizes(), " are of logits ", logits_NV.sizes());
-  const cuda::Kernels* kernels = kernels_for({logits_NV});
-  if (kernels == nullptr) {
-    return by_operators(std::move(logits_NV), targets_N.unsqueeze(1), rows, gradient);
-  }
+  const cuda::Kernels* kernels = vocabulary.is_one() ? kernels_for({logits_NV}) : nullptr;
+  if (kernels == nullptr) return by_operators(logits_NV, targets_N, rows, gradient, vocabulary);
   logits_NV = beside_each_other(logits_NV);
   const at::Tensor targets = targets_N.contiguous();
   launch(*kernels, &cuda::Kernels::cross_entropy, "cross_entropy", logits_NV,
@@ -60,30 +67,6 @@ at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, cons
                             .sums = rows.sum.mutable_data_ptr<float>(),
                             .gradient = gradient});
   return gradient ? logits_NV : at::Tensor();
-}
-
-at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, const SoftmaxRows& rows,
-                         bool gradient, const Group& vocabulary) {
-  if (vocabulary.is_one()) {
-    return cross_entropy(std::move(logits_NV), targets_N, rows, gradient);
-  }
-  const at::ScalarType dtype = logits_NV.scalar_type();
-  at::Tensor values = logits_NV.to(at::kFloat);
-  at::Tensor largest = values.amax({1}, /*keepdim=*/true);
-  vocabulary.all_reduce_max(largest);
-  values.sub_(largest);
-  const at::Tensor here = targets_N.ge(0).logical_and_(targets_N.lt(values.size(1))).unsqueeze(1);
-  const at::Tensor places = targets_N.unsqueeze(1).clamp(0, values.size(1) - 1);
-  const at::Tensor picked = values.gather(1, places).masked_fill_(here.logical_not(), 0);
-  values.exp_();
-  at::Tensor sums = at::stack({values.sum({1}, /*keepdim=*/true), picked});
-  vocabulary.all_reduce(sums);
-  rows.largest.copy_(largest);
-  rows.sum.copy_(sums[0]);
-  rows.losses.copy_(sums[0].log() - sums[1]);
-  if (!gradient) return {};
-  values.div_(sums[0]).scatter_add_(1, places, here.to(at::kFloat).neg_());
-  return values.to(dtype);
 }
 
 }  // namespace trestle

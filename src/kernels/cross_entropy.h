@@ -22,13 +22,10 @@ struct SoftmaxRows {
 
 /// Fills `rows` from logits_NV, which are used up, and targets_N int64 in [0, V). The result is the
 /// gradient of the sum of losses, softmax - onehot(target) in the logits' dtype [N, V], or
-/// undefined without `gradient`.
+/// undefined without `gradient`. Where the ranks of `vocabulary` share V out, logits_NV and the
+/// gradient are this rank's, targets_N count from its first and lie outside where they are
+/// another's, and losses, largest and sum are of all.
 at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, const SoftmaxRows& rows,
-                         bool gradient);
-/// The same of a vocabulary that the ranks of `vocabulary` share out: logits_NV are this rank's,
-/// and targets_N count from its first, below 0 and from V on where the target is another's. Losses,
-/// largest and sum are of all of them, the gradient of this rank's logits.
-at::Tensor cross_entropy(at::Tensor logits_NV, const at::Tensor& targets_N, const SoftmaxRows& rows,
-                         bool gradient, const Group& vocabulary);
+                         bool gradient, const Group& vocabulary = {});
 
 }  // namespace trestle

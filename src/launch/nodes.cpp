@@ -1,7 +1,7 @@
 #include "launch/nodes.h"
 
 #include <fcntl.h>
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "base/thread.h"
 
 namespace trestle {
@@ -34,11 +35,6 @@ std::vector<uint8_t> bytes(const std::string& text) { return {text.begin(), text
 std::string text_of(const std::vector<uint8_t>& value) { return {value.begin(), value.end()}; }
 
 // The first line: c10d's errors carry a backtrace.
-std::string first_line(const std::exception& error) {
-  const std::string text = error.what();
-  return text.substr(0, text.find('\n'));
-}
-
 std::string packed(const Failure& of) {
   return fmt::format("{} {} {} {}", of.rank, of.node, of.status, of.signal);
 }
@@ -70,7 +66,7 @@ c10::intrusive_ptr<c10d::TCPStore> reach_store(const NodeOptions& options) {
     return c10::make_intrusive<c10d::TCPStore>(options.endpoint->host, store);
   } catch (const std::exception& error) {
     machine_error("--rdzv-endpoint {}: what answers there is no trestle launch --node-rank 0 ({})",
-                  options.endpoint->text(), first_line(error));
+                  options.endpoint->text(), first_line(error.what()));
   }
 }
 
@@ -208,7 +204,7 @@ struct Nodes::Shared {
       lock.lock();
     } catch (const std::exception& error) {
       if (!lock.owns_lock()) lock.lock();
-      news.lost = first_line(error);
+      news.lost = first_line(error.what());
       tell();
     }
     has_left = true;
@@ -248,7 +244,7 @@ Nodes::Nodes(const NodeOptions& options) : shared_(std::make_shared<Shared>()) {
     join(options);
   } catch (const c10::Error& error) {
     machine_error("--rdzv-endpoint {}: node 0 is gone before all had joined ({})", endpoint_.text(),
-                  first_line(error));
+                  first_line(error.what()));
   }
   // What it holds lives as long as it does, which may be longer than this.
   shared_->thread = start_thread([shared = shared_] { shared->work(); }, "trestle launch");

@@ -99,8 +99,7 @@ void Output::read(Rank& rank, Stream& stream, bool all) {
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) {
       stream.fd.close();
-      if (!stream.line.empty()) take_line(rank, stream, stream.line + "\n");
-      stream.line.clear();
+      end_stream(rank, stream);
       return;
     }
     const std::string_view got(text.data(), static_cast<size_t>(n));
@@ -128,9 +127,13 @@ void Output::split(Rank& rank, Stream& stream) {
     print(rank, stream.line);
     stream.line.clear();
   } else if (stream.line.size() > kLongestLine) {
-    take_line(rank, stream, stream.line + "\n");
-    stream.line.clear();
+    end_stream(rank, stream);
   }
+}
+
+void Output::end_stream(Rank& rank, Stream& stream) {
+  if (!stream.line.empty()) take_line(rank, stream, stream.line + "\n");
+  stream.line.clear();
 }
 
 void Output::take_line(Rank& rank, const Stream& stream, std::string_view line) {
@@ -169,8 +172,7 @@ void Output::finish(int64_t number) {
     for (Stream* each : {&rank.out, &rank.err}) {
       read(rank, *each, true);
       each->fd.close();
-      if (!each->line.empty()) take_line(rank, *each, each->line + "\n");
-      each->line.clear();
+      end_stream(rank, *each);
     }
     if (number == 0 && within_line_) {
       err_.add("\n");

@@ -93,6 +93,8 @@ class Output {
 
   void read(Rank& rank, Stream& stream, bool all);
   void split(Rank& rank, Stream& stream);
+  /// What is left of it without a line end, as a line.
+  void end_stream(Rank& rank, Stream& stream);
   void take_line(Rank& rank, const Stream& stream, std::string_view line);
   /// A line, or of rank 0 what there is of it.
   void print(const Rank& rank, std::string_view text);

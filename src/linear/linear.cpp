@@ -39,8 +39,7 @@ void require_whole_blocks(int64_t in, int64_t share, int64_t ranks) {
   if (share == in || share % QuantizedWeight::kBlock == 0) return;
   user_error(
       "model.tensor_model_parallel_size={} leaves a rank {} of {} columns, which cuts the blocks "
-      "of "
-      "{} of a quantised base; take fewer tensor ranks, or peft.base_bits=16",
+      "of {} of a quantised base; take fewer tensor ranks, or peft.base_bits=16",
       ranks, share, in, QuantizedWeight::kBlock);
 }
 

@@ -1,6 +1,7 @@
 #include "megatron/flat_state.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/accumulate.h>
 
 #include <algorithm>
 #include <array>
@@ -91,12 +92,6 @@ std::map<int64_t, Buffer> buffers_in(const MegatronCheckpoint& checkpoint) {
   return buffers;
 }
 
-int64_t elements_in(const TensorInfo& info) {
-  int64_t all = 1;
-  for (const int64_t size : info.shape) all *= size;
-  return all;
-}
-
 }  // namespace
 
 bool is_flat_state(std::string_view key) {
@@ -119,7 +114,7 @@ FlatState::FlatState(const MegatronCheckpoint& checkpoint, std::vector<std::stri
       const auto info = checkpoint.tensors().find(name);
       if (info == checkpoint.tensors().end()) refuse(checkpoint, "there are no weights of " + name);
       if (info->second.dtype != buffer.dtype) continue;
-      const int64_t elements = elements_in(info->second);
+      const int64_t elements = c10::multiply_integers(info->second.shape);
       if (bucket == buffer.buckets.end() || elements > size() - start) {
         refuse(checkpoint, fmt::format("{} does not fit its buckets", name));
       }
@@ -143,7 +138,7 @@ void FlatState::require_masters() const {
   for (const auto& [name, place] : places_) {
     const TensorInfo& info = checkpoint_.tensors().at(name);
     Shard weight = whole_shard(name, info),
-          master = whole_shard("optimizer.state.param." + name, info);
+          master = whole_shard(fmt::format("{}param.{}", kOptimizerState, name), info);
     const int64_t elements = weight.elements();
     for (const int64_t first : {int64_t{0}, std::max<int64_t>(elements - kLooked, 0)}) {
       const int64_t last = std::min(first + kLooked, elements);
@@ -162,9 +157,8 @@ at::Tensor FlatState::read(const Shard& shard) const {
   if (found == places_.end()) refuse(checkpoint_, "no bucket holds " + name);
   const Place& place = found->second;
   // "optimizer.state.exp_avg.NAME" is of "BUCKET.exp_avg".
-  constexpr std::string_view kState = "optimizer.state.";
-  const std::string kind =
-      shard.name.substr(kState.size(), shard.name.size() - kState.size() - name.size() - 1);
+  const std::string kind = shard.name.substr(
+      kOptimizerState.size(), shard.name.size() - kOptimizerState.size() - name.size() - 1);
   const std::string key = fmt::format("{}.{}", place.bucket, kind);
   const std::vector<int64_t>& shape = checkpoint_.tensors().at(name).shape;
   // Whole rows are one run of the flat parameter.

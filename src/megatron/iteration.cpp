@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "base/digest.h"
 #include "base/error.h"
 #include "base/paths.h"
 #include "formats/yaml.h"
@@ -20,6 +21,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
+constexpr const char* kMarkerFile = "metadata.json";
+constexpr std::string_view kMarker =
+    R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})";
 
 std::string iteration_name(int64_t iteration) { return fmt::format("iter_{:07}", iteration); }
 
@@ -50,7 +54,7 @@ fs::path replaceable(const fs::path& iteration) {
   for (fs::directory_iterator each(iteration, error), end; !error && each != end;
        each.increment(error)) {
     const fs::path name = each->path().filename();
-    if (name == ".metadata" || name == "metadata.json" || name.extension() == ".distcp") {
+    if (name == ".metadata" || name == kMarkerFile || name.extension() == ".distcp") {
       return iteration;
     }
   }
@@ -187,22 +191,20 @@ void MegatronIteration::copy_tokenizer() const {
   }
 }
 
-fs::path MegatronIteration::write_side_files(
-    const MegatronContents& contents, const std::map<std::string, std::string>& sha256) const {
+void MegatronIteration::write_side_files(const MegatronContents& contents,
+                                         std::map<std::string, std::string> sha256) const {
   write_common_state(contents.has_optimizer);
   write_run_config(contents);
   write_train_state();
   copy_tokenizer();
-  // The presence of metadata.json says that all is there, so it comes last, and its own digest
-  // before it.
-  constexpr const char* kMetadata =
-      R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})";
-  constexpr const char* kDigest =
-      "56b32e2dfbc0255db319bddf6880c9dfd3475135ca8d5ace23b8a6a384ed63c6";
-  std::map<std::string, std::string> known = sha256;
-  known["metadata.json"] = kDigest;
-  write_integrity(iteration_, known);
-  write_text(iteration_ / "metadata.json", kMetadata);
+  Digest digest(Digest::Kind::kSha256);
+  digest.update(kMarker);
+  sha256[kMarkerFile] = digest.hex();
+  write_integrity(iteration_, sha256);
+}
+
+fs::path MegatronIteration::mark() const {
+  write_text(iteration_ / kMarkerFile, std::string(kMarker));
   if (new_run_) write_trackers(directory_.path());
   return directory_.path();
 }

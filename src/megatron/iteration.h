@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -74,10 +75,12 @@ class MegatronIteration {
 
   /// Where the data files and `.metadata` belong until commit().
   const std::filesystem::path& path() const { return iteration_; }
-  /// Everything behind `.metadata`, the mark that all is there last; `sha256` of files whose digest
-  /// is known. Returns the place of all of it: a new run or the iteration.
-  std::filesystem::path write_side_files(const MegatronContents& contents,
-                                         const std::map<std::string, std::string>& sha256) const;
+  /// Everything behind `.metadata` but the mark; `sha256` of files whose digest is known.
+  void write_side_files(const MegatronContents& contents,
+                        std::map<std::string, std::string> sha256) const;
+  /// Writes metadata.json, which says that all is there and without which no reader takes it for a
+  /// checkpoint. Returns the place of all of it: a new run or the iteration.
+  std::filesystem::path mark() const;
   /// The rename; in a run that is there the trackers follow.
   void commit();
 

@@ -54,9 +54,8 @@ bool is_model_key(std::string_view key) {
 }
 
 std::string_view parameter_of(std::string_view key) {
-  constexpr std::string_view kState = "optimizer.state.";
-  if (!key.starts_with(kState)) return key;
-  const size_t end = key.find('.', kState.size());
+  if (!key.starts_with(kOptimizerState)) return key;
+  const size_t end = key.find('.', kOptimizerState.size());
   return end == std::string_view::npos ? key : key.substr(end + 1);
 }
 

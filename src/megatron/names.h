@@ -33,6 +33,9 @@ bool is_adapter_key(std::string_view name);
 /// Whether a key belongs to the model, not to the optimizer or the run.
 bool is_model_key(std::string_view key);
 
+/// Before the keys of an optimizer's state.
+inline constexpr std::string_view kOptimizerState = "optimizer.state.";
+
 /// "optimizer.state.exp_avg.NAME" -> NAME; a model's name as it is.
 std::string_view parameter_of(std::string_view key);
 

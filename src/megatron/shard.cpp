@@ -143,28 +143,18 @@ Shard whole_shard(std::string name, TensorInfo info) {
 }
 
 Shard ShardPlan::shard_of(const std::string& name, const TensorInfo& local) const {
-  const int64_t ranks = topology_.tensor, rank = place_.tensor;
+  const Split split = split_of(name);
+  const RankOf who{place_.tensor, topology_.tensor};
   Shard shard{name, local, {}};
   Sizes& shape = shard.whole.shape;
-  switch (split_of(name)) {
-    case Split::kReplicated:
-      shard.boxes = {whole_box(shape)};
-      break;
-    case Split::kRows:
-      shape.at(0) *= ranks;
-      shard.boxes = {along(shape, 0, rank * local.shape[0], local.shape[0])};
-      break;
-    case Split::kHalvedRows: {
-      const int64_t half = local.shape.at(0) / 2;
-      shape[0] *= ranks;
-      shard.boxes = {along(shape, 0, rank * half, half),
-                     along(shape, 0, (ranks + rank) * half, half)};
-      break;
-    }
-    case Split::kColumns:
-      shape.at(1) *= ranks;
-      shard.boxes = {along(shape, 1, rank * local.shape[1], local.shape[1])};
-      break;
+  if (split == Split::kReplicated) {
+    shard.boxes = {whole_box(shape)};
+    return shard;
+  }
+  shape = whole_sizes(local.shape, split, who.ranks);
+  const auto axis = static_cast<size_t>(axis_of(split));
+  for (const ShareRun& run : share_runs(split, shape.at(axis), who)) {
+    shard.boxes.push_back(along(shape, axis, run.whole_first, run.count));
   }
   return shard;
 }
@@ -187,8 +177,8 @@ HeldTensor ShardPlan::held_part(const std::string& name, at::IntArrayRef local, 
   return held;
 }
 
-ShardPlan::Turn ShardPlan::turn_of(const HeldTensor& held) const {
-  Turn turn{0, 1};
+RankOf ShardPlan::turn_of(const HeldTensor& held) const {
+  RankOf turn;
   if (held.same_over_data) {
     turn.rank = place_.data * topology_.context + place_.context;
     turn.ranks = topology_.data * topology_.context;
@@ -212,7 +202,7 @@ std::vector<HeldTensor> ShardPlan::to_write(std::vector<HeldTensor> held) const 
   }
   std::vector<bool> is_mine(held.size(), false);
   for (auto& [axes, members] : classes) {
-    const Turn turn = turn_of(held[members.front()]);
+    const RankOf turn = turn_of(held[members.front()]);
     std::ranges::stable_sort(members, std::ranges::greater(),
                              [&](size_t i) { return held[i].data.nbytes(); });
     std::vector<uint64_t> bytes(static_cast<size_t>(turn.ranks), 0);

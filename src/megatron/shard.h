@@ -12,6 +12,7 @@
 #include "formats/tensor_source.h"
 #include "parallel/grid.h"
 #include "parallel/plan.h"
+#include "parallel/share.h"
 
 namespace trestle {
 
@@ -83,10 +84,7 @@ class ShardPlan {
 
  private:
   /// Among the ranks that hold the same.
-  struct Turn {
-    int64_t rank, ranks;
-  };
-  Turn turn_of(const HeldTensor& held) const;
+  RankOf turn_of(const HeldTensor& held) const;
 
   Topology topology_;
   Place place_;

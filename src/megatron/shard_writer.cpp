@@ -1,5 +1,7 @@
 #include "megatron/shard_writer.h"
 
+#include <c10/util/accumulate.h>
+
 #include <algorithm>
 #include <chrono>
 #include <optional>
@@ -73,12 +75,6 @@ void await_directory(const fs::path& directory) {
       directory.string());
 }
 
-int64_t volume(const std::vector<int64_t>& sizes) {
-  int64_t all = 1;
-  for (const int64_t size : sizes) all *= size;
-  return all;
-}
-
 // What ranks have written tiles every tensor, or every layer of it that is there.
 void require_whole(const TorchDistIndex& index) {
   for (const auto& [key, entry] : index.entries()) {
@@ -88,11 +84,12 @@ void require_whole(const TorchDistIndex& index) {
     if (stacked) one[0] = 1;
     std::map<int64_t, int64_t> written;
     for (const auto& chunk : entry.chunks) {
-      written[stacked ? chunk.offsets[0] : 0] += volume(chunk.sizes);
+      written[stacked ? chunk.offsets[0] : 0] += c10::multiply_integers(chunk.sizes);
     }
     for (const auto& [layer, elements] : written) {
-      TORCH_CHECK(elements == volume(one), key, ": ranks wrote ", elements, " elements of ",
-                  volume(one), stacked ? " of layer " : "", stacked ? std::to_string(layer) : "");
+      TORCH_CHECK(elements == c10::multiply_integers(one), key, ": ranks wrote ", elements,
+                  " elements of ", c10::multiply_integers(one), stacked ? " of layer " : "",
+                  stacked ? std::to_string(layer) : "");
     }
   }
 }
@@ -112,7 +109,7 @@ void require_files(const fs::path& directory, const TorchDistIndex& index,
 }
 
 void write_the_rest(MegatronIteration& iteration, const std::vector<std::string>& told,
-                    const std::function<void(const fs::path&)>& finishing) {
+                    const Finishing& finishing) {
   constexpr size_t kDigest = 64;
   TorchDistIndex index;
   std::map<std::string, std::string> sha256;
@@ -127,15 +124,17 @@ void write_the_rest(MegatronIteration& iteration, const std::vector<std::string>
   for (const auto& [key, entry] : index.entries()) {
     if (entry.is_tensor) contents.add(key, entry.whole.dtype);
   }
-  iteration.write_side_files(contents, sha256);
-  if (finishing) finishing(iteration.path());
+  iteration.write_side_files(contents, std::move(sha256));
+  if (finishing.add && !finishing.opens) finishing.add(iteration.path());
+  iteration.mark();
+  if (finishing.add && finishing.opens) finishing.add(iteration.path());
   iteration.commit();
 }
 
 }  // namespace
 
 void write_megatron(const MegatronOutput& output, const MegatronShards& shards, const Group& world,
-                    const std::function<void(const fs::path&)>& finishing) {
+                    const Finishing& finishing) {
   std::optional<MegatronIteration> iteration;
   const auto begin = [&]() -> std::string {
     if (world.rank() > 0) return {};

@@ -22,11 +22,19 @@ struct MegatronShards {
   std::map<std::string, Json> objects = {};
 };
 
+/// What a save adds to the iteration, whose directory it gets.
+struct Finishing {
+  std::function<void(const std::filesystem::path&)> add;
+  /// It reads the iteration as a checkpoint, and so comes behind the mark that makes it one; else
+  /// before, so that what is cut off before all is there is none.
+  bool opens = false;
+};
+
 /// By all ranks of `world` at once, which share the file system and have the same `output`. Each
-/// writes its data; when all have, rank 0 adds what there is one of, `finishing` included, which
-/// gets the iteration's directory, and gives the directory its name. A failure of any rank before
-/// that is an error on all (by_all()) and leaves nothing.
+/// writes its data; when all have, rank 0 adds what there is one of, `finishing` included, and
+/// gives the directory its name. A failure of any rank before that is an error on all (by_all())
+/// and leaves nothing.
 void write_megatron(const MegatronOutput& output, const MegatronShards& shards, const Group& world,
-                    const std::function<void(const std::filesystem::path&)>& finishing = {});
+                    const Finishing& finishing = {});
 
 }  // namespace trestle

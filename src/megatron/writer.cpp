@@ -170,7 +170,8 @@ fs::path MegatronWriter::finish() {
   }
   data_.commit();
   finished_ = true;
-  return iteration_.write_side_files(contents_, data_.sha256());
+  iteration_.write_side_files(contents_, data_.sha256());
+  return iteration_.mark();
 }
 
 void MegatronWriter::commit() {

@@ -47,19 +47,22 @@ double product(int64_t in, int64_t out, bool input_grad, bool weight_grad) {
          (1.0 + (input_grad ? 1 : 0) + (weight_grad ? 1 : 0));
 }
 
-double low_rank(const LowRank& pair, bool input_grad) {
-  const bool a = pair.a.requires_grad(), b = pair.b.requires_grad();
-  return product(pair.a.size(1), pair.rank(), input_grad, a) +
-         product(pair.rank(), pair.b.size(0), input_grad || a, b);
-}
-
+// Of the whole projection, of which a tensor rank has a share.
 double linear(const Linear& layer, bool input_grad) {
   const at::Tensor& weight = layer.weight;
-  double sum = product(weight.size(1), weight.size(0), input_grad, weight.requires_grad());
+  const int64_t ranks = layer.groups().tensor.size();
+  const std::vector<int64_t> whole = whole_sizes(weight.sizes(), layer.split(), ranks);
+  double sum = product(whole[1], whole[0], input_grad, weight.requires_grad());
+  const int64_t shares_in = whole[1] / weight.size(1), shares_out = whole[0] / weight.size(0);
+  const auto add = [&](const LowRank& pair) {
+    const bool a = pair.a.requires_grad(), b = pair.b.requires_grad();
+    sum += product(pair.a.size(1) * shares_in, pair.rank(), input_grad, a) +
+           product(pair.rank(), pair.b.size(0) * shares_out, input_grad || a, b);
+  };
   if (!layer.adapter()) return sum;
-  if (layer.adapter()->whole()) sum += low_rank(*layer.adapter()->whole(), input_grad);
+  if (layer.adapter()->whole()) add(*layer.adapter()->whole());
   for (const auto& pair : layer.adapter()->pairs()) {
-    if (pair) sum += low_rank(*pair, input_grad);
+    if (pair) add(*pair);
   }
   return sum;
 }
@@ -108,7 +111,7 @@ ModelFlops::Text ModelFlops::text_of(const Ministral3& model, const GradientInfl
   if (!model.language_model().has_head()) return text;
   flows = flows || parts.train("language_model.decoder.final_layernorm.");
   const at::Tensor& head = model.language_model().head_weight();
-  text.target = product(head.size(1), head.size(0), flows, head.requires_grad());
+  text.target = product(head.size(1), config.vocab_size, flows, head.requires_grad());
   return text;
 }
 

@@ -6,6 +6,8 @@
 #include <optional>
 #include <vector>
 
+#include "parallel/topology.h"
+
 namespace trestle {
 
 /// YaRN as transformers' `_compute_yarn_parameters` names it.
@@ -73,5 +75,8 @@ struct ModelConfig {
   /// The id whose positions receive image features.
   int64_t image_token_id = 10;
 };
+
+/// What of it bounds how ranks share the model out.
+ShardedSizes sharded_sizes(const TextConfig& text);
 
 }  // namespace trestle

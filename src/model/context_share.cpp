@@ -69,11 +69,9 @@ ContextShare ContextShare::of(const ModelInput& whole, int64_t image_token_id, R
   }
   ContextShare share;
   share.tokens = at::tensor(tokens, at::kLong);
-  const at::Tensor is_image = whole.ids_T.eq(image_token_id).to(at::kLong);
-  const at::Tensor number = is_image.cumsum(0) - 1;
-  const at::Tensor mine =
-      share.tokens.index({is_image.index_select(0, share.tokens).to(at::kBool)});
-  share.features = number.index_select(0, mine);
+  const at::Tensor numbers = whole.ids_T.eq(image_token_id).cumsum(0) - 1;
+  const at::Tensor images = places_of(whole.ids_T.index_select(0, share.tokens), image_token_id);
+  share.features = numbers.index_select(0, share.tokens.index_select(0, images));
   share.queries = Packing(std::move(query_lengths));
   share.keys = Packing(std::move(key_lengths));
   share.key_places = at::tensor(places, at::kLong);

@@ -1,6 +1,7 @@
 #include "parallel/agreement.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace trestle {
@@ -15,6 +16,13 @@ std::string first_told(const Group& host, const std::string& mine) {
   const auto first =
       std::ranges::find_if(texts, [](const std::string& text) { return !text.empty(); });
   return fmt::format("rank {}: {}", first - texts.begin(), *first);
+}
+
+std::string first_text(const Group& host, const std::string& mine) {
+  for (std::string& text : host.gather(mine)) {
+    if (!text.empty()) return std::move(text);
+  }
+  return {};
 }
 
 void together(const Group& host, const std::function<void()>& fn) {

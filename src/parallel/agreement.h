@@ -26,6 +26,9 @@ class ToldByFirstRank : public UserError {
 /// where none has. A group of one gives `mine`.
 std::string first_told(const Group& host, const std::string& mine);
 
+/// The text of the first rank that has one, as it is; empty where none has.
+std::string first_text(const Group& host, const std::string& mine);
+
 /// fn on every rank. Where it throws UserError on any, all throw AgreedError with what the first of
 /// these says; in a group of one what was thrown goes on. fn communicates with nobody.
 void together(const Group& host, const std::function<void()>& fn);

@@ -4,6 +4,8 @@
 
 #include <exception>
 
+#include "base/text.h"
+
 namespace trestle {
 
 namespace {
@@ -20,8 +22,7 @@ std::vector<std::string> by_all(const Group& group, const std::function<std::str
     told = kDone + fn();
   } catch (const std::exception& error) {
     failure = std::current_exception();
-    const std::string why = error.what();
-    told = kFailed + why.substr(0, why.find('\n'));
+    told = kFailed + first_line(error.what());
   }
   std::vector<std::string> all;
   try {

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include "base/text.h"
 #include "parallel/journal.h"
 
 namespace trestle {
@@ -39,6 +40,16 @@ int64_t bytes_of(const at::Tensor& x) { return static_cast<int64_t>(x.nbytes());
 
 bool is_narrow(const at::Tensor& x) { return x.is_floating_point() && x.element_size() < 4; }
 
+// Begins an all-reduce in x's place.
+auto reduction(const at::Tensor& x, c10d::ReduceOp::RedOpType op) {
+  return [x, op](c10d::Backend& backend) {
+    std::vector<at::Tensor> tensors = {x};
+    c10d::AllreduceOptions options;
+    options.reduceOp = op;
+    return backend.allreduce(tensors, options);
+  };
+}
+
 std::vector<int64_t> widened_sizes(const at::Tensor& x, int64_t factor) {
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.front() *= factor;
@@ -66,11 +77,9 @@ struct Group::Shared {
   Traffic traffic;
 
   [[noreturn]] void lost(const std::string& what, const std::exception& error) const {
-    std::string why = error.what();
-    why = why.substr(0, why.find('\n'));
     throw LostRank(fmt::format("rank {} of {} of the {} group: {} did not end: {}; {}",
-                               host->getRank(), host->getSize(), name, what, why,
-                               journal->where()));
+                               host->getRank(), host->getSize(), name, what,
+                               first_line(error.what()), journal->where()));
   }
 };
 
@@ -136,20 +145,12 @@ void Group::all_reduce(at::Tensor& x) const {
 
 void Group::all_reduce_max(at::Tensor& x) const {
   if (!shared_) return;
-  run(Collective::kAllReduce, x, [&](c10d::Backend& backend) {
-    std::vector<at::Tensor> tensors = {x};
-    c10d::AllreduceOptions options;
-    options.reduceOp = c10d::ReduceOp::MAX;
-    return backend.allreduce(tensors, options);
-  }).wait();
+  run(Collective::kAllReduce, x, reduction(x, c10d::ReduceOp::MAX)).wait();
 }
 
 Pending Group::all_reduce_async(at::Tensor x) const {
   if (!shared_) return {};
-  return run(Collective::kAllReduce, x, [&](c10d::Backend& backend) {
-    std::vector<at::Tensor> tensors = {x};
-    return backend.allreduce(tensors);
-  });
+  return run(Collective::kAllReduce, x, reduction(x, c10d::ReduceOp::SUM));
 }
 
 at::Tensor Group::all_gather(const at::Tensor& x) const {

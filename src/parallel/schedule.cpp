@@ -82,7 +82,7 @@ double bubble(const Topology& topology, int64_t micro_batches) {
 
 std::optional<Timeline> timeline(const Topology& topology,
                                  const std::vector<std::vector<PipelinePass>>& stages,
-                                 double forward, double backward) {
+                                 const std::vector<StageTime>& takes, double send) {
   Timeline line;
   line.ends.resize(stages.size());
   std::map<PipelinePass, double> done;
@@ -97,9 +97,11 @@ std::optional<Timeline> timeline(const Topology& topology,
         if (const auto other = awaited(topology, pass)) {
           const auto found = done.find(*other);
           if (found == done.end()) break;
-          start = std::max(start, found->second);
+          const bool is_sent = other->chunk != pass.chunk;  // else this stage has made it
+          start = std::max(start, found->second + (is_sent ? send : 0));
         }
-        ends.push_back(start + (pass.kind == Kind::kForward ? forward : backward));
+        const StageTime& time = takes[stage];
+        ends.push_back(start + (pass.kind == Kind::kForward ? time.forward : time.backward));
         done[pass] = ends.back();
         line.length = std::max(line.length, ends.back());
         moves = true;

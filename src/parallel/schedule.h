@@ -43,8 +43,13 @@ int64_t most_in_flight(const Topology& topology, int64_t stage, int64_t micro_ba
 /// the stages divide.
 double bubble(const Topology& topology, int64_t micro_batches);
 
-/// When each pass of a stage's list ends, if one forward pass takes `forward` and one backward pass
-/// `backward`, messages no time, and every stage begins each pass as soon as it can.
+/// Seconds that passes of one chunk, or of all chunks of a stage, take.
+struct StageTime {
+  double forward = 0, backward = 0;
+};
+
+/// When each pass of a stage's list ends, if its passes take as long as `takes` says of its stage,
+/// messages `send`, and every stage begins each pass as soon as it can.
 struct Timeline {
   std::vector<std::vector<double>> ends;
   double length = 0;
@@ -52,6 +57,6 @@ struct Timeline {
 /// None where stages would wait for each other for ever.
 std::optional<Timeline> timeline(const Topology& topology,
                                  const std::vector<std::vector<PipelinePass>>& stages,
-                                 double forward, double backward);
+                                 const std::vector<StageTime>& takes, double send = 0);
 
 }  // namespace trestle

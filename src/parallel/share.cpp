@@ -7,7 +7,7 @@ namespace trestle {
 int64_t axis_of(Split split) { return split == Split::kColumns ? 1 : 0; }
 
 std::vector<ShareRun> share_runs(Split split, int64_t whole, RankOf who) {
-  if (split == Split::kReplicated || who.ranks == 1) return {{0, 0, whole}};
+  if (split == Split::kReplicated) return {{0, 0, whole}};
   const int64_t halves = split == Split::kHalvedRows ? 2 : 1;
   const int64_t count = whole / halves / who.ranks;
   TORCH_CHECK(count * halves * who.ranks == whole, whole, " does not divide into ",

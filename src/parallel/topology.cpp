@@ -9,6 +9,17 @@
 
 namespace trestle {
 
+std::vector<int64_t> divisors(int64_t number) {
+  std::vector<int64_t> small, large;
+  for (int64_t i = 1; i <= number / i; ++i) {
+    if (number % i != 0) continue;
+    small.push_back(i);
+    if (i != number / i) large.push_back(number / i);
+  }
+  small.insert(small.end(), large.rbegin(), large.rend());
+  return small;
+}
+
 namespace {
 
 constexpr const char* kTensor = "model.tensor_model_parallel_size";
@@ -23,17 +34,6 @@ std::string any_of(const std::vector<int64_t>& values) {
     text += std::to_string(values[i]);
   }
   return text;
-}
-
-std::vector<int64_t> divisors(int64_t number) {
-  std::vector<int64_t> small, large;
-  for (int64_t i = 1; i <= number / i; ++i) {
-    if (number % i != 0) continue;
-    small.push_back(i);
-    if (i != number / i) large.push_back(number / i);
-  }
-  small.insert(small.end(), large.rbegin(), large.rend());
-  return small;
 }
 
 void require_positive(const Topology& topology) {

@@ -25,6 +25,9 @@ struct Topology {
   bool operator==(const Topology&) const = default;
 };
 
+/// Those of a number, from 1 on.
+std::vector<int64_t> divisors(int64_t number);
+
 /// "TP 4 CP 1 PP 2x3 DP 8 SP": for people.
 std::string to_string(const Topology& topology);
 

@@ -11,6 +11,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include "base/text.h"
 #include "parallel/gloo.h"
 #include "parallel/nccl.h"
 #include "parallel/watchdog.h"
@@ -18,11 +19,6 @@
 namespace trestle {
 
 namespace {
-
-std::string first_line(const std::exception& error) {
-  const std::string text = error.what();
-  return text.substr(0, text.find('\n'));
-}
 
 // A launcher that starts ranks anew may keep its store, and with it the keys of those that are
 // gone.
@@ -41,7 +37,7 @@ c10::intrusive_ptr<c10d::Store> store_of(const RankEnvironment& environment,
     throw LostRank(fmt::format(
         "rank {} of {}: the store of MASTER_ADDR={} and MASTER_PORT={} {}: {}", environment.rank,
         environment.size, environment.master_address, environment.port,
-        options.isServer ? "cannot be opened" : "cannot be reached", first_line(error)));
+        options.isServer ? "cannot be opened" : "cannot be reached", first_line(error.what())));
   }
 }
 
@@ -97,7 +93,7 @@ Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
     throw;
   } catch (const std::exception& error) {
     throw LostRank(fmt::format("rank {} of {}: the {} group of ranks {} did not meet: {}", rank_,
-                               size_, name, fmt::join(ranks, ", "), first_line(error)));
+                               size_, name, fmt::join(ranks, ", "), first_line(error.what())));
   }
 }
 

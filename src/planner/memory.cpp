@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "parallel/schedule.h"
 #include "planner/activations.h"
 
 namespace trestle {
@@ -114,7 +115,7 @@ StageLayers layers_of(const PlannedRun& run, const Topology& topology, int64_t s
     all.text.remade = std::max(all.text.remade, kept.remade);
   }
   if (all.text.kept > 0) all.one = text_layer_bytes(run, topology, true);
-  const int64_t chunks = chunks_in_flight(topology, run.micro_batches(topology), stage);
+  const int64_t chunks = most_in_flight(topology, stage, run.micro_batches(topology));
   all.in_flight = divided_up(all.text.kept * chunks, topology.virtual_pipeline) +
                   divided_up(chunks, topology.virtual_pipeline) * context_bytes(run, topology);
   return all;
@@ -122,17 +123,11 @@ StageLayers layers_of(const PlannedRun& run, const Topology& topology, int64_t s
 
 }  // namespace
 
-int64_t chunks_in_flight(const Topology& topology, int64_t micro_batches, int64_t stage) {
-  const int64_t behind = topology.pipeline - stage - 1, v = topology.virtual_pipeline;
-  if (v == 1) return std::min(micro_batches, behind + 1);
-  return std::min(micro_batches * v, 2 * behind + (v - 1) * topology.pipeline + 1);
-}
-
 std::vector<MemoryPlan> moments_of(const PlannedRun& run, const Topology& topology, int64_t stage) {
   const Held held = held_of(run, topology, stage);
   const StageLayers layers = layers_of(run, topology, stage);
   const bool first = stage == 0, last = stage == topology.pipeline - 1;
-  const int64_t in_flight = chunks_in_flight(topology, run.micro_batches(topology), stage);
+  const int64_t in_flight = most_in_flight(topology, stage, run.micro_batches(topology));
   const LayersKept vision = first ? vision_bytes(run, topology) : LayersKept{};
   const int64_t vision_kept = vision.kept * divided_up(in_flight, topology.virtual_pipeline);
   const int64_t head = last ? head_bytes(run, topology) : 0;

@@ -47,10 +47,4 @@ MemoryPlan memory_of(const PlannedRun& run, const Topology& topology);
 /// Of one stage, by moments in their order.
 std::vector<MemoryPlan> moments_of(const PlannedRun& run, const Topology& topology, int64_t stage);
 
-/// Micro-batches whose activations stage `stage` keeps at most: 1F1B's min(m, p - stage)
-/// (Narayanan et al. 2021, section 2.2). Of `v` chunks a stage, the interleaved schedule's
-/// 2 (p - stage - 1) + (v - 1) p + 1 of single chunks (megatron-core
-/// forward_backward_pipelining_with_interleaving), as chunks.
-int64_t chunks_in_flight(const Topology& topology, int64_t micro_batches, int64_t stage);
-
 }  // namespace trestle

@@ -4,8 +4,6 @@
 
 #include <algorithm>
 
-#include "base/bytes.h"
-
 namespace trestle {
 
 namespace {

@@ -12,14 +12,6 @@ namespace trestle {
 
 namespace {
 
-std::vector<int64_t> divisors_of(int64_t number) {
-  std::vector<int64_t> all;
-  for (int64_t i = 1; i <= number; ++i) {
-    if (number % i == 0) all.push_back(i);
-  }
-  return all;
-}
-
 // Of `all`, or the one that is fixed.
 std::vector<int64_t> chosen(const std::optional<int64_t>& fixed, std::vector<int64_t> all) {
   return fixed ? std::vector<int64_t>{*fixed} : std::move(all);
@@ -53,7 +45,7 @@ std::vector<Topology> possible(const PlannedRun& run, const Machine& machine,
                                const FixedAxes& fixed) {
   const ShardedSizes sizes = run.shape.sizes();
   std::vector<Topology> all;
-  const std::vector<int64_t> world = divisors_of(machine.ranks);
+  const std::vector<int64_t> world = divisors(machine.ranks);
   for (const int64_t tensor : chosen(fixed.tensor, tensor_sizes(sizes))) {
     for (const int64_t context : chosen(fixed.context, world)) {
       for (const int64_t pipeline : chosen(fixed.pipeline, world)) {

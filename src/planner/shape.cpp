@@ -3,7 +3,6 @@
 #include <torch/nn/module.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/error.h"
 #include "bridge/load_quantized.h"
@@ -32,18 +31,6 @@ constexpr std::string_view kDecoderLayers = "language_model.decoder.layers.";
 int64_t fp8_bytes(int64_t count) { return count + 4; }
 
 int64_t bytes_of(const at::Tensor& tensor) { return static_cast<int64_t>(tensor.nbytes()); }
-
-// As Trainer::freeze has it.
-void freeze(const Ministral3& model, const ModelOptions& options) {
-  for (const auto& entry : model.named_parameters()) {
-    const std::string& name = entry.key();
-    const bool frozen =
-        (options.freeze_language_model && name.starts_with("language_model.")) ||
-        (options.freeze_vision_model && name.starts_with("vision_tower.")) ||
-        (options.freeze_vision_projection && name.starts_with("multi_modal_projector."));
-    entry.value().requires_grad_(!frozen);
-  }
-}
 
 // What a projection is held by, in bytes; nothing where the parameter itself is.
 std::optional<int64_t> held_bytes(const std::string& name, Linear& linear, const Build& build) {
@@ -93,7 +80,9 @@ ModelShape::ModelShape(const ModelConfig& model, const TrainConfig& config) : mo
   for (const at::Tensor& parameter : whole.parameters()) parameter.set_requires_grad(false);
   if (!config.trains_adapters()) {
     forward_flops_ = std::make_unique<ModelFlops>(whole);
-    freeze(whole, config.model);
+    for (const auto& entry : whole.named_parameters()) {
+      entry.value().requires_grad_(!config.model.freezes(entry.key()));
+    }
   } else {
     if (config.peft.adapter_path.empty()) {
       attach_lora_shapes(whole, config.peft);
@@ -131,14 +120,7 @@ ModelShape::ModelShape(const ModelConfig& model, const TrainConfig& config) : mo
   }
 }
 
-ShardedSizes ModelShape::sizes() const {
-  const TextConfig& text = model_.text;
-  return {.layers = text.num_layers,
-          .heads = text.num_attention_heads,
-          .query_groups = text.num_query_groups,
-          .ffn = text.intermediate_size,
-          .vocabulary = text.vocab_size};
-}
+ShardedSizes ModelShape::sizes() const { return sharded_sizes(model_.text); }
 
 int64_t ModelShape::parameters() const {
   int64_t sum = 0;
@@ -172,11 +154,7 @@ int64_t share_of_rank(const PlannedWeight& weight, int64_t count, int64_t tensor
 }
 
 int64_t stage_of(const PlannedWeight& weight, const Topology& topology, int64_t layers) {
-  const PipelinePlan chunks{topology.chunks(), layers};
-  if (!weight.name.starts_with(kDecoderLayers)) {
-    return PipelinePlan{topology.pipeline, layers}.stage_of(weight.name);
-  }
-  return chunks.stage_of(weight.name) % topology.pipeline;
+  return PipelinePlan{topology.chunks(), layers}.stage_of(weight.name) % topology.pipeline;
 }
 
 }  // namespace trestle

@@ -4,10 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <optional>
 #include <random>
-#include <tuple>
 
 #include "base/error.h"
 
@@ -22,64 +19,6 @@ constexpr int64_t kMostFailures = 1'000'000;
 
 double as_double(int64_t value) { return static_cast<double>(value); }
 
-struct Operation {
-  bool forward = true;
-  int64_t chunk = 0, micro = 0;
-};
-
-// What one stage does, in its order (megatron-core,
-// forward_backward_pipelining_with{out,}_interleaving).
-std::vector<Operation> order_of(const Topology& t, int64_t micro_batches, int64_t stage) {
-  const int64_t p = t.pipeline, v = t.virtual_pipeline, total = micro_batches * v;
-  const int64_t behind = p - stage - 1;
-  const int64_t warm = std::min(total, v == 1 ? behind : 2 * behind + (v - 1) * p);
-  // A round is p micro-batches through one chunk, then through the next.
-  const auto at = [&](int64_t k, bool forward) {
-    if (v == 1) return Operation{forward, 0, k};
-    const int64_t chunk = k % (p * v) / p;
-    return Operation{forward, forward ? chunk : v - 1 - chunk, k / (p * v) * p + k % p};
-  };
-  std::vector<Operation> order;
-  for (int64_t k = 0; k < warm; ++k) order.push_back(at(k, true));
-  for (int64_t k = warm; k < total; ++k) {
-    order.push_back(at(k, true));
-    order.push_back(at(k - warm, false));
-  }
-  for (int64_t k = total - warm; k < total; ++k) order.push_back(at(k, false));
-  return order;
-}
-
-// When each operation of each stage has ended.
-class Clock {
- public:
-  Clock(const Topology& topology, double send) : t_(topology), send_(send) {}
-
-  /// When the operation may begin; nothing where what it needs has not been made.
-  std::optional<double> ready(const Operation& operation, int64_t stage) const {
-    int64_t from = operation.forward ? stage - 1 : stage + 1, chunk = operation.chunk;
-    if (from < 0 || from == t_.pipeline) {
-      chunk += operation.forward ? -1 : 1;
-      if (chunk < 0 || chunk == t_.virtual_pipeline) return 0;
-      from = from < 0 ? t_.pipeline - 1 : 0;
-    }
-    const auto found = ended_.find(key({operation.forward, chunk, operation.micro}, from));
-    if (found == ended_.end()) return std::nullopt;
-    return found->second + (t_.pipeline > 1 ? send_ : 0);
-  }
-  void end(const Operation& operation, int64_t stage, double when) {
-    ended_[key(operation, stage)] = when;
-  }
-
- private:
-  using Key = std::tuple<bool, int64_t, int64_t, int64_t>;
-  static Key key(const Operation& operation, int64_t stage) {
-    return {operation.forward, operation.chunk, operation.micro, stage};
-  }
-  const Topology& t_;
-  double send_;
-  std::map<Key, double> ended_;
-};
-
 std::string hours(double seconds) {
   if (seconds < 120) return fmt::format("{:.3g} s", seconds);
   if (seconds < 7200) return fmt::format("{:.3g} min", seconds / 60);
@@ -93,33 +32,25 @@ Schedule simulate_schedule(const Topology& topology, int64_t micro_batches,
                            const std::vector<StageTime>& stages, double send) {
   const int64_t p = topology.pipeline;
   const int64_t played = std::min(micro_batches, kRoundsPlayed * p);
-  std::vector<std::vector<Operation>> orders;
-  for (int64_t stage = 0; stage < p; ++stage) orders.push_back(order_of(topology, played, stage));
-  std::vector<size_t> next(static_cast<size_t>(p), 0);
-  std::vector<double> free(static_cast<size_t>(p), 0), busy(static_cast<size_t>(p), 0);
-  Clock clock(topology, send);
   const double share = 1 / as_double(topology.virtual_pipeline);
-  for (bool moves = true; moves;) {
-    moves = false;
-    for (size_t s = 0; s < orders.size(); ++s) {
-      for (; next[s] < orders[s].size(); ++next[s]) {
-        const Operation& operation = orders[s][next[s]];
-        const auto ready = clock.ready(operation, static_cast<int64_t>(s));
-        if (!ready) break;
-        const double takes = share * (operation.forward ? stages[s].forward : stages[s].backward);
-        free[s] = std::max(free[s], *ready) + takes;
-        busy[s] += takes;
-        clock.end(operation, static_cast<int64_t>(s), free[s]);
-        moves = true;
-      }
-    }
+  std::vector<std::vector<PipelinePass>> orders;
+  std::vector<StageTime> takes;
+  for (int64_t stage = 0; stage < p; ++stage) {
+    const StageTime& all = stages[static_cast<size_t>(stage)];
+    orders.push_back(pipeline_schedule(topology, stage, played));
+    takes.push_back({share * all.forward, share * all.backward});
   }
+  const double length = timeline(topology, orders, takes, send).value().length;
   double slowest = 0;
   for (const StageTime& stage : stages) slowest = std::max(slowest, stage.forward + stage.backward);
   const double rest = as_double(micro_batches - played);
-  Schedule schedule{std::ranges::max(free) + rest * slowest, {}};
+  Schedule schedule{length + rest * slowest, {}};
   for (size_t s = 0; s < orders.size(); ++s) {
-    const double works = busy[s] + rest * (stages[s].forward + stages[s].backward);
+    double busy = 0;
+    for (const PipelinePass& pass : orders[s]) {
+      busy += pass.kind == PipelinePass::Kind::kForward ? takes[s].forward : takes[s].backward;
+    }
+    const double works = busy + rest * (stages[s].forward + stages[s].backward);
     schedule.idle.push_back(1 - works / schedule.seconds);
   }
   return schedule;

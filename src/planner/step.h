@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "parallel/schedule.h"
 #include "planner/machine.h"
 #include "planner/run.h"
 
@@ -39,11 +40,8 @@ struct StepPlan {
 
 StepPlan step_of(const PlannedRun& run, const Topology& topology, const Machine& machine);
 
-/// Seconds of one micro-batch on a stage, all its chunks together.
-struct StageTime {
-  double forward = 0, backward = 0;
-};
-/// Of each stage: products, and the sums of tensor and context ranks between them.
+/// Of each stage, one micro-batch through all its chunks: products, and the sums of tensor and
+/// context ranks between them.
 std::vector<StageTime> stage_times(const PlannedRun& run, const Topology& topology,
                                    const Machine& machine);
 /// From the end of a chunk to its arrival at the next stage.

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 #include "base/fields.h"
@@ -30,6 +31,14 @@ struct ModelOptions {
   std::string recompute_granularity = "none";
   std::string recompute_method = "uniform";
   int64_t recompute_num_layers = 1;
+
+  /// Whether freeze_* name the part that has this parameter.
+  bool freezes(std::string_view parameter) const {
+    return (freeze_language_model && parameter.starts_with("language_model.")) ||
+           (freeze_vision_model && parameter.starts_with("vision_tower.")) ||
+           (freeze_vision_projection && parameter.starts_with("multi_modal_projector."));
+  }
+
   static constexpr auto fields() {
     return std::tuple(
         field("tensor_model_parallel_size", &ModelOptions::tensor_model_parallel_size,

@@ -39,6 +39,7 @@ TrainConfig rehearsed(TrainConfig config, int64_t steps) {
   config.validation.eval_iters = 0;
   config.peft.dropout = 0;
   config.checkpoint.load.clear();
+  config.logger.log_params_norm = true;
   return config;
 }
 
@@ -175,6 +176,11 @@ Rehearsal Rehearser::on(const Topology& topology) const {
     };
     add("loss", &StepMetrics::loss);
     add("gradient norm", &StepMetrics::grad_norm);
+    add("operations", &StepMetrics::flops);
+    const double norm = one.metrics[i].params_norm.value();
+    const double of_many = many.at(i).params_norm.value();
+    rehearsal.numbers.push_back({fmt::format("step {} norm of all weights", i + 1), norm, of_many,
+                                 relative(of_many, norm)});
   }
   if (findings.worst()) rehearsal.numbers.push_back(*findings.worst());
   rehearsal.traffic = findings.traffic();

@@ -32,7 +32,8 @@ struct RehearsedTraffic {
 
 struct Rehearsal {
   Topology topology;
-  /// Loss and gradient norm of each step, then the trained parameter that differs most behind them.
+  /// Of each step loss, gradient norm, operations and the norm of all weights, then the gradient of
+  /// the first that differs most.
   std::vector<RehearsedNumber> numbers;
   std::vector<RehearsedTraffic> traffic;
   /// What a difference may be: fp32 sums in another order.

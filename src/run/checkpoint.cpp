@@ -25,10 +25,8 @@ namespace trestle {
 
 namespace {
 
-constexpr std::string_view kOptimizer = "optimizer.state.";
-
 bool is_of_optimizer(const std::string& name) {
-  return name.starts_with(kOptimizer) || is_flat_state(name);
+  return name.starts_with(kOptimizerState) || is_flat_state(name);
 }
 
 Json own_of(const MegatronCheckpoint& checkpoint) {
@@ -84,6 +82,13 @@ void SavedRun::require_same_adapters(const RunIdentity& now,
   require_same_run(adapters, now, may_change, name_);
 }
 
+void SavedRun::require_shape(const std::string& name, const std::vector<int64_t>& stored,
+                             const std::vector<int64_t>& wanted) const {
+  if (stored == wanted) return;
+  user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, name,
+             fmt::join(stored, ", "), fmt::join(wanted, ", "));
+}
+
 SavedRun::Names SavedRun::take(const std::vector<HeldTensor>& held, const Names& names) const {
   const at::NoGradGuard no_grad;
   Names used;
@@ -94,11 +99,7 @@ SavedRun::Names SavedRun::take(const std::vector<HeldTensor>& held, const Names&
       user_error("checkpoint.load={} has no {}; was it made with other adapters or frozen parts?",
                  name_, shard.name);
     }
-    const std::vector<int64_t> stored = checkpoint_.shape_for(shard);
-    if (stored != shard.whole.shape) {
-      user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, shard.name,
-                 fmt::join(stored, ", "), fmt::join(shard.whole.shape, ", "));
-    }
+    require_shape(shard.name, checkpoint_.shape_for(shard), shard.whole.shape);
     each.data.copy_(checkpoint_.read(shard).view(each.data.sizes()));
     used.insert(shard.name);
   }
@@ -129,11 +130,7 @@ void SavedRun::take_flat(const std::vector<HeldTensor>& held,
   for (const HeldTensor& each : held) {
     Shard shard = each.shard;
     const std::string ours(parameter_of(shard.name)), name = stored_name(ours);
-    const std::vector<int64_t>& stored = checkpoint_.tensors().at(name).shape;
-    if (stored != shard.whole.shape) {
-      user_error("checkpoint.load={}: {} has shape [{}] but this run's has [{}]", name_, name,
-                 fmt::join(stored, ", "), fmt::join(shard.whole.shape, ", "));
-    }
+    require_shape(name, checkpoint_.tensors().at(name).shape, shard.whole.shape);
     shard.name.replace(shard.name.size() - ours.size(), ours.size(), name);
     each.data.copy_(state.read(shard).view(each.data.sizes()));
   }

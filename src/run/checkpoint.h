@@ -113,6 +113,8 @@ class SavedRun {
   /// Of `names` those that no rank uses; `use` returns which this one does.
   Names unused(const Names& names, const std::function<Names()>& use) const;
   void require_used(const Names& names) const;
+  void require_shape(const std::string& name, const std::vector<int64_t>& stored,
+                     const std::vector<int64_t>& wanted) const;
   void require_optimizer(const Names& names) const;
   void load_random_states(const Names& names, const What& what) const;
   RunProgress progress(AdamW& optimizer, const What& what) const;

@@ -1,5 +1,6 @@
 #include "run/held_tensors.h"
 
+#include "megatron/names.h"
 #include "model/ministral3.h"
 #include "parallel/plan.h"
 
@@ -18,7 +19,7 @@ std::vector<HeldTensor> held_weights(const Ministral3& model, bool adapters,
 std::vector<HeldTensor> held_state(const AdamW& optimizer, const ShardPlan& plan) {
   std::vector<HeldTensor> held;
   for (const auto& [name, tensor] : optimizer.state()) {
-    held.push_back(plan.held("optimizer.state." + name, tensor));
+    held.push_back(plan.held(std::string(kOptimizerState) + name, tensor));
   }
   return held;
 }

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "bridge/views.h"
 #include "megatron/names.h"
 
 namespace trestle {

@@ -34,7 +34,9 @@ void write_contents(const fs::path& iteration) {
   std::vector<fs::path> files;
   for (const auto& each : fs::recursive_directory_iterator(iteration)) {
     const fs::path name = each.path().lexically_relative(iteration);
-    if (each.is_regular_file() && name != kIntegrity) files.push_back(name);
+    // The mark may not be there yet; its digest is in the manifest.
+    const bool is_added = name != kIntegrity && name != "metadata.json";
+    if (each.is_regular_file() && is_added) files.push_back(name);
   }
   std::ranges::sort(files);
   Json contents = Json::object();

@@ -170,10 +170,13 @@ void write_checkpoint(const Snapshot& snapshot, const std::optional<HuggingFaceF
   if (ranks.rank() == 0) {
     shards.objects[kProgress] = progress_state(snapshot.progress, snapshot.identity);
   }
-  write_megatron(snapshot.output, shards, ranks, [&](const std::filesystem::path& iteration) {
-    if (folder) write_folder(*folder, iteration);
-    write_contents(iteration);
-  });
+  write_megatron(snapshot.output, shards, ranks,
+                 {.add =
+                      [&](const std::filesystem::path& iteration) {
+                        if (folder) write_folder(*folder, iteration);
+                        write_contents(iteration);
+                      },
+                  .opens = folder.has_value()});
 }
 
 }  // namespace trestle

@@ -6,6 +6,7 @@
 #include "bridge/load_quantized.h"
 #include "model/context_share.h"
 #include "model/ministral3.h"
+#include "parallel/agreement.h"
 
 namespace trestle {
 
@@ -52,20 +53,12 @@ std::string bad_output(const Ministral3& model, const ModelInput& input, LayerRu
   return bad;
 }
 
-// What the first stage that has something tells.
-std::string first_of_stages(const Group& stages, const std::string& mine) {
-  for (const std::string& text : stages.gather(mine)) {
-    if (!text.empty()) return text;
-  }
-  return {};
-}
-
 }  // namespace
 
 std::string first_bad_tensor(const Ministral3& model, const Grid& grid, const Batch& batch) {
   const at::NoGradGuard no_grad;
   const Group& stages = grid.pipeline;
-  std::string bad = first_of_stages(stages, bad_parameter(model));
+  std::string bad = first_text(stages, bad_parameter(model));
   if (!bad.empty()) return bad;
   const RankBatch share = model.rank_batch(batch.input, batch.labels_T);
   const auto& part = model.build().stage;
@@ -95,7 +88,7 @@ std::string first_bad_tensor(const Ministral3& model, const Grid& grid, const Ba
     }
   }
   for (Pending& each : sent) each.wait();
-  bad = first_of_stages(stages, bad);
+  bad = first_text(stages, bad);
   return bad.empty() ? "no tensor of a second forward" : bad;
 }
 

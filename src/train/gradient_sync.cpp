@@ -35,23 +35,16 @@ GradientSync::GradientSync(const AdamW::NamedTensors& parameters, const Ranks& r
     : parameters_(parameters),
       device_(device),
       model_(ranks.grid.model),
-      host_(ranks.parameters),
-      counts_replicated_(ranks.grid.place.tensor == 0) {
+      host_(ranks.grid.whole_gradients) {
+  // One kind where both are summed over the same ranks: fuller buckets.
+  const bool one_kind = ranks.grid.tensor.is_one();
   std::vector<size_t> shared_out, whole;
   for (size_t i = parameters_.size(); i-- > 0;) {
-    const bool is_shared_out = split_of(parameters_[i].first) != Split::kReplicated;
+    const bool is_shared_out = one_kind || split_of(parameters_[i].first) != Split::kReplicated;
     (is_shared_out ? shared_out : whole).push_back(i);
   }
-  // One kind where both are summed over the same ranks: fuller buckets.
-  if (ranks.grid.tensor.is_one()) {
-    whole.clear();
-    shared_out.clear();
-    for (size_t i = parameters_.size(); i-- > 0;) shared_out.push_back(i);
-  }
-  shared_out_.assign(parameters_.size(), false);
-  for (const size_t i : shared_out) shared_out_[i] = true;
   for (const auto& [name, parameter] : parameters_) {
-    counted_.push_back(!is_second_copy(ranks.grid, name));
+    counted_.push_back(is_counted(ranks.grid, name));
   }
   add_buckets(shared_out, ranks.grid.gradients);
   add_buckets(whole, ranks.grid.whole_gradients);
@@ -120,11 +113,7 @@ void GradientSync::sum() {
 
 at::Tensor GradientSync::norm() const {
   const at::NoGradGuard no_grad;
-  std::vector<bool> taken;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    taken.push_back(counted_[i] && (shared_out_[i] || counts_replicated_));
-  }
-  at::Tensor sum = squares(parameters_, taken, device_);
+  at::Tensor sum = squares(parameters_, counted_, device_);
   model_.all_reduce(sum);
   return sum.sqrt().to(at::kFloat);
 }

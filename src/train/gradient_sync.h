@@ -40,10 +40,9 @@ class GradientSync {
 
   AdamW::NamedTensors parameters_;
   at::Device device_;
-  std::vector<bool> shared_out_, counted_;  // by parameter
+  std::vector<bool> counted_;  // by parameter
   Group model_;
   Group host_;
-  bool counts_replicated_;
   std::vector<Bucket> buckets_;
 };
 

@@ -49,11 +49,7 @@ Build build_of_rank(const TrainConfig& config, const ModelConfig& model, const G
   const Topology& topology = grid.topology;
   if (topology.world() == 1) return build;
   const TextConfig& text = model.text;
-  require_topology(topology, {.layers = text.num_layers,
-                              .heads = text.num_attention_heads,
-                              .query_groups = text.num_query_groups,
-                              .ffn = text.intermediate_size,
-                              .vocabulary = text.vocab_size});
+  require_topology(topology, sharded_sizes(text));
   build.groups.tensor = grid.tensor;
   build.groups.context = grid.context;
   build.groups.sequence_parallel = topology.sequence_parallel;
@@ -67,12 +63,7 @@ Build build_of_rank(const TrainConfig& config, const ModelConfig& model, const G
 
 void freeze(Ministral3& model, const ModelOptions& options) {
   for (const auto& entry : model.named_parameters()) {
-    const std::string& name = entry.key();
-    const bool frozen =
-        (options.freeze_language_model && name.starts_with("language_model.")) ||
-        (options.freeze_vision_model && name.starts_with("vision_tower.")) ||
-        (options.freeze_vision_projection && name.starts_with("multi_modal_projector."));
-    entry.value().requires_grad_(!frozen);
+    entry.value().requires_grad_(!options.freezes(entry.key()));
   }
 }
 
@@ -101,8 +92,10 @@ PartCosts costs_on_first_rows(const TrainConfig& config, const ModelConfig& mode
   });
 }
 
-bool is_second_copy(const Grid& grid, std::string_view name) {
-  return !grid.is_first_stage() && name.ends_with("embedding.word_embeddings.weight");
+bool is_counted(const Grid& grid, std::string_view name) {
+  const bool is_second_copy =
+      !grid.is_first_stage() && name.ends_with("embedding.word_embeddings.weight");
+  return !is_second_copy && (grid.place.tensor == 0 || split_of(name) != Split::kReplicated);
 }
 
 }  // namespace trestle

@@ -29,8 +29,8 @@ void freeze(Ministral3& model, const ModelOptions& options);
 PartCosts costs_on_first_rows(const TrainConfig& config, const ModelConfig& model,
                               const Processor& processor, const Dataset& dataset);
 
-/// A parameter of grid's rank that another stage has too, and counts and writes: a tied embedding
-/// on the last stage.
-bool is_second_copy(const Grid& grid, std::string_view name);
+/// Whether grid's rank counts its parameter of that name in sums over grid.model: one that all
+/// tensor ranks have whole counts once, and so does a tied embedding, which is the first stage's.
+bool is_counted(const Grid& grid, std::string_view name);
 
 }  // namespace trestle

@@ -33,12 +33,13 @@ ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Gr
   for (const auto& entry : model.named_parameters()) {
     const at::Tensor& parameter = entry.value();
     if (parameter.requires_grad() || parameter.is_meta()) continue;
-    if (!is_second_copy(grid, entry.key())) frozen.push_back(norm_of(parameter));
+    if (is_counted(grid, entry.key())) frozen.push_back(norm_of(parameter));
   }
-  for (const auto& module : model.modules(/*include_self=*/false)) {
-    const auto* linear = dynamic_cast<const Linear*>(module.get());
+  for (const auto& entry : model.named_modules("", /*include_self=*/false)) {
+    const auto* linear = dynamic_cast<const Linear*>(entry.value().get());
     // One that is held in 4 or 8 bits or in FP8.
     if (linear == nullptr || !linear->weight.is_meta()) continue;
+    if (!is_counted(grid, entry.key() + ".weight")) continue;
     linear->for_dense_rows(
         [&](int64_t, const at::Tensor& rows) { frozen.push_back(norm_of(rows)); });
   }
@@ -48,11 +49,11 @@ ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Gr
 double ParamsNorm::now() const {
   std::vector<at::Tensor> masters;
   for (const auto& [name, tensor] : optimizer_.state()) {
-    if (!name.starts_with("param.") || is_second_copy(grid_, name)) continue;
+    if (!name.starts_with("param.") || !is_counted(grid_, name)) continue;
     masters.push_back(norm_of(tensor));
   }
   at::Tensor sum = at::full({1}, frozen_squares_ + squares(masters), at::kDouble);
-  grid_.pipeline.all_reduce(sum);
+  grid_.model.all_reduce(sum);
   return std::sqrt(*sum.const_data_ptr<double>());
 }
 

@@ -13,7 +13,7 @@ class ParamsNorm {
  public:
   /// All must live as long.
   ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Grid& grid);
-  /// Of all stages, which call it alike.
+  /// Of the whole model, whose ranks call it alike.
   double now() const;
 
  private:

@@ -1,29 +1,12 @@
 #include "train/ranks.h"
 
+#include <numeric>
+
 #include "base/error.h"
 #include "kernels/device.h"
 #include "parallel/world.h"
 
 namespace trestle {
-
-namespace {
-
-// The ranks that differ from `place` in data alone, and with `whole` in tensor and context too.
-std::vector<int64_t> ranks_beside(const Topology& topology, const Place& place, bool whole) {
-  std::vector<int64_t> ranks;
-  for (int64_t rank = 0; rank < topology.world(); ++rank) {
-    Place other = place_of(topology, rank);
-    other.data = place.data;
-    if (whole) {
-      other.tensor = place.tensor;
-      other.context = place.context;
-    }
-    if (other == place) ranks.push_back(rank);
-  }
-  return ranks;
-}
-
-}  // namespace
 
 Topology topology_of(const TrainConfig& config, int64_t world) {
   if (world == 1) return {};
@@ -45,14 +28,14 @@ Ranks::Ranks(const World& world, const Topology& topology, at::Device device)
     : rank(world.rank()), size(world.size()) {
   if (size == 1) return;
   grid = Grid(world, topology, device);
-  std::vector<int64_t> everyone;
-  for (int64_t i = 0; i < size; ++i) everyone.push_back(i);
-  all = world.group("decisions", everyone, at::kCPU);
+  std::vector<int64_t> everyone(static_cast<size_t>(size));
+  std::iota(everyone.begin(), everyone.end(), int64_t{0});
   saving = world.group("saving", everyone, at::kCPU);
-  sample_ranks = ranks_beside(topology, grid.place, /*whole=*/false);
-  samples = world.group("samples", sample_ranks, at::kCPU);
-  parameters =
-      world.group("parameters", ranks_beside(topology, grid.place, /*whole=*/true), at::kCPU);
+  sample_ranks.clear();
+  for (Place place = grid.place; std::ssize(sample_ranks) < topology.data;) {
+    place.data = std::ssize(sample_ranks);
+    sample_ranks.push_back(rank_of(topology, place));
+  }
 }
 
 }  // namespace trestle

@@ -29,13 +29,8 @@ struct Ranks {
 
   int64_t rank = 0, size = 1;
   Grid grid;
-  /// On the CPU's backend, for counts, decisions and texts: all ranks, ...
-  Group all;
-  /// ... those that take other rows, by their numbers in the run, ...
-  Group samples;
+  /// Those of grid.data by their numbers in the run.
   std::vector<int64_t> sample_ranks = {0};
-  /// ... and those of grid.whole_gradients.
-  Group parameters;
   /// All ranks once more, for whoever writes checkpoints while a step is made.
   Group saving;
 

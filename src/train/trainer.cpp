@@ -168,7 +168,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
   const CheckpointOptions& checkpoint = config_.checkpoint;
   std::optional<SavedRun> saved;
   if (!checkpoint.load.empty()) {
-    saved.emplace(checkpoint.load, checkpoint.verify_integrity, ranks_.plan(), ranks_.all);
+    saved.emplace(checkpoint.load, checkpoint.verify_integrity, ranks_.plan(), ranks_.grid.world);
   }
   const bool resumes = saved && !checkpoint.finetune;
   settle_base(saved);
@@ -229,22 +229,22 @@ void Trainer::open_data() {
                     .overlong = *overlong_of_name(config_.dataset.overlong),
                     .workers = sample_workers(config_, !device_.is_cpu(),
                                               std::thread::hardware_concurrency()),
-                    .rank = ranks_.samples.rank(),
-                    .ranks = ranks_.samples.size(),
+                    .rank = ranks_.grid.data.rank(),
+                    .ranks = ranks_.grid.data.size(),
                     .start = progress_.consumed_samples,
                     .blend_start = progress_.blend_start,
                     .name = name_of_training_data(config_)});
   batches_ = std::make_unique<GlobalBatches>(
       *stream_,
-      GlobalBatches::Options{.ranks = ranks_.samples,
+      GlobalBatches::Options{.ranks = ranks_.grid.data,
                              .names = ranks_.sample_ranks,
                              .check = [this](const auto& taken) { require_ids_of_model(taken); }});
 }
 
 void Trainer::settle_ranks() {
   if (ranks_.is_one()) return;
-  progress_.lineage = ranks_.all.gather(progress_.lineage).front();
-  const auto steps = ranks_.all.gather(fmt::format("step {}", progress_.step));
+  progress_.lineage = ranks_.grid.world.gather(progress_.lineage).front();
+  const auto steps = ranks_.grid.world.gather(fmt::format("step {}", progress_.step));
   for (size_t rank = 0; rank < steps.size(); ++rank) {
     if (steps[rank] == steps.front()) continue;
     throw AgreedError(fmt::format(
@@ -279,7 +279,7 @@ void Trainer::open_weights(const std::optional<SavedRun>& saved, bool resumes) {
   for (const auto& entry : model_->named_parameters()) {
     if (entry.value().requires_grad()) trained.emplace_back(entry.key(), entry.value());
   }
-  if (ranks_.all.sum(std::ssize(trained)) == 0) {
+  if (ranks_.grid.world.sum(std::ssize(trained)) == 0) {
     user_error(
         "nothing is trained: model.freeze_language_model, model.freeze_vision_model and "
         "model.freeze_vision_projection freeze all that checkpoint.pretrained_checkpoint={} has",

@@ -77,7 +77,7 @@ int Trainer::run_steps(const OnStep& on_step) {
   const fs::path directory = config_.checkpoint.save;
   std::optional<RunLock> lock;
   std::optional<Output> output;
-  together(ranks_.all, [&] {
+  together(ranks_.grid.world, [&] {
     if (!ranks_.is_first()) return;
     std::error_code error;
     fs::create_directories(directory, error);
@@ -99,13 +99,13 @@ int Trainer::run_steps(const OnStep& on_step) {
     output.emplace(config_, progress_);
   });
   const int stopped = make_steps(on_step, output ? &*output : nullptr);
-  ranks_.all.barrier();  // the first rank has written all that there is
+  ranks_.grid.world.barrier();  // the first rank has written all that there is
   found_ = state_of(directory);
   return stopped;
 }
 
 Trainer::Stop Trainer::agreed_stop(int signal, bool exit) const {
-  const int64_t most = ranks_.all.max(2 * int64_t{signal} + (exit ? 1 : 0));
+  const int64_t most = ranks_.grid.world.max(2 * int64_t{signal} + (exit ? 1 : 0));
   return {static_cast<int>(most / 2), most % 2 == 1};
 }
 

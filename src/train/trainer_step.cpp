@@ -57,11 +57,7 @@ void Trainer::fail_together(fmt::format_string<Args...> format, Args&&... args) 
 
 // Of all ranks, which share the model out.
 std::string Trainer::first_bad_gradient() const {
-  for (std::string& name :
-       ranks_.all.gather(trestle::first_bad_gradient(optimizer_->parameters()))) {
-    if (!name.empty()) return name;
-  }
-  return {};
+  return first_text(ranks_.grid.world, trestle::first_bad_gradient(optimizer_->parameters()));
 }
 
 std::string Trainer::fault(const StepMetrics& metrics) const {
@@ -153,7 +149,7 @@ void Trainer::add_ranks(StepMetrics& metrics) const {
   if (ranks_.is_one()) return;
   at::Tensor sums =
       at::tensor({metrics.loss, metrics.flops, static_cast<double>(metrics.forwards)}, at::kDouble);
-  ranks_.samples.all_reduce(sums);
+  ranks_.grid.data.all_reduce(sums);
   const auto* sum = sums.const_data_ptr<double>();
   metrics.loss = sum[0];
   at::Tensor flops = at::full({1}, sum[1], at::kDouble);
@@ -185,11 +181,11 @@ StepMetrics Trainer::step() {
   optimizer_->zero_grad();
   const std::vector<MicroBatch> done = make_gradients(batch, metrics);
   if (gradients_) gradients_->sum();
-  std::string why = first_told(ranks_.all, read(done, metrics));
+  std::string why = first_told(ranks_.grid.world, read(done, metrics));
   add_ranks(metrics);
   if (!why.empty()) metrics.grad_norm = 0;  // on the others too
   if (why.empty()) {
-    why = first_told(ranks_.all, fault(metrics));
+    why = first_told(ranks_.grid.world, fault(metrics));
     if (!why.empty()) why += fmt::format("; rows {}", row_names(*dataset_, batch.all_rows));
   }
   if (why.empty()) {
@@ -205,7 +201,7 @@ StepMetrics Trainer::step() {
   }
   if (params_norm_) metrics.params_norm = params_norm_->now();
   metrics.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  metrics.peak_memory_bytes = ranks_.all.max(peak_memory_bytes(device_));
+  metrics.peak_memory_bytes = ranks_.grid.world.max(peak_memory_bytes(device_));
   return metrics;
 }
 

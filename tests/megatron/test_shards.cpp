@@ -358,9 +358,9 @@ TEST(ShardWriter, AFailureOfOneRankIsOneOfAll) {
       if (world.rank() == culprit && !late) shards.tensors.back().data = at::zeros({1});
       try {
         write_megatron({.run = path, .iteration = 1, .config = config()}, shards, everyone(world),
-                       [&](const fs::path&) {
+                       {.add = [&](const fs::path&) {
                          if (late) machine_error("the disk is full");
-                       });
+                       }});
       } catch (const LostRank& error) {
         expect_mentions(error.what(), {fmt::format("rank {}: ", culprit),
                                        late ? "the disk is full" : "is not what its shard says"});

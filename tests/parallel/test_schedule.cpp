@@ -33,6 +33,10 @@ std::string text(const std::vector<PipelinePass>& passes) {
 }
 
 // Narayanan et al. 2021, figure 4, of 2 stages.
+std::vector<StageTime> alike(const Topology& topology, double forward, double backward) {
+  return std::vector<StageTime>(static_cast<size_t>(topology.pipeline), {forward, backward});
+}
+
 TEST(Schedule, OfTwoStages) {
   const Topology plain{.pipeline = 2};
   EXPECT_EQ(text(pipeline_schedule(plain, 0, 3)), " F0.0 F1.0 B0.0 F2.0 B1.0 B2.0");
@@ -87,7 +91,8 @@ bool divides(const Topology& topology, int64_t n) {
 TEST(Schedule, EndsAndWaitsAsTheFormulaSays) {
   for_all_sizes([](const Topology& topology, int64_t n) {
     const double forward = 1, backward = 2;
-    const auto line = timeline(topology, all_stages(topology, n), forward, backward);
+    const auto line =
+        timeline(topology, all_stages(topology, n), alike(topology, forward, backward));
     ASSERT_TRUE(line) << "stages wait for each other for ever";
     const double work = static_cast<double>(n * topology.virtual_pipeline) * (forward + backward);
     const double waits = 1 - work / line->length;
@@ -141,11 +146,19 @@ TEST(Schedule, MessagesOfAKindKeepTheirOrder) {
   });
 }
 
+TEST(Schedule, KeepsAsManyPassesAsItSays) {
+  EXPECT_EQ(most_in_flight({.pipeline = 4}, 0, 8), 4);
+  EXPECT_EQ(most_in_flight({.pipeline = 4}, 3, 8), 1);
+  EXPECT_EQ(most_in_flight({.pipeline = 4}, 0, 2), 2);
+  EXPECT_EQ(most_in_flight({.pipeline = 4, .virtual_pipeline = 2}, 0, 8), 2 * 3 + 4 + 1);
+  EXPECT_EQ(most_in_flight({.pipeline = 4, .virtual_pipeline = 2}, 0, 4), 8);
+}
+
 TEST(Schedule, StagesThatWaitForEachOtherAreSeen) {
   const Topology topology{.pipeline = 2};
   Stages stages = all_stages(topology, 2);
   std::swap(stages[0].front(), stages[0].back());
-  EXPECT_FALSE(timeline(topology, stages, 1, 2));
+  EXPECT_FALSE(timeline(topology, stages, alike(topology, 1, 2)));
 }
 
 }  // namespace

@@ -7,10 +7,10 @@
 #include "bridge/load.h"
 #include "bridge/load_quantized.h"
 #include "flash_on_cpu.h"
-#include "formats/rank_share.h"
 #include "fp8_testing.h"
 #include "golden.h"
 #include "hf_testing.h"
+#include "megatron/rank_share.h"
 #include "parallel/grid.h"
 #include "parallel/world.h"
 #include "peft/lora.h"
@@ -132,6 +132,19 @@ class TensorParallel : public ::testing::TestWithParam<Case> {
     attach_lora(*model, peft, 11);
     return model;
   }
+
+  void expect_as_one_rank(const Recompute& recompute) const {
+    const Case& each = GetParam();
+    const Data data = data_of(Golden(each.tied ? "tied" : "untied"));
+    const Result whole = result_of(*make(build_of({}, each.bits)), data.input, data.labels_T);
+    run_ranks(each.topology.world(), [&](const World& world) {
+      const Grid grid(world, each.topology, at::kCPU);
+      const auto model = make(build_of(grid, each.bits));
+      model->set_recompute(recompute);
+      const Result got = result_of(*model, data.input, data.labels_T);
+      expect_share(got, whole, {grid.place.tensor, each.topology.tensor}, 1e-5);
+    });
+  }
 };
 
 INSTANTIATE_TEST_SUITE_P(
@@ -170,29 +183,10 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.name; });
 
 // users' pain point 19: the vision tower's load is uneven over ranks.
-TEST_P(TensorParallel, LossAndGradientsAreThoseOfOneRank) {
-  const Case& each = GetParam();
-  const Data data = data_of(Golden(each.tied ? "tied" : "untied"));
-  const Result whole = result_of(*make(build_of({}, each.bits)), data.input, data.labels_T);
-  run_ranks(each.topology.world(), [&](const World& world) {
-    const Grid grid(world, each.topology, at::kCPU);
-    const auto model = make(build_of(grid, each.bits));
-    const Result got = result_of(*model, data.input, data.labels_T);
-    expect_share(got, whole, {grid.place.tensor, each.topology.tensor}, 1e-5);
-  });
-}
+TEST_P(TensorParallel, LossAndGradientsAreThoseOfOneRank) { expect_as_one_rank({}); }
 
 TEST_P(TensorParallel, RecomputedActivationsGiveTheSame) {
-  const Case& each = GetParam();
-  const Data data = data_of(Golden(each.tied ? "tied" : "untied"));
-  const Result whole = result_of(*make(build_of({}, each.bits)), data.input, data.labels_T);
-  run_ranks(each.topology.world(), [&](const World& world) {
-    const Grid grid(world, each.topology, at::kCPU);
-    const auto model = make(build_of(grid, each.bits));
-    model->set_recompute({.granularity = Recompute::Granularity::kFull});
-    const Result got = result_of(*model, data.input, data.labels_T);
-    expect_share(got, whole, {grid.place.tensor, each.topology.tensor}, 1e-5);
-  });
+  expect_as_one_rank({.granularity = Recompute::Granularity::kFull});
 }
 
 // A base in FP8 stays so, each rank's share with its scales.

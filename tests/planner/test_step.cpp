@@ -121,14 +121,6 @@ TEST(Memory, RanksShareWeightsOptimizerAndActivations) {
   EXPECT_LT(tensor.activations, one.activations);
 }
 
-TEST(Memory, StagesKeepMicroBatchesOnTheirWay) {
-  EXPECT_EQ(chunks_in_flight({.pipeline = 4}, 8, 0), 4);
-  EXPECT_EQ(chunks_in_flight({.pipeline = 4}, 8, 3), 1);
-  EXPECT_EQ(chunks_in_flight({.pipeline = 4}, 2, 0), 2);
-  EXPECT_EQ(chunks_in_flight({.pipeline = 4, .virtual_pipeline = 2}, 8, 0), 2 * 3 + 4 + 1);
-  EXPECT_EQ(chunks_in_flight({.pipeline = 4, .virtual_pipeline = 2}, 4, 0), 8);
-}
-
 TEST(Search, HasEveryTopologyThatSizesAllow) {
   // 6 layers, 2 query groups, 8 samples.
   const std::vector<Candidate> all = all_topologies(text_run(), machine(4), {});

@@ -52,7 +52,7 @@ TEST(Rehearsal, DataRanksAreEqualToOne) {
   const TempDir temp;
   write_shrunk_model(kDemo, ministral3_of_size("3b"), {.data = 2}, 5, temp / "model");
   const Rehearsal rehearsal = Rehearser(config_of(temp / "model"), 2).on({.data = 2});
-  ASSERT_EQ(rehearsal.numbers.size(), 5);
+  ASSERT_EQ(rehearsal.numbers.size(), 9);
   for (const RehearsedNumber& number : rehearsal.numbers) {
     EXPECT_LE(number.difference, 1e-5) << number.name;
     EXPECT_NE(number.one, 0) << number.name;

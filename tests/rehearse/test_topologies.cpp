@@ -92,7 +92,7 @@ TEST_P(Topologies, MakeWhatOneRankMakes) {
     const Topology& topology = all[i];
     SCOPED_TRACE(to_string(topology));
     const Rehearsal rehearsal = rehearser.on(topology);
-    EXPECT_EQ(rehearsal.numbers.size(), 2 * kSteps + 1);
+    EXPECT_EQ(rehearsal.numbers.size(), 4 * kSteps + 1);
     for (const RehearsedNumber& number : rehearsal.numbers) {
       EXPECT_LE(number.difference, rehearsal.tolerance)
           << number.name << ": " << number.one << " and " << number.many;

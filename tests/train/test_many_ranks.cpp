@@ -18,7 +18,6 @@ namespace fs = std::filesystem;
 using testing::error_of;
 using testing::expect_mentions;
 
-constexpr const char* kModel = "../assets/demo/model";
 constexpr int64_t kSteps = 10;
 constexpr double kNear = 1e-5;
 
@@ -92,18 +91,10 @@ void expect_same(const Made& given, const Made& wanted, int64_t ranks) {
   }
 }
 
-class ManyRanks : public testing::RunTest {
+class ManyRanks : public testing::RunOfAllKinds {
  protected:
-  void SetUp() override {
-    RunTest::SetUp();
-    std::ofstream(directory_ / "data.jsonl") << testing::rows_of_all_kinds();
-  }
-
   TrainConfig config(const std::string& name, const std::string& scheme = "") const {
-    TrainConfig config = RunTest::config(name, scheme);
-    config.model.params_dtype = "float32";
-    config.model.seq_length = 256;
-    config.checkpoint.pretrained_checkpoint = kModel;
+    TrainConfig config = RunOfAllKinds::config(name, scheme);
     config.dataset.image_max_edge = 56;
     config.dataset.feature_cache_mb =
         0;  // which is each rank's own, and its work that of whoever has none

@@ -14,23 +14,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kModel = "../assets/demo/model";
-
-class Packed : public testing::RunTest {
+class Packed : public testing::RunOfAllKinds {
  protected:
-  void SetUp() override {
-    RunTest::SetUp();
-    std::ofstream(directory_ / "data.jsonl") << testing::rows_of_all_kinds();
-  }
-
   TrainConfig config(const std::string& name, const std::string& scheme = "") const {
-    TrainConfig config = RunTest::config(name, scheme);
-    config.model.params_dtype = "float32";
-    config.model.seq_length = 256;
-    config.checkpoint.pretrained_checkpoint = kModel;
+    TrainConfig config = RunOfAllKinds::config(name, scheme);
     config.dataset.image_max_edge = 112;
     config.train.global_batch_size = 8;
-    config.train.micro_batch_size = 1;
     return config;
   }
 };

@@ -12,8 +12,8 @@
 
 #include "bridge/load.h"
 #include "bridge/load_quantized.h"
-#include "formats/rank_share.h"
 #include "golden.h"
+#include "megatron/rank_share.h"
 #include "parallel/plan.h"
 #include "parallel/share.h"
 #include "parallel/world.h"

@@ -19,7 +19,6 @@ namespace {
 using testing::error_of;
 using testing::expect_mentions;
 
-constexpr const char* kModel = "../assets/demo/model";
 constexpr int64_t kSteps = 10;
 constexpr double kNear = 1e-5;
 
@@ -41,22 +40,13 @@ struct Stages {
   int64_t pipeline, chunks = 1, data = 1;
 };
 
-class StageRanks : public testing::RunTest {
+class StageRanks : public testing::RunOfAllKinds {
  protected:
-  void SetUp() override {
-    RunTest::SetUp();
-    std::ofstream(directory_ / "data.jsonl") << testing::rows_of_all_kinds();
-  }
-
   TrainConfig config(const std::string& name, const std::string& scheme = "") const {
-    TrainConfig config = RunTest::config(name, scheme);
-    config.model.params_dtype = "float32";
-    config.model.seq_length = 256;
-    config.checkpoint.pretrained_checkpoint = kModel;
+    TrainConfig config = RunOfAllKinds::config(name, scheme);
     config.dataset.image_max_edge = 56;
     config.dataset.feature_cache_mb = 0;
     config.train.global_batch_size = 6;
-    config.train.micro_batch_size = 1;
     config.train.train_iters = kSteps;
     config.optimizer.lr = 1e-4;  // by which differences of rounding stay as small as they are
     config.logger.log_params_norm = true;

@@ -113,4 +113,24 @@ class RunTest : public InDirectory<> {
   }
 };
 
+/// Runs on the demo's model and rows_of_all_kinds(), in float32.
+class RunOfAllKinds : public RunTest {
+ protected:
+  static constexpr const char* kModel = "../assets/demo/model";
+
+  void SetUp() override {
+    RunTest::SetUp();
+    std::ofstream(directory_ / "data.jsonl") << rows_of_all_kinds();
+  }
+
+  TrainConfig config(const std::string& name, const std::string& scheme = "") const {
+    TrainConfig config = RunTest::config(name, scheme);
+    config.model.params_dtype = "float32";
+    config.model.seq_length = 256;
+    config.checkpoint.pretrained_checkpoint = kModel;
+    config.train.micro_batch_size = 1;
+    return config;
+  }
+};
+
 }  // namespace trestle::testing

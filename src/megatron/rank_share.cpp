@@ -1,4 +1,4 @@
-#include "formats/rank_share.h"
+#include "megatron/rank_share.h"
 
 #include <ATen/ATen.h>
 
@@ -6,20 +6,12 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "megatron/names.h"
 
 namespace trestle {
 
-namespace {
-
-bool is_vocabulary(std::string_view name) {
-  return name.find("word_embeddings.") != std::string_view::npos ||
-         name.find("output_layer.") != std::string_view::npos;
-}
-
-}  // namespace
-
 RankShare::RankShare(const TensorSource& whole, RankOf who, int64_t vocabulary)
-    : whole_(whole), who_(who), vocabulary_(vocabulary) {
+    : whole_(whole), who_(who) {
   for (const auto& [name, info] : whole.tensors()) {
     const Split split = split_of(name);
     TensorInfo share = info;
@@ -31,7 +23,7 @@ RankShare::RankShare(const TensorSource& whole, RankOf who, int64_t vocabulary)
                    who.ranks);
       }
       int64_t& size = share.shape[axis];
-      if (is_vocabulary(name)) size = std::min(size, vocabulary);
+      if (may_be_padded(name)) size = std::min(size, vocabulary);
       if (size % (halves * who.ranks) != 0) {
         user_error(
             "tensor {} has {} {}, which {} tensor ranks cannot share evenly; take a "

@@ -33,7 +33,6 @@ class RankShare : public TensorSource {
 
   const TensorSource& whole_;
   RankOf who_;
-  int64_t vocabulary_;
   std::map<std::string, TensorInfo> tensors_;
 };
 
