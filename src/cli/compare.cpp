@@ -142,12 +142,12 @@ class Opened {
   std::unique_ptr<HfCheckpoint> stored_;
 };
 
-// Most of what is wrong with weights does not say whose they are.
+// Most of what is wrong with weights does not say whose they are, and whether a text names a path
+// cannot be read from it: `model` is the beginning of every tensor's name.
 Opened opened(std::string_view side, const std::string& given, const CompareFlags& flags) {
   try {
     return {given, flags};
   } catch (const UserError& error) {
-    if (std::string_view(error.what()).find(given) != std::string_view::npos) throw;
     user_error("{} ({}): {}", side, given, error.what());
   }
 }

@@ -120,6 +120,11 @@ class Compare(Refusals):
         broken = self.edited(**{"language_model.model.norm.weight": None})
         for arguments, side in (((DEMO, broken), "B"), ((broken, DEMO), "A")):
             self.refused("compare", *arguments, names=[f"{side} ({broken}): tensor model.norm.weight is missing"])
+        # A path that is a word of the message.
+        shutil.move(broken, self.folder / "model")
+        done = subprocess.run([script.TRESTLE, "compare", DEMO, "model"], capture_output=True, text=True, cwd=self.folder)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("B (model): tensor model.norm.weight is missing", done.stderr)
 
     def refused_after_output(self, *arguments, names):
         done = self.run_trestle(*arguments)
