@@ -100,6 +100,8 @@ void add_error(const at::Tensor& elements_a, const at::Tensor& elements_b, Tenso
   }
   const auto count = [](const at::Tensor& parts) { return parts.any(1).sum().item<int64_t>(); };
   *out.differing += count(same.logical_not());
+  const at::Tensor zero = at::logical_and(a == 0, b == 0);
+  out.zeros += count(at::logical_and(zero, a.signbit() != b.signbit()));
   const at::Tensor finite = at::logical_and(a.isfinite(), b.isfinite());
   if (!finite.all().item<bool>()) {
     const at::Tensor nan = at::logical_xor(a.isnan(), b.isnan());

@@ -35,6 +35,8 @@ struct TensorDifference {
   /// infinity against another number.
   double finite_error = 0;
   int64_t nan = 0, infinite = 0;
+  /// Elements that are 0 on one side and -0 on the other, which is no difference by value.
+  int64_t zeros = 0;
   /// Of the values row by row, in hex; empty where they were not asked for.
   std::string sha256_a, sha256_b;
 };

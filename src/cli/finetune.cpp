@@ -24,6 +24,7 @@
 #include "recipes/bridge_keys.h"
 #include "recipes/effects.h"
 #include "recipes/recipes.h"
+#include "recipes/schedule.h"
 #include "run/identity.h"
 #include "run/run_directory.h"
 #include "train/trainer.h"
@@ -78,13 +79,16 @@ SettledRun settled(const FinetuneFlags& flags) {
   return run;
 }
 
-// As a file that is given back says it. What the rows will say is not known before they are read.
+// As a file that is given back says it. What rows and checkpoint will say is not known before they
+// are read.
 std::string printed(const TrainConfig& config) {
   std::string yaml = std::string(kResolvedConfigMark) + to_yaml(config);
-  if (!config.train.num_epochs) return yaml;
+  if (length_is_known(config)) return yaml;
   const std::string line = fmt::format("\n  train_iters: {}\n", config.train.train_iters);
   return yaml.replace(yaml.find(line), line.size(),
-                      "\n  train_iters: ~  # of train.num_epochs and the number of rows\n");
+                      config.train.num_epochs
+                          ? "\n  train_iters: ~  # of train.num_epochs and the number of rows\n"
+                          : "\n  train_iters: ~  # of train.train_samples and checkpoint.load\n");
 }
 
 // A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
@@ -112,7 +116,7 @@ int train(const SettledRun& run, const World& world) {
     fmt::print(stderr, "{}\n", describe_bf16_path());
   }
   for (const std::string& line :
-       describe_training_data(config, trainer.dataset(), trainer.progress().blend_start)) {
+       describe_training_data(config, trainer.dataset(), trainer.progress())) {
     fmt::print(stderr, "data {}\n", line);
   }
   if (config.trains_adapters()) fmt::print(stderr, "{}", adapter_report(trainer.model()));

@@ -15,6 +15,9 @@ namespace trestle {
 
 namespace {
 
+// All words behind the first of these are positional arguments, another one too.
+constexpr std::string_view kPositionalsFollow = "--";
+
 // "trestle data check".
 std::string path_of(const CLI::App& command) {
   const CLI::App* parent = command.get_parent();
@@ -32,11 +35,10 @@ std::string help_of(const CLI::App& command) {
 }
 
 // The command that the first of the words name, and where those behind them begin.
-const CLI::App* named_command(const CLI::App* app, const std::vector<std::string>& words,
-                              size_t& next) {
-  const std::vector<const CLI::App*> commands = app->get_subcommands({});
+CLI::App* named_command(CLI::App* app, const std::vector<std::string>& words, size_t& next) {
+  const std::vector<CLI::App*> commands = app->get_subcommands({});
   const std::string word = next < words.size() ? words[next] : "";
-  if (commands.empty() || word.starts_with('-')) return app;
+  if (commands.empty() || (word.starts_with('-') && word != kPositionalsFollow)) return app;
   std::vector<std::string> names;
   for (const CLI::App* command : commands) names.push_back(command->get_name());
   const std::string those = fmt::format("there are {}; {}", fmt::join(names, ", "), help_of(*app));
@@ -53,8 +55,8 @@ const CLI::App* named_command(const CLI::App* app, const std::vector<std::string
 
 // "--prompt" of "--prompt=a"; empty of a value.
 std::string flag_in(const std::string& word) {
-  const bool is_flag =
-      word.size() > 1 && word[0] == '-' && word != "--" && !(word[1] >= '0' && word[1] <= '9');
+  const bool is_flag = word.size() > 1 && word[0] == '-' && word != kPositionalsFollow &&
+                       !(word[1] >= '0' && word[1] <= '9');
   return is_flag ? word.substr(0, word.find('=')) : "";
 }
 
@@ -134,31 +136,82 @@ void refuse_repeated(const std::vector<TypedFlag>& typed) {
   }
 }
 
-// What CLI11 says in words that are not ours, or of the word behind a flag that is misspelt, or
-// nothing at all.
-void check_flags(const CLI::App& command, std::vector<std::string>& words, size_t next) {
-  std::vector<TypedFlag> typed;
-  for (size_t i = next; i < words.size() && words[i] != "--"; ++i) {
-    const std::string flag = flag_in(words[i]);
-    if (flag.empty()) continue;
-    const CLI::Option* option = command.get_option_no_throw(flag);
-    if (option == nullptr) {
-      user_error("{} has no flag {}; {}", name_of(command), flag, meant_flag(command, flag));
-    }
-    if (option == command.get_help_ptr()) return;
-    if (option->get_items_expected_max() == 0) {
-      check_switch(words[i], flag);
-      continue;
-    }
-    const std::string value = take_value(command, words, i);
-    if (option->get_expected_max() == 1) typed.push_back({option, flag, value});
+// The flag at words[i] and its values, of which i goes on to the last.
+TypedFlag take_flag(const CLI::App& command, std::vector<std::string>& words, size_t& i) {
+  const std::string flag = flag_in(words[i]);
+  const CLI::Option* option = command.get_option_no_throw(flag);
+  if (option == nullptr) {
+    user_error("{} has no flag {}; {}", name_of(command), flag, meant_flag(command, flag));
   }
-  refuse_repeated(typed);
+  TypedFlag typed{option, flag, {}};
+  if (option->get_items_expected_max() == 0) {
+    check_switch(words[i], flag);
+    return typed;
+  }
+  typed.value = take_value(command, words, i);
+  const auto is_value = [](const std::string& word) {
+    return flag_in(word).empty() && word != kPositionalsFollow;
+  };
+  while (option->get_allow_extra_args() && i + 1 < words.size() && is_value(words[i + 1])) ++i;
+  return typed;
 }
 
-[[noreturn]] void refuse_extra(const CLI::App& command) {
-  const std::string word = command.remaining().front();
-  user_error("{} has no place for '{}'; {}", name_of(command), word, meant_flag(command, word));
+// Checks the flags behind the first `next` words, which name the command, before CLI11: it speaks
+// in words that are not ours, or of the word behind a flag that is misspelt, or not at all. Takes
+// the positional arguments out of `words` and returns them: CLI11 2.1 loses what lies behind a
+// "--" where a command has no place for it. Of a line that asks for help only that is left.
+std::vector<std::string> take_positionals(const CLI::App& command, std::vector<std::string>& words,
+                                          size_t next) {
+  std::vector<TypedFlag> typed;
+  std::vector<std::string> positionals;
+  const auto place = [&](size_t i) { return words.begin() + static_cast<std::ptrdiff_t>(i); };
+  std::vector<std::string> path(words.begin(), place(next)), kept = path;
+  for (size_t i = next; i < words.size(); ++i) {
+    if (words[i] == kPositionalsFollow) {
+      positionals.insert(positionals.end(), place(i + 1), words.end());
+      break;
+    }
+    if (flag_in(words[i]).empty()) {
+      positionals.push_back(words[i]);
+      continue;
+    }
+    const size_t first = i;
+    const TypedFlag flag = take_flag(command, words, i);
+    if (flag.option == command.get_help_ptr()) {
+      path.push_back(flag.name);
+      words = std::move(path);
+      return {};
+    }
+    if (flag.option->get_items_expected_max() > 0 && flag.option->get_expected_max() == 1) {
+      typed.push_back(flag);
+    }
+    kept.insert(kept.end(), place(first), place(i + 1));
+  }
+  refuse_repeated(typed);
+  words = std::move(kept);
+  return positionals;
+}
+
+// In the order in which the command has them; returns the first that has no place.
+std::optional<std::string> give_positionals(CLI::App& command,
+                                            const std::vector<std::string>& words) {
+  const std::vector<CLI::Option*> options =
+      command.get_options([](const CLI::Option* option) { return option->get_positional(); });
+  for (const std::string& word : words) {
+    const auto free = std::ranges::find_if(options, [](const CLI::Option* option) {
+      return static_cast<int>(option->count()) < option->get_items_expected_min() ||
+             option->get_allow_extra_args();
+    });
+    if (free == options.end()) return word;
+    (*free)->add_result(word);
+  }
+  return std::nullopt;
+}
+
+[[noreturn]] void refuse_extra(const CLI::App& command, const std::string& word) {
+  const bool is_flag = command.get_option_no_throw(flag_in(word)) != nullptr;
+  user_error("{} has no place for '{}'; {}", name_of(command), word,
+             is_flag ? "flags stand before '--'; " + help_of(command) : meant_flag(command, word));
 }
 
 // What an option names, "a path"; nothing where an empty text may be meant.
@@ -289,15 +342,17 @@ void run_command_line(const std::string& help, const std::string& name,
   add(Command(&app));
   refuse_empty_names(app);
   size_t next = 0;
-  const CLI::App& command = *named_command(&app, arguments, next);
-  check_flags(command, arguments, next);
+  CLI::App& command = *named_command(&app, arguments, next);
+  const auto extra = give_positionals(command, take_positionals(command, arguments, next));
+  // What is wrong with a flag goes before it, so CLI11 gets a word without a place too.
+  if (extra) arguments.insert(arguments.begin() + static_cast<std::ptrdiff_t>(next), "extra");
   std::ranges::reverse(arguments);  // as CLI11 takes them
   try {
     app.parse(std::move(arguments));
   } catch (const CLI::Success& asked) {
     app.exit(asked);
   } catch (const CLI::ExtrasError&) {
-    refuse_extra(command);
+    refuse_extra(command, extra.value_or(""));
   } catch (const CLI::ParseError& error) {
     const std::string said = error.what();
     user_error("{}{} {}", said, said.ends_with('?') ? "" : ";", help_of(command));

@@ -97,6 +97,7 @@ std::vector<Assignment> chosen_keys(const RecipeChoice& choice) {
 
 void spell_short_flags(std::vector<std::string>& arguments) {
   for (std::string& argument : arguments) {
+    if (argument == "--") return;  // behind it stand no flags
     std::string_view flag = std::string_view(argument).substr(0, argument.find('='));
     // Python's argparse takes -gb4 as it takes -gb 4.
     const bool is_glued =

@@ -45,7 +45,10 @@ std::string verdict(const TensorDifference& tensor) {
     return tensor.a->shape != tensor.b->shape ? "other shape" : "other type";
   if (differs_in_bytes(tensor)) return "other bytes";
   if (tensor.max_error == 0) {
-    return tensor.a == tensor.b ? "equal values, other bits" : "equal values, other dtype";
+    if (tensor.a == tensor.b) return "equal values, other bits";
+    const std::string zeros =
+        fmt::format(", -0 for 0 at {} of {} elements", tensor.zeros, elements(*tensor.a));
+    return "equal values, other dtype" + (tensor.zeros > 0 ? zeros : "");
   }
   return fmt::format("{}, {} of {} elements", error_text(tensor), *tensor.differing,
                      elements(*tensor.a));

@@ -100,7 +100,7 @@ void TrainConfig::validate_values() const {
     user_error("train.global_batch_size={} is not a multiple of train.micro_batch_size={}",
                train.global_batch_size, train.micro_batch_size);
   }
-  check_schedule(*this, !train.num_epochs);
+  check_schedule(*this, length_is_known(*this));
   check_validation(validation);
   check_blend(*this);
   if (checkpoint.most_recent_k == 0) {

@@ -11,6 +11,7 @@
 #include "data/datasets.h"
 #include "peft/pissa.h"
 #include "peft/targets.h"
+#include "recipes/schedule.h"
 
 namespace trestle {
 
@@ -299,7 +300,7 @@ void refuse_without_effect(const SettledRun& run) {
     dead.add("dataset.feature_cache_mb", why);
   }
   dead.refuse(run.asked.keys);
-  if (!config.train.num_epochs) refuse_behind_the_end(config, run.asked.keys);
+  if (length_is_known(config)) refuse_behind_the_end(config, run.asked.keys);
 }
 
 }  // namespace trestle

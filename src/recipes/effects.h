@@ -20,7 +20,7 @@ constexpr const char* kNothingDrawn =
 void refuse_without_effect(const SettledRun& run);
 
 /// The same of keys whose steps lie behind train.train_iters, for which that must be settled:
-/// train.num_epochs settles it when the rows are counted.
+/// length_is_known, or a trainer has settled it.
 void refuse_behind_the_end(const TrainConfig& config, const std::set<std::string>& asked);
 
 /// A line for each key that acts at some steps, but at none of those that are made now: behind

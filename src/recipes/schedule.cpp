@@ -55,6 +55,11 @@ double warmup_steps(const TrainConfig& config) {
                   : static_cast<double>(config.scheduler.lr_warmup_iters);
 }
 
+bool length_is_known(const TrainConfig& config) {
+  const bool goes_on = !config.checkpoint.load.empty() && !config.checkpoint.finetune;
+  return !config.train.num_epochs && !(config.train.train_samples && goes_on);
+}
+
 void check_schedule(const TrainConfig& config, bool length_known) {
   check_rates(config);
   check_weight_decay(config);

@@ -19,8 +19,13 @@ double warmup_steps(const TrainConfig& config);
 /// scheduler.lr_decay_iters or train.train_iters.
 int64_t decay_steps(const TrainConfig& config);
 
+/// Whether train.train_iters is what will be run before data and checkpoint are opened:
+/// train.num_epochs counts rows, and in a run that goes on train.train_samples may follow steps of
+/// another batch.
+bool length_is_known(const TrainConfig& config);
+
 /// Throws UserError, as megatron-core asserts, for what does not fit together. `length_known`:
-/// train.train_iters is what will be run; with train.num_epochs the data say it first.
+/// train.train_iters is what will be run (length_is_known; a trainer settles it).
 void check_schedule(const TrainConfig& config, bool length_known);
 
 }  // namespace trestle

@@ -246,6 +246,7 @@ RunProgress SavedRun::progress(AdamW& optimizer, const What& what) const {
     require_same_optimizer(checkpoint_, progress, own_, name_);
   } else {
     progress.schedule_start = progress.step;
+    progress.schedule_samples = progress.consumed_samples;
     progress.skipped_before = progress.skipped;
   }
   optimizer.set_steps(progress.updates());

@@ -45,9 +45,9 @@ struct RunProgress {
   std::optional<BestStep> best = {};
   /// Steps that were the best as it was measured before; their checkpoints stay.
   std::vector<int64_t> former_best = {};
-  /// The step behind which optimizer and schedule began anew (checkpoint.load_optim=false), and
-  /// how many of the skipped steps lie before it.
-  int64_t schedule_start = 0, skipped_before = 0;
+  /// The step behind which optimizer and schedule began anew (checkpoint.load_optim=false), the
+  /// samples taken by then, and how many of the skipped steps lie before it.
+  int64_t schedule_start = 0, schedule_samples = 0, skipped_before = 0;
   /// Since then every step has taken one batch of the same size: where the run began, or went on
   /// with another size.
   struct {

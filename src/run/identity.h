@@ -24,8 +24,9 @@ struct RunIdentity {
   std::map<std::string, std::string> values;
   /// Of keys that are OnResume::kSameContent and name something: content_of it.
   std::map<std::string, std::string> contents;
-  /// Those in which files' names count, as checkpoints of before December 2026 have them; only to
-  /// be compared with such, and not kept.
+  /// As a checkpoint may have the same otherwise, empty for a key that names nothing there: files'
+  /// names count in those of before December 2026, and one set has two keys (resumed_data.h). Only
+  /// to be compared with such, and not kept.
   std::map<std::string, std::string> named_contents = {};
 
   /// Whether `saved`, one of a checkpoint's contents, is what `key` names here.

@@ -50,6 +50,18 @@ std::optional<int64_t> batch_of(const Json& own) {
   return error == std::errc() && stop == end ? std::optional(batch) : std::nullopt;
 }
 
+// Taken before the schedule began. Checkpoints of before December 2026 do not say it, and have it
+// in batches of the size that their run had then.
+std::optional<int64_t> samples_before_schedule(const Json& own, const RunProgress& progress) {
+  if (progress.schedule_start == 0 || find(&own, "schedule_samples") != nullptr) {
+    return progress.schedule_samples;
+  }
+  const auto batch = batch_of(own);
+  int64_t samples = 0;
+  if (!batch || __builtin_mul_overflow(progress.schedule_start, *batch, &samples)) return {};
+  return samples;
+}
+
 class Options {
  public:
   Options(const Json& own, std::string_view what) : own_(own), what_(what) {}
@@ -100,14 +112,11 @@ void require_same_optimizer(const MegatronCheckpoint& checkpoint, const RunProgr
   if (find(&own, "identity") == nullptr) return;
   const Options options(own, what);
   const Json& common = checkpoint.common_state();
-  if (const auto batch = batch_of(own)) {
-    int64_t before = 0;
-    if (!__builtin_mul_overflow(progress.schedule_start, *batch, &before)) {
-      options.require("num_steps of opt_param_scheduler in common.pt",
-                      find(find(&common, "opt_param_scheduler"), "num_steps"),
-                      std::to_string(progress.consumed_samples - before),
-                      "consumed_train_samples behind the schedule's start");
-    }
+  if (const auto before = samples_before_schedule(own, progress)) {
+    options.require("num_steps of opt_param_scheduler in common.pt",
+                    find(find(&common, "opt_param_scheduler"), "num_steps"),
+                    std::to_string(progress.consumed_samples - *before),
+                    "consumed_train_samples behind the schedule's start");
   }
   const Json* groups = find(find(find(&common, "optimizer"), "optimizer"), "param_groups");
   if (groups == nullptr || !groups->is_array()) return;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,7 +23,8 @@ namespace {
 constexpr auto kMostBatch = static_cast<int64_t>(kMostSamples);
 constexpr int64_t kMostSets = 1 << 20;  // that a run had, one after another
 constexpr const char *kSamples = "consumed_train_samples", *kBlendStart = "blend_start",
-                     *kBegan = "began";
+                     *kBegan = "began", *kScheduleSamples = "schedule_samples",
+                     *kBatch = "train.global_batch_size";
 
 class Numbers {
  public:
@@ -139,7 +141,7 @@ void require_samples_of_batches(const Numbers& own, const Numbers& state,
   const Numbers values = own.inside("identity").inside("values");
   const auto [start, samples] = progress.began;
   const int64_t step = progress.step, consumed_samples = progress.consumed_samples;
-  const int64_t batch = values.parsed_count("train.global_batch_size", kMostBatch);
+  const int64_t batch = values.parsed_count(kBatch, kMostBatch);
   const int64_t wanted = samples + (step - start) * batch;
   const bool drops = values.text("dataset.overlong") == "drop";
   if (drops ? consumed_samples >= wanted : consumed_samples == wanted) return;
@@ -147,6 +149,25 @@ void require_samples_of_batches(const Numbers& own, const Numbers& state,
                fmt::format("{}{} ({} at step {}, then {} steps of train.global_batch_size={})",
                            wanted, drops ? " or, as dataset.overlong=drop, more" : "", samples,
                            start, step - start, batch));
+}
+
+// Of the run that a checkpoint of before December 2026 is of; nothing where it does not say so.
+std::optional<int64_t> batch_of(const Numbers& own) {
+  if (!own.has("identity")) return std::nullopt;
+  const Numbers identity = own.inside("identity");
+  if (!identity.has("values") || !identity.inside("values").has(kBatch)) return std::nullopt;
+  return identity.inside("values").parsed_count(kBatch, kMostBatch);
+}
+
+// What such a checkpoint does not say, so far as its numbers do.
+void settle_older(const Numbers& own, RunProgress& progress) {
+  const auto batch = batch_of(own);
+  if (!batch) return;
+  const int64_t samples = progress.consumed_samples;
+  if (!own.has(kBegan) && samples == progress.step * *batch) progress.began = {};
+  if (!own.has(kScheduleSamples)) {
+    progress.schedule_samples = std::min(progress.schedule_start * *batch, samples);
+  }
 }
 
 }  // namespace
@@ -177,6 +198,8 @@ RunProgress progress_in(const Json& own, const Json& train_state, int64_t step,
   }
   progress.former_best = numbers.counts("former_best", step);
   progress.schedule_start = numbers.count("schedule_start", step);
+  progress.schedule_samples = numbers.count(kScheduleSamples, progress.consumed_samples);
+  settle_older(numbers, progress);
   progress.skipped_before = numbers.count("skipped_before", progress.skipped);
   if (progress.updates() < 0) {
     numbers.refuse("skipped", std::to_string(progress.skipped),

@@ -20,11 +20,6 @@ namespace trestle {
 
 namespace {
 
-// The scheduler's own count, which begins again with the optimizer.
-int64_t schedule_samples(const TrainConfig& config, const RunProgress& progress) {
-  return progress.consumed_samples - progress.schedule_start * config.train.global_batch_size;
-}
-
 Json schedule_state(const TrainConfig& config, const RunProgress& progress) {
   return {{"max_lr", config.optimizer.lr},
           {"min_lr", config.optimizer.min_lr},
@@ -32,7 +27,8 @@ Json schedule_state(const TrainConfig& config, const RunProgress& progress) {
                                            static_cast<double>(config.train.global_batch_size))},
           {"lr_decay_style", config.scheduler.lr_decay_style},
           {"lr_decay_steps", decay_steps(config) * config.train.global_batch_size},
-          {"num_steps", schedule_samples(config, progress)},
+          // The scheduler's own count, which begins again with the optimizer.
+          {"num_steps", progress.consumed_samples - progress.schedule_samples},
           {"start_wd", config.scheduler.start_weight_decay.value_or(config.optimizer.weight_decay)},
           {"end_wd", config.scheduler.end_weight_decay.value_or(config.optimizer.weight_decay)},
           {"wd_incr_style", config.scheduler.weight_decay_incr_style},
@@ -75,6 +71,7 @@ Json progress_state(const RunProgress& progress, const RunIdentity& identity) {
                 {"identity", identity.to_json()}};
   if (progress.schedule_start > 0) {
     state["schedule_start"] = progress.schedule_start;
+    state["schedule_samples"] = progress.schedule_samples;
     state["skipped_before"] = progress.skipped_before;
   }
   if (progress.blend_start.sample > 0) {

@@ -39,6 +39,10 @@ std::optional<std::vector<BlendPart>> with_weights(std::vector<BlendPart> parts,
   return parts;
 }
 
+bool is_same_share(double one, double other) {
+  return std::abs(one - other) <= kSameShare * std::max(one, other);
+}
+
 std::string content_in(const RunIdentity& identity, const char* key) {
   const auto found = identity.contents.find(key);
   return found == identity.contents.end() ? "" : found->second;
@@ -77,12 +81,19 @@ std::vector<SavedSet> listed_sets(const RunIdentity& saved) {
 // A set that the run has now.
 struct PresentSet {
   std::string path, identity, named_identity;  // BlendedDataset::Source
+  double share = 1;                            // of all weights
+
+  bool is(const SavedSet& saved) const {
+    return saved.identity == identity || saved.identity == named_identity;
+  }
 };
 
 std::vector<PresentSet> sets_of(const BlendedDataset& blend) {
+  const std::vector<double> shares = shares_of(blend.parts());
   std::vector<PresentSet> sets;
   for (const BlendedDataset::Source& source : blend.sources()) {
-    sets.push_back({source.member.name.path, source.identity, source.named_identity()});
+    sets.push_back(
+        {source.member.name.path, source.identity, source.named_identity(), shares[sets.size()]});
   }
   return sets;
 }
@@ -99,18 +110,23 @@ std::vector<PresentSet> sets_of(const TrainConfig& config, const Dataset& datase
   return {{config.dataset.path_or_dataset, identity(now.contents), identity(now.named_contents)}};
 }
 
-// For each set which of those before it is; of equal ones each is taken once.
+// For each set which of those before it is. Of equal ones each is taken once, by the one that has
+// its weight if there is one.
 std::vector<std::optional<size_t>> matched(const std::vector<PresentSet>& sets,
                                            const std::vector<SavedSet>& before) {
-  std::vector<std::optional<size_t>> found;
+  std::vector<std::optional<size_t>> found(sets.size());
   std::vector<bool> is_taken(before.size());
-  for (const PresentSet& set : sets) {
-    std::optional<size_t>& which = found.emplace_back();
-    for (size_t i = 0; i < before.size() && !which; ++i) {
-      const std::string& was = before[i].identity;
-      if (!is_taken[i] && (was == set.identity || was == set.named_identity)) which = i;
+  double sum = 0;
+  for (const SavedSet& each : before) sum += each.weight;
+  for (const bool by_weight : {true, false}) {
+    for (size_t n = 0; n < sets.size(); ++n) {
+      for (size_t i = 0; i < before.size() && !found[n]; ++i) {
+        if (is_taken[i] || !sets[n].is(before[i])) continue;
+        if (by_weight && !is_same_share(sets[n].share, before[i].weight / sum)) continue;
+        found[n] = i;
+        is_taken[i] = true;
+      }
     }
-    if (which) is_taken[*which] = true;
   }
   return found;
 }
@@ -239,17 +255,25 @@ void keep_order_and_weights(TrainConfig& config, Dataset& dataset, const RunIden
   const auto before = with_weights(blend->parts(), sources);
   if (!before) return;
   const std::vector<double> ours = shares_of(blend->parts()), theirs = shares_of(*before);
-  if (!std::ranges::equal(ours, theirs, [](double a, double b) {
-        return std::abs(a - b) <= kSameShare * std::max(a, b);
-      })) {
-    return;
-  }
+  if (!std::ranges::equal(ours, theirs, is_same_share)) return;
   std::vector<double> weights;
   for (size_t i = 0; i < sources.size(); ++i) {
     weights.push_back((*before)[i].weight);
     config.dataset.blend[i].weight = sources[i].weight;
   }
   blend->set_weights(weights);
+}
+
+void name_data_as(const TrainConfig& config, const Dataset& dataset, const RunIdentity& saved,
+                  RunIdentity& now) {
+  now.named_contents = named_content_of_training_data(dataset);
+  const bool is_blend = now.contents.contains(kBlend);
+  const char *key = is_blend ? kBlend : kPath, *other = is_blend ? kPath : kBlend;
+  if (!content_in(saved, key).empty() || dataset.parts().size() != 1) return;
+  const std::vector<SavedSet> before = sets_before(dataset, saved);
+  if (before.size() != 1 || !sets_of(config, dataset, now).front().is(before.front())) return;
+  now.named_contents[key] = "";
+  now.named_contents[other] = content_in(saved, other);
 }
 
 ResumedOrder resumed_order(const TrainConfig& config, const Dataset& dataset,

@@ -18,6 +18,12 @@ namespace trestle {
 /// last bits differ would give another order.
 void keep_order_and_weights(TrainConfig& config, Dataset& dataset, const RunIdentity& saved);
 
+/// Gives `now` the contents under which `saved` may have its data: as checkpoints of before
+/// December 2026 name them, and, as a run of one set is a blend of that one, under the other of the
+/// two keys.
+void name_data_as(const TrainConfig& config, const Dataset& dataset, const RunIdentity& saved,
+                  RunIdentity& now);
+
 struct ResumedOrder {
   BlendStart start;
   /// A line for each change of what decides which row comes when.

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <thread>
 
@@ -86,13 +87,25 @@ void refuse_validation_keys(const Asked& asked, const TrainConfig& config) {
 }
 
 // As many steps as Megatron Bridge counts. Rows go on across the border of an epoch, so the step
-// that ends one also takes the first of the next.
-void settle_length(TrainConfig& config, const Dataset& dataset, const Asked& asked) {
-  if (!config.train.num_epochs) return;
-  const int64_t batch = config.train.global_batch_size;
-  const int64_t steps = (dataset.size() + batch - 1) / batch;
-  config.train.train_iters =
-      static_cast<int64_t>(std::ceil(*config.train.num_epochs * static_cast<double>(steps)));
+// that ends one also takes the first of the next. Behind steps of another batch, those that take
+// what is left.
+void settle_length(TrainConfig& config, const Dataset& dataset, const Asked& asked,
+                   const RunProgress& progress) {
+  TrainOptions& train = config.train;
+  if (!train.num_epochs && !train.train_samples) return;
+  const int64_t batch = train.global_batch_size;
+  const auto up = [batch](int64_t samples) { return (samples + batch - 1) / batch; };
+  const auto rows = static_cast<double>(dataset.size());
+  const auto [step, samples] = progress.began;
+  if (train.train_samples) {
+    train.train_iters = step + std::max<int64_t>(*train.train_samples - samples, 0) / batch;
+  } else if (step == 0) {
+    train.train_iters = static_cast<int64_t>(
+        std::ceil(*train.num_epochs * static_cast<double>(up(dataset.size()))));
+  } else {
+    train.train_iters =
+        step + up(std::max<int64_t>(std::llround(*train.num_epochs * rows) - samples, 0));
+  }
   check_schedule(config, true);
   refuse_behind_the_end(config, asked.keys);
 }
@@ -163,21 +176,21 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
   refuse_keys_of_vision(config_, base_.config());
   refuse_of_stages(config_, ranks_.grid);
   require_verified(config_, base_, config.checkpoint.load == kAuto);
-  settle_length(config_, *dataset_, asked_);
-  settle_device();
   const CheckpointOptions& checkpoint = config_.checkpoint;
+  const bool resumes = !checkpoint.load.empty() && !checkpoint.finetune;
+  if (!resumes) settle_length(config_, *dataset_, asked_, progress_);
+  settle_device();
   std::optional<SavedRun> saved;
   if (!checkpoint.load.empty()) {
     saved.emplace(checkpoint.load, checkpoint.verify_integrity, ranks_.plan(), ranks_.grid.world);
   }
-  const bool resumes = saved && !checkpoint.finetune;
   settle_base(saved);
   const auto before = resumes ? saved->identity() : std::nullopt;
   if (before) keep_order_and_weights(config_, *dataset_, *before);
   auto contents = content_of_training_data(*dataset_);
   contents["checkpoint.pretrained_checkpoint"] = content_of(base_);
   identity_ = identity_of(config_, std::move(contents));
-  if (before) identity_.named_contents = named_content_of_training_data(*dataset_);
+  if (before) name_data_as(config_, *dataset_, *before, identity_);
   // Before the weights are read, where the config alone says what the run is.
   const bool known = config_.peft.adapter_path.empty();
   if (resumes && known) saved->require_same(identity_, asked_.may_change);
@@ -193,6 +206,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
   if (resumes && (!before || !takes_same_batches(*before, identity_))) {
     progress_.began = {progress_.step, progress_.consumed_samples};
   }
+  if (resumes) settle_length(config_, *dataset_, asked_, progress_);
   if (before) {
     ResumedOrder order = resumed_order(config_, *dataset_, *before, identity_, progress_);
     for (const std::string& note : order.notes) fmt::print(stderr, "{}\n", note);

@@ -82,10 +82,12 @@ std::string name_of_training_data(const TrainConfig& config) {
 }
 
 std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset,
-                                                const BlendStart& start) {
+                                                const RunProgress& progress) {
   const auto* blend = dynamic_cast<const BlendedDataset*>(&dataset);
   if (blend == nullptr) return {describe_files(dataset, config.dataset.path_or_dataset)};
-  return blend->describe(config.train.train_iters * config.train.global_batch_size, start);
+  const auto [step, samples] = progress.began;  // the steps before may have had another batch
+  const int64_t left = std::max<int64_t>(config.train.train_iters - step, 0);
+  return blend->describe(samples + left * config.train.global_batch_size, progress.blend_start);
 }
 
 std::string row_names(const Dataset& dataset, const std::vector<int64_t>& rows) {

@@ -10,6 +10,7 @@
 
 #include "data/blend.h"
 #include "recipes/config.h"
+#include "run/checkpoint.h"
 
 namespace trestle {
 
@@ -37,9 +38,10 @@ std::string name_of_training_data(const TrainConfig& config);
 std::string named_content_of_blend(const BlendedDataset& blend,
                                    const std::vector<BlendPart>& parts);
 
-/// A line a set: its files, and of a blend its share, its rows and how often the run takes them.
+/// A line a set: its files, and of a blend its share, its rows and how often the run takes them,
+/// which goes on behind `progress`.
 std::vector<std::string> describe_training_data(const TrainConfig& config, const Dataset& dataset,
-                                                const BlendStart& start = {});
+                                                const RunProgress& progress = {});
 
 /// "3, 7", and of a blend "row 3 of A, row 7 of B".
 std::string row_names(const Dataset& dataset, const std::vector<int64_t>& rows);

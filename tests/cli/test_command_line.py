@@ -82,6 +82,34 @@ class Lines(Walk):
         # argparse takes the beginning of a name.
         self.says(["generate", "--max-new", "3"], "generate has no flag --max-new; did you mean --max-new-tokens?")
 
+    def test_words_behind_two_dashes(self):
+        """Of every command: they are positional arguments, and one without a place is named."""
+        places = {"inspect": ["a"], "recipes": ["demo_config"], "compare": ["a", "b"]}
+        for command in self.leaves():
+            with self.subTest(command):
+                full = places.get(command, [])
+                if command == "finetune":  # which has a place for all
+                    self.says(["finetune", "train.train_iters=1", "--", "b=1"], "unknown option b;")
+                    continue
+                no_place = f"{command} has no place for '-x'; "
+                for line in (["--", *full, "-x"], [*full, "--", "-x"], [*full[:1], "--", *full[1:], "-x", "--"]):
+                    self.says([*command.split(), *line], no_place)
+                self.says([*command.split(), *full, "--", "--"], f"{command} has no place for '--'; ")
+                helped = self.run_trestle([*command.split(), *full, "--help", "--", "x"])
+                self.works(helped)
+                self.assertIn(f"Usage: trestle {command}", helped.out)
+        self.says(["compare", "--", "a", "b", "--no-forward"], "'--no-forward'; flags stand before '--'; see ")
+        self.says(["inspect", "--", "-x"], "-x does not exist")
+        self.says(["--", "inspect"], "unknown command --; there are ")
+        self.says(["data", "--", "check"], "unknown command data --; there are check, show")
+        # Only the first of them counts.
+        self.says(["finetune", "--", "train.train_iters=1", "--", "b=2"], "override '--' has no '='")
+        self.says(["finetune", "--", "-gb4"], "override '-gb4' has no '='")
+        for line in (["--", "train.train_iters=71"], ["rng.seed=3", "--", "train.train_iters=71"]):
+            done = self.run_trestle(["finetune", "--recipe", "demo_config", "--print-config", *line])
+            self.works(done)
+            self.assertIn("\n  train_iters: 71\n", done.out)
+
     def test_words_of_keys(self):
         """A key or flag that is one of a few words, or one of them or a path, says which word was meant."""
         run = ["finetune", "--recipe", "demo_config", "--pretrained-checkpoint", DEMO, f"dataset.path_or_dataset={RECEIPTS}",

@@ -94,7 +94,9 @@ class Compare(Refusals):
         nan[3] = float("nan")
         shutil.move(self.edited(**{name: zeros}), self.folder / "zeros")
         for changed, row, total in ((-zeros, "equal values, other bits", "1 have equal values in other bits (-0 for 0, or NaNs)"),
-                                    (zeros.float(), "equal values, other dtype", "1 have equal values in another dtype"),
+                                    (zeros.float(), "equal values, other dtype\n", "1 have equal values in another dtype"),
+                                    (torch.cat([-zeros[:3], zeros[3:]]).float(), "equal values, other dtype, -0 for 0 at 3 of 128 elements",
+                                     "1 have equal values in another dtype"),
                                     (nan, "NaN against a number at 1, 1 of 128 elements", "1 differ: NaN against a number at 1\n")):
             done = self.run_trestle("compare", self.folder / "zeros", self.edited(**{name: changed}), "--no-forward")
             self.assertEqual(done.returncode, 0, done.stderr)

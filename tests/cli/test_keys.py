@@ -251,7 +251,7 @@ TABLE = {
         Trial(3, Gains(err, "it keeps nothing beside"), {"checkpoint.most_recent_k": 1})],
     "checkpoint.save_optim": [Trial("false", Changed(file("run/iter_0000002/.metadata")))],
     "checkpoint.save_rng": [Trial("false", Changed(file("run/iter_0000002/.metadata")))],
-    "checkpoint.async_save": [Trial("true", Gains(err, "GB more memory, for a copy of what is saved"))],
+    "checkpoint.async_save": [Trial("true", Gains(err, "KB more memory, for a copy of what is saved"))],
     "checkpoint.also_save_hf_checkpoint": [Trial("true", Gains(files, "run/iter_0000002/hf/adapter_config.json"))],
     "checkpoint.hf_source_path": [
         Trial("org/model", Changed(file("run/iter_0000002/hf/adapter_config.json")), {"checkpoint.also_save_hf_checkpoint": "true"}),

@@ -116,6 +116,24 @@ TEST(SavedProgress, OtherNumbersAreOfARunOfItsSteps) {
   expect_refused("skipped", {{"skipped", 7}, {"schedule_start", 8}}, "7");
 }
 
+TEST(SavedProgress, OlderOnesAreOfWholeBatchesWhereTheirNumbersAre) {
+  const Json identity = {{"values", {{"train.global_batch_size", "4"}}}};
+  const auto of = [&](const Json& samples) {
+    return read({{"schedule_start", 5}, {"identity", identity}}, samples);
+  };
+  EXPECT_EQ(of(40).began.step, 0);
+  EXPECT_EQ(of(40).began.samples, 0);
+  EXPECT_EQ(of(40).schedule_samples, 20);
+  EXPECT_EQ(of(44).began.step, kStep);
+  EXPECT_EQ(of(44).began.samples, 44);
+  EXPECT_EQ(of(12).schedule_samples, 12);  // the batch was changed
+  const auto said = [&](const Json& samples) {
+    return Json{{"schedule_start", 5}, {"schedule_samples", samples}, {"identity", identity}};
+  };
+  EXPECT_EQ(read(said(7)).schedule_samples, 7);
+  expect_refused("schedule_samples", said(41), "41");
+}
+
 TEST(SavedProgress, SamplesAreWholeBatches) {
   Json own = {{"began", {{"step", 4}, {"samples", 10}}},
               {"identity",

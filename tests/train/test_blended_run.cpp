@@ -51,6 +51,16 @@ TEST_F(BlendedRun, LearnsFromBothAndSaysHowMuch) {
             fmt::format("row 1 of {}, row 1 of {}", (directory_ / "data.jsonl").string(),
                         (directory_ / "second.jsonl").string()));
   EXPECT_NE(losses(blended("other", 3)), losses(config));
+  // Two steps of 2 samples, and the other four of 10.
+  TrainConfig small = blended("small");
+  small.train.global_batch_size = 2;
+  small.train.exit_interval = 2;
+  run(small);
+  small.train.global_batch_size = 5 * small.train.micro_batch_size;
+  small.checkpoint.load = small.checkpoint.save;
+  const Trainer rest(small, {.keys = {}, .may_change = {"train.global_batch_size"}});
+  testing::expect_mentions(describe_training_data(small, rest.dataset(), rest.progress())[0],
+                           {" of 44 samples"});
 }
 
 TEST_F(BlendedRun, GoesOnWithTheSameSetsAndWeightsAlone) {
@@ -130,6 +140,51 @@ TEST_F(BlendedRun, GoesOnWithItsSetsInAnotherOrder) {
                             "behind what it gave, 6, 6 samples"});
 }
 
+// Of equal sets each is told by its weight.
+TEST_F(BlendedRun, GoesOnWithOneSetTwiceInAnotherOrder) {
+  const auto twice = [&](const char* name) { return blended(name, 0.75, "data.jsonl"); };
+  const std::vector<double> whole = losses(twice("whole"));
+  TrainConfig saved = twice("saved");
+  saved.train.exit_interval = 3;
+  run(saved);
+  TrainConfig turned = twice("turned");
+  std::ranges::reverse(turned.dataset.blend);
+  turned.checkpoint.load = saved.checkpoint.save;
+  EXPECT_EQ(losses(turned), (std::vector<double>{whole[3], whole[4], whole[5]}));
+}
+
+TEST_F(BlendedRun, ABlendOfOneSetIsThatSet) {
+  TrainConfig one = config("one", "lora");
+  one.model.params_dtype = "float32";
+  const auto blend_of = [&](const std::string& file, const std::string& name) {
+    TrainConfig config = one;
+    config.checkpoint.save = (directory_ / name).string();
+    config.dataset.path_or_dataset = "";
+    apply_override(config, fmt::format("dataset.blend=[{{path: {}, weight: 3}}]",
+                                       (directory_ / file).string()));
+    return config;
+  };
+  const std::vector<double> whole = losses(one);
+  one.train.exit_interval = 2;
+  one.checkpoint.save += "-parts";
+  run(one);
+  ::testing::internal::CaptureStderr();
+  TrainConfig blend = blend_of("data.jsonl", "one-parts");
+  blend.checkpoint.load = blend.checkpoint.save;
+  EXPECT_EQ(losses(blend), (std::vector<double>{whole[2], whole[3]}));
+  one.checkpoint.load = one.checkpoint.save;
+  EXPECT_EQ(losses(one), (std::vector<double>{whole[4], whole[5]}));
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(said.find("from sample"), std::string::npos) << said;
+  fs::copy_file(directory_ / "data.jsonl", directory_ / "other.jsonl");
+  std::ofstream(directory_ / "other.jsonl", std::ios::app)
+      << R"({"messages": [{"role": "user", "content": "d"}, {"role": "assistant", "content": "d"}]})"
+      << "\n";
+  testing::expect_mentions(
+      refusal(blend_of("other.jsonl", "other"), one),
+      {"is of another run: dataset.blend=", "(there: dataset.path_or_dataset"});
+}
+
 // One set goes, another comes, and one stays: it goes on in its own order.
 TEST_F(BlendedRun, ASetThatStaysGoesOnBehindItsRows) {
   TrainConfig saved = blended("saved", 1);
@@ -152,7 +207,7 @@ TEST_F(BlendedRun, ASetThatStaysGoesOnBehindItsRows) {
   EXPECT_EQ(start.taken, (std::vector<int64_t>{6, 0}));
   EXPECT_EQ(start.numbers, (std::vector<int64_t>{1, 2}));
   // Counts are of the whole run, 24 samples.
-  const auto said = describe_training_data(other, trainer.dataset(), start);
+  const auto said = describe_training_data(other, trainer.dataset(), trainer.progress());
   ASSERT_EQ(said.size(), 3u);
   testing::expect_mentions(said[0], {"second.jsonl (2 rows; 12 of 24 samples, 6 passes)"});
   testing::expect_mentions(said[1], {"third.jsonl (1 rows; 6 of 24 samples, 6 passes)"});
@@ -221,8 +276,7 @@ TEST_F(BlendedRun, OtherWeightsGoOnBehindTheRowsThatWereTaken) {
       {"dataset.blend: from sample 8 on its sets weigh 0.75, 0.25 of all (there: 0.4286, 0.5714); "
        "each goes on behind what it gave, 4, 4 samples"});
   EXPECT_EQ(trainer.progress().blend_start.taken, (std::vector<int64_t>{4, 4}));
-  const auto said =
-      describe_training_data(other, trainer.dataset(), trainer.progress().blend_start);
+  const auto said = describe_training_data(other, trainer.dataset(), trainer.progress());
   // 4 + 12 and 4 + 4 of them; 0.75 of all would be 18 and 6.
   testing::expect_mentions(said[0], {"0.75 of ", "16 of 24 samples"});
   testing::expect_mentions(said[1], {"0.25 of ", "8 of 24 samples"});
@@ -249,8 +303,7 @@ TEST_F(BlendedRun, OtherSetsAndOrdersAreTold) {
     config.checkpoint.load = saved.checkpoint.save;
     ::testing::internal::CaptureStderr();
     const Trainer trainer(config, {.keys = {}, .may_change = may_change});
-    const auto said =
-        describe_training_data(config, trainer.dataset(), trainer.progress().blend_start);
+    const auto said = describe_training_data(config, trainer.dataset(), trainer.progress());
     return ::testing::internal::GetCapturedStderr() + said.front();
   };
   std::ofstream(directory_ / "third.jsonl")

@@ -241,6 +241,32 @@ TEST_F(CheckpointKeys, WithoutOptimizerARunDoesNotGoOnByItself) {
   EXPECT_EQ(steps(config), (std::vector<int64_t>{4, 5, 6}));
 }
 
+// Before it began, the run took batches of another size.
+TEST_F(CheckpointKeys, TheSchedulesSamplesAreThoseBehindItsStart) {
+  const Asked asked{.keys = {}, .may_change = {"train.global_batch_size"}};
+  const auto samples = [](const TrainConfig& run) -> Json {
+    return MegatronCheckpoint(run.checkpoint.save)
+        .common_state()["opt_param_scheduler"]["num_steps"];
+  };
+  TrainConfig config = from(saved("run"), "anew");
+  config.checkpoint.ckpt_step = 2;  // 8 samples
+  config.checkpoint.load_optim = false;
+  config.train.global_batch_size = 2;
+  config.train.exit_interval = 4;
+  Trainer(config, asked).run();
+  EXPECT_EQ(samples(config), 4);
+  config.checkpoint.load = config.checkpoint.save;
+  config.checkpoint.ckpt_step.reset();
+  config.checkpoint.load_optim = true;
+  config.train.global_batch_size = 8;
+  config.train.exit_interval = 5;
+  Trainer(config, asked).run();
+  EXPECT_EQ(samples(config), 12);
+  config.train.exit_interval.reset();
+  EXPECT_EQ(steps(config), std::vector<int64_t>{6});
+  EXPECT_EQ(samples(config), 20);
+}
+
 // As Megatron Bridge, which leaves the scheduler out with the optimizer: its steps count from 0,
 // those of the run and the rows go on.
 TEST_F(CheckpointKeys, WithoutLoadOptimOptimizerAndScheduleBeginAnew) {
