@@ -92,8 +92,14 @@ std::string printed(const TrainConfig& config) {
 }
 
 // A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
-void tell_of_parallelism(const TrainConfig& config, const World& world) {
+void tell_of_parallelism(const TrainConfig& config, const Asked& asked, const World& world) {
   if (world.size() > 1) return;
+  if (asked.keys.contains("optimizer.use_distributed_optimizer")) {
+    fmt::print(stderr,
+               "optimizer.use_distributed_optimizer={} is for several ranks; this one process "
+               "updates all weights\n",
+               config.optimizer.use_distributed_optimizer);
+  }
   std::map<std::string, std::string> by_default;
   for (const FieldText& each : list_fields(ModelOptions())) by_default[each.path] = each.value;
   for (const FieldText& each : list_fields(config.model)) {
@@ -111,7 +117,7 @@ void tell_of_parallelism(const TrainConfig& config, const World& world) {
 int train(const SettledRun& run, const World& world) {
   Trainer trainer(run.config, run.asked, world);
   const TrainConfig& config = trainer.config();  // with what data and adapter settle
-  tell_of_parallelism(config, world);
+  tell_of_parallelism(config, run.asked, world);
   if (config.dtype() == at::kBFloat16 && bf16_path() == Bf16Path::kWidened) {
     fmt::print(stderr, "{}\n", describe_bf16_path());
   }

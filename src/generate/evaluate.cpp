@@ -113,11 +113,12 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
   const Generator generator(model, stop_ids(processor.tokenizer()), options.decoding);
   const int64_t rows = options.rows > 0 ? std::min(options.rows, dataset.size()) : dataset.size();
   Evaluation evaluation;
-  for (int64_t first = 0; first < rows; first += options.batch_size) {
-    const int64_t last = std::min(rows, first + options.batch_size);
+  const int64_t step = options.ranks;
+  for (int64_t first = options.rank; first < rows; first += step * options.batch_size) {
+    const int64_t last = std::min(rows, first + step * options.batch_size);
     std::vector<Sample> prompts;
     std::vector<std::string> wanted, asked;
-    for (int64_t row = first; row < last; ++row) {
+    for (int64_t row = first; row < last; row += step) {
       Conversation conversation = dataset.row(row);
       if (conversation.messages.empty() || conversation.messages.back().role != Role::kAssistant) {
         user_error("row {} does not end with an answer to compare with", row);
@@ -133,7 +134,7 @@ Evaluation evaluate(const Ministral3& model, const Processor& processor, const D
     const GenerationResult result = generator.generate(prompts, sampling);
     evaluation.stats += result.stats;
     for (size_t i = 0; i < prompts.size(); ++i) {
-      const int64_t row = first + static_cast<int64_t>(i);
+      const int64_t row = first + step * static_cast<int64_t>(i);
       ScoredAnswer scored = score_answer(processor.tokenizer().decode(result.sequences[i].ids),
                                          wanted[i], dataset.ground_truth(row));
       scored.row = row;

@@ -50,6 +50,8 @@ std::vector<std::string> score_names();
 struct EvaluationOptions {
   /// The first `rows` rows; 0: all.
   int64_t rows = 0;
+  /// Of these the rows whose remainder by `ranks` is `rank`.
+  int64_t rank = 0, ranks = 1;
   int64_t batch_size = 20;
   int64_t max_new_tokens = 384;
   /// Of rows that say none.

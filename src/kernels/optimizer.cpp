@@ -16,10 +16,26 @@ bool is_lora_plus(const std::string& name) {
          (name.ends_with(".linear_out.weight") || name.ends_with(".weight_magnitude"));
 }
 
-AdamW::AdamW(NamedTensors parameters, const AdamWOptions& options)
-    : options_(options), parameters_(std::move(parameters)) {
+namespace {
+
+std::vector<ParameterPart> whole_parts(const AdamW::NamedTensors& parameters) {
+  std::vector<ParameterPart> parts;
+  for (const auto& [name, tensor] : parameters) {
+    parts.push_back({.name = name, .tensor = tensor, .first = 0, .sizes = tensor.sizes().vec()});
+  }
+  return parts;
+}
+
+}  // namespace
+
+AdamW::AdamW(const NamedTensors& parameters, const AdamWOptions& options)
+    : AdamW(whole_parts(parameters), options) {}
+
+AdamW::AdamW(std::vector<ParameterPart> parts, const AdamWOptions& options)
+    : options_(options), parts_(std::move(parts)) {
   const at::NoGradGuard no_grad;
-  for (const auto& [name, parameter] : parameters_) {
+  for (const auto& [name, parameter, first, sizes] : parts_) {
+    parameters_.emplace_back(name, parameter);
     Slot slot;
     slot.parameter = parameter;
     const at::Tensor detached = parameter.detach();
@@ -27,7 +43,7 @@ AdamW::AdamW(NamedTensors parameters, const AdamWOptions& options)
     slot.exp_avg = at::zeros_like(slot.master);
     slot.exp_avg_sq = at::zeros_like(slot.master);
     slot.step = at::zeros({}, slot.master.options());
-    slot.decayed = parameter.dim() >= 2;
+    slot.decayed = sizes.size() >= 2;
     slot.lora_plus = is_lora_plus(name);
     slots_.push_back(std::move(slot));
   }
@@ -178,12 +194,26 @@ void AdamW::zero_grad() {
 
 void AdamW::set_steps(int64_t steps) { steps_ = steps; }
 
+std::vector<StateShard> AdamW::shards() const {
+  std::vector<StateShard> shards;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const auto add = [&](const char* what, const at::Tensor& tensor) {
+      shards.push_back({.name = what + parts_[i].name,
+                        .tensor = tensor,
+                        .first = parts_[i].first,
+                        .sizes = parts_[i].sizes});
+    };
+    add("param.", slots_[i].master);
+    add("exp_avg.", slots_[i].exp_avg);
+    add("exp_avg_sq.", slots_[i].exp_avg_sq);
+  }
+  return shards;
+}
+
 AdamW::NamedTensors AdamW::state() const {
   NamedTensors state;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    state.emplace_back("param." + parameters_[i].first, slots_[i].master);
-    state.emplace_back("exp_avg." + parameters_[i].first, slots_[i].exp_avg);
-    state.emplace_back("exp_avg_sq." + parameters_[i].first, slots_[i].exp_avg_sq);
+  for (StateShard& shard : shards()) {
+    state.emplace_back(std::move(shard.name), std::move(shard.tensor));
   }
   return state;
 }

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
@@ -31,6 +32,29 @@ struct AdamWOptions {
 /// Whether lora_plus_ratio applies to the parameter of that name.
 bool is_lora_plus(const std::string& name);
 
+/// What a rank updates: a parameter, or a run of one's elements where ranks share the update out.
+struct ParameterPart {
+  std::string name;
+  /// Has the gradient: the parameter itself, or its elements [first, first + n) in row-major order.
+  at::Tensor tensor;
+  int64_t first = 0;
+  /// Of the parameter.
+  std::vector<int64_t> sizes = {};
+};
+
+/// What a rank keeps of a parameter's state.
+struct StateShard {
+  /// As state() has it: "param." and the like before the parameter's name.
+  std::string name;
+  /// fp32, shared with the optimizer: of elements [first, first + n) of the parameter.
+  at::Tensor tensor;
+  int64_t first = 0;
+  /// Of the parameter; of this rank's slice of it under tensor parallelism.
+  std::vector<int64_t> sizes = {};
+
+  bool is_whole() const { return tensor.sizes() == at::IntArrayRef(sizes); }
+};
+
 /// Decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected, as torch.optim.AdamW.
 /// Parameters below fp32 have an fp32 master that the update works on; the parameter is its
 /// rounding.
@@ -38,7 +62,9 @@ class AdamW {
  public:
   using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-  AdamW(NamedTensors parameters, const AdamWOptions& options);
+  AdamW(const NamedTensors& parameters, const AdamWOptions& options);
+  /// Of parts of parameters.
+  AdamW(std::vector<ParameterPart> parts, const AdamWOptions& options);
 
   /// The 2-norm over all gradients, fp32 scalar where they are; 0 without any. By kernels of a card
   /// also, on the card, what step() then scales gradients by and whether the norm is a number.
@@ -53,7 +79,10 @@ class AdamW {
   void step(double learning_rate, double weight_decay);
   void zero_grad();
 
+  /// What is updated; of a part its parameter's name.
   const NamedTensors& parameters() const { return parameters_; }
+  /// The same as parts of the model's.
+  const std::vector<ParameterPart>& parts() const { return parts_; }
   /// Updates made so far.
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps);
@@ -61,6 +90,8 @@ class AdamW {
   /// fully_reshardable state. Tensors are shared, not copied: a resumed run copies into them and
   /// calls refresh_parameters().
   NamedTensors state() const;
+  /// The same with the place of each in its parameter.
+  std::vector<StateShard> shards() const;
   /// Rounds masters into parameters.
   void refresh_parameters();
 
@@ -76,6 +107,7 @@ class AdamW {
 
   AdamWOptions options_;
   NamedTensors parameters_;
+  std::vector<ParameterPart> parts_;
   std::vector<Slot> slots_;
   int64_t steps_ = 0;
   /// A cuda::GradientNorm where the gradients are; undefined where no kernel measured them.

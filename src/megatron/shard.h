@@ -62,10 +62,13 @@ class ShardPlan {
  public:
   /// One rank with the whole model.
   ShardPlan() = default;
-  ShardPlan(const Topology& topology, const Place& place) : topology_(topology), place_(place) {}
+  /// `shares_state`: of the optimizer's state every rank that has the same weights keeps a part.
+  ShardPlan(const Topology& topology, const Place& place, bool shares_state = false)
+      : topology_(topology), place_(place), shares_state_(shares_state) {}
 
   const Topology& topology() const { return topology_; }
   const Place& place() const { return place_; }
+  bool shares_state() const { return shares_state_; }
 
   /// The shard that this rank's parameter `name` of that shape is.
   Shard shard_of(const std::string& name, const TensorInfo& local) const;
@@ -88,6 +91,7 @@ class ShardPlan {
 
   Topology topology_;
   Place place_;
+  bool shares_state_ = false;
 };
 
 }  // namespace trestle

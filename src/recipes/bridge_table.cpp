@@ -74,7 +74,10 @@ constexpr BridgeKeys kTable[] = {
     {"validation", "test_mode", kNoEffect, "tests run apart"},
 
     // Optimizer and schedule.
-    {"optimizer", "lr min_lr weight_decay adam_beta1 adam_beta2 adam_eps clip_grad", kTaken},
+    {"optimizer",
+     "lr min_lr weight_decay adam_beta1 adam_beta2 adam_eps clip_grad "
+     "use_distributed_optimizer",
+     kTaken},
     {"optimizer", "optimizer", kRefused, "Adam is the one optimizer here (AdamW)", "adam|adamw"},
     {"optimizer", "decoupled_weight_decay", kRefused,
      "weight decay is AdamW's, apart from the gradient", "true"},
@@ -96,7 +99,7 @@ constexpr BridgeKeys kTable[] = {
      kLossScale},
     {"optimizer", "sgd_* muon_* lion_* soap_* adaptive_muon_*", kNoEffect, kOtherOptimizer},
     {"optimizer",
-     "use_distributed_optimizer use_layer_wise_distributed_optimizer overlap_param_gather* "
+     "use_layer_wise_distributed_optimizer overlap_param_gather* "
      "reuse_grad_buf_for_mxfp8_param_ag",
      kNoEffect, kOneProcess},
     {"optimizer",
@@ -397,6 +400,7 @@ constexpr BridgeKeys kTable[] = {
      "rerun_state_machine.rerun_mode is off"},
     {"ddp", "grad_reduce_in_fp32 reduce_scatter_with_fp32_accumulation", kNoEffect,
      "gradients are summed in the parameters' type and applied in float32"},
+    {"ddp", "use_distributed_optimizer", kRenamed, "optimizer.use_distributed_optimizer"},
     {"ddp", "*", kNoEffect, kOneProcess},
     {"comm_overlap", "*", kNoEffect, kOneProcess},
     {"dist", "*", kNoEffect, kOneProcess},

@@ -125,6 +125,7 @@ struct OptimizerOptions {
   double adam_beta2 = 0.95;
   double adam_eps = 1e-8;
   double clip_grad = 1.0;
+  bool use_distributed_optimizer = true;
   static constexpr auto fields() {
     return std::tuple(
         field("lr", &OptimizerOptions::lr, OnResume::kFree, above(0, 10), "peak learning rate"),
@@ -136,7 +137,11 @@ struct OptimizerOptions {
         field("adam_beta2", &OptimizerOptions::adam_beta2, OnResume::kSame, below(0, 1)),
         field("adam_eps", &OptimizerOptions::adam_eps, OnResume::kSame, above(0, 1)),
         field("clip_grad", &OptimizerOptions::clip_grad, OnResume::kFree, between(0, 1e9),
-              "largest global gradient norm; 0: none"));
+              "largest global gradient norm; 0: none"),
+        field("use_distributed_optimizer", &OptimizerOptions::use_distributed_optimizer,
+              OnResume::kFree,
+              "of several ranks each keeps masters and moments of its share of the weights and "
+              "updates that; false: each keeps and updates all"));
   }
 };
 

@@ -19,7 +19,7 @@ namespace trestle {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Gradients = std::map<std::string, at::Tensor>;
+using Gradients = std::map<std::string, ParameterPart>;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -45,7 +45,7 @@ TrainConfig rehearsed(TrainConfig config, int64_t steps) {
 
 struct Steps {
   std::vector<StepMetrics> metrics;
-  /// Behind the first step, of every parameter that trains.
+  /// Behind the first step, of all that the rank updates: parts of parameters, as fp32.
   Gradients gradients;
 };
 
@@ -54,9 +54,10 @@ Steps steps_of(Trainer& trainer, int64_t steps) {
   for (int64_t i = 0; i < steps; ++i) {
     made.metrics.push_back(trainer.step());
     if (i > 0) continue;
-    for (const auto& entry : trainer.model().named_parameters()) {
-      const at::Tensor& gradient = entry.value().grad();
-      if (gradient.defined()) made.gradients[entry.key()] = gradient.to(at::kFloat).clone();
+    for (ParameterPart part : trainer.optimizer().parts()) {
+      if (!part.tensor.grad().defined()) continue;
+      part.tensor = part.tensor.grad().to(at::kFloat).clone();
+      made.gradients[part.name] = std::move(part);
     }
   }
   return made;
@@ -69,16 +70,18 @@ double relative(double many, double one) {
 // The worst of a rank's gradients, beside the whole's of one rank.
 RehearsedNumber worst_gradient(const Gradients& many, const Gradients& one, RankOf who) {
   RehearsedNumber worst{"gradients of the first step"};
-  for (const auto& [name, share] : many) {
-    const auto whole = one.find(name);
-    TORCH_CHECK(whole != one.end(), name, " has a gradient on a rank of several alone");
-    const at::Tensor wanted = share_of(whole->second, split_of(name), who);
-    const double largest = whole->second.abs().max().item<double>();
+  for (const auto& [name, part] : many) {
+    const auto found = one.find(name);
+    TORCH_CHECK(found != one.end(), name, " has a gradient on a rank of several alone");
+    const at::Tensor& whole = found->second.tensor;
+    const at::Tensor wanted =
+        share_of(whole, split_of(name), who).flatten().narrow(0, part.first, part.tensor.numel());
+    const double largest = whole.abs().max().item<double>();
     const double difference =
-        (share - wanted).abs().max().item<double>() / std::max(largest, 1e-12);
+        (part.tensor.flatten() - wanted).abs().max().item<double>() / std::max(largest, 1e-12);
     if (difference < worst.difference) continue;
     worst = {fmt::format("gradient of {}", name), wanted.norm().item<double>(),
-             share.norm().item<double>(), difference};
+             part.tensor.norm().item<double>(), difference};
   }
   return worst;
 }

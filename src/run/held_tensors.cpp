@@ -18,8 +18,14 @@ std::vector<HeldTensor> held_weights(const Ministral3& model, bool adapters,
 
 std::vector<HeldTensor> held_state(const AdamW& optimizer, const ShardPlan& plan) {
   std::vector<HeldTensor> held;
-  for (const auto& [name, tensor] : optimizer.state()) {
-    held.push_back(plan.held(std::string(kOptimizerState) + name, tensor));
+  for (const StateShard& shard : optimizer.shards()) {
+    const std::string name = std::string(kOptimizerState) + shard.name;
+    if (!plan.shares_state()) {
+      held.push_back(plan.held(name, shard.tensor));
+      continue;
+    }
+    held.push_back(plan.held_part(name, shard.sizes, shard.first, shard.tensor));
+    held.back().same_over_tensor = false;  // they are among those that share
   }
   return held;
 }

@@ -87,9 +87,10 @@ void CheckpointSaver::save(Snapshot snapshot, bool is_best) {
   }
   uint64_t bytes = 0;
   for (const HeldTensor& each : snapshot.tensors) bytes += each.data.nbytes();
-  tell(fmt::format(
-      "checkpoint.async_save=true: {} more memory, for a copy of what is saved",
-      bytes < 100'000'000 ? size_text(bytes) : fmt::format("{:.1f} GB", gigabytes(bytes))));
+  const bool is_small = bytes < 100'000'000;
+  tell(fmt::format("checkpoint.async_save=true: {:.1f} {} more memory, for a copy of what is saved",
+                   is_small ? static_cast<double>(bytes) / 1e6 : gigabytes(bytes),
+                   is_small ? "MB" : "GB"));
   auto task = std::make_shared<std::packaged_task<Notes()>>(
       [snapshot = std::move(snapshot), is_best, folder = folder_, retention = retention_,
        ranks = ranks_] { return write_whole(snapshot, is_best, folder, retention, ranks); });

@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "parallel/agreement.h"
+#include "train/levelling.h"
+#include "train/sample_bytes.h"
 
 namespace trestle {
 
@@ -60,6 +62,10 @@ GlobalBatches::Mine GlobalBatches::draw() {
     mine.entry.tokens = std::ssize(slot.sample->ids);
     mine.entry.targets = slot.sample->targets();
     mine.entry.images = std::ssize(slot.sample->images_CHW);
+    if (options_.cost && !options_.ranks.is_one()) {
+      mine.entry.cost = options_.cost(*slot.sample);
+      mine.entry.bytes = size_in_bytes(*slot.sample);
+    }
   }
   return mine;
 }
@@ -110,8 +116,49 @@ void GlobalBatches::fail(const std::vector<Mine>& mine, int64_t position, Entry 
   throw AgreedError(fmt::format("rank {}: {}", name, text));
 }
 
+void GlobalBatches::exchange(GlobalBatch& batch, const std::vector<Entry>& kept,
+                             const std::vector<int64_t>& makers) const {
+  if (options_.ranks.is_one() || !options_.cost) return;
+  std::vector<int64_t> costs;
+  for (const Entry& entry : kept) costs.push_back(entry.cost);
+  const std::vector<int64_t> takers = levelled(costs, makers, options_.ranks.size());
+  const int64_t me = options_.ranks.rank();
+  std::vector<Sample> samples;
+  std::vector<int64_t> rows;
+  std::vector<Pending> sent;
+  auto next_of_mine = batch.samples.begin();
+  // All that goes is on its way before anything is waited for.
+  std::vector<Sample> stay;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (makers[i] != me) continue;
+    Sample& sample = *next_of_mine++;
+    if (takers[i] == me) {
+      stay.push_back(std::move(sample));
+    } else {
+      sent.push_back(options_.ranks.send(bytes_of_sample(sample), takers[i]));
+    }
+  }
+  auto next_that_stays = stay.begin();
+  for (size_t i = 0; i < kept.size(); ++i) {
+    if (takers[i] != me) continue;
+    rows.push_back(kept[i].row);
+    if (makers[i] == me) {
+      samples.push_back(std::move(*next_that_stays++));
+      continue;
+    }
+    const at::Tensor bytes = at::empty({kept[i].bytes}, at::kByte);
+    options_.ranks.receive(bytes, makers[i]).wait();
+    samples.push_back(sample_of_bytes(bytes));
+  }
+  for (Pending& each : sent) each.wait();
+  batch.samples = std::move(samples);
+  batch.rows = std::move(rows);
+}
+
 GlobalBatch GlobalBatches::next(int64_t size) {
   GlobalBatch batch;
+  std::vector<Entry> kept;
+  std::vector<int64_t> makers;
   // Where some are dropped, as many again are looked at: the last one that is looked at is kept,
   // as it is where a single rank takes one after the other.
   while (std::ssize(batch.all_rows) < size) {
@@ -130,6 +177,8 @@ GlobalBatch GlobalBatches::next(int64_t size) {
       }
       dropped_on_end_ = 0;
       batch.all_rows.push_back(entry.row);
+      kept.push_back(entry);
+      makers.push_back(maker_of(position_));
       batch.targets += entry.targets;
       batch.tokens += entry.tokens;
       batch.images += entry.images;
@@ -139,6 +188,7 @@ GlobalBatch GlobalBatches::next(int64_t size) {
       ++next_of_mine;
     }
   }
+  exchange(batch, kept, makers);
   return batch;
 }
 

@@ -29,6 +29,8 @@ class GlobalBatches {
     std::vector<int64_t> names = {0};
     /// Throws UserError for a sample that cannot be taken.
     std::function<void(const SampleStream::Taken&)> check = {};
+    /// By which samples are levelled over the ranks; without it each keeps those that it made.
+    std::function<int64_t(const Sample&)> cost = {};
   };
 
   /// The stream's rank and ranks are those of the group; it must live as long.
@@ -44,7 +46,7 @@ class GlobalBatches {
   /// A sample as every rank knows it. Of a position that is not kept nothing but `state`.
   struct Entry {
     enum State : int64_t { kKept, kDropped, kUserError, kFailed };
-    int64_t state = kDropped, row = 0, tokens = 0, targets = 0, images = 0;
+    int64_t state = kDropped, row = 0, tokens = 0, targets = 0, images = 0, cost = 0, bytes = 0;
   };
   static constexpr int64_t kNumbers = sizeof(Entry) / sizeof(int64_t);
   struct Mine {
@@ -56,6 +58,9 @@ class GlobalBatches {
   Mine draw();
   std::vector<Mine> draw_until(int64_t end);
   std::vector<Entry> gather(const std::vector<Mine>& mine, int64_t begin, int64_t end) const;
+  /// Samples go from those that made them to those that take them.
+  void exchange(GlobalBatch& batch, const std::vector<Entry>& kept,
+                const std::vector<int64_t>& makers) const;
   [[noreturn]] void fail(const std::vector<Mine>& mine, int64_t position, Entry entry) const;
 
   SampleStream& stream_;

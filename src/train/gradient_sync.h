@@ -1,5 +1,5 @@
-// Gradients of all ranks summed in fp32 buckets. Called by the trainer behind the last backward
-// pass of a step.
+// Gradients of all ranks summed in fp32 buckets, which are sent while the last backward pass of a
+// step still runs; and, with a distributed optimizer, who updates what. Called by the trainer.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,42 +8,82 @@
 #include <vector>
 
 #include "kernels/optimizer.h"
-#include "train/ranks.h"
+#include "parallel/grid.h"
 
 namespace trestle {
 
 /// A parameter that every tensor rank has whole gets partial gradients there and is summed over
 /// grid.whole_gradients; one that they share out, by split_of(), over grid.gradients.
+///
+/// Distributed (ZeRO stage 1, Rajbhandari et al. 2020, as megatron-core's DistributedOptimizer): of
+/// each bucket every rank of its group gets the sums of, and updates, its 1/N of the elements,
+/// whatever parameters they are of. Gradients are reduce-scattered, updated weights gathered.
 class GradientSync {
  public:
-  /// `parameters`: those that train, on `device`; a stage may have none. All ranks of a stage make
-  /// it with the same ones.
-  GradientSync(const AdamW::NamedTensors& parameters, const Ranks& ranks, at::Device device);
+  /// `parameters`: those that train, on `device`, with the weights that they begin with; a stage
+  /// may have none. All ranks of a stage make it with the same ones, which must not move in memory.
+  GradientSync(const AdamW::NamedTensors& parameters, const Grid& grid, at::Device device,
+               bool distributed);
+  ~GradientSync();
+  GradientSync(const GradientSync&) = delete;
+  GradientSync& operator=(const GradientSync&) = delete;
 
-  /// Gradients become fp32 and the sums over all ranks, a rank without a gradient counting as
-  /// zeros. Where no rank has one there is none.
+  /// What this rank's optimizer updates, in the model's order.
+  const std::vector<ParameterPart>& parts() const { return parts_; }
+  /// The next backward pass is the step's last: a bucket is sent when its gradients are there.
+  /// Where it is not called sum() sends all of them.
+  void begin();
+  /// The gradients of parts() become fp32 and the sums over all ranks, a rank without a gradient
+  /// counting as zeros. Where no rank has one there is none.
   void sum();
   /// The 2-norm of all gradients of the model, which are summed, each counted once: fp32 scalar
   /// where they are.
   at::Tensor norm() const;
+  /// Behind an update of parts(): their elements into the parameters of every rank.
+  void share_updates();
 
  private:
-  /// Neighbours that are summed together, in the order in which a backward pass comes by them.
+  struct Hook;
+  /// Neighbours that are sent together, in the order in which a backward pass comes by them.
   struct Bucket {
     std::vector<size_t> members;  // of parameters_
     Group group;
-    at::Tensor flat;  // fp32, one after another
+    int64_t elements = 0;      // a multiple of the group's size
+    at::Tensor flat;           // fp32 [elements], one member after another
+    at::Tensor own_gradients;  // fp32 [elements / size]; distributed alone, as the next
+    at::Tensor own_weights;    // of the parameters' type
+    int64_t missing = 0;       // members whose gradient is not there
+    bool is_sent = false;
+    Pending pending;
   };
+  /// Where parts_[i] lies.
+  struct PartPlace {
+    size_t parameter, bucket;
+    int64_t at;  // in its bucket's own elements
+  };
+
   void add_buckets(const std::vector<size_t>& members, const Group& group);
+  void share_out();
+  void share_out(size_t bucket);
+  void gradient_is_there(size_t parameter);
+  void send_ready();
+  void send(Bucket& bucket);
   void fill(Bucket& bucket);
-  std::vector<int64_t> who_has_one() const;
+  void hand_out(const std::vector<int64_t>& has);
 
   AdamW::NamedTensors parameters_;
   at::Device device_;
-  std::vector<bool> counted_;  // by parameter
-  Group model_;
+  bool distributed_;
   Group host_;
+  Group sharing_;              // over which norm() sums
+  std::vector<bool> counted_;  // there, by parameter
   std::vector<Bucket> buckets_;
+  std::vector<size_t> bucket_of_;  // by parameter
+  std::vector<int64_t> place_of_;  // in its bucket's flat
+  std::vector<ParameterPart> parts_;
+  std::vector<PartPlace> places_;
+  bool is_last_pass_ = false;
+  size_t next_ = 0;  // bucket to be sent
 };
 
 }  // namespace trestle

@@ -92,10 +92,11 @@ PartCosts costs_on_first_rows(const TrainConfig& config, const ModelConfig& mode
   });
 }
 
-bool is_counted(const Grid& grid, std::string_view name) {
+bool is_counted(const Grid& grid, std::string_view name, bool shared_out) {
   const bool is_second_copy =
       !grid.is_first_stage() && name.ends_with("embedding.word_embeddings.weight");
-  return !is_second_copy && (grid.place.tensor == 0 || split_of(name) != Split::kReplicated);
+  return !is_second_copy &&
+         (shared_out || grid.place.tensor == 0 || split_of(name) != Split::kReplicated);
 }
 
 }  // namespace trestle

@@ -31,6 +31,7 @@ PartCosts costs_on_first_rows(const TrainConfig& config, const ModelConfig& mode
 
 /// Whether grid's rank counts its parameter of that name in sums over grid.model: one that all
 /// tensor ranks have whole counts once, and so does a tied embedding, which is the first stage's.
-bool is_counted(const Grid& grid, std::string_view name);
+/// `shared_out`: in sums over grid.world of what each rank has its own part of.
+bool is_counted(const Grid& grid, std::string_view name, bool shared_out = false);
 
 }  // namespace trestle

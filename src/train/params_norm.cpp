@@ -27,8 +27,9 @@ double squares(const std::vector<at::Tensor>& norms) {
 
 }  // namespace
 
-ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Grid& grid)
-    : optimizer_(optimizer), grid_(grid) {
+ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Grid& grid,
+                       bool shared_out)
+    : optimizer_(optimizer), grid_(grid), shared_out_(shared_out) {
   std::vector<at::Tensor> frozen;
   for (const auto& entry : model.named_parameters()) {
     const at::Tensor& parameter = entry.value();
@@ -43,18 +44,20 @@ ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Gr
     linear->for_dense_rows(
         [&](int64_t, const at::Tensor& rows) { frozen.push_back(norm_of(rows)); });
   }
-  frozen_squares_ = squares(frozen);
+  at::Tensor sum = at::full({1}, squares(frozen), at::kDouble);
+  grid.model.all_reduce(sum);
+  frozen_squares_ = sum.item<double>();
 }
 
 double ParamsNorm::now() const {
   std::vector<at::Tensor> masters;
   for (const auto& [name, tensor] : optimizer_.state()) {
-    if (!name.starts_with("param.") || !is_counted(grid_, name)) continue;
+    if (!name.starts_with("param.") || !is_counted(grid_, name, shared_out_)) continue;
     masters.push_back(norm_of(tensor));
   }
-  at::Tensor sum = at::full({1}, frozen_squares_ + squares(masters), at::kDouble);
-  grid_.model.all_reduce(sum);
-  return std::sqrt(*sum.const_data_ptr<double>());
+  at::Tensor sum = at::full({1}, squares(masters), at::kDouble);
+  (shared_out_ ? grid_.world : grid_.model).all_reduce(sum);
+  return std::sqrt(frozen_squares_ + sum.item<double>());
 }
 
 }  // namespace trestle

@@ -207,6 +207,7 @@ at::Tensor Pipeline::run(Run run, int64_t micro_batches) {
     if (own[i].kind == Kind::kForward) {
       forward(run, own[i]);
     } else {
+      if (i + 1 == own.size() && run.before_last) run.before_last();
       backward(run, own[i]);
     }
     while (!run.trains && run.outgoing.size() > kAhead) {
@@ -222,8 +223,9 @@ at::Tensor Pipeline::run(Run run, int64_t micro_batches) {
   return losses;
 }
 
-at::Tensor Pipeline::train(int64_t micro_batches, const Batches& batches, double divisor) {
-  return run({batches, divisor, true}, micro_batches);
+at::Tensor Pipeline::train(int64_t micro_batches, const Batches& batches, double divisor,
+                           const std::function<void()>& before_last) {
+  return run({batches, divisor, true, before_last}, micro_batches);
 }
 
 at::Tensor Pipeline::evaluate(int64_t micro_batches, const Batches& batches) {
@@ -231,10 +233,14 @@ at::Tensor Pipeline::evaluate(int64_t micro_batches, const Batches& batches) {
   return run({batches, 1, false}, micro_batches);
 }
 
+bool Pipeline::has_tied_embedding() const {
+  return !grid_.embedding.is_one() && model_.config().text.tie_word_embeddings &&
+         model_.language_model().word_embeddings().requires_grad();
+}
+
 void Pipeline::sum_tied_embeddings() const {
-  if (grid_.embedding.is_one() || !model_.config().text.tie_word_embeddings) return;
+  if (!has_tied_embedding()) return;
   at::Tensor weight = model_.language_model().word_embeddings();
-  if (!weight.requires_grad()) return;
   if (!weight.grad().defined()) weight.mutable_grad() = at::zeros_like(weight);
   grid_.embedding.all_reduce(weight.mutable_grad());
 }

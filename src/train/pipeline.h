@@ -42,14 +42,17 @@ class Pipeline {
   using Batches = std::function<PipelineBatch(int64_t)>;
   /// Adds to the parameters the gradients of the sum of all losses (loss_sum) over `divisor`.
   /// Returns each micro-batch's share of that, fp32 [micro_batches], the same on all stages and
-  /// context ranks. Throws
-  /// LostRank where another stage is gone.
-  at::Tensor train(int64_t micro_batches, const Batches& batches, double divisor);
+  /// context ranks. `before_last` is called before this rank's last backward pass. Throws LostRank
+  /// where another stage is gone.
+  at::Tensor train(int64_t micro_batches, const Batches& batches, double divisor,
+                   const std::function<void()>& before_last = {});
   /// The same without gradients.
   at::Tensor evaluate(int64_t micro_batches, const Batches& batches);
 
-  /// Gradients of an embedding that is the head too: those of first and last stage, summed. Behind
-  /// train(), and before they are summed over other ranks or after.
+  /// Whether this stage's embedding is the head of another too, or the other way round, and learns.
+  bool has_tied_embedding() const;
+  /// The gradients of that one: those of first and last stage, summed. Behind train(), and before
+  /// they are summed over other ranks.
   void sum_tied_embeddings() const;
 
   /// For ModelFlops.
@@ -82,6 +85,7 @@ class Pipeline {
     const Batches& batches;
     double divisor;
     bool trains;
+    std::function<void()> before_last = {};
     std::vector<std::vector<Pass>> passes = {};  // of every stage
     std::map<int64_t, Share> shares = {};
     std::map<std::pair<int64_t, int64_t>, Kept> kept = {};

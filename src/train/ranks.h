@@ -35,7 +35,9 @@ struct Ranks {
   Group saving;
 
   /// What this rank has of the model.
-  ShardPlan plan() const { return {grid.topology, grid.place}; }
+  ShardPlan plan(bool distributed_optimizer) const {
+    return {grid.topology, grid.place, size > 1 && distributed_optimizer};
+  }
 
   bool is_first() const { return rank == 0; }
   bool is_one() const { return size == 1; }

@@ -24,6 +24,7 @@
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
 #include "run/saved_progress.h"
+#include "train/levelling.h"
 #include "train/model_part.h"
 #include "train/resumed_data.h"
 #include "train/training_data.h"
@@ -182,7 +183,8 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
   settle_device();
   std::optional<SavedRun> saved;
   if (!checkpoint.load.empty()) {
-    saved.emplace(checkpoint.load, checkpoint.verify_integrity, ranks_.plan(), ranks_.grid.world);
+    saved.emplace(checkpoint.load, checkpoint.verify_integrity,
+                  ranks_.plan(config_.optimizer.use_distributed_optimizer), ranks_.grid.world);
   }
   settle_base(saved);
   const auto before = resumes ? saved->identity() : std::nullopt;
@@ -219,10 +221,8 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
   // Behind the load, so that a resumed run takes out what the broken one did, to the bit.
   if (config_.trains_adapters()) take_initial_from_base(*model_);
   if (config_.logger.log_params_norm) {
-    params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_, ranks_.grid);
-  }
-  if (!ranks_.is_one()) {
-    gradients_ = std::make_unique<GradientSync>(optimizer_->parameters(), ranks_, device_);
+    params_norm_ = std::make_unique<ParamsNorm>(*model_, *optimizer_, ranks_.grid,
+                                                config_.optimizer.use_distributed_optimizer);
   }
   open_data();
   validations_ = Validation::make_all(config_, processor_, asked_.keys);
@@ -299,18 +299,25 @@ void Trainer::open_weights(const std::optional<SavedRun>& saved, bool resumes) {
         "model.freeze_vision_projection freeze all that checkpoint.pretrained_checkpoint={} has",
         config_.checkpoint.pretrained_checkpoint);
   }
-  optimizer_ = std::make_unique<AdamW>(std::move(trained),
-                                       AdamWOptions{.beta1 = config_.optimizer.adam_beta1,
-                                                    .beta2 = config_.optimizer.adam_beta2,
-                                                    .eps = config_.optimizer.adam_eps,
-                                                    .lora_plus_ratio = config_.peft.lora_plus_ratio,
-                                                    .clip_grad = config_.optimizer.clip_grad});
+  const AdamWOptions options{.beta1 = config_.optimizer.adam_beta1,
+                             .beta2 = config_.optimizer.adam_beta2,
+                             .eps = config_.optimizer.adam_eps,
+                             .lora_plus_ratio = config_.peft.lora_plus_ratio,
+                             .clip_grad = config_.optimizer.clip_grad};
+  if (ranks_.is_one()) {
+    optimizer_ = std::make_unique<AdamW>(trained, options);
+  } else {
+    gradients_ = std::make_unique<GradientSync>(trained, ranks_.grid, device_,
+                                                config_.optimizer.use_distributed_optimizer);
+    optimizer_ = std::make_unique<AdamW>(gradients_->parts(), options);
+  }
   pipeline_ = std::make_unique<Pipeline>(*model_, ranks_.grid);
   flops_ = std::make_unique<ModelFlops>(*model_, pipeline_->inflow());
   if (resumes) {
     progress_ = saved->load_state(*optimizer_, {.optimizer = config_.checkpoint.load_optim,
                                                 .random_state = config_.checkpoint.load_rng,
                                                 .device = device_});
+    if (gradients_) gradients_->share_updates();
   }
 }
 

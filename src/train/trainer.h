@@ -68,10 +68,14 @@ class Trainer {
   const FeatureCache* features() const { return features_.get(); }
   const RunProgress& progress() const { return progress_; }
   const Dataset& dataset() const { return *dataset_; }
+  const AdamW& optimizer() const { return *optimizer_; }
   const Ranks& ranks() const { return ranks_; }
 
  private:
   void require_ids_of_model(const SampleStream::Taken& taken) const;
+  /// Dropout draws by the step and the rank's rows, on several ranks, so that a run that goes on
+  /// needs no random state but its own seed.
+  void seed_dropout() const;
   /// Samples that shared a forward, and their part of the step's loss, which nobody has read yet.
   struct MicroBatch {
     std::vector<int64_t> rows;

@@ -41,7 +41,8 @@ void Trainer::save(CheckpointSaver& saver, Output* output, bool best) const {
   saver.wait();
   tell_of_saved(saver, output);
   saver.save(take_snapshot(config_, *model_, *optimizer_, progress_, identity_, base_, huggingface_,
-                           /*copied=*/saver.is_async(), ranks_.plan()),
+                           /*copied=*/saver.is_async(),
+                           ranks_.plan(config_.optimizer.use_distributed_optimizer)),
              best);
 }
 
@@ -50,7 +51,7 @@ bool Trainer::validate(Output* output) {
   for (const auto& validation : validations_) {
     if (!validation->is_due(progress_.step)) continue;
     const ValidationMetrics metrics =
-        validation->run(*model_, *pipeline_, features_.get(), progress_.step);
+        validation->run(*model_, *pipeline_, features_.get(), progress_.step, ranks_.grid);
     if (output != nullptr) {
       output->log.write(metrics);
       MetricsLog::print_progress(metrics);

@@ -48,6 +48,16 @@ void Trainer::require_ids_of_model(const SampleStream::Taken& taken) const {
   }
 }
 
+void Trainer::seed_dropout() const {
+  if (ranks_.is_one() || config_.peft.dropout == 0 || !config_.trains_adapters()) return;
+  // Tensor ranks draw alike: masks of what they all have whole must be the same.
+  const auto& [topology, place] = std::tie(ranks_.grid.topology, ranks_.grid.place);
+  const int64_t number =
+      (place.data * topology.context + place.context) * topology.pipeline + place.pipeline;
+  at::manual_seed(static_cast<uint64_t>(config_.rng.seed) + (static_cast<uint64_t>(number) << 40) +
+                  static_cast<uint64_t>(progress_.step));
+}
+
 template <class... Args>
 void Trainer::fail_together(fmt::format_string<Args...> format, Args&&... args) const {
   const std::string text = fmt::format(format, std::forward<Args>(args)...);
@@ -114,8 +124,12 @@ std::vector<Trainer::MicroBatch> Trainer::make_gradients(GlobalBatch& batch, Ste
     micro = collated(batch, groups[static_cast<size_t>(i)], metrics);
     return PipelineBatch{&micro.batch.input, &micro.batch.labels_T};
   };
+  // A tied embedding's gradient is whole behind all passes alone.
+  const bool overlaps = gradients_ && !pipeline_->has_tied_embedding();
   const at::Tensor losses =
-      pipeline_->train(std::ssize(groups), next, static_cast<double>(metrics.target_tokens));
+      pipeline_->train(std::ssize(groups), next, static_cast<double>(metrics.target_tokens), [&] {
+        if (overlaps) gradients_->begin();
+      });
   pipeline_->sum_tied_embeddings();
   for (size_t i = 0; i < done.size(); ++i) done[i].loss = losses[static_cast<int64_t>(i)];
   return done;
@@ -179,6 +193,7 @@ StepMetrics Trainer::step() {
                   batch.all_rows.size());
   }
   optimizer_->zero_grad();
+  seed_dropout();
   const std::vector<MicroBatch> done = make_gradients(batch, metrics);
   if (gradients_) gradients_->sum();
   std::string why = first_told(ranks_.grid.world, read(done, metrics));
@@ -191,6 +206,7 @@ StepMetrics Trainer::step() {
   if (why.empty()) {
     optimizer_->clip(metrics.grad_norm);
     optimizer_->step(metrics.lr, weight_decay(config_, scheduled));
+    if (gradients_) gradients_->share_updates();
     progress_.skipped_on_end = 0;
     progress_.recent_losses.push_back(metrics.loss);
     if (std::ssize(progress_.recent_losses) > kSpikeWindow) {

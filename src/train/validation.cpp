@@ -14,6 +14,7 @@
 #include "data/overlong.h"
 #include "model/host_input.h"
 #include "model/ministral3.h"
+#include "parallel/agreement.h"
 #include "run/identity.h"
 #include "train/micro_batches.h"
 
@@ -33,6 +34,30 @@ class EvaluationMode {
   Ministral3& model_;
   at::NoGradGuard no_grad_;
 };
+
+// For another rank. Answers may be cut within a character, which is no JSON text: as numbers.
+Json json_of(const ScoredAnswer& each) {
+  const auto bytes = [](const std::string& text) {
+    return std::vector<int>(text.begin(), text.end());
+  };
+  return {each.row,           bytes(each.answer), bytes(each.wanted), each.truth,
+          bytes(each.prompt), each.pictures,      each.right,         each.total};
+}
+
+ScoredAnswer answer_of(const Json& json) {
+  const auto text = [](const Json& bytes) {
+    const auto numbers = bytes.get<std::vector<int>>();
+    return std::string(numbers.begin(), numbers.end());
+  };
+  return {.row = json[0],
+          .answer = text(json[1]),
+          .wanted = text(json[2]),
+          .truth = json[3],
+          .prompt = text(json[4]),
+          .pictures = json[5],
+          .right = json[6],
+          .total = json[7]};
+}
 
 }  // namespace
 
@@ -184,7 +209,8 @@ bool Validation::is_due(int64_t step) const {
   return step % config_.validation.eval_interval == 0 || step == config_.train.train_iters;
 }
 
-double Validation::loss(Pipeline& pipeline, FeatureCache* features) const {
+Validation::LossSum Validation::loss_sum(Pipeline& pipeline, FeatureCache* features,
+                                         const Group& data) const {
   const int64_t batch = config_.train.global_batch_size;
   const int64_t rows = rows_of_loss();
   const Overlong overlong = *overlong_of_name(config_.dataset.overlong);
@@ -193,6 +219,7 @@ double Validation::loss(Pipeline& pipeline, FeatureCache* features) const {
   for (int64_t first = 0; first < rows; first += batch) {
     std::vector<Sample> samples;
     for (int64_t row = first; row < std::min(rows, first + batch); ++row) {
+      if (row % data.size() != data.rank()) continue;
       auto sample = fit(processor_, dataset_->row(row), config_.model.seq_length, overlong,
                         dataset_->row_name(row, source_.data.path));
       if (sample) samples.push_back(std::move(*sample));
@@ -206,27 +233,58 @@ double Validation::loss(Pipeline& pipeline, FeatureCache* features) const {
       return PipelineBatch{&together.input, &together.labels_T};
     }));
   }
-  if (targets == 0) {
-    user_error("the first {} rows of {} have no target to validate", rows, source_.data.path);
-  }
+  if (sums.empty()) return {};
   const at::Tensor all = at::cat(sums).to(at::kCPU, at::kDouble);  // in the order of the rows
   const auto* value = all.const_data_ptr<double>();
-  return std::accumulate(value, value + all.numel(), 0.0) / static_cast<double>(targets);
+  return {std::accumulate(value, value + all.numel(), 0.0), targets};
+}
+
+double Validation::loss(Pipeline& pipeline, FeatureCache* features, const Grid& grid) const {
+  LossSum mine;
+  // A row that cannot be used stops all ranks that take it alike, and then the others.
+  together(grid.world, [&] { mine = loss_sum(pipeline, features, grid.data); });
+  at::Tensor sums = at::tensor({mine.sum, static_cast<double>(mine.targets)}, at::kDouble);
+  grid.data.all_reduce(sums);
+  const auto* sum = sums.const_data_ptr<double>();
+  if (sum[1] == 0) {
+    together(grid.world, [&] {
+      user_error("the first {} rows of {} have no target to validate", rows_of_loss(),
+                 source_.data.path);
+    });
+  }
+  return sum[0] / sum[1];
+}
+
+std::vector<ScoredAnswer> Validation::answers(const Ministral3& model, const Grid& grid) const {
+  EvaluationOptions options;
+  options.rows = config_.validation.answers;
+  options.max_new_tokens = config_.validation.max_new_tokens;
+  options.rank = grid.data.rank();
+  options.ranks = grid.data.size();
+  std::vector<ScoredAnswer> mine;
+  together(grid.world, [&] { mine = evaluate(model, processor_, *dataset_, options).answers; });
+  if (grid.data.is_one()) return mine;
+  Json list = Json::array();
+  for (const ScoredAnswer& each : mine) list.push_back(json_of(each));
+  std::vector<ScoredAnswer> all;
+  for (const std::string& text : grid.data.gather(list.dump())) {
+    for (const Json& each : Json::parse(text)) all.push_back(answer_of(each));
+  }
+  std::ranges::sort(all, {}, &ScoredAnswer::row);
+  return all;
 }
 
 ValidationMetrics Validation::run(Ministral3& model, Pipeline& pipeline, FeatureCache* features,
-                                  int64_t step) const {
+                                  int64_t step, const Grid& grid) const {
   const auto start = std::chrono::steady_clock::now();
   const EvaluationMode mode(model);
   ValidationMetrics metrics;
   metrics.step = step;
   metrics.set = source_.set;
-  metrics.loss = loss(pipeline, features);
+  metrics.loss = loss(pipeline, features, grid);
   if (config_.validation.answers > 0) {
-    EvaluationOptions options;
-    options.rows = config_.validation.answers;
-    options.max_new_tokens = config_.validation.max_new_tokens;
-    Evaluation evaluation = evaluate(model, processor_, *dataset_, options);
+    Evaluation evaluation;
+    evaluation.answers = answers(model, grid);
     metrics.scores = evaluation.scores();
     metrics.answers = std::move(evaluation.answers);
   }

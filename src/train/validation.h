@@ -32,9 +32,10 @@ class Validation {
   /// Behind every validation.eval_interval-th step and the last.
   bool is_due(int64_t step) const;
   /// Leaves the model in training mode, and torch's random state as it was. `features` may be null.
-  /// Throws UserError naming a row that cannot be used.
-  ValidationMetrics run(Ministral3& model, Pipeline& pipeline, FeatureCache* features,
-                        int64_t step) const;
+  /// Throws UserError naming a row that cannot be used. Rows are shared out over grid.data, and
+  /// what is found is of all of them.
+  ValidationMetrics run(Ministral3& model, Pipeline& pipeline, FeatureCache* features, int64_t step,
+                        const Grid& grid) const;
   /// What validation.best_metric is measured on: rows, their files by content (content_of), and the
   /// values of keys on which the number depends. Empty where no metric is named, or that of
   /// another set.
@@ -55,7 +56,15 @@ class Validation {
   };
   static std::vector<Source> sources(const TrainConfig& config);
   Validation(const TrainConfig& config, const Processor& processor, const Source& source);
-  double loss(Pipeline& pipeline, FeatureCache* features) const;
+  /// -log p and number of targets.
+  struct LossSum {
+    double sum = 0;
+    int64_t targets = 0;
+  };
+  /// Of this rank's rows.
+  LossSum loss_sum(Pipeline& pipeline, FeatureCache* features, const Group& data) const;
+  double loss(Pipeline& pipeline, FeatureCache* features, const Grid& grid) const;
+  std::vector<ScoredAnswer> answers(const Ministral3& model, const Grid& grid) const;
   void check_best_metric() const;
   void tell_of_missing_rows(const std::set<std::string>& asked) const;
   int64_t rows_of_loss() const;

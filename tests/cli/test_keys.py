@@ -180,6 +180,7 @@ TABLE = {
     "optimizer.adam_beta2": [Trial(0.5, Changed(weights))],
     "optimizer.adam_eps": [Trial(0.1, Changed(LOSS))],
     "optimizer.clip_grad": [Trial(0.1, Changed(weights))],
+    "optimizer.use_distributed_optimizer": [Trial(False, Gains(err, "this one process updates all weights"))],
     "scheduler.lr_decay_style": [Trial("linear", Changed(RATE), {"scheduler.lr_decay_iters": 3})],
     "scheduler.lr_wsd_decay_style": [Trial("linear", Changed(RATE), WSD), Trial("linear", Refused(NOTHING))],
     "scheduler.lr_wsd_decay_iters": [Trial(1, Changed(RATE), WSD), Trial(1, Refused(NOTHING))],
@@ -251,7 +252,7 @@ TABLE = {
         Trial(3, Gains(err, "it keeps nothing beside"), {"checkpoint.most_recent_k": 1})],
     "checkpoint.save_optim": [Trial("false", Changed(file("run/iter_0000002/.metadata")))],
     "checkpoint.save_rng": [Trial("false", Changed(file("run/iter_0000002/.metadata")))],
-    "checkpoint.async_save": [Trial("true", Gains(err, "KB more memory, for a copy of what is saved"))],
+    "checkpoint.async_save": [Trial("true", Gains(err, "MB more memory, for a copy of what is saved"))],
     "checkpoint.also_save_hf_checkpoint": [Trial("true", Gains(files, "run/iter_0000002/hf/adapter_config.json"))],
     "checkpoint.hf_source_path": [
         Trial("org/model", Changed(file("run/iter_0000002/hf/adapter_config.json")), {"checkpoint.also_save_hf_checkpoint": "true"}),

@@ -83,7 +83,10 @@ TEST_P(Topologies, MakeWhatOneRankMakes) {
   config.peft.scheme = mode.scheme;
   config.peft.base_bits = mode.bits;
   config.peft.dim = 4;
-  const Rehearser rehearser(config, kSteps);
+  config.optimizer.use_distributed_optimizer = true;
+  const Rehearser distributed(config, kSteps);
+  config.optimizer.use_distributed_optimizer = false;
+  const Rehearser whole(config, kSteps);
   // Each mode some of them, and all together every one; TRESTLE_EVERY_TOPOLOGY=1: each mode all.
   const bool every = std::getenv("TRESTLE_EVERY_TOPOLOGY") != nullptr;
   const std::vector<Topology> all = topologies();
@@ -91,7 +94,7 @@ TEST_P(Topologies, MakeWhatOneRankMakes) {
     if (!every && i % kModes != mode.turn) continue;
     const Topology& topology = all[i];
     SCOPED_TRACE(to_string(topology));
-    const Rehearsal rehearsal = rehearser.on(topology);
+    const Rehearsal rehearsal = (i / kModes % 2 == 0 ? distributed : whole).on(topology);
     EXPECT_EQ(rehearsal.numbers.size(), 4 * kSteps + 1);
     for (const RehearsedNumber& number : rehearsal.numbers) {
       EXPECT_LE(number.difference, rehearsal.tolerance)

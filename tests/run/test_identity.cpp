@@ -64,6 +64,7 @@ const std::map<std::string, std::string>& other_values() {
       {"optimizer.adam_beta2", "0.9"},
       {"optimizer.adam_eps", "1e-7"},
       {"optimizer.clip_grad", "0.5"},
+      {"optimizer.use_distributed_optimizer", "false"},
       {"scheduler.lr_decay_style", "linear"},
       {"scheduler.lr_wsd_decay_style", "linear"},
       {"scheduler.lr_wsd_decay_iters", "5"},

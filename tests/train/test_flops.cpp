@@ -166,7 +166,7 @@ TEST(ParamsNorm, IsThatOfAllWeights) {
     }
     AdamW optimizer(trained, {});
     const Grid one;
-    const ParamsNorm norm(*model, optimizer, one);
+    const ParamsNorm norm(*model, optimizer, one, /*shared_out=*/false);
     EXPECT_NEAR(norm.now(), std::sqrt(squares), 1e-5 * std::sqrt(squares));
     const double before = norm.now();
     for (const auto& [name, parameter] : trained) {

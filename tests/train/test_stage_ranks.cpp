@@ -140,7 +140,7 @@ TEST_F(StageRanks, AValidationIsThatOfOneRank) {
     const auto model = load_model(base, build_of_rank(config, base.config(), grid, at::kCPU, {}));
     model->train();
     Pipeline pipeline(*model, grid);
-    return sets.front()->run(*model, pipeline, nullptr, 1).loss;
+    return sets.front()->run(*model, pipeline, nullptr, 1, grid).loss;
   };
   const double wanted = loss({});
   run_ranks(2, [&](const World& world) {

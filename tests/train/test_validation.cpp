@@ -120,7 +120,7 @@ TEST_F(Validated, TheLossIsThatOfTheFirstRows) {
     }
   }
   Pipeline pipeline(trainer.model(), Grid());
-  const ValidationMetrics metrics = validation->run(trainer.model(), pipeline, nullptr, 7);
+  const ValidationMetrics metrics = validation->run(trainer.model(), pipeline, nullptr, 7, Grid());
   EXPECT_EQ(metrics.step, 7);
   EXPECT_GT(metrics.seconds, 0);
   EXPECT_TRUE(trainer.model().is_training());
