@@ -13,10 +13,9 @@ namespace trestle {
 
 constexpr const char* kIntegrity = "integrity.json";
 
-/// Of every file that is there, and of those of `known`, which have been hashed already and may come
-/// behind it. Else it is written last: a file
-/// that comes later is in no manifest, and no reader misses it there. Throws MachineError when the
-/// disk refuses.
+/// Of every file that is there, and of those of `known`, which have been hashed already and may
+/// come behind it. Else it is written last: a file that comes later is in no manifest, and no
+/// reader misses it there. Throws MachineError when the disk refuses.
 void write_integrity(const std::filesystem::path& iteration,
                      const std::map<std::string, std::string>& known = {});
 

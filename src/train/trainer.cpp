@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/heap.h"
 #include "base/paths.h"
+#include "batches/levelling.h"
 #include "bridge/load_quantized.h"
 #include "checkpoint/save_record.h"
 #include "data/overlong.h"
@@ -24,7 +25,6 @@
 #include "recipes/effects.h"
 #include "recipes/schedule.h"
 #include "run/saved_progress.h"
-#include "train/levelling.h"
 #include "train/model_part.h"
 #include "train/resumed_data.h"
 #include "train/training_data.h"
@@ -235,6 +235,9 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
 }
 
 void Trainer::open_data() {
+  // With a cache only for pictures that are new. The first stage alone has one, and all level
+  // alike.
+  const bool runs_tower = ranks_.grid.pipeline.max(features_ ? 1 : 0) == 0;
   stream_ = std::make_unique<SampleStream>(
       *dataset_, processor_,
       StreamOptions{.seed = static_cast<uint64_t>(config_.rng.seed),
@@ -252,7 +255,11 @@ void Trainer::open_data() {
       *stream_,
       GlobalBatches::Options{.ranks = ranks_.grid.data,
                              .names = ranks_.sample_ranks,
-                             .check = [this](const auto& taken) { require_ids_of_model(taken); }});
+                             .check = [this](const auto& taken) { require_ids_of_model(taken); },
+                             .cost =
+                                 [this, runs_tower](const Sample& sample) {
+                                   return cost_of(sample, base_.config(), runs_tower);
+                                 }});
 }
 
 void Trainer::settle_ranks() {

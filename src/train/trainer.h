@@ -9,9 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "batches/global_batch.h"
+#include "batches/sample_stream.h"
 #include "bridge/load.h"
 #include "data/datasets.h"
-#include "data/sample_stream.h"
 #include "kernels/device.h"
 #include "kernels/optimizer.h"
 #include "metrics/flops.h"
@@ -24,7 +25,6 @@
 #include "run/identity.h"
 #include "run/run_directory.h"
 #include "train/feature_cache.h"
-#include "train/global_batch.h"
 #include "train/gradient_sync.h"
 #include "train/params_norm.h"
 #include "train/pipeline.h"

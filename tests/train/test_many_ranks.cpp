@@ -11,7 +11,6 @@
 #include "parallel/agreement.h"
 #include "parallel/world.h"
 #include "train/gradient_sync.h"
-#include "train/levelling.h"
 #include "train/testing.h"
 
 namespace trestle {
@@ -266,22 +265,6 @@ TEST(SharedOutOptimizer, HoldsItsShareOfTheState) {
     for (const auto& [name, tensor] : parameters) all += 3 * tensor.numel();
     EXPECT_NEAR(static_cast<double>(held), static_cast<double>(all) / 4, 0.05 * all / 4);
   });
-}
-
-TEST(Levelling, BringsRanksCloseAndMovesLittle) {
-  const std::vector<int64_t> costs = {100, 10, 90, 10, 80, 10, 10, 10};
-  const std::vector<int64_t> owners = {0, 1, 0, 1, 0, 1, 0, 1};
-  const std::vector<int64_t> takers = levelled(costs, owners, 2);
-  std::vector<int64_t> load(2, 0);
-  int64_t moved = 0;
-  for (size_t i = 0; i < costs.size(); ++i) {
-    load[static_cast<size_t>(takers[i])] += costs[i];
-    moved += takers[i] != owners[i] ? 1 : 0;
-  }
-  EXPECT_EQ(load, (std::vector<int64_t>{170, 150}));
-  EXPECT_EQ(moved, 2);
-  EXPECT_EQ(levelled({5, 5, 5}, {0, 1, 2}, 3), (std::vector<int64_t>{0, 1, 2}));
-  EXPECT_EQ(levelled({7}, {2}, 4), (std::vector<int64_t>{2}));
 }
 
 }  // namespace

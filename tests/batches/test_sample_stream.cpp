@@ -8,7 +8,7 @@
 #include <random>
 #include <set>
 
-#include "data/sample_stream.h"
+#include "batches/sample_stream.h"
 #include "errors.h"
 
 namespace trestle {

@@ -1,4 +1,4 @@
-#include "train/global_batch.h"
+#include "batches/global_batch.h"
 
 #include <ATen/ATen.h>
 
@@ -7,9 +7,9 @@
 #include <string>
 #include <utility>
 
+#include "batches/levelling.h"
+#include "batches/sample_bytes.h"
 #include "parallel/agreement.h"
-#include "train/levelling.h"
-#include "train/sample_bytes.h"
 
 namespace trestle {
 

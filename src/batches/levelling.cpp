@@ -1,4 +1,4 @@
-#include "train/levelling.h"
+#include "batches/levelling.h"
 
 #include <algorithm>
 #include <cstdlib>

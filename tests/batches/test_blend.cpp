@@ -8,8 +8,8 @@
 #include <random>
 #include <set>
 
+#include "batches/sample_stream.h"
 #include "data/blend.h"
-#include "data/sample_stream.h"
 #include "errors.h"
 #include "temp_dir.h"
 

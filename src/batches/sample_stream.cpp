@@ -1,4 +1,4 @@
-#include "data/sample_stream.h"
+#include "batches/sample_stream.h"
 
 #include <ATen/Parallel.h>
 #include <sys/resource.h>

@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "data/sample_stream.h"
+#include "batches/sample_stream.h"
 #include "parallel/group.h"
 
 namespace trestle {

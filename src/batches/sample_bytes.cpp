@@ -1,4 +1,4 @@
-#include "train/sample_bytes.h"
+#include "batches/sample_bytes.h"
 
 #include <ATen/ATen.h>
 
