@@ -25,7 +25,7 @@ struct PlanFlags {
   int64_t cards = 0, processes = 0, cards_a_node = 0;
   int64_t tokens = 0, targets = 0, pictures = -1;
   int64_t rows = 12;
-  bool distributed_optimizer = true, json = false, simulate = false;
+  bool json = false, simulate = false;
   SimulateOptions simulation;
 };
 
@@ -160,8 +160,7 @@ void plan(const PlanFlags& flags) {
   const PlannedRun run{.config = config,
                        .shape = ModelShape(model.config, config),
                        .sample = sample,
-                       .on_card = machine.on_card,
-                       .distributed_optimizer = flags.distributed_optimizer};
+                       .on_card = machine.on_card};
   const std::vector<Candidate> all = all_topologies(run, machine, fixed_axes(settled_run));
   if (flags.json) {
     fmt::print("{}\n", plan_json(all, run, machine).dump(2));
@@ -214,10 +213,6 @@ void add_plan(Command app) {
              "of a sample; default: one, of a model with a vision tower");
   command.add("--picture-size,--picture_size", given(&PlanFlags::picture_size),
               "WIDTHxHEIGHT; default: the largest that model, keys and tokens allow");
-  command.add_switch(
-      "--no-distributed-optimizer,--no_distributed_optimizer",
-      [flags](bool on) { flags->distributed_optimizer = !on; },
-      "every data rank keeps all masters and moments, instead of its part of them");
   Flag rows = add_number(command, "--rows", flags->rows, between(0, 1e6), "of the table; 0: all");
   Flag json = command.add_switch("--json", flags->json, "everything as JSON");
   json.excludes(rows);

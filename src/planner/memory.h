@@ -9,9 +9,6 @@
 
 namespace trestle {
 
-/// Gradients of the data ranks are exchanged in fp32 buckets of so many elements, two at a time.
-constexpr int64_t kBucketElements = 1 << 24;
-
 /// Of libraries what a step touches, as measured of a model of 3 million parameters
 /// (bench/plan.py).
 constexpr int64_t kProgramBytes = 60'000'000;

@@ -75,4 +75,9 @@ int64_t PlannedRun::micro_batches(const Topology& topology) const {
   return divided_up(config.train.global_batch_size, samples_of_micro_batch() * topology.data);
 }
 
+int64_t ranks_that_sum(const PlannedWeight& weight, const Topology& topology) {
+  const int64_t same = topology.data * topology.context;
+  return weight.split == Split::kReplicated ? same * topology.tensor : same;
+}
+
 }  // namespace trestle

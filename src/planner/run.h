@@ -48,8 +48,6 @@ struct PlannedRun {
   SampleShape sample;
   /// By the kernels of a card, or by torch's operators on the CPU: what they keep differs.
   bool on_card = false;
-  /// Master weights and moments divided over the data ranks (ZeRO-1, Rajbhandari et al. 2020).
-  bool distributed_optimizer = true;
 
   int64_t element_bytes() const { return config.dtype() == at::kFloat ? 4 : 2; }
   /// Tokens of a forward, over all context ranks.
@@ -59,5 +57,8 @@ struct PlannedRun {
   /// Forwards of a data rank in a step.
   int64_t micro_batches(const Topology& topology) const;
 };
+
+/// Ranks that sum its gradient, and with a distributed optimizer share its update out.
+int64_t ranks_that_sum(const PlannedWeight& weight, const Topology& topology);
 
 }  // namespace trestle

@@ -156,24 +156,29 @@ class StageStep {
   // optimizer, whose weights are gathered again; replicated weights' over the tensor ranks too.
   double gradient_bytes() const {
     const int64_t ranks = topology_.data * topology_.context;
-    const double gradients = trained_.all * kFloatBytes;
-    double bytes =
-        run_.distributed_optimizer
-            ? gather_bytes(gradients, ranks) +
-                  gather_bytes(trained_.all * as_double(run_.element_bytes()), topology_.data)
-            : all_reduce_bytes(gradients, ranks);
-    bytes += all_reduce_bytes(trained_.replicated * kFloatBytes, topology_.tensor);
-    return bytes + embedding_bytes();
+    const auto exchanged = [&](double elements, int64_t sharing) {
+      return is_distributed()
+                 ? gather_bytes(elements * kFloatBytes, sharing) +
+                       gather_bytes(elements * as_double(run_.element_bytes()), sharing)
+                 : all_reduce_bytes(elements * kFloatBytes, sharing);
+    };
+    return exchanged(trained_.all - trained_.replicated, ranks) +
+           exchanged(trained_.replicated, ranks * topology_.tensor) + embedding_bytes();
   }
 
   // AdamW reads and writes master and moments, reads the gradient and writes the weight.
   double optimizer_seconds() const {
-    const double share = trained_.all / as_double(run_.distributed_optimizer ? topology_.data : 1);
+    const double ranks = as_double(topology_.data * topology_.context);
+    const double share = is_distributed()
+                             ? (trained_.all - trained_.replicated) / ranks +
+                                   trained_.replicated / (ranks * as_double(topology_.tensor))
+                             : trained_.all;
     const double each = 6 * kFloatBytes + 2 * as_double(run_.element_bytes());
     return share * each / machine_.bandwidth.value;
   }
 
  private:
+  bool is_distributed() const { return run_.config.optimizer.use_distributed_optimizer; }
   bool is_first() const { return stage_ == 0; }
   bool is_last() const { return stage_ == topology_.pipeline - 1; }
   bool trains_text() const {

@@ -6,20 +6,18 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <array>
+#include <map>
 #include <memory>
 #include <numeric>
-#include <string_view>
+#include <utility>
 
+#include "parallel/buckets.h"
 #include "parallel/plan.h"
 #include "train/model_part.h"
 
 namespace trestle {
 
 namespace {
-
-// 25 MB of bf16 gradients, as torch's DistributedDataParallel has them in a bucket.
-constexpr int64_t kBucketElements = 12 << 20;
 
 // Elements [first, first + n) of the parameter, as a row.
 at::Tensor run_of(const at::Tensor& parameter, int64_t first, int64_t n) {
@@ -44,8 +42,8 @@ GradientSync::GradientSync(const AdamW::NamedTensors& parameters, const Grid& gr
       distributed_(distributed),
       host_(grid.whole_gradients),
       sharing_(distributed ? grid.world : grid.model),
-      bucket_of_(parameters.size()),
-      place_of_(parameters.size()) {
+      place_of_(parameters.size()),
+      has_(parameters.size(), 0) {
   // One kind where both are summed over the same ranks: fuller buckets.
   const bool one_kind = grid.tensor.is_one();
   std::vector<size_t> slices, whole;
@@ -72,40 +70,42 @@ GradientSync::~GradientSync() {
 }
 
 void GradientSync::add_buckets(const std::vector<size_t>& members, const Group& group) {
-  const size_t first = buckets_.size();
-  at::ScalarType type = at::ScalarType::Undefined;
-  for (const size_t i : members) {
-    const at::Tensor& parameter = parameters_[i].second;
-    if (buckets_.size() == first || buckets_.back().elements >= kBucketElements ||
-        parameter.scalar_type() != type) {
-      buckets_.emplace_back();
-      buckets_.back().group = group;
-      type = parameter.scalar_type();
+  if (group.is_one()) return;
+  std::map<at::ScalarType, std::vector<size_t>> by_type;
+  for (const size_t i : members) by_type[parameters_[i].second.scalar_type()].push_back(i);
+  for (const auto& [type, some] : by_type) {
+    std::vector<int64_t> elements;
+    for (const size_t i : some) elements.push_back(parameters_[i].second.numel());
+    const std::vector<size_t> starts = bucket_starts(elements);
+    for (size_t k = 0; k < some.size(); ++k) {
+      if (std::ranges::binary_search(starts, k)) {
+        buckets_.emplace_back();
+        buckets_.back().group = group;
+      }
+      Bucket& bucket = buckets_.back();
+      bucket.members.push_back(some[k]);
+      place_of_[some[k]] = {.bucket = buckets_.size() - 1, .at = bucket.elements};
+      bucket.elements += elements[k];
     }
-    Bucket& bucket = buckets_.back();
-    bucket.members.push_back(i);
-    bucket_of_[i] = buckets_.size() - 1;
-    place_of_[i] = bucket.elements;
-    bucket.elements += parameter.numel();
   }
-  for (size_t i = first; i < buckets_.size(); ++i) {
-    const int64_t size = group.size();
-    buckets_[i].elements = (buckets_[i].elements + size - 1) / size * size;
+  for (Bucket& bucket : buckets_) {
+    const int64_t size = bucket.group.size();
+    bucket.elements = (bucket.elements + size - 1) / size * size;
   }
 }
 
 void GradientSync::share_out() {
-  if (distributed_) {
-    for (size_t i = 0; i < buckets_.size(); ++i) share_out(i);
-  } else {
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      const auto& [name, parameter] = parameters_[i];
-      parts_.push_back(
-          {.name = name, .tensor = parameter, .first = 0, .sizes = parameter.sizes().vec()});
-      places_.push_back({.parameter = i, .bucket = bucket_of_[i], .at = 0});
-    }
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (distributed_ && place_of_[i].bucket) continue;
+    const auto& [name, parameter] = parameters_[i];
+    parts_.push_back(
+        {.name = name, .tensor = parameter, .first = 0, .sizes = parameter.sizes().vec()});
+    places_.push_back({.parameter = i, .at = place_of_[i].at});
   }
-  // Parts came by buckets, which run backward.
+  if (distributed_) {
+    for (Bucket& bucket : buckets_) share_out(bucket);
+  }
+  // Parts of buckets came as these do, which run backward.
   std::vector<size_t> order(parts_.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::ranges::sort(order, {}, [&](size_t i) { return places_[i].parameter; });
@@ -120,9 +120,8 @@ void GradientSync::share_out() {
 }
 
 // This rank's elements of a bucket, a part of each parameter that they touch.
-void GradientSync::share_out(size_t index) {
+void GradientSync::share_out(Bucket& bucket) {
   const at::NoGradGuard no_grad;
-  Bucket& bucket = buckets_[index];
   const int64_t own = bucket.elements / bucket.group.size();
   const int64_t begin = own * bucket.group.rank(), end = begin + own;
   const at::TensorOptions options = parameters_[bucket.members.front()].second.options();
@@ -130,16 +129,14 @@ void GradientSync::share_out(size_t index) {
   bucket.own_gradients = at::empty({own}, options.dtype(at::kFloat).requires_grad(false));
   for (const size_t i : bucket.members) {
     const auto& [name, parameter] = parameters_[i];
-    const int64_t from = std::max(begin, place_of_[i]);
-    const int64_t to = std::min(end, place_of_[i] + parameter.numel());
+    const int64_t at = place_of_[i].at;
+    const int64_t from = std::max(begin, at), to = std::min(end, at + parameter.numel());
     if (from >= to) continue;
     const at::Tensor weights = bucket.own_weights.narrow(0, from - begin, to - from);
-    weights.copy_(run_of(parameter, from - place_of_[i], to - from));
-    parts_.push_back({.name = name,
-                      .tensor = weights,
-                      .first = from - place_of_[i],
-                      .sizes = parameter.sizes().vec()});
-    places_.push_back({.parameter = i, .bucket = index, .at = from - begin});
+    weights.copy_(run_of(parameter, from - at, to - from));
+    parts_.push_back(
+        {.name = name, .tensor = weights, .first = from - at, .sizes = parameter.sizes().vec()});
+    places_.push_back({.parameter = i, .at = from - begin});
   }
 }
 
@@ -148,20 +145,30 @@ void GradientSync::begin() {
   for (Bucket& bucket : buckets_) bucket.missing = std::ssize(bucket.members);
 }
 
+// Buckets go in one order on all ranks, whatever the order in which gradients come.
 void GradientSync::gradient_is_there(size_t parameter) {
-  if (!is_last_pass_) return;
-  Bucket& bucket = buckets_[bucket_of_[parameter]];
+  const auto index = place_of_[parameter].bucket;
+  if (!is_last_pass_ || !index) return;
+  Bucket& bucket = buckets_[*index];
   TORCH_CHECK(!bucket.is_sent, parameters_[parameter].first, " got a gradient behind its last one");
   --bucket.missing;
-  send_ready();
+  while (next_ < buckets_.size() && buckets_[next_].missing <= 0) send(next_++);
 }
 
-// In one order on all ranks, whatever the order in which gradients come.
-void GradientSync::send_ready() {
-  while (next_ < buckets_.size() && buckets_[next_].missing <= 0) send(buckets_[next_++]);
-}
-
-void GradientSync::send(Bucket& bucket) {
+void GradientSync::send(size_t index) {
+  Bucket& bucket = buckets_[index];
+  if (distributed_) {
+    if (index >= sending_.size()) buckets_[index - sending_.size()].pending.wait();
+    at::Tensor& room = sending_[index % sending_.size()];
+    if (!room.defined() || room.numel() < bucket.elements) {
+      room = at::Tensor();
+      room = at::empty({bucket.elements}, at::TensorOptions().dtype(at::kFloat).device(device_));
+    }
+    bucket.flat = room.narrow(0, 0, bucket.elements);
+  } else if (!bucket.flat.defined()) {
+    bucket.flat =
+        at::empty({bucket.elements}, at::TensorOptions().dtype(at::kFloat).device(device_));
+  }
   fill(bucket);
   bucket.is_sent = true;
   bucket.pending = distributed_
@@ -169,33 +176,35 @@ void GradientSync::send(Bucket& bucket) {
                        : bucket.group.all_reduce_async(bucket.flat);
 }
 
+// What is in the bucket needs no gradient of its own any more.
 void GradientSync::fill(Bucket& bucket) {
   const at::NoGradGuard no_grad;
-  if (!bucket.flat.defined()) {
-    bucket.flat =
-        at::zeros({bucket.elements}, at::TensorOptions().dtype(at::kFloat).device(device_));
-  }
+  int64_t end = 0;
   for (const size_t i : bucket.members) {
     const at::Tensor& parameter = parameters_[i].second;
-    const at::Tensor place =
-        bucket.flat.narrow(0, place_of_[i], parameter.numel()).view(parameter.sizes());
+    const int64_t at = place_of_[i].at;
+    const at::Tensor place = bucket.flat.narrow(0, at, parameter.numel()).view(parameter.sizes());
+    end = at + parameter.numel();
     if (parameter.grad().defined()) {
+      has_[i] = 1;
       place.copy_(parameter.grad());
+      parameter.mutable_grad() = at::Tensor();
     } else {
       place.zero_();
     }
   }
+  bucket.flat.narrow(0, end, bucket.elements - end).zero_();
 }
 
 void GradientSync::sum() {
-  for (; next_ < buckets_.size(); ++next_) send(buckets_[next_]);
-  std::vector<int64_t> has;
-  for (const auto& [name, parameter] : parameters_) has.push_back(parameter.grad().defined());
-  has = host_.sum(std::move(has));
+  for (; next_ < buckets_.size(); ++next_) send(next_);
+  const std::vector<int64_t> has = host_.sum(has_);
   for (Bucket& bucket : buckets_) {
     bucket.pending.wait();
     bucket.is_sent = false;
+    if (distributed_) bucket.flat = at::Tensor();
   }
+  std::ranges::fill(has_, 0);
   is_last_pass_ = false;
   next_ = 0;
   hand_out(has);
@@ -203,16 +212,15 @@ void GradientSync::sum() {
 
 // `has`: how many ranks have a gradient of each parameter.
 void GradientSync::hand_out(const std::vector<int64_t>& has) {
-  for (const auto& [name, parameter] : parameters_) parameter.mutable_grad() = at::Tensor();
   for (size_t i = 0; i < parts_.size(); ++i) {
-    const auto& [parameter, index, at] = places_[i];
-    if (has[parameter] == 0) continue;
-    const Bucket& bucket = buckets_[index];
+    const auto [parameter, at] = places_[i];
+    const auto index = place_of_[parameter].bucket;
+    if (!index || has[parameter] == 0) continue;
+    const Bucket& bucket = buckets_[*index];
     const at::Tensor& tensor = parts_[i].tensor;
-    const at::Tensor sums = distributed_
-                                ? bucket.own_gradients.narrow(0, at, tensor.numel())
-                                : bucket.flat.narrow(0, place_of_[parameter], tensor.numel());
-    tensor.mutable_grad() = sums.view(tensor.sizes());
+    tensor.mutable_grad() = (distributed_ ? bucket.own_gradients : bucket.flat)
+                                .narrow(0, at, tensor.numel())
+                                .view(tensor.sizes());
   }
 }
 
@@ -228,23 +236,26 @@ at::Tensor GradientSync::norm() const {
   return squares.sqrt().to(at::kFloat);
 }
 
+at::Tensor GradientSync::gathered(const Bucket& bucket, Pending& pending) const {
+  at::Tensor all = at::empty({bucket.elements}, bucket.own_weights.options());
+  // As bytes: what is only moved needs no type that the backend knows.
+  pending = bucket.group.all_gather_async(all.view(at::kByte), bucket.own_weights.view(at::kByte));
+  return all;
+}
+
 void GradientSync::share_updates() {
-  if (!distributed_) return;
+  if (!distributed_ || buckets_.empty()) return;
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> all;
-  std::vector<Pending> pending;
-  for (const Bucket& bucket : buckets_) {
-    all.push_back(at::empty({bucket.elements}, bucket.own_weights.options()));
-    // As bytes: what is only moved needs no type that the backend knows.
-    pending.push_back(bucket.group.all_gather_async(all.back().view(at::kByte),
-                                                    bucket.own_weights.view(at::kByte)));
-  }
+  Pending pending;
+  at::Tensor weights = gathered(buckets_.front(), pending);
   for (size_t i = 0; i < buckets_.size(); ++i) {
-    pending[i].wait();
+    pending.wait();
+    const at::Tensor here = std::exchange(weights, {});
+    if (i + 1 < buckets_.size()) weights = gathered(buckets_[i + 1], pending);
     for (const size_t member : buckets_[i].members) {
       const at::Tensor& parameter = parameters_[member].second;
       parameter.copy_(
-          all[i].narrow(0, place_of_[member], parameter.numel()).view(parameter.sizes()));
+          here.narrow(0, place_of_[member].at, parameter.numel()).view(parameter.sizes()));
     }
   }
 }

@@ -4,7 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels/optimizer.h"
@@ -13,11 +15,13 @@
 namespace trestle {
 
 /// A parameter that every tensor rank has whole gets partial gradients there and is summed over
-/// grid.whole_gradients; one that they share out, by split_of(), over grid.gradients.
+/// grid.whole_gradients; one that they share out, by split_of(), over grid.gradients. Where that is
+/// a group of one nothing is sent and the gradient stays as it is.
 ///
 /// Distributed (ZeRO stage 1, Rajbhandari et al. 2020, as megatron-core's DistributedOptimizer): of
 /// each bucket every rank of its group gets the sums of, and updates, its 1/N of the elements,
-/// whatever parameters they are of. Gradients are reduce-scattered, updated weights gathered.
+/// whatever parameters they are of. Gradients are reduce-scattered, updated weights gathered, two
+/// buckets at a time.
 class GradientSync {
  public:
   /// `parameters`: those that train, on `device`, with the weights that they begin with; a stage
@@ -33,8 +37,8 @@ class GradientSync {
   /// The next backward pass is the step's last: a bucket is sent when its gradients are there.
   /// Where it is not called sum() sends all of them.
   void begin();
-  /// The gradients of parts() become fp32 and the sums over all ranks, a rank without a gradient
-  /// counting as zeros. Where no rank has one there is none.
+  /// The gradients of parts() become the sums over all ranks, fp32 where ranks were summed, a rank
+  /// without a gradient counting as zeros. Where no rank has one there is none.
   void sum();
   /// The 2-norm of all gradients of the model, which are summed, each counted once: fp32 scalar
   /// where they are.
@@ -48,28 +52,34 @@ class GradientSync {
   struct Bucket {
     std::vector<size_t> members;  // of parameters_
     Group group;
-    int64_t elements = 0;      // a multiple of the group's size
-    at::Tensor flat;           // fp32 [elements], one member after another
+    int64_t elements = 0;  // a multiple of the group's size
+    /// fp32 [elements], one member after another: the sums, or, distributed, of two buckets in
+    /// turn what is on its way.
+    at::Tensor flat;
     at::Tensor own_gradients;  // fp32 [elements / size]; distributed alone, as the next
     at::Tensor own_weights;    // of the parameters' type
     int64_t missing = 0;       // members whose gradient is not there
     bool is_sent = false;
     Pending pending;
   };
+  struct ParameterPlace {
+    std::optional<size_t> bucket;
+    int64_t at = 0;  // among its elements
+  };
   /// Where parts_[i] lies.
   struct PartPlace {
-    size_t parameter, bucket;
-    int64_t at;  // in its bucket's own elements
+    size_t parameter;
+    int64_t at;  // among the bucket's sums that this rank has
   };
 
   void add_buckets(const std::vector<size_t>& members, const Group& group);
   void share_out();
-  void share_out(size_t bucket);
+  void share_out(Bucket& bucket);
   void gradient_is_there(size_t parameter);
-  void send_ready();
-  void send(Bucket& bucket);
+  void send(size_t bucket);
   void fill(Bucket& bucket);
   void hand_out(const std::vector<int64_t>& has);
+  at::Tensor gathered(const Bucket& bucket, Pending& pending) const;
 
   AdamW::NamedTensors parameters_;
   at::Device device_;
@@ -78,10 +88,11 @@ class GradientSync {
   Group sharing_;              // over which norm() sums
   std::vector<bool> counted_;  // there, by parameter
   std::vector<Bucket> buckets_;
-  std::vector<size_t> bucket_of_;  // by parameter
-  std::vector<int64_t> place_of_;  // in its bucket's flat
+  std::vector<ParameterPlace> place_of_;  // by parameter
   std::vector<ParameterPart> parts_;
   std::vector<PartPlace> places_;
+  std::array<at::Tensor, 2> sending_;  // fp32: for distributed buckets in turn
+  std::vector<int64_t> has_;           // by parameter: this rank had a gradient in the step
   bool is_last_pass_ = false;
   size_t next_ = 0;  // bucket to be sent
 };

@@ -309,7 +309,6 @@ TABLE = {
         "--pictures": [Trial(0, Changed(out)), Trial(1, Refused("text only"), {"--hf-model-path": TEXT_ONLY})],
         "--picture-size": [Trial("56x28", Changed(out)), Trial("big", Refused("WIDTHxHEIGHT")),
                            Trial("56x28", Refused(NOTHING), {"--pictures": 0})],
-        "--no-distributed-optimizer": [Trial(True, Changed(out))],
         "--rows": [Trial(2, Changed(out)), Trial(2, Refused("--json"), {"--json": True})],
         "--json": [Trial(True, Gains(out, '"topologies"'))],
         "--simulate": [Trial(True, Gains(out, "simulated:")), Trial(True, Refused("--json"), {"--json": True})],

@@ -76,7 +76,7 @@ TEST(Step, DataRanksExchangeGradientsOnce) {
   // fp32 gradients scattered, bf16 weights gathered, by three of four.
   EXPECT_DOUBLE_EQ(divided.traffic.data, 0.75 * trained * (4 + 2));
   EXPECT_EQ(divided.micro_batches, 2);
-  run.distributed_optimizer = false;
+  run.config.optimizer.use_distributed_optimizer = false;
   const StepPlan whole = step_of(run, {.data = 4}, machine(4));
   EXPECT_DOUBLE_EQ(whole.traffic.data, 2 * 0.75 * trained * 4);
   EXPECT_DOUBLE_EQ(whole.optimizer, 4 * divided.optimizer);
