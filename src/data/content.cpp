@@ -47,6 +47,13 @@ std::string content_of(const std::vector<fs::path>& files) {
   return digest.hex();
 }
 
+std::string content_of_text(const std::string& name, std::string_view text) {
+  Digest digest(Digest::Kind::kSha256);
+  digest.update(fmt::format("{} {};", name, text.size()));
+  digest.update(text);
+  return digest.hex();
+}
+
 std::string content_without_names(const std::vector<fs::path>& files) {
   Digest digest(Digest::Kind::kSha256);
   for (const fs::path& path : files) add_file(digest, path, "", blocks_of(files.size()));

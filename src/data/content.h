@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/digest.h"
@@ -22,6 +23,8 @@ void add_content(Digest& digest, const std::filesystem::path& path, size_t block
 /// spread over them and the end; 64 MiB in all, or one block of each file. Pictures that lie in
 /// files of their own are not among them.
 std::string content_of(const std::vector<std::filesystem::path>& files);
+/// The same of one small file of that name that holds `text`.
+std::string content_of_text(const std::string& name, std::string_view text);
 /// The same without the names: a file under another one holds the same rows.
 std::string content_without_names(const std::vector<std::filesystem::path>& files);
 

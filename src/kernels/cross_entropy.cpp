@@ -15,12 +15,12 @@ at::Tensor by_operators(const at::Tensor& logits_NV, const at::Tensor& targets_N
   at::Tensor largest = values.amax({1}, /*keepdim=*/true);
   vocabulary.all_reduce_max(largest);
   values.sub_(largest);
-  const at::Tensor here = targets_N.ge(0).logical_and_(targets_N.lt(values.size(1))).unsqueeze(1);
+  const at::Tensor here = (targets_N.ge(0) & targets_N.lt(values.size(1))).unsqueeze(1);
   // Of one rank every target is here, and one that is not is an error of gather's.
   const at::Tensor targets_N1 = targets_N.unsqueeze(1);
   const at::Tensor places =
       vocabulary.is_one() ? targets_N1 : targets_N1.clamp(0, values.size(1) - 1);
-  const at::Tensor picked = values.gather(1, places).masked_fill_(here.logical_not(), 0);
+  const at::Tensor picked = values.gather(1, places).masked_fill_(~here, 0);
   values.exp_();
   at::Tensor sums = at::stack({values.sum({1}, /*keepdim=*/true), picked});
   vocabulary.all_reduce(sums);
@@ -29,7 +29,7 @@ at::Tensor by_operators(const at::Tensor& logits_NV, const at::Tensor& targets_N
   rows.losses.copy_(sums[0].log() - sums[1]);
   if (!gradient) return {};
   values.div_(sums[0]).scatter_add_(1, places, here.to(at::kFloat).neg_());
-  return values.to(logits_NV.scalar_type());
+  return values.is_same(logits_NV) ? values : logits_NV.copy_(values);
 }
 
 }  // namespace

@@ -21,9 +21,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
-constexpr const char* kMarkerFile = "metadata.json";
-constexpr std::string_view kMarker =
-    R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})";
 
 std::string iteration_name(int64_t iteration) { return fmt::format("iter_{:07}", iteration); }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file.h"
@@ -67,6 +68,11 @@ SavedArchiveWriter empty_extra_state();
 /// What MegatronCheckpoint::object(key) gives back, under object_key(key).
 SavedArchiveWriter plain_object(const Json& value);
 std::string object_key(const std::string& key);
+
+/// The file that says that all of an iteration is there, and what it holds.
+constexpr const char* kMarkerFile = "metadata.json";
+constexpr std::string_view kMarker =
+    R"({"sharded_backend": "torch_dist", "sharded_backend_version": 1})";
 
 class MegatronIteration {
  public:

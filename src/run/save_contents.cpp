@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "data/content.h"
 #include "megatron/integrity.h"
+#include "megatron/iteration.h"
 
 namespace trestle {
 namespace fs = std::filesystem;
@@ -34,13 +35,12 @@ void write_contents(const fs::path& iteration) {
   std::vector<fs::path> files;
   for (const auto& each : fs::recursive_directory_iterator(iteration)) {
     const fs::path name = each.path().lexically_relative(iteration);
-    // The mark may not be there yet; its digest is in the manifest.
-    const bool is_added = name != kIntegrity && name != "metadata.json";
-    if (each.is_regular_file() && is_added) files.push_back(name);
+    if (each.is_regular_file() && name != kIntegrity && name != kMarkerFile) files.push_back(name);
   }
   std::ranges::sort(files);
   Json contents = Json::object();
   for (const fs::path& name : files) contents[name.string()] = content_of({iteration / name});
+  contents[kMarkerFile] = content_of_text(kMarkerFile, kMarker);  // which may not be there yet
   Json manifest = read_json(iteration / kIntegrity);
   manifest[kSection] = {{kContents, std::move(contents)}};
   write_text(iteration / kIntegrity, manifest.dump(2));

@@ -1,15 +1,16 @@
 // What the files of a checkpoint held when a run saved it, so that retention removes none that
 // somebody changed since. Beside what megatron-core writes there, integrity.json has
 //   "trestle": {"contents": {"tokenizer/tokenizer.json": HEX, ...}}
-// of every file but the mark metadata.json, content_of (data/content.h) each: its size, and its
-// bytes or some of them. Called by the snapshot's writer and by retention.
+// of every file, content_of (data/content.h) each: its size, and its bytes or some of them. Called
+// by the snapshot's writer and by retention.
 #pragma once
 
 #include <filesystem>
 
 namespace trestle {
 
-/// Adds the contents to integrity.json, which is there, when all other files but the mark are.
+/// Adds the contents to integrity.json when all other files are there; metadata.json, the mark, may
+/// not be yet.
 /// Throws MachineError when the disk refuses.
 void write_contents(const std::filesystem::path& iteration);
 

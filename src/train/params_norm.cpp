@@ -46,7 +46,7 @@ ParamsNorm::ParamsNorm(const Ministral3& model, const AdamW& optimizer, const Gr
   }
   at::Tensor sum = at::full({1}, squares(frozen), at::kDouble);
   grid.model.all_reduce(sum);
-  frozen_squares_ = sum.item<double>();
+  frozen_squares_ = *sum.const_data_ptr<double>();
 }
 
 double ParamsNorm::now() const {
@@ -57,7 +57,7 @@ double ParamsNorm::now() const {
   }
   at::Tensor sum = at::full({1}, squares(masters), at::kDouble);
   (shared_out_ ? grid_.world : grid_.model).all_reduce(sum);
-  return std::sqrt(frozen_squares_ + sum.item<double>());
+  return std::sqrt(frozen_squares_ + *sum.const_data_ptr<double>());
 }
 
 }  // namespace trestle
