@@ -79,7 +79,7 @@ at::ScalarType OpenCheckpoint::dtype() const {
 }
 
 void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
-                  std::string_view prefix) {
+                  std::string_view prefix, std::string_view without) {
   const at::NoGradGuard no_grad;
   const auto linears = projections(module);
   std::optional<Upload> upload;  // of the first that is not on the CPU
@@ -89,6 +89,7 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
   };
   for (const auto& entry : module.named_parameters()) {
     const std::string name = std::string(prefix) + entry.key();
+    if (!without.empty() && name.starts_with(without)) continue;
     at::Tensor parameter = entry.value();
     const auto found = megatron.tensors().find(name);
     if (found == megatron.tensors().end()) {
@@ -112,7 +113,8 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
       }
       if (!linear.has_values()) {
         Upload* const way = linear.device().is_cpu() ? nullptr : &upload_to(linear.device());
-        if (hold_fp8(megatron, name, linear, way)) continue;
+        if (linear.keeps_fp8() && hold_fp8(megatron, name, linear, way)) continue;
+        if (!linear.has_values()) linear.allocate();
         parameter = linear.weight;
       }
     }
@@ -160,13 +162,30 @@ void ModelTensors::read_rows(const std::string& name, RowRange range, std::byte*
   std::memcpy(out, rows.const_data_ptr(), rows.nbytes());
 }
 
+namespace {
+
+void fill(const Ministral3& model, const TensorSource& weights) {
+  LanguageModel& text = model.language_model();
+  if (text.base() == nullptr) return load_weights(model, weights);
+  // Of what ranks share out one layer is here at a time.
+  const std::string layers = "language_model.decoder.layers.";
+  load_weights(model, weights, {}, layers);
+  for (size_t i = 0; i < text.num_layers(); ++i) {
+    if (!text.has_layer(i)) continue;
+    load_weights(text.layer(i), weights, fmt::format("{}{}.", layers, i));
+    text.share_out(i);
+  }
+}
+
+}  // namespace
+
 std::shared_ptr<Ministral3> load_model(const OpenCheckpoint& checkpoint, const Build& build) {
   auto model = std::make_shared<Ministral3>(checkpoint.config(), build);
   const RankOf who = build.groups.tensor_rank();
   if (who.ranks == 1) {
-    load_weights(*model, checkpoint.weights());
+    fill(*model, checkpoint.weights());
   } else {
-    load_weights(*model, RankShare(checkpoint.weights(), who, checkpoint.config().text.vocab_size));
+    fill(*model, RankShare(checkpoint.weights(), who, checkpoint.config().text.vocab_size));
   }
   return model;
 }

@@ -62,10 +62,10 @@ bool is_tied(const TensorSource& megatron, const Json& config_json);
 
 /// Fills every parameter from the tensor of its name, cast to the parameter's dtype, and then
 /// quantised, or else left in FP8, where the module holds it so; `prefix` comes before the module's
-/// own names. Throws UserError when one is missing or has another shape; a padded vocabulary is
-/// cut.
+/// own names; those that begin with `without`, if it says anything, stay as they are. Throws
+/// UserError when one is missing or has another shape; a padded vocabulary is cut.
 void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
-                  std::string_view prefix = {});
+                  std::string_view prefix = {}, std::string_view without = {});
 
 /// A model in memory as a source, its floating-point tensors cast to `dtype`: what writers take.
 /// Adapters are not part of it; merge them first.

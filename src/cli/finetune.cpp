@@ -94,11 +94,13 @@ std::string printed(const TrainConfig& config) {
 // A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
 void tell_of_parallelism(const TrainConfig& config, const Asked& asked, const World& world) {
   if (world.size() > 1) return;
-  if (asked.keys.contains("optimizer.use_distributed_optimizer")) {
+  for (const FieldText& each : list_fields(config)) {
+    const bool is_of_ranks = each.path == "optimizer.use_distributed_optimizer" ||
+                             each.path == "peft.shard_base" || each.path.starts_with("dist.");
+    if (!is_of_ranks || !asked.keys.contains(each.path)) continue;
     fmt::print(stderr,
-               "optimizer.use_distributed_optimizer={} is for several ranks; this one process "
-               "updates all weights\n",
-               config.optimizer.use_distributed_optimizer);
+               "{}={} is for several ranks; this one process shares nothing and waits for nobody\n",
+               each.path, each.value);
   }
   std::map<std::string, std::string> by_default;
   for (const FieldText& each : list_fields(ModelOptions())) by_default[each.path] = each.value;
@@ -185,7 +187,7 @@ void finetune(const FinetuneFlags& flags) {
     if (environment.rank == 0) fmt::print("{}", printed(run.config));
     return;
   }
-  World world(environment);
+  World world(environment, std::chrono::minutes(run.config.dist.distributed_timeout_minutes));
   world.watch(end_told);
   const auto stopped = in_typed_words(run.typed, [&] { return train_as_rank(run, world); });
   if (!stopped) throw ToldByFirstRank("the first rank tells why");

@@ -50,7 +50,8 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
     : layout_(layout.share(split == Split::kReplicated ? 1 : build.groups.tensor.size())),
       split_(split),
       groups_(build.groups),
-      device_(build.device) {
+      device_(build.device),
+      keeps_fp8_(build.keep_fp8) {
   const std::vector<int64_t> sizes = share_sizes({out, in}, split, groups_.tensor.size());
   TORCH_CHECK(!with_bias || split == Split::kReplicated, "a projection that is cut has no bias");
   Build values = build;
@@ -59,12 +60,13 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
     quantized_.emplace(sizes[0], sizes[1], build.weight_bits, build.device);
     values.device = at::kMeta;
   }
-  if (build.keep_fp8) values.device = at::kMeta;
+  if (build.keep_fp8 || build.later) values.device = at::kMeta;
   weight = register_parameter("weight", values.empty(sizes));
   if (with_bias) bias = register_parameter("bias", build.empty({out}));
 }
 
 at::Tensor Linear::product(const at::Tensor& x) const {
+  if (shared_) return projected(x, matrix(), {}, {});
   if (fp8_) return fp8_linear(x, *fp8_);
   return quantized_ ? quantized_linear(x, *quantized_) : times_transposed(x, weight);
 }
@@ -75,12 +77,13 @@ at::Tensor Linear::product_and_bias(const at::Tensor& x) const {
 }
 
 at::Tensor Linear::dense_weight() const {
-  if (fp8_) return fp8_->dense(weight.scalar_type());
-  return quantized_ ? quantized_->dense(weight.scalar_type()) : weight;
+  if (!is_held()) return weight;
+  return dense(matrix(), {0, weight.size(0)}, {0, weight.size(1)}, weight.scalar_type());
 }
 
 void Linear::for_dense_rows(const std::function<void(int64_t, const at::Tensor&)>& fn) const {
-  if (!is_held()) return fn(0, weight);
+  const HeldMatrix held = matrix();
+  if (held.form == HeldMatrix::Form::kDense) return fn(0, held.parts.tensors.front());
   const int64_t rows = weight.size(0);
   const IndexRange all{0, weight.size(1)};
   const int64_t row_bytes = std::max<int64_t>(1, all.count * weight.element_size());
@@ -88,8 +91,7 @@ void Linear::for_dense_rows(const std::function<void(int64_t, const at::Tensor&)
   const int64_t most = std::max<int64_t>(1, kTileBytes / row_bytes / kAdapterRows) * kAdapterRows;
   for (int64_t first = 0; first < rows; first += most) {
     const IndexRange range{first, std::min(most, rows - first)};
-    fn(first, fp8_ ? fp8_->dense(range, all, weight.scalar_type())
-                   : quantized_->dense(range, all, weight.scalar_type()));
+    fn(first, dense(held, range, all, weight.scalar_type()));
   }
 }
 
@@ -118,9 +120,26 @@ void Linear::widen() {
 }
 
 HeldMatrix Linear::matrix() const {
-  if (fp8_) return {HeldMatrix::Form::kFp8, fp8_->parts()};
-  if (quantized_) return {HeldMatrix::Form::kQuantized, quantized_->parts()};
-  return {HeldMatrix::Form::kDense, {{weight}}};
+  if (shared_) {
+    auto gather = [shared = *shared_] {
+      const std::vector<at::Tensor>& all = shared.shards->tensors(shared.layer);
+      const auto first = all.begin() + static_cast<std::ptrdiff_t>(shared.first);
+      return std::vector<at::Tensor>(first, first + static_cast<std::ptrdiff_t>(shared.count));
+    };
+    return {shared_->form, {gather(), shared_->size}, gather};
+  }
+  if (fp8_) return {HeldMatrix::Form::kFp8, fp8_->parts(), {}};
+  if (quantized_) return {HeldMatrix::Form::kQuantized, quantized_->parts(), {}};
+  return {HeldMatrix::Form::kDense, {{weight}}, {}};
+}
+
+void Linear::share_out(std::shared_ptr<BaseShards> shards, int64_t layer, size_t first) {
+  const HeldMatrix held = matrix();
+  shared_ = {held.form, held.parts.size, std::move(shards),
+             layer,     first,           held.parts.tensors.size()};
+  if (!weight.is_meta()) set_weight(at::empty_like(weight, weight.options().device(at::kMeta)));
+  quantized_.reset();
+  fp8_.reset();
 }
 
 at::Tensor Linear::forward(const ProjectionInput& input) const {
@@ -156,7 +175,10 @@ const at::Tensor& Linear::row_norms() const {
   const bool training = at::GradMode::is_enabled();
   // What is kept serves training too, which takes no tensor made in inference mode.
   const c10::InferenceMode normal(false);
-  const at::Tensor& held = fp8_ ? fp8_->codes() : quantized_ ? quantized_->codes() : weight;
+  const at::Tensor& held = shared_      ? shared_->shards->part(shared_->layer)
+                           : fp8_       ? fp8_->codes()
+                           : quantized_ ? quantized_->codes()
+                                        : weight;
   const at::Tensor& squares = row_squares_.get({held}, !(training && weight.requires_grad()), [&] {
     std::vector<at::Tensor> sums;
     for_dense_rows([&](int64_t, const at::Tensor& rows) { sums.push_back(square_rows(rows)); });
@@ -182,7 +204,8 @@ void Linear::attach(std::shared_ptr<Adapter> adapter) {
 void Linear::merge_adapter() {
   if (!adapter_) return;
   TORCH_CHECK(groups_.tensor.is_one(), "an adapter is merged into a whole weight");
-  TORCH_CHECK(!quantized_, "an adapter is merged into the original weight, not the quantised one");
+  TORCH_CHECK(!quantized_ && !shared_,
+              "an adapter is merged into the original weight, not the quantised one or a part");
   const at::NoGradGuard no_grad;
   widen();
   weight.copy_(adapter_->merged(weight));

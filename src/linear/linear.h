@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "linear/adapter.h"
+#include "linear/base_shards.h"
 #include "linear/fp8_weight.h"
 #include "linear/fused.h"
 #include "linear/projection.h"
@@ -32,6 +33,11 @@ struct Build {
   bool keep_fp8 = false;
   /// Whose ranks hold the rest of what this one has a part of.
   ModelGroups groups = {};
+  /// Ranks with the same weights, each of which keeps a part of the decoder layers' frozen matrices
+  /// (BaseShards).
+  Group base = {};
+  /// Projections have no weight until allocate().
+  bool later = false;
   /// What is made of the model; all of it where nothing is said.
   std::optional<Stage> stage = {};
 
@@ -102,9 +108,9 @@ class Linear : public torch::nn::Module {
   /// Where its weight and what is held in its place are; an adapter's pairs too, but of a model
   /// that has no values.
   at::Device device() const { return device_; }
-  /// Null where the weight is held as it is, or in FP8.
+  /// Null where the weight is held as it is, or in FP8, or shared out.
   QuantizedWeight* quantized() { return quantized_ ? &*quantized_ : nullptr; }
-  /// Null where the weight is held as it is, or quantised.
+  /// Null where the weight is held as it is, or quantised, or shared out.
   const Fp8Weight* fp8() const { return fp8_ ? &*fp8_ : nullptr; }
   /// Holds the weight in FP8, on this projection's device.
   void hold(const Fp8Weight& fp8);
@@ -112,6 +118,12 @@ class Linear : public torch::nn::Module {
   void allocate();
   /// Of a weight in FP8: holds its values instead, which can be written to.
   void widen();
+  /// Whether Build::keep_fp8 says so.
+  bool keeps_fp8() const { return keeps_fp8_; }
+  /// The tensors of its matrix, as it holds them.
+  std::vector<at::Tensor> held() const { return matrix().parts.tensors; }
+  /// The matrix is frozen and goes: `shards` has it, as the tensors of `layer` from `first` on.
+  void share_out(std::shared_ptr<BaseShards> shards, int64_t layer, size_t first);
   /// Not on the meta device.
   bool has_values() const { return is_held() || !weight.is_meta(); }
 
@@ -123,11 +135,20 @@ class Linear : public torch::nn::Module {
   bool is_cut_by_rows() const { return split_ == Split::kRows || split_ == Split::kHalvedRows; }
 
  private:
+  /// Where ranks share the matrix out.
+  struct Shared {
+    HeldMatrix::Form form;
+    int64_t size;
+    std::shared_ptr<BaseShards> shards;
+    int64_t layer;
+    size_t first, count;
+  };
+
   at::Tensor product(const at::Tensor& x) const;
   at::Tensor product_and_bias(const at::Tensor& x) const;
   at::Tensor by_dora(const ProjectionInput& input) const;
   HeldMatrix matrix() const;
-  bool is_held() const { return quantized_ || fp8_; }
+  bool is_held() const { return quantized_ || fp8_ || shared_; }
   void set_weight(at::Tensor value);
 
   FusedLayout layout_;
@@ -136,6 +157,8 @@ class Linear : public torch::nn::Module {
   at::Device device_;
   std::optional<QuantizedWeight> quantized_;
   std::optional<Fp8Weight> fp8_;
+  std::optional<Shared> shared_;
+  bool keeps_fp8_;
   std::shared_ptr<Adapter> adapter_;
   mutable Derived row_squares_, row_norms_;
 };

@@ -182,7 +182,7 @@ class Projected : public torch::autograd::Function<Projected> {
     const Products products = products_of(x, matrix, bias, update);
     auto plan = c10::make_intrusive<Plan>();
     plan->remake = input.remake;
-    plan->matrix = {matrix.form, {{}, matrix.parts.size}};
+    plan->matrix = {matrix.form, {{}, matrix.parts.size}, matrix.gather};
     plan->update = {update.layout, update.out, update.scales, {}, update.dropout};
     plan->x_trains = x.requires_grad();
     plan->matrix_trains = trained_matrix.has_value();
@@ -191,7 +191,7 @@ class Projected : public torch::autograd::Function<Projected> {
     variable_list from;
     if (needs_x) from = input.remake ? input.from : variable_list{x};
     save(*ctx, {from,
-                plan->x_trains ? matrix.parts.tensors : variable_list(),
+                plan->x_trains && !matrix.gather ? matrix.parts.tensors : variable_list(),
                 factors.vec(),
                 {products.low, products.mask}});
     ctx->saved_data["plan"] = c10::IValue::make_capsule(std::move(plan));
@@ -218,7 +218,8 @@ class Projected : public torch::autograd::Function<Projected> {
     }
     x.reset();  // before what is as large is made
     if (plan->x_trains) {
-      dx = gradient_product(up, HeldMatrix{plan->matrix.form, {matrix, plan->matrix.parts.size}});
+      const auto& [form, parts, gather] = plan->matrix;
+      dx = gradient_product(up, HeldMatrix{form, {gather ? gather() : matrix, parts.size}, {}});
       if (pair && mask.defined()) {
         dx.add_(at::native_dropout_backward(times(dlow, pair->a()), mask, kept_share));
       } else if (pair) {
@@ -261,6 +262,21 @@ std::optional<at::Tensor> if_trained(const at::Tensor& tensor) {
 }
 
 }  // namespace
+
+at::Tensor dense(const HeldMatrix& matrix, IndexRange rows, IndexRange columns,
+                 at::ScalarType dtype) {
+  switch (matrix.form) {
+    case HeldMatrix::Form::kDense:
+      return matrix.parts.tensors.front()
+          .narrow(0, rows.first, rows.count)
+          .narrow(1, columns.first, columns.count);
+    case HeldMatrix::Form::kQuantized:
+      return QuantizedWeight(matrix.parts).dense(rows, columns, dtype);
+    case HeldMatrix::Form::kFp8:
+      return Fp8Weight(matrix.parts).dense(rows, columns, dtype);
+  }
+  TORCH_CHECK(false, "unknown form of a matrix");
+}
 
 at::Tensor projected(const ProjectionInput& input, const HeldMatrix& matrix, const at::Tensor& bias,
                      const LowRankUpdate& update) {

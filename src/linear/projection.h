@@ -30,12 +30,18 @@ struct ProjectionInput {
 };
 
 /// A matrix [out, in] in the form in which a projection holds it. `tensors` are parts() of that
-/// form, or the dense matrix.
+/// form, or the dense matrix. Where `gather` is set the backward pass keeps none and asks it for
+/// them again.
 struct HeldMatrix {
   enum class Form { kDense, kQuantized, kFp8 };
   Form form = Form::kDense;
   WeightParts parts;
+  std::function<std::vector<at::Tensor>()> gather;
 };
+
+/// Its values, made anew but of a dense one.
+at::Tensor dense(const HeldMatrix& matrix, IndexRange rows, IndexRange columns,
+                 at::ScalarType dtype);
 
 /// The sum of s B A over the parts of a fused projection, or a single pair for the whole of it.
 struct LowRankUpdate {

@@ -65,6 +65,7 @@ MemoryUse memory_use(const Ministral3& model,
     use.gradients += bytes(parameter.grad());
     of_weights.insert(parameter.const_data_ptr());
   }
+  if (const BaseShards* base = model.language_model().base()) use.weights += base->bytes();
   for (const auto& [name, linear] : projections(model)) {
     for (const auto& [part, tensor] : held_tensors(*linear)) use.weights += bytes(tensor);
   }

@@ -92,12 +92,17 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
     word_embeddings_ = words->register_parameter(
         "weight", build.empty_share({config.vocab_size, config.hidden_size}, Split::kRows));
   }
+  Build matrices = build;
+  if (!build.base.is_one()) {
+    base_ = std::make_shared<BaseShards>(build.base);
+    matrices.later = true;  // a layer at a time
+  }
   auto decoder = register_module("decoder", std::make_shared<torch::nn::Module>());
   auto list = decoder->register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_layers; ++i) {
     const bool here = !build.stage || build.stage->holds(i);
     layers_.push_back(here ? list->register_module(std::to_string(i),
-                                                   std::make_shared<DecoderLayer>(config, build))
+                                                   std::make_shared<DecoderLayer>(config, matrices))
                            : nullptr);
   }
   if (!heads) return;
@@ -136,6 +141,28 @@ at::Tensor LanguageModel::layers(at::Tensor x_TD, size_t first, size_t last,
       [this, context](const at::Tensor& x, size_t i) { return layers_[i]->forward(x, context, i); },
       [this](size_t i) { return layers_[i]->parameters(); }};
   return run_layers(stack, std::move(x_TD), first, last, recompute_);
+}
+
+void LanguageModel::share_out(size_t layer) {
+  const SelfAttention& attention = *layers_[layer]->self_attention;
+  const Mlp& mlp = *layers_[layer]->mlp;
+  const std::vector<Linear*> projections = {attention.linear_qkv.get(), attention.linear_proj.get(),
+                                            mlp.linear_fc1.get(), mlp.linear_fc2.get()};
+  std::vector<at::Tensor> tensors;
+  std::vector<size_t> first;
+  for (const Linear* each : projections) {
+    first.push_back(tensors.size());
+    const std::vector<at::Tensor> held = each->held();
+    for (const at::Tensor& tensor : held) {
+      TORCH_CHECK(!tensor.defined() || !tensor.requires_grad(), "what is shared out is frozen");
+    }
+    tensors.insert(tensors.end(), held.begin(), held.end());
+  }
+  const auto number = static_cast<int64_t>(layer);
+  base_->take(number, tensors);
+  for (size_t i = 0; i < projections.size(); ++i) {
+    projections[i]->share_out(base_, number, first[i]);
+  }
 }
 
 const at::Tensor& LanguageModel::head_weight() const {

@@ -86,6 +86,14 @@ class LanguageModel : public torch::nn::Module {
   /// The weight of the head: its own, or the embedding's where tied. [V, D].
   const at::Tensor& head_weight() const;
   void set_recompute(const Recompute& recompute) { recompute_ = recompute; }
+  const Recompute& recompute() const { return recompute_; }
+  /// The layer's module, for who fills it.
+  DecoderLayer& layer(size_t layer) const { return *layers_[layer]; }
+  /// With Build::base: the matrices of a layer that is filled and will not change go to where ranks
+  /// share them out. All ranks of Build::base do it alike, layer by layer.
+  void share_out(size_t layer);
+  /// Null without.
+  BaseShards* base() const { return base_.get(); }
   /// Of the whole model.
   size_t num_layers() const { return layers_.size(); }
   bool has_layer(size_t layer) const { return layers_[layer] != nullptr; }
@@ -102,6 +110,7 @@ class LanguageModel : public torch::nn::Module {
   RopeFrequencies frequencies_;
   bool embeds_, tied_;
   at::Tensor word_embeddings_;
+  std::shared_ptr<BaseShards> base_;
   // Null where another stage has it.
   std::vector<std::shared_ptr<DecoderLayer>> layers_;
   std::shared_ptr<RmsNorm> final_layernorm_;

@@ -103,6 +103,19 @@ at::Tensor recomputed(const Segment& segment, const at::Tensor& x,
   return Recomputed::apply(segment, x, at::TensorList(trained));
 }
 
+std::vector<int64_t> backward_visits(int64_t first, int64_t last, const Recompute& recompute) {
+  const bool together = recompute.granularity == Recompute::Granularity::kFull &&
+                        recompute.method == Recompute::Method::kUniform;
+  const int64_t count = together ? recompute.num_layers : 1;
+  std::vector<int64_t> visits;
+  for (int64_t groups = (last - first + count - 1) / count; groups > 0; --groups) {
+    const int64_t start = first + (groups - 1) * count, end = std::min(start + count, last);
+    for (int64_t layer = start; layer < end; ++layer) visits.push_back(layer);
+    for (int64_t layer = end - 1; layer >= start; --layer) visits.push_back(layer);
+  }
+  return visits;
+}
+
 at::Tensor run_layers(const LayerStack& stack, at::Tensor x, size_t first, size_t last,
                       const Recompute& recompute) {
   const bool full = recompute.granularity == Recompute::Granularity::kFull;

@@ -36,6 +36,9 @@ struct LayerStack {
   std::function<std::vector<at::Tensor>(size_t layer)> parameters;
 };
 
+/// The layers whose forward or backward the backward pass of run_layers goes through, in its order.
+std::vector<int64_t> backward_visits(int64_t first, int64_t last, const Recompute& recompute);
+
 /// x through layers first .. last-1. The stack's functions are called in the backward pass too.
 at::Tensor run_layers(const LayerStack& stack, at::Tensor x, size_t first, size_t last,
                       const Recompute& recompute);

@@ -25,6 +25,7 @@ struct LoraConfig {
   double lora_plus_ratio = 1;
   std::string base_bits = "auto";
   std::string adapter_path;
+  bool shard_base = false;
 
   bool starts_with_pissa() const;
   /// base_bits, in a form of which only adapters train.
@@ -67,7 +68,10 @@ struct LoraConfig {
               "fp8 (those that the checkpoint has so, as they are); auto is fp8 under adapters "
               "where there are such, but for pissa, else 16"),
         field("adapter_path", &LoraConfig::adapter_path, OnResume::kSameContent,
-              "start from this adapter; it says dim, alpha and targets"));
+              "start from this adapter; it says dim, alpha and targets"),
+        field("shard_base", &LoraConfig::shard_base, OnResume::kFree,
+              "of several ranks with the same frozen weights each keeps a part of the decoder "
+              "layers and gathers one at a time"));
   }
 };
 

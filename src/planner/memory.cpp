@@ -63,12 +63,16 @@ int64_t largest_two(const std::vector<int64_t>& elements) {
 Held held_of(const PlannedRun& run, const Topology& topology, int64_t stage) {
   Held held;
   const int64_t e = run.element_bytes();
-  int64_t decayed = 0, plain = 0, updated = 0, own = 0;
+  int64_t decayed = 0, plain = 0, updated = 0, own = 0, shared = 0;
+  const int64_t same = topology.data * topology.context;
   std::array<std::vector<int64_t>, 2> exchanged;  // elements, as a backward pass comes by them
   for (const PlannedWeight& weight : run.shape.weights()) {
     if (!is_on(weight, run, topology, stage)) continue;
     const int64_t count = share_of_rank(weight, weight.count, topology.tensor);
-    held.weights += share_of_rank(weight, weight.bytes, topology.tensor);
+    const int64_t bytes = share_of_rank(weight, weight.bytes, topology.tensor);
+    const bool is_shared = same > 1 && is_shared_out(weight, run);
+    held.weights += is_shared ? divided_up(bytes, same) : bytes;
+    if (is_shared) shared += bytes;
     // linear/linear.h: sums of squares of the base's rows in fp64 and the norms in fp32.
     if (weight.name.ends_with(".weight_magnitude")) held.weights += count * (8 + kFloatBytes);
     held.rest += page_rest(share_of_rank(weight, weight.bytes, topology.tensor));
@@ -106,6 +110,8 @@ Held held_of(const PlannedRun& run, const Topology& topology, int64_t stage) {
   held.buffers =
       is_distributed(run) ? own * (kFloatBytes + e) + two * kFloatBytes : sent * kFloatBytes;
   held.passing = two * e;
+  // Of what is shared out one layer is worked with and the next one on its way.
+  held.buffers += 2 * divided_up(shared * topology.pipeline, run.shape.model().text.num_layers);
   return held;
 }
 

@@ -75,6 +75,11 @@ int64_t PlannedRun::micro_batches(const Topology& topology) const {
   return divided_up(config.train.global_batch_size, samples_of_micro_batch() * topology.data);
 }
 
+bool is_shared_out(const PlannedWeight& weight, const PlannedRun& run) {
+  return run.config.peft.shard_base && !weight.trains && weight.split != Split::kReplicated &&
+         weight.name.starts_with("language_model.decoder.layers.");
+}
+
 int64_t ranks_that_sum(const PlannedWeight& weight, const Topology& topology) {
   const int64_t same = topology.data * topology.context;
   return weight.split == Split::kReplicated ? same * topology.tensor : same;

@@ -58,6 +58,9 @@ struct PlannedRun {
   int64_t micro_batches(const Topology& topology) const;
 };
 
+/// Whether ranks with the same weights share it out, as peft.shard_base says
+/// (linear/base_shards.h).
+bool is_shared_out(const PlannedWeight& weight, const PlannedRun& run);
 /// Ranks that sum its gradient, and with a distributed optimizer share its update out.
 int64_t ranks_that_sum(const PlannedWeight& weight, const Topology& topology);
 

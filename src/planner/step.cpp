@@ -62,13 +62,18 @@ Operations operations_of(const PlannedRun& run) {
 // Elements of a stage that train, on one tensor rank; those of them that all tensor ranks have.
 struct Trained {
   double all = 0, replicated = 0;
+  /// Bytes of frozen layers that ranks share out.
+  double shared = 0;
 };
 
 Trained trained_of(const PlannedRun& run, const Topology& topology, int64_t stage) {
   Trained trained;
   for (const PlannedWeight& weight : run.shape.weights()) {
-    if (!weight.trains) continue;
     if (stage_of(weight, topology, run.shape.model().text.num_layers) != stage) continue;
+    if (is_shared_out(weight, run)) {
+      trained.shared += as_double(share_of_rank(weight, weight.bytes, topology.tensor));
+    }
+    if (!weight.trains) continue;
     trained.all += as_double(share_of_rank(weight, weight.count, topology.tensor));
     if (weight.split == Split::kReplicated) trained.replicated += as_double(weight.count);
   }
@@ -162,8 +167,11 @@ class StageStep {
                        gather_bytes(elements * as_double(run_.element_bytes()), sharing)
                  : all_reduce_bytes(elements * kFloatBytes, sharing);
     };
+    // A layer is gathered for the forward and for the backward pass of each micro-batch.
+    const double gathered =
+        as_double(2 * run_.micro_batches(topology_)) * gather_bytes(trained_.shared, ranks);
     return exchanged(trained_.all - trained_.replicated, ranks) +
-           exchanged(trained_.replicated, ranks * topology_.tensor) + embedding_bytes();
+           exchanged(trained_.replicated, ranks * topology_.tensor) + embedding_bytes() + gathered;
   }
 
   // AdamW reads and writes master and moments, reads the gradient and writes the weight.

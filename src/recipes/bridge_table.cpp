@@ -403,6 +403,7 @@ constexpr BridgeKeys kTable[] = {
     {"ddp", "use_distributed_optimizer", kRenamed, "optimizer.use_distributed_optimizer"},
     {"ddp", "*", kNoEffect, kOneProcess},
     {"comm_overlap", "*", kNoEffect, kOneProcess},
+    {"dist", "distributed_timeout_minutes", kTaken},
     {"dist", "*", kNoEffect, kOneProcess},
     {"ft", "enable_ft_package simulate_fault", kRefused, kNvidia, "false"},
     {"straggler", "log_straggler", kRefused, kNvidia, "false"},

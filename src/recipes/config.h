@@ -30,6 +30,7 @@ struct TrainConfig {
   LoggerOptions logger;
   ProfilingOptions profiling;
   RngOptions rng;
+  DistOptions dist;
   static constexpr auto fields() {
     return std::tuple(
         field("model", &TrainConfig::model), field("train", &TrainConfig::train),
@@ -37,7 +38,7 @@ struct TrainConfig {
         field("scheduler", &TrainConfig::scheduler), field("dataset", &TrainConfig::dataset),
         field("peft", &TrainConfig::peft), field("checkpoint", &TrainConfig::checkpoint),
         field("logger", &TrainConfig::logger), field("profiling", &TrainConfig::profiling),
-        field("rng", &TrainConfig::rng));
+        field("rng", &TrainConfig::rng), field("dist", &TrainConfig::dist));
   }
 
   /// Where a key that Megatron Bridge spells otherwise is here: train.eval_interval,

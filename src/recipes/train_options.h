@@ -182,6 +182,15 @@ struct SchedulerOptions {
   }
 };
 
+struct DistOptions {
+  int64_t distributed_timeout_minutes = 30;
+  static constexpr auto fields() {
+    return std::tuple(field(
+        "distributed_timeout_minutes", &DistOptions::distributed_timeout_minutes, OnResume::kFree,
+        between(1, 100'000), "how long a rank waits in a collective before the run is ended"));
+  }
+};
+
 struct RngOptions {
   int64_t seed = 1234;
   static constexpr auto fields() {

@@ -60,6 +60,10 @@ std::string first_bad_tensor(const Ministral3& model, const Grid& grid, const Ba
   const Group& stages = grid.pipeline;
   std::string bad = first_text(stages, bad_parameter(model));
   if (!bad.empty()) return bad;
+  // Other ranks would have to gather layers with this one, and know of nothing.
+  if (model.language_model().base() != nullptr) {
+    return "not looked for among layers that ranks share out (peft.shard_base=true)";
+  }
   const RankBatch share = model.rank_batch(batch.input, batch.labels_T);
   const auto& part = model.build().stage;
   const LayerRuns runs = part ? part->chunks : LayerRuns{{0, model.config().text.num_layers}};

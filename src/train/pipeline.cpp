@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "model/host_input.h"
 #include "model/ministral3.h"
@@ -103,7 +104,7 @@ std::optional<PipelinePass> Pipeline::source_of(const Pass& pass) const {
 
 void Pipeline::expect(Run& run, const Pass& pass) const {
   const auto source = source_of(pass);
-  if (!source || run.incoming.contains(pass)) return;
+  if (!source || run.incoming.contains(pass) || pass.micro_batch >= run.micro_batches) return;
   const Share& share = share_of(run, pass.micro_batch);
   if (pass.kind == Kind::kBackward && !flows_out_of(source->chunk, share)) return;
   const Build& build = model_.build();
@@ -186,11 +187,39 @@ void Pipeline::backward(Run& run, const Pass& pass) const {
   send(run, out.detach(), {Kind::kBackward, pass.micro_batch, pass.chunk - 1});
 }
 
+std::vector<int64_t> Pipeline::visits_of(const Pass& pass) const {
+  const LayerRun& run = layers_of(pass.chunk);
+  if (pass.kind == Kind::kBackward) {
+    return backward_visits(run.first, run.last, model_.language_model().recompute());
+  }
+  std::vector<int64_t> visits(static_cast<size_t>(run.size()));
+  std::iota(visits.begin(), visits.end(), run.first);
+  return visits;
+}
+
+// A micro-batch that this rank has not is made by other data ranks, and the layers that these share
+// with it are gathered all the same.
+void Pipeline::make(Run& run, const Pass& pass) const {
+  BaseShards* const base = model_.language_model().base();
+  if (base != nullptr) base->begin(visits_of(pass));
+  if (pass.micro_batch < run.micro_batches) {
+    if (pass.kind == Kind::kForward) {
+      forward(run, pass);
+    } else {
+      backward(run, pass);
+    }
+  }
+  if (base != nullptr) base->end();
+}
+
 at::Tensor Pipeline::run(Run run, int64_t micro_batches) {
   const auto options = at::TensorOptions().dtype(at::kFloat).device(model_.build().device);
-  if (micro_batches == 0) return at::empty({0}, options);
+  run.micro_batches = micro_batches;
+  const bool together = model_.language_model().base() != nullptr;
+  const int64_t most = together ? grid_.data.max(micro_batches) : micro_batches;
+  if (most == 0) return at::empty({0}, options);
   for (int64_t stage = 0; stage < topology_.pipeline; ++stage) {
-    run.passes.push_back(pipeline_schedule(topology_, stage, micro_batches));
+    run.passes.push_back(pipeline_schedule(topology_, stage, most));
     if (!run.trains) {
       std::erase_if(run.passes.back(),
                     [](const Pass& pass) { return pass.kind == Kind::kBackward; });
@@ -204,18 +233,15 @@ at::Tensor Pipeline::run(Run run, int64_t micro_batches) {
   for (size_t i = 0; i < own.size(); ++i) {
     expect(run, own[i]);
     if (i + 1 < own.size()) expect(run, own[i + 1]);  // on its way while this one is made
-    if (own[i].kind == Kind::kForward) {
-      forward(run, own[i]);
-    } else {
-      if (i + 1 == own.size() && run.before_last) run.before_last();
-      backward(run, own[i]);
-    }
+    if (i + 1 == own.size() && run.before_last) run.before_last();
+    make(run, own[i]);
     while (!run.trains && run.outgoing.size() > kAhead) {
       run.outgoing.front().sent.wait();
       run.outgoing.pop_front();
     }
   }
   for (Outgoing& each : run.outgoing) each.sent.wait();
+  if (micro_batches == 0) return at::empty({0}, options);
   at::Tensor losses =
       grid_.is_last_stage() ? at::stack(run.losses) : at::empty({micro_batches}, options);
   if (grid_.is_last_stage()) grid_.context.all_reduce(losses);  // of each its share of the tokens

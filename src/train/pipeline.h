@@ -91,11 +91,13 @@ class Pipeline {
     std::map<std::pair<int64_t, int64_t>, Kept> kept = {};
     std::map<Pass, Incoming> incoming = {};
     std::list<Outgoing> outgoing = {};
+    int64_t micro_batches = 0;  // of this rank; the schedule may have more, for other data ranks
     std::vector<at::Tensor> losses = {};
   };
 
   at::Tensor run(Run run, int64_t micro_batches);
   const Share& share_of(Run& run, int64_t micro_batch) const;
+  void make(Run& run, const Pass& pass) const;
   void forward(Run& run, const Pass& pass) const;
   void backward(Run& run, const Pass& pass) const;
   /// Where a pass gets something from another stage: begins to receive it.
@@ -110,6 +112,8 @@ class Pipeline {
   bool flows_out_of(int64_t chunk, const Share& share) const;
   int64_t stage_of(const Pass& pass) const { return pass.chunk % topology_.pipeline; }
   const LayerRun& layers_of(int64_t chunk) const;
+  /// Layers that a pass goes through, in its order.
+  std::vector<int64_t> visits_of(const Pass& pass) const;
 
   const Ministral3& model_;
   Grid grid_;

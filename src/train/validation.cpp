@@ -209,28 +209,34 @@ bool Validation::is_due(int64_t step) const {
   return step % config_.validation.eval_interval == 0 || step == config_.train.train_iters;
 }
 
+std::vector<Sample> Validation::samples(int64_t first, int64_t last, const Group& data) const {
+  std::vector<Sample> samples;
+  for (int64_t row = first; row < last; ++row) {
+    if (row % data.size() != data.rank()) continue;
+    auto sample = fit(processor_, dataset_->row(row), config_.model.seq_length,
+                      *overlong_of_name(config_.dataset.overlong),
+                      dataset_->row_name(row, source_.data.path));
+    if (sample) samples.push_back(std::move(*sample));
+  }
+  return samples;
+}
+
 Validation::LossSum Validation::loss_sum(Pipeline& pipeline, FeatureCache* features,
-                                         const Group& data) const {
+                                         const Grid& grid) const {
   const int64_t batch = config_.train.global_batch_size;
   const int64_t rows = rows_of_loss();
-  const Overlong overlong = *overlong_of_name(config_.dataset.overlong);
   std::vector<at::Tensor> sums;  // read at the end, so that no micro-batch waits for the device
   int64_t targets = 0;
   for (int64_t first = 0; first < rows; first += batch) {
-    std::vector<Sample> samples;
-    for (int64_t row = first; row < std::min(rows, first + batch); ++row) {
-      if (row % data.size() != data.rank()) continue;
-      auto sample = fit(processor_, dataset_->row(row), config_.model.seq_length, overlong,
-                        dataset_->row_name(row, source_.data.path));
-      if (sample) samples.push_back(std::move(*sample));
-    }
-    const std::vector<std::vector<size_t>> groups = micro_batches(config_, samples);
-    Batch together;
+    std::vector<Sample> mine;
+    together(grid.world, [&] { mine = samples(first, std::min(rows, first + batch), grid.data); });
+    const std::vector<std::vector<size_t>> groups = micro_batches(config_, mine);
+    Batch collated;
     sums.push_back(pipeline.evaluate(std::ssize(groups), [&](int64_t i) {
-      together = collate(take(samples, groups[static_cast<size_t>(i)]));
-      if (features != nullptr) features->fill(together.input);
-      targets += Targets::of(together.labels_T).count();
-      return PipelineBatch{&together.input, &together.labels_T};
+      collated = collate(take(mine, groups[static_cast<size_t>(i)]));
+      if (features != nullptr) features->fill(collated.input);
+      targets += Targets::of(collated.labels_T).count();
+      return PipelineBatch{&collated.input, &collated.labels_T};
     }));
   }
   if (sums.empty()) return {};
@@ -240,9 +246,7 @@ Validation::LossSum Validation::loss_sum(Pipeline& pipeline, FeatureCache* featu
 }
 
 double Validation::loss(Pipeline& pipeline, FeatureCache* features, const Grid& grid) const {
-  LossSum mine;
-  // A row that cannot be used stops all ranks that take it alike, and then the others.
-  together(grid.world, [&] { mine = loss_sum(pipeline, features, grid.data); });
+  const LossSum mine = loss_sum(pipeline, features, grid);
   at::Tensor sums = at::tensor({mine.sum, static_cast<double>(mine.targets)}, at::kDouble);
   grid.data.all_reduce(sums);
   const auto* sum = sums.const_data_ptr<double>();
@@ -259,11 +263,13 @@ std::vector<ScoredAnswer> Validation::answers(const Ministral3& model, const Gri
   EvaluationOptions options;
   options.rows = config_.validation.answers;
   options.max_new_tokens = config_.validation.max_new_tokens;
-  options.rank = grid.data.rank();
-  options.ranks = grid.data.size();
+  // Ranks that gather layers from each other make every token together, and so the same ones.
+  const bool is_shared_out = model.language_model().base() == nullptr;
+  options.rank = is_shared_out ? grid.data.rank() : 0;
+  options.ranks = is_shared_out ? grid.data.size() : 1;
   std::vector<ScoredAnswer> mine;
   together(grid.world, [&] { mine = evaluate(model, processor_, *dataset_, options).answers; });
-  if (grid.data.is_one()) return mine;
+  if (options.ranks == 1) return mine;
   Json list = Json::array();
   for (const ScoredAnswer& each : mine) list.push_back(json_of(each));
   std::vector<ScoredAnswer> all;

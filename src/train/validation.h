@@ -62,7 +62,9 @@ class Validation {
     int64_t targets = 0;
   };
   /// Of this rank's rows.
-  LossSum loss_sum(Pipeline& pipeline, FeatureCache* features, const Group& data) const;
+  LossSum loss_sum(Pipeline& pipeline, FeatureCache* features, const Grid& grid) const;
+  /// Of [first, last) those that are this data rank's and not dropped.
+  std::vector<Sample> samples(int64_t first, int64_t last, const Group& data) const;
   double loss(Pipeline& pipeline, FeatureCache* features, const Grid& grid) const;
   std::vector<ScoredAnswer> answers(const Ministral3& model, const Grid& grid) const;
   void check_best_metric() const;

@@ -180,7 +180,7 @@ TABLE = {
     "optimizer.adam_beta2": [Trial(0.5, Changed(weights))],
     "optimizer.adam_eps": [Trial(0.1, Changed(LOSS))],
     "optimizer.clip_grad": [Trial(0.1, Changed(weights))],
-    "optimizer.use_distributed_optimizer": [Trial(False, Gains(err, "this one process updates all weights"))],
+    "optimizer.use_distributed_optimizer": [Trial(False, Gains(err, "this one process shares nothing"))],
     "scheduler.lr_decay_style": [Trial("linear", Changed(RATE), {"scheduler.lr_decay_iters": 3})],
     "scheduler.lr_wsd_decay_style": [Trial("linear", Changed(RATE), WSD), Trial("linear", Refused(NOTHING))],
     "scheduler.lr_wsd_decay_iters": [Trial(1, Changed(RATE), WSD), Trial(1, Refused(NOTHING))],
@@ -230,6 +230,7 @@ TABLE = {
     "peft.lora_plus_ratio": of_peft(Trial(16, Changed(LOSS)), value=16),
     "peft.base_bits": [Trial(4, Changed(LOSS)), Trial("fp8", Fails("no projection of the base is in FP8")),
                        Trial(4, Refused("holds the weights in a form that cannot train"), FULL)],
+    "peft.shard_base": of_peft(Trial("true", Gains(err, "peft.shard_base=true is for several ranks")), value="true"),
     "peft.adapter_path": of_peft(Trial(ADAPTER, Changed(LOSS)), value=ADAPTER),
     "checkpoint.pretrained_checkpoint": [Trial(NOISY, Changed(LOSS)), Trial(DEMO, Needed("checkpoint.pretrained_checkpoint"))],
     "checkpoint.save": [Trial("other", Gains(files, "other/metrics.jsonl")), Trial("run", Needed("checkpoint.save"))],
@@ -282,6 +283,7 @@ TABLE = {
     "logger.wandb_entity": [Trial("team-of-the-walk", Changed(written("team-of-the-walk")), WANDB), Trial("team", Refused(NOTHING))],
     "logger.wandb_exp_name": [Trial("name-of-the-walk", Changed(written("name-of-the-walk")), WANDB), Trial("name", Refused(NOTHING))],
     "logger.wandb_save_dir": [Trial("board", Gains(files, "board/wandb/offline-run-"), WANDB), Trial("board", Refused(NOTHING))],
+    "dist.distributed_timeout_minutes": [Trial(5, Gains(err, "dist.distributed_timeout_minutes=5 is for several ranks"))],
     "rng.seed": [Trial(7, Changed(LOSS)), Trial(7, Refused(NOTHING), FULL | {"dataset.shuffle": "false"})],
 }
 

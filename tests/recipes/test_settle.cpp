@@ -199,7 +199,7 @@ TEST(Settle, EveryNumberHasItsRange) {
                          << error;
                    }
                  });
-  EXPECT_EQ(numbers, 53);
+  EXPECT_EQ(numbers, 54);
   // The ones that trained on once, each with what it may be.
   for (const auto& [given, allowed] : std::map<std::string, std::string>{
            {"optimizer.adam_beta1=2", "must be at least 0 and below 1"},

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <mutex>
 
 #include "kernels/optimizer.h"
@@ -32,7 +33,12 @@ double state_bytes(const AdamW& optimizer) {
 
 double weight_bytes(const Ministral3& model) {
   double bytes = 0;
-  for (const at::Tensor& each : model.parameters()) bytes += static_cast<double>(each.nbytes());
+  for (const at::Tensor& each : model.parameters()) {
+    if (!each.is_meta()) bytes += static_cast<double>(each.nbytes());
+  }
+  if (const BaseShards* base = model.language_model().base()) {
+    bytes += static_cast<double>(base->bytes());
+  }
   return bytes;
 }
 
@@ -58,8 +64,9 @@ class RanksOfARun : public ::testing::Test {
     config_.model.pipeline_model_parallel_size = topology.pipeline;
     run_ranks(topology.world(), [&](const World& world) {
       Trainer trainer(config_, {}, world);
-      trainer.step();
+      const StepMetrics metrics = trainer.step();
       const std::scoped_lock lock(mutex_);
+      last_[world.rank()] = metrics;
       look(trainer);
     });
   }
@@ -67,6 +74,7 @@ class RanksOfARun : public ::testing::Test {
   TempDir temp_;
   TrainConfig config_;
   std::mutex mutex_;
+  std::map<int64_t, StepMetrics> last_;
 };
 
 // Within 5 % of 1/N, as of weights.
@@ -86,6 +94,53 @@ TEST_F(RanksOfARun, HoldWhatThePlanSays) {
         EXPECT_NEAR(state_bytes(trainer.optimizer()) / static_cast<double>(plan.optimizer), 1,
                     0.05);
       });
+    }
+  }
+}
+
+// A base that is shared out makes the same to the bit, in 1/N of the bytes, for what the docs say.
+TEST_F(RanksOfARun, ShareAFrozenBaseOut) {
+  config_.peft.scheme = "lora";
+  config_.peft.dim = 4;
+  config_.train.micro_batch_size = 4;  // one forward a rank
+  for (const char* bits : {"16", "4"}) {
+    config_.peft.base_bits = bits;
+    for (const Topology& topology :
+         {Topology{.data = 2}, Topology{.data = 4}, Topology{.tensor = 2, .data = 2},
+          Topology{.context = 2, .data = 2}, Topology{.data = 2, .pipeline = 2}}) {
+      SCOPED_TRACE(to_string(topology) + ", bits " + bits);
+      struct Rank {
+        double loss, norm, sent;
+        int64_t base = 0;
+      };
+      std::map<bool, std::vector<Rank>> made;
+      for (const bool shared : {false, true}) {
+        config_.peft.shard_base = shared;
+        made[shared].resize(static_cast<size_t>(topology.world()));
+        on(topology, [&](Trainer& trainer) {
+          const BaseShards* base = trainer.model().language_model().base();
+          const Grid& grid = trainer.ranks().grid;
+          made[shared][static_cast<size_t>(trainer.ranks().rank)] = {
+              last_.at(trainer.ranks().rank).loss, last_.at(trainer.ranks().rank).grad_norm,
+              grid.gradients.traffic().bytes(), base == nullptr ? 0 : base->bytes()};
+          const ModelConfig& model = trainer.model().config();
+          const PlannedRun run{config_, ModelShape(model, config_), largest_sample(model, config_)};
+          const MemoryPlan plan = moments_of(run, topology, grid.place.pipeline).front();
+          EXPECT_NEAR(weight_bytes(trainer.model()) / static_cast<double>(plan.weights), 1, 0.05);
+        });
+      }
+      const double share = 1 - 1.0 / static_cast<double>(topology.data * topology.context);
+      for (size_t rank = 0; rank < made[true].size(); ++rank) {
+        const Rank &with = made[true][rank], &without = made[false][rank];
+        EXPECT_EQ(with.loss, without.loss);
+        EXPECT_EQ(with.norm, without.norm);
+        // Each rank's own part is not sent to itself.
+        const auto base = static_cast<double>(with.base * topology.data * topology.context);
+        // The layer where forward turns into backward is there.
+        const auto layers = static_cast<double>(4 / topology.pipeline);
+        const double gathered = (2 * layers - 1) / layers * base;
+        EXPECT_NEAR((with.sent - without.sent) / (share * gathered), 1, 0.01);
+      }
     }
   }
 }

@@ -86,6 +86,7 @@ TEST_P(Topologies, MakeWhatOneRankMakes) {
   config.optimizer.use_distributed_optimizer = true;
   const Rehearser distributed(config, kSteps);
   config.optimizer.use_distributed_optimizer = false;
+  config.peft.shard_base = config.trains_adapters();
   const Rehearser whole(config, kSteps);
   // Each mode some of them, and all together every one; TRESTLE_EVERY_TOPOLOGY=1: each mode all.
   const bool every = std::getenv("TRESTLE_EVERY_TOPOLOGY") != nullptr;

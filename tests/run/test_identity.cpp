@@ -65,6 +65,8 @@ const std::map<std::string, std::string>& other_values() {
       {"optimizer.adam_eps", "1e-7"},
       {"optimizer.clip_grad", "0.5"},
       {"optimizer.use_distributed_optimizer", "false"},
+      {"peft.shard_base", "true"},
+      {"dist.distributed_timeout_minutes", "5"},
       {"scheduler.lr_decay_style", "linear"},
       {"scheduler.lr_wsd_decay_style", "linear"},
       {"scheduler.lr_wsd_decay_iters", "5"},
