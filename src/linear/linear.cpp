@@ -137,6 +137,7 @@ void Linear::share_out(std::shared_ptr<BaseShards> shards, int64_t layer, size_t
   const HeldMatrix held = matrix();
   shared_ = {held.form, held.parts.size, std::move(shards),
              layer,     first,           held.parts.tensors.size()};
+  weight.requires_grad_(false);
   if (!weight.is_meta()) set_weight(at::empty_like(weight, weight.options().device(at::kMeta)));
   quantized_.reset();
   fp8_.reset();

@@ -153,9 +153,6 @@ void LanguageModel::share_out(size_t layer) {
   for (const Linear* each : projections) {
     first.push_back(tensors.size());
     const std::vector<at::Tensor> held = each->held();
-    for (const at::Tensor& tensor : held) {
-      TORCH_CHECK(!tensor.defined() || !tensor.requires_grad(), "what is shared out is frozen");
-    }
     tensors.insert(tensors.end(), held.begin(), held.end());
   }
   const auto number = static_cast<int64_t>(layer);

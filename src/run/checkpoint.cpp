@@ -14,6 +14,7 @@
 #include "megatron/integrity.h"
 #include "megatron/names.h"
 #include "model/ministral3.h"
+#include "parallel/agreement.h"
 #include "parallel/by_all.h"
 #include "peft/megatron_adapter.h"
 #include "run/held_tensors.h"
@@ -43,7 +44,10 @@ SavedRun::SavedRun(const std::filesystem::path& path, bool verified, const Shard
       ranks_(std::move(ranks)),
       checkpoint_(path),
       own_(own_of(checkpoint_)) {
-  if (verified) require_integrity(checkpoint_.directory());
+  // One reads all files for all.
+  together(ranks_, [&] {
+    if (verified && ranks_.rank() == 0) require_integrity(checkpoint_.directory());
+  });
   const std::string note = tracker_note(path);
   if (!note.empty()) fmt::print(stderr, "{}\n", note);
 }

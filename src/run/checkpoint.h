@@ -69,9 +69,9 @@ class SavedRun {
  public:
   /// `path` is a run, whose newest checkpoint is taken, or one of its iterations. Throws UserError
   /// when there is none or, with `verified`, where integrity.json is missing or files are not as it
-  /// says. A line on stderr tells of a tracker that says otherwise than the one that is followed.
-  /// By all of `ranks`, on the CPU's backend; each reads the parts that its `plan` says, whichever
-  /// ranks wrote them.
+  /// says, which the first rank reads for all. A line on stderr tells of a tracker that says
+  /// otherwise than the one that is followed. By all of `ranks`, on the CPU's backend; each reads
+  /// the parts that its `plan` says, whichever ranks wrote them.
   explicit SavedRun(const std::filesystem::path& path, bool verified = false,
                     const ShardPlan& plan = {}, Group ranks = {});
 

@@ -53,11 +53,13 @@ TrainConfig validated(TrainConfig config) {
   return config;
 }
 
-// checkpoint.verify_integrity: of what is in Megatron's form.
-fs::path with_integrity(fs::path path, const TrainConfig& config) {
-  if (config.checkpoint.verify_integrity && is_megatron_checkpoint(path)) {
-    require_integrity(megatron_directory(path));
-  }
+// checkpoint.verify_integrity: of what is in Megatron's form. One rank reads all files for all.
+fs::path with_integrity(fs::path path, const TrainConfig& config, const Group& world) {
+  together(world, [&] {
+    if (config.checkpoint.verify_integrity && is_megatron_checkpoint(path) && world.rank() == 0) {
+      require_integrity(megatron_directory(path));
+    }
+  });
   return path;
 }
 
@@ -170,7 +172,7 @@ Trainer::Trainer(const TrainConfig& config, Asked asked, const World& world)
       asked_(std::move(asked)),
       base_(with_integrity(resolve_model(config_.checkpoint.pretrained_checkpoint,
                                          "checkpoint.pretrained_checkpoint"),
-                           config_)),
+                           config_, ranks_.grid.world)),
       processor_(base_.assets(),
                  {config_.dataset.image_max_edge, config_.dataset.image_max_tokens}),
       dataset_(make_training_data(config_)) {
@@ -367,8 +369,8 @@ void Trainer::settle_base(const std::optional<SavedRun>& saved) {
 }
 
 void Trainer::start_from_adapter() {
-  const fs::path path =
-      with_integrity(resolve_model(config_.peft.adapter_path, "peft.adapter_path"), config_);
+  const fs::path path = with_integrity(
+      resolve_model(config_.peft.adapter_path, "peft.adapter_path"), config_, ranks_.grid.world);
   load_adapter(*model_, path);
   const std::shared_ptr<Ministral3> whole = whole_adapters(model_, path);
   const LoraConfig held = lora_config_of(*whole);

@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 
+#include "bridge/load_quantized.h"
 #include "kernels/optimizer.h"
 #include "model/ministral3.h"
 #include "parallel/world.h"
@@ -35,6 +36,11 @@ double weight_bytes(const Ministral3& model) {
   double bytes = 0;
   for (const at::Tensor& each : model.parameters()) {
     if (!each.is_meta()) bytes += static_cast<double>(each.nbytes());
+  }
+  for (const auto& [name, linear] : projections(model)) {
+    for (const auto& [part, tensor] : held_tensors(*linear)) {
+      bytes += static_cast<double>(tensor.nbytes());
+    }
   }
   if (const BaseShards* base = model.language_model().base()) {
     bytes += static_cast<double>(base->bytes());
