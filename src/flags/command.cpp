@@ -354,6 +354,8 @@ void run_command_line(const std::string& help, const std::string& name,
   } catch (const CLI::ExtrasError&) {
     refuse_extra(command, extra.value_or(""));
   } catch (const CLI::ParseError& error) {
+    // A word that stands in a wrong place may be what is missing.
+    if (extra && error.get_name() == "RequiredError") refuse_extra(command, *extra);
     const std::string said = error.what();
     user_error("{}{} {}", said, said.ends_with('?') ? "" : ";", help_of(command));
   }

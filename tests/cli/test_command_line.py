@@ -88,8 +88,11 @@ class Lines(Walk):
         for command in self.leaves():
             with self.subTest(command):
                 full = places.get(command, [])
-                if command == "finetune":  # which has a place for all
-                    self.says(["finetune", "train.train_iters=1", "--", "b=1"], "unknown option b;")
+                if command in ("finetune", "plan", "rehearse"):  # which have a place for all
+                    self.says([command, "train.train_iters=1", "--", "b=1"], "unknown option b;")
+                    continue
+                if command == "launch":  # behind them stands a command
+                    self.says(["launch", "--nproc-per-node", "1", "--", "-x"], "'-x'")
                     continue
                 no_place = f"{command} has no place for '-x'; "
                 for line in (["--", *full, "-x"], [*full, "--", "-x"], [*full[:1], "--", *full[1:], "-x", "--"]):
