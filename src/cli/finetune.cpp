@@ -187,6 +187,7 @@ void finetune(const FinetuneFlags& flags) {
     if (environment.rank == 0) fmt::print("{}", printed(run.config));
     return;
   }
+  silence_warnings();
   World world(environment, std::chrono::minutes(run.config.dist.distributed_timeout_minutes));
   world.watch(end_told);
   const auto stopped = in_typed_words(run.typed, [&] { return train_as_rank(run, world); });

@@ -27,6 +27,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kCycle = 200ms;
 // A node of which nothing is heard for so long is gone.
 constexpr auto kSilence = 15s;
+// The same where ranks have lost others.
+constexpr auto kSuspiciousSilence = 2s;
 // At the end, for the others to read how it ended.
 constexpr auto kFarewell = 5s;
 
@@ -78,7 +80,7 @@ struct Nodes::Shared {
     int64_t restart = -1;  // not begun
     std::optional<Failure> failure = {};
     int stop = 0;
-    bool done = false;
+    bool done = false, suspects = false;
 
     bool operator==(const Wanted&) const = default;
   };
@@ -135,12 +137,13 @@ struct Nodes::Shared {
   }
 
   // Of the first node: one that has left or no longer counts.
-  std::optional<Failure> silent_node() {
+  std::optional<Failure> silent_node(bool suspects) {
     for (int64_t each = 1; node == 0 && each < nodes; ++each) {
       const int64_t count = store->add(beat_of(each), 0);
       Beat& beat = beats[each];
       if (count != beat.count) beat = {count, Clock::now()};
-      const bool is_silent = Clock::now() - beat.at > kSilence;
+      const auto silence = Clock::now() - beat.at;
+      const bool is_silent = silence > (suspects ? kSuspiciousSilence : kSilence);
       if (is_silent || store->check({left_by(each)})) return Failure{.rank = -1, .node = each};
     }
     return std::nullopt;
@@ -157,7 +160,7 @@ struct Nodes::Shared {
     if (own.done) set("done");
     found.port = port_of_round(own.restart);
     found.all_done = found.port != 0 && all_have(own.restart, "done");
-    if (!own.failure && !found.all_done) own.failure = silent_node();
+    if (!own.failure && !found.all_done) own.failure = silent_node(own.suspects);
     const std::string failed =
         first_value(key(own.restart, "failed"), own.failure ? packed(*own.failure) : "");
     if (!failed.empty()) found.failed = unpacked(failed);
@@ -326,6 +329,12 @@ void Nodes::fail(const Failure& failure) {
   const std::scoped_lock lock(shared_->mutex);
   shared_->wanted.failure = failure;
   if (shared_->nodes == 1) shared_->news.failed = failure;
+  shared_->changed.notify_all();
+}
+
+void Nodes::suspect() {
+  const std::scoped_lock lock(shared_->mutex);
+  shared_->wanted.suspects = true;
   shared_->changed.notify_all();
 }
 

@@ -73,6 +73,8 @@ class Nodes {
   /// where the port of a single node is taken.
   void ready(int64_t restart);
   void fail(const Failure& failure);
+  /// What failed here speaks of others: a node that falls silent now is given up sooner.
+  void suspect();
   void stop(int signal);
   void done();
   News news() const;

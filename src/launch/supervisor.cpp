@@ -18,6 +18,7 @@
 #include "launch/cores.h"
 #include "launch/output.h"
 #include "launch/signals.h"
+#include "parallel/world.h"
 
 namespace trestle {
 
@@ -72,6 +73,7 @@ class Supervisor {
   void reap();
   void consider(const Rank& rank, int status);
   bool is_nearer(const Failure& one, const Failure& other) const;
+  bool speaks_of_another_node(const Failure& failure) const;
   void hear_nodes();
   void look_at_clock();
   void decide(const Failure& failure);
@@ -282,7 +284,14 @@ void Supervisor::consider(const Rank& rank, int status) {
     return;
   }
   if (!suspect_ || is_nearer(failure, *suspect_)) suspect_ = failure;
-  if (!decide_at_) decide_at_ = Clock::now() + options_.patience.cause;
+  const bool is_effect = speaks_of_another_node(*suspect_);
+  if (is_effect) nodes_.suspect();
+  const auto at = Clock::now() + (is_effect ? options_.patience.node : options_.patience.cause);
+  decide_at_ = decide_at_ ? std::min(*decide_at_, at) : at;
+}
+
+bool Supervisor::speaks_of_another_node(const Failure& failure) const {
+  return options_.nodes.nodes > 1 && is_echo(output_.error_of(failure.rank));
 }
 
 // To the cause. Whoever fails closes its connections before its error is told, and others that end
@@ -306,7 +315,10 @@ void Supervisor::hear_nodes() {
 void Supervisor::look_at_clock() {
   const auto now = Clock::now();
   const auto has_come = [&](const auto& time) { return time && now >= *time; };
-  if (suspect_ && !failure_ && (has_come(decide_at_) || !any_lives())) decide(*suspect_);
+  if (suspect_ && !failure_) {
+    const bool is_last_word = !any_lives() && !speaks_of_another_node(*suspect_);
+    if (has_come(decide_at_) || is_last_word) decide(*suspect_);
+  }
   const bool nobody_follows = has_come(told_at_) && any_lives() && stop_ == 0;
   if (nobody_follows && !suspect_ && !failure_) decide(*told_);
   if (has_come(kill_at_)) signal_all(SIGKILL);
@@ -365,6 +377,7 @@ bool is_echo(std::string_view error) {
 }
 
 int run_ranks(const LaunchOptions& options) {
+  silence_warnings();
   Supervisor supervisor(options);
   return supervisor.run();
 }

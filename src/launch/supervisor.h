@@ -15,6 +15,9 @@ namespace trestle {
 struct Patience {
   /// Behind a first failure for others, of which one may be its cause.
   std::chrono::milliseconds cause{300};
+  /// The same where all that failed here speak of others, and there are other nodes: for a launcher
+  /// that no longer counts.
+  std::chrono::milliseconds node{3000};
   /// Between SIGTERM and SIGKILL.
   std::chrono::milliseconds grace{5000};
   /// For the others where a rank ended by a SIGTERM that did not come from here: it told them.

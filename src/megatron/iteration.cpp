@@ -201,7 +201,7 @@ void MegatronIteration::write_side_files(const MegatronContents& contents,
 }
 
 fs::path MegatronIteration::mark() const {
-  write_text(iteration_ / kMarkerFile, std::string(kMarker));
+  write_text(iteration_ / kMarkerFile, kMarker);
   if (new_run_) write_trackers(directory_.path());
   return directory_.path();
 }

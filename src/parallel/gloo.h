@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 namespace c10d {
 class Backend;
@@ -14,10 +15,14 @@ class Store;
 
 namespace trestle {
 
-/// Of `size` ranks that meet under `store`. `is_local`: over the loopback; else the interface of
-/// GLOO_SOCKET_IFNAME, or what this machine's name resolves to.
+/// Where ranks of one machine meet.
+inline constexpr const char* kThisMachine = "127.0.0.1";
+
+/// Of `size` ranks that meet under `store`, this one at `address`, in digits: but for kThisMachine
+/// GLOO_SOCKET_IFNAME names another interface. Empty: what this machine's name resolves to.
 c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::Store>& store,
-                                               int64_t rank, int64_t size, bool is_local,
+                                               int64_t rank, int64_t size,
+                                               const std::string& address,
                                                std::chrono::milliseconds timeout);
 
 }  // namespace trestle

@@ -148,7 +148,7 @@ void Group::all_reduce_max(at::Tensor& x) const {
   run(Collective::kAllReduce, x, reduction(x, c10d::ReduceOp::MAX)).wait();
 }
 
-Pending Group::all_reduce_async(at::Tensor x) const {
+Pending Group::all_reduce_async(const at::Tensor& x) const {
   if (!shared_) return {};
   return run(Collective::kAllReduce, x, reduction(x, c10d::ReduceOp::SUM));
 }

@@ -86,7 +86,7 @@ class Group {
   /// The largest of the ranks' values, in x's place.
   void all_reduce_max(at::Tensor& x) const;
   /// all_reduce that goes on by itself; x may be touched again behind wait(). fp32 only.
-  Pending all_reduce_async(at::Tensor x) const;
+  Pending all_reduce_async(const at::Tensor& x) const;
   /// [n, ...] of every rank -> [size * n, ...] in their order.
   at::Tensor all_gather(const at::Tensor& x) const;
   /// The same that goes on by itself, into `out`.

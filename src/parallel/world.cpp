@@ -1,8 +1,10 @@
 #include "parallel/world.h"
 
+#include <c10/util/Logging.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -12,6 +14,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "base/text.h"
+#include "parallel/address.h"
 #include "parallel/gloo.h"
 #include "parallel/nccl.h"
 #include "parallel/watchdog.h"
@@ -51,6 +54,7 @@ World::World(c10::intrusive_ptr<c10d::Store> store, int64_t rank, int64_t size,
       rank_(rank),
       size_(size),
       local_rank_(rank),
+      address_(kThisMachine),
       timeout_(timeout),
       journal_(std::make_shared<Journal>()) {}
 
@@ -59,7 +63,9 @@ World::World(const RankEnvironment& environment, std::chrono::milliseconds timeo
       rank_(environment.rank),
       size_(environment.size),
       local_rank_(environment.local_rank),
-      is_local_(environment.local_size == environment.size),
+      address_(environment.local_size == environment.size
+                   ? kThisMachine
+                   : address_towards(environment.master_address, environment.port)),
       timeout_(timeout),
       journal_(std::make_shared<Journal>()) {}
 
@@ -84,7 +90,7 @@ Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
       c10::make_intrusive<c10d::PrefixStore>(fmt::format("{}/{}", who, made_[who]++), store_);
   try {
     const int64_t rank = me - ranks.begin(), size = std::ssize(ranks);
-    auto host = gloo_backend(store, rank, size, is_local_, timeout_);
+    auto host = gloo_backend(store, rank, size, address_, timeout_);
     if (device.is_cpu()) return {name, journal_, std::move(host)};
     // What one rank of NCCL writes there, others must not take for Gloo's.
     const auto of_cards = c10::make_intrusive<c10d::PrefixStore>("cards", store);
@@ -92,9 +98,19 @@ Group World::group(const std::string& name, const std::vector<int64_t>& ranks,
   } catch (const UserError&) {
     throw;
   } catch (const std::exception& error) {
-    throw LostRank(fmt::format("rank {} of {}: the {} group of ranks {} did not meet: {}", rank_,
-                               size_, name, fmt::join(ranks, ", "), first_line(error.what())));
+    const char* hint = address_ == kThisMachine
+                           ? ""
+                           : "; GLOO_SOCKET_IFNAME names the interface by which nodes reach each "
+                             "other";
+    throw LostRank(fmt::format("rank {} of {}: the {} group of ranks {} did not meet: {}{}", rank_,
+                               size_, name, fmt::join(ranks, ", "), first_line(error.what()),
+                               hint));
   }
+}
+
+void silence_warnings() {
+  constexpr int kErrorsAlone = 2;
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = kErrorsAlone;
 }
 
 void run_ranks(int64_t ranks, const std::function<void(const World&)>& fn,

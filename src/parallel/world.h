@@ -60,13 +60,17 @@ class World {
  private:
   c10::intrusive_ptr<c10d::Store> store_;
   int64_t rank_ = 0, size_ = 1, local_rank_ = 0;
-  bool is_local_ = true;
+  std::string address_;  // at which other ranks find this one
   std::chrono::milliseconds timeout_ = kCollectiveTimeout;
   std::shared_ptr<Journal> journal_;
   std::unique_ptr<Watchdog> watchdog_;
   /// How often a group of that name and those ranks has been made.
   mutable std::map<std::string, int64_t> made_;
 };
+
+/// Of c10d, whose warnings tell of errors that are thrown anyway, and with backtraces; but where
+/// TORCH_CPP_LOG_LEVEL asks for them.
+void silence_warnings();
 
 /// fn(world) on `ranks` threads that are the ranks of one world on this machine, and what the first
 /// that threw threw; the others' LostRank behind it are not told.

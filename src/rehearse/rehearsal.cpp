@@ -151,7 +151,9 @@ Rehearser::~Rehearser() = default;
 Rehearsal Rehearser::on(const Topology& topology) const {
   const SilentMessages silent;
   const Steps& one = one_->steps;
-  Rehearsal rehearsal{.topology = topology, .seconds_one = one_->seconds};
+  Rehearsal rehearsal;
+  rehearsal.topology = topology;
+  rehearsal.seconds_one = one_->seconds;
   TrainConfig config = config_;
   config.model.tensor_model_parallel_size = topology.tensor;
   config.model.context_parallel_size = topology.context;

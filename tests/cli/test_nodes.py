@@ -25,8 +25,6 @@ NEAR = 1e-5  # relative, in float32: sums over ranks are made in another order
 ENDS = 30  # seconds behind which no node waits any more for one that was killed
 UNHEARD = 45  # or for one that is silent: a node gives node 0 up behind twice the 15 s, and then ends its ranks
 ADDRESSES = ("10.77.0.1", "10.77.0.2")  # in the namespaces alone
-# A machine's own name may stand for 127.0.0.1, as Debian's does, and Gloo takes its address from the name.
-INTERFACE = {"GLOO_SOCKET_IFNAME": "eth0"}
 
 
 class Node:
@@ -91,7 +89,7 @@ class TwoNodes(unittest.TestCase):
             started[rank] = subprocess.Popen(
                 [*self.nodes[rank].inside(), script.TRESTLE, "launch", "--nnodes", "2", "--node-rank", str(rank),
                  "--rdzv-endpoint", f"{ADDRESSES[0]}:29500", "--nproc-per-node", "1", "--", *words], cwd=self.folder,
-                env={**ENVIRONMENT, **INTERFACE}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                env={**ENVIRONMENT}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             self.addCleanup(kill_with_ranks, started[rank])
         return [started[0], started[1]]
 
@@ -138,7 +136,7 @@ class TwoNodes(unittest.TestCase):
     def test_a_node_whose_launcher_is_killed_is_named(self):
         # Its ranks end with it. One of node 0 sees its connection closed before the launchers miss each other.
         words = (rf"(?m)^trestle: the launcher of node 0 at {ADDRESSES[0]}:29500 is gone",
-                 rf"(?m)^trestle: .*(node 1 is gone|Connection closed by peer \[{ADDRESSES[1]}\])")
+                 rf"(?m)^trestle: .*node 1 is gone")
         for killed in (0, 1):
             with self.subTest(node=killed):
                 launchers, pids = self.trains(f"killed_{killed}")
