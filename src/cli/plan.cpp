@@ -155,6 +155,11 @@ void plan(const PlanFlags& flags) {
   TrainConfig& config = settled_run.config;
   const FoundModel model = found_model(flags.run, config);
   settle_base(config.peft, model.is_fp8);
+  if (config.peft.shard_base && !config.trains_adapters()) {
+    user_error(
+        "peft.shard_base=true has no effect: peft.scheme is empty: the weights themselves train; "
+        "leave it out");
+  }
   const SampleShape sample = sample_of(flags, model.config, config);
   const Machine machine = machine_of(flags, given, config.dtype());
   const PlannedRun run{.config = config,

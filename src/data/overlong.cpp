@@ -80,9 +80,24 @@ Sample cut_text(Sample sample, int64_t max_length) {
   return sample;
 }
 
+namespace {
+
+// A picture that cannot be read is of this row.
+Sample processed(const Processor& processor, const Conversation& conversation,
+                 std::string_view name) {
+  try {
+    return processor.process(conversation, Ending::kSample);
+  } catch (const UserError& error) {
+    if (name.empty()) throw;
+    user_error("{}: {}", name, error.what());
+  }
+}
+
+}  // namespace
+
 std::optional<Sample> fit(const Processor& processor, const Conversation& conversation,
                           int64_t max_length, Overlong policy, std::string_view name) {
-  Sample sample = processor.process(conversation, Ending::kSample);
+  Sample sample = processed(processor, conversation, name);
   const int64_t length = length_of(sample);
   if (length <= max_length) return sample;
   switch (policy) {

@@ -23,8 +23,9 @@ std::string_view name_of(Overlong policy);
 std::string overlong_names();
 
 /// The sample in at most `max_length` ids, or nothing where it is dropped. `name` opens the
-/// UserError of one that does not fit: under kError any, under kShrinkImage one that is too long
-/// with every picture at its smallest, under kCutText one that keeps no target.
+/// UserError of one that cannot be read, and of one that does not fit: under kError any, under
+/// kShrinkImage one that is too long with every picture at its smallest, under kCutText one that
+/// keeps no target.
 std::optional<Sample> fit(const Processor& processor, const Conversation& conversation,
                           int64_t max_length, Overlong policy, std::string_view name);
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <regex>
 
 namespace trestle {
 
@@ -191,6 +192,16 @@ void Output::release_older(Clock::duration age) {
   }
 }
 
+namespace {
+
+// "trestle: rank 3: ..." as rank 0 says it, which does not name itself.
+std::string without_rank(const std::string& line) {
+  static const std::regex named(R"(^trestle: rank \d+: )");
+  return std::regex_replace(line, named, "trestle: ");
+}
+
+}  // namespace
+
 void Output::release(int64_t first) {
   std::ranges::stable_partition(ranks_, [&](const Rank& each) { return each.number == first; });
   const auto says = [](const Rank& rank, const std::string& line) {
@@ -199,8 +210,10 @@ void Output::release(int64_t first) {
   const auto zero = std::ranges::find(ranks_, 0, &Rank::number);
   for (const Rank& rank : ranks_) {
     for (const std::string& line : rank.kept) {
-      if (!said_.insert(line).second) continue;
-      print(zero != ranks_.end() && says(*zero, line) ? *zero : rank, line);
+      const std::string plain = without_rank(line);
+      if (!said_.insert(plain).second) continue;
+      const bool is_of_all = zero != ranks_.end() && says(*zero, plain);
+      print(is_of_all ? *zero : rank, is_of_all ? plain : line);
     }
   }
   for (Rank& rank : ranks_) rank.kept.clear();

@@ -20,6 +20,10 @@ void BaseShards::take(int64_t layer, const std::vector<at::Tensor>& tensors) {
   const at::NoGradGuard no_grad;
   Layer& made = layers_[layer];
   for (const at::Tensor& tensor : tensors) {
+    if (!tensor.defined()) {
+      made.places.push_back({at::ScalarType::Undefined, {}, made.bytes, 0});
+      continue;
+    }
     const auto bytes = static_cast<int64_t>(tensor.nbytes());
     made.places.push_back({tensor.scalar_type(), tensor.sizes().vec(), made.bytes, bytes});
     made.bytes = aligned(made.bytes + bytes);
@@ -54,6 +58,10 @@ void BaseShards::visit(int64_t layer) {
   gathered.pending.wait();
   here_ = layer;
   for (const Place& place : layers_.at(layer).places) {
+    if (place.dtype == at::ScalarType::Undefined) {
+      tensors_.emplace_back();
+      continue;
+    }
     tensors_.push_back(
         gathered.bytes.narrow(0, place.first, place.bytes).view(place.dtype).view(place.sizes));
   }

@@ -21,7 +21,8 @@ class BaseShards {
  public:
   explicit BaseShards(Group group) : group_(std::move(group)) {}
 
-  /// Keeps this rank's part of the bytes of `tensors`, which every rank gives alike.
+  /// Keeps this rank's part of the bytes of `tensors`, which every rank gives alike; some may be
+  /// undefined.
   void take(int64_t layer, const std::vector<at::Tensor>& tensors);
   /// What take() was given, gathered; stays until another layer is asked for.
   const std::vector<at::Tensor>& tensors(int64_t layer);
@@ -40,7 +41,7 @@ class BaseShards {
 
  private:
   struct Place {
-    at::ScalarType dtype;
+    at::ScalarType dtype;  // Undefined of a tensor that is none
     std::vector<int64_t> sizes;
     int64_t first, bytes;  // in the layer
   };

@@ -154,6 +154,12 @@ bool LoraConfig::starts_with_pissa() const {
 
 void LoraConfig::validate() const {
   check_values(*this, "peft.");
+  if (shard_base && starts_with_pissa()) {
+    user_error(
+        "peft.shard_base=true and peft.lora_A_init_method={} contradict each other: the adapters "
+        "are taken out of the base, which no rank has whole; leave one out",
+        lora_A_init_method);
+  }
   if (has_held_base() && scheme.empty()) {
     user_error(
         "peft.base_bits={} holds the weights in a form that cannot train; set peft.scheme to lora "
@@ -241,6 +247,12 @@ AdapterSummary load_adapter(Ministral3& model, const fs::path& path) {
   AdapterSummary summary = summarize(model);
   summary.changes_nothing = changes_nothing(model);
   return summary;
+}
+
+bool has_adapters(const Ministral3& model) {
+  return std::ranges::any_of(adapter_sites(model), [](const AdapterSite& site) {
+    return site.linear->adapter() != nullptr;
+  });
 }
 
 LoraConfig lora_config_of(const Ministral3& model) {

@@ -41,8 +41,9 @@ void attach_lora_shapes(Ministral3& model, const LoraConfig& config);
 /// other without the base's weights.
 AdapterSummary load_adapter(Ministral3& model, const std::filesystem::path& path);
 
-/// The config of the adapters that the model has: what a checkpoint of them must state. Throws
-/// UserError when they have several ranks or alphas, which no such config can say.
+bool has_adapters(const Ministral3& model);
+/// The config of the adapters that the model has, one at least: what a checkpoint of them must
+/// state. Throws UserError when they have several ranks or alphas, which no such config can say.
 LoraConfig lora_config_of(const Ministral3& model);
 
 /// What to tell of an adapter that changes_nothing.

@@ -100,15 +100,14 @@ Held held_of(const PlannedRun& run, const Topology& topology, int64_t stage) {
   held.group = std::max(decayed, plain);
   // kernels/optimizer.cpp: a parameter in fp32 is its own master.
   held.optimizer = updated * (2 * kFloatBytes + (e < kFloatBytes ? kFloatBytes : 0));
-  // Distributed, two buckets are on their way at a time, as sums in fp32 and as weights, and this
-  // rank's own elements of all stay; else all sums do.
+  // Distributed, two buckets are on their way at a time, as sums in fp32 and as weights, and the
+  // sums of this rank's own elements stay; else all sums do.
   int64_t two = 0, sent = 0;
   for (const std::vector<int64_t>& kind : exchanged) {
     sent += std::accumulate(kind.begin(), kind.end(), int64_t{0});
     two = std::max(two, largest_two(kind));
   }
-  held.buffers =
-      is_distributed(run) ? own * (kFloatBytes + e) + two * kFloatBytes : sent * kFloatBytes;
+  held.buffers = is_distributed(run) ? own * kFloatBytes + two * kFloatBytes : sent * kFloatBytes;
   held.passing = two * e;
   // Of what is shared out one layer is worked with and the next one on its way.
   held.buffers += 2 * divided_up(shared * topology.pipeline, run.shape.model().text.num_layers);

@@ -121,7 +121,9 @@ Snapshot take_snapshot(const TrainConfig& config, const Ministral3& model, const
                        const OpenCheckpoint& base, const std::optional<HuggingFaceFolder>& folder,
                        bool copied, const ShardPlan& plan) {
   std::optional<LoraConfig> adapters;
-  if (config.trains_adapters()) adapters = lora_config_of(model);
+  // A later stage may have no place for any; the first stage's rank says what all have.
+  if (config.trains_adapters())
+    adapters = has_adapters(model) ? lora_config_of(model) : config.peft;
   Json run_config = record_of(progress, base, folder).to_json();
   run_config["checkpoint"] = {{"pretrained_checkpoint", config.checkpoint.pretrained_checkpoint}};
   if (adapters) run_config["peft"] = peft_run_config(*adapters);

@@ -119,24 +119,29 @@ void GradientSync::share_out() {
   places_ = std::move(places);
 }
 
+// First and number; none where that is 0.
+std::pair<int64_t, int64_t> GradientSync::own_run(const Bucket& bucket, size_t parameter) const {
+  const int64_t own = bucket.elements / bucket.group.size();
+  const int64_t begin = own * bucket.group.rank(), at = place_of_[parameter].at;
+  const int64_t from = std::max(begin, at);
+  const int64_t to = std::min(begin + own, at + parameters_[parameter].second.numel());
+  return {from - at, std::max<int64_t>(to - from, 0)};
+}
+
 // This rank's elements of a bucket, a part of each parameter that they touch.
 void GradientSync::share_out(Bucket& bucket) {
-  const at::NoGradGuard no_grad;
   const int64_t own = bucket.elements / bucket.group.size();
-  const int64_t begin = own * bucket.group.rank(), end = begin + own;
-  const at::TensorOptions options = parameters_[bucket.members.front()].second.options();
-  bucket.own_weights = at::zeros({own}, options.requires_grad(false));
-  bucket.own_gradients = at::empty({own}, options.dtype(at::kFloat).requires_grad(false));
+  bucket.own_gradients = at::empty({own}, at::TensorOptions().dtype(at::kFloat).device(device_));
   for (const size_t i : bucket.members) {
     const auto& [name, parameter] = parameters_[i];
-    const int64_t at = place_of_[i].at;
-    const int64_t from = std::max(begin, at), to = std::min(end, at + parameter.numel());
-    if (from >= to) continue;
-    const at::Tensor weights = bucket.own_weights.narrow(0, from - begin, to - from);
-    weights.copy_(run_of(parameter, from - at, to - from));
-    parts_.push_back(
-        {.name = name, .tensor = weights, .first = from - at, .sizes = parameter.sizes().vec()});
-    places_.push_back({.parameter = i, .at = from - begin});
+    const auto [first, count] = own_run(bucket, i);
+    if (count == 0) continue;
+    TORCH_CHECK(parameter.is_contiguous(), name, " is not dense");
+    parts_.push_back({.name = name,
+                      .tensor = run_of(parameter, first, count),
+                      .first = first,
+                      .sizes = parameter.sizes().vec()});
+    places_.push_back({.parameter = i, .at = place_of_[i].at + first - own * bucket.group.rank()});
   }
 }
 
@@ -236,26 +241,33 @@ at::Tensor GradientSync::norm() const {
   return squares.sqrt().to(at::kFloat);
 }
 
-at::Tensor GradientSync::gathered(const Bucket& bucket, Pending& pending) const {
-  at::Tensor all = at::empty({bucket.elements}, bucket.own_weights.options());
+GradientSync::Gathering GradientSync::gather(const Bucket& bucket) const {
+  const auto options = parameters_[bucket.members.front()].second.options().requires_grad(false);
+  const int64_t own = bucket.elements / bucket.group.size();
+  Gathering made{at::zeros({own}, options), at::empty({bucket.elements}, options), {}};
+  for (const size_t i : bucket.members) {
+    const auto [first, count] = own_run(bucket, i);
+    if (count == 0) continue;
+    made.own.narrow(0, place_of_[i].at + first - own * bucket.group.rank(), count)
+        .copy_(run_of(parameters_[i].second, first, count));
+  }
   // As bytes: what is only moved needs no type that the backend knows.
-  pending = bucket.group.all_gather_async(all.view(at::kByte), bucket.own_weights.view(at::kByte));
-  return all;
+  made.pending = bucket.group.all_gather_async(made.all.view(at::kByte), made.own.view(at::kByte));
+  return made;
 }
 
 void GradientSync::share_updates() {
   if (!distributed_ || buckets_.empty()) return;
   const at::NoGradGuard no_grad;
-  Pending pending;
-  at::Tensor weights = gathered(buckets_.front(), pending);
+  Gathering next = gather(buckets_.front());
   for (size_t i = 0; i < buckets_.size(); ++i) {
-    pending.wait();
-    const at::Tensor here = std::exchange(weights, {});
-    if (i + 1 < buckets_.size()) weights = gathered(buckets_[i + 1], pending);
+    Gathering here = std::exchange(next, {});
+    here.pending.wait();
+    if (i + 1 < buckets_.size()) next = gather(buckets_[i + 1]);
     for (const size_t member : buckets_[i].members) {
       const at::Tensor& parameter = parameters_[member].second;
       parameter.copy_(
-          here.narrow(0, place_of_[member].at, parameter.numel()).view(parameter.sizes()));
+          here.all.narrow(0, place_of_[member].at, parameter.numel()).view(parameter.sizes()));
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels/optimizer.h"
@@ -24,8 +25,8 @@ namespace trestle {
 /// buckets at a time.
 class GradientSync {
  public:
-  /// `parameters`: those that train, on `device`, with the weights that they begin with; a stage
-  /// may have none. All ranks of a stage make it with the same ones, which must not move in memory.
+  /// `parameters`: those that train, on `device`, dense; a stage may have none. All ranks of a
+  /// stage make it with the same ones, which must not move in memory: parts() are views of them.
   GradientSync(const AdamW::NamedTensors& parameters, const Grid& grid, at::Device device,
                bool distributed);
   ~GradientSync();
@@ -56,10 +57,14 @@ class GradientSync {
     /// fp32 [elements], one member after another: the sums, or, distributed, of two buckets in
     /// turn what is on its way.
     at::Tensor flat;
-    at::Tensor own_gradients;  // fp32 [elements / size]; distributed alone, as the next
-    at::Tensor own_weights;    // of the parameters' type
+    at::Tensor own_gradients;  // fp32 [elements / size]; distributed alone
     int64_t missing = 0;       // members whose gradient is not there
     bool is_sent = false;
+    Pending pending;
+  };
+  /// A bucket's weights on their way.
+  struct Gathering {
+    at::Tensor own, all;
     Pending pending;
   };
   struct ParameterPlace {
@@ -79,7 +84,9 @@ class GradientSync {
   void send(size_t bucket);
   void fill(Bucket& bucket);
   void hand_out(const std::vector<int64_t>& has);
-  at::Tensor gathered(const Bucket& bucket, Pending& pending) const;
+  /// The elements of a parameter that are this rank's of its bucket.
+  std::pair<int64_t, int64_t> own_run(const Bucket& bucket, size_t parameter) const;
+  Gathering gather(const Bucket& bucket) const;
 
   AdamW::NamedTensors parameters_;
   at::Device device_;

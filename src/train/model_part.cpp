@@ -53,15 +53,7 @@ Build build_of_rank(const TrainConfig& config, const ModelConfig& model, const G
   build.groups.tensor = grid.tensor;
   build.groups.context = grid.context;
   build.groups.sequence_parallel = topology.sequence_parallel;
-  if (config.peft.shard_base) {
-    if (config.peft.starts_with_pissa()) {
-      user_error(
-          "peft.shard_base=true and peft.lora_A_init_method={} contradict each other: the adapters "
-          "are taken out of the base, which no rank has whole; leave one out",
-          config.peft.lora_A_init_method);
-    }
-    build.base = grid.gradients;
-  }
+  if (config.peft.shard_base) build.base = grid.gradients;
   const ModelOptions& options = config.model;
   const LayerRuns runs = options.pipeline_split == "cost"
                              ? runs_by_cost(options, topology, costs)

@@ -109,7 +109,7 @@ TEST_F(RanksOfARun, ShareAFrozenBaseOut) {
   config_.peft.scheme = "lora";
   config_.peft.dim = 4;
   config_.train.micro_batch_size = 4;  // one forward a rank
-  for (const char* bits : {"16", "4"}) {
+  for (const char* bits : {"16", "8", "4"}) {
     config_.peft.base_bits = bits;
     for (const Topology& topology :
          {Topology{.data = 2}, Topology{.data = 4}, Topology{.tensor = 2, .data = 2},
