@@ -122,7 +122,8 @@ class Linear : public torch::nn::Module {
   bool keeps_fp8() const { return keeps_fp8_; }
   /// The tensors of its matrix, as it holds them.
   std::vector<at::Tensor> held() const { return matrix().parts.tensors; }
-  /// The matrix is frozen from now on and goes: `shards` has it, as the tensors of `layer` from `first` on.
+  /// The matrix is frozen from now on and goes: `shards` has it, as the tensors of `layer` from
+  /// `first` on.
   void share_out(std::shared_ptr<BaseShards> shards, int64_t layer, size_t first);
   /// Not on the meta device.
   bool has_values() const { return is_held() || !weight.is_meta(); }

@@ -128,6 +128,20 @@ TEST_F(StageRanks, AnAdapterOfTheWholeModelStartsThem) {
   expect_as_one_rank(config, {{2}});
 }
 
+// The second stage has no place for any, and saves and goes on all the same.
+TEST_F(StageRanks, AdaptersOfTheTowerAloneAreSaved) {
+  TrainConfig config = over(this->config("tower", "lora"), {2});
+  config.peft.target_modules = {"vision.*"};
+  config.validation.eval_interval = 0;
+  for (const int64_t steps : {3, 4}) {
+    config.train.train_iters = steps;
+    run_ranks(2, [&](const World& world) { Trainer(config, {}, world).run(); });
+    const auto mark = fmt::format("iter_{:07}/metadata.json", steps);
+    EXPECT_TRUE(std::filesystem::exists(std::filesystem::path(config.checkpoint.save) / mark));
+    config.checkpoint.load = config.checkpoint.save;
+  }
+}
+
 TEST_F(StageRanks, AValidationIsThatOfOneRank) {
   TrainConfig config = this->config("validated");
   config.validation.path_or_dataset = config.dataset.path_or_dataset;
