@@ -38,6 +38,9 @@ TrainConfig rehearsed(TrainConfig config, int64_t steps) {
   config.scheduler.lr_decay_style = "constant";
   config.validation.eval_iters = 0;
   config.peft.dropout = 0;
+  // Each rank's own, so that several run the tower for a picture that one runs it for once.
+  config.dataset.feature_cache_mb = 0;
+  config.dataset.feature_cache.clear();
   config.checkpoint.load.clear();
   config.logger.log_params_norm = true;
   return config;
