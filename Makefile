@@ -10,7 +10,7 @@ JOBS ?= $(shell nproc)
 help:
 	@echo "make demo    set up, build, run the whole main job on the embedded model: demo_report.html"
 	@echo "make test    set up, build, run every test"
-	@echo "make unit    build, run the unit tests: a minute"
+	@echo "make unit    build, run the unit tests: minutes"
 	@echo "make lint    the ladder, clang-format, clang-tidy, what documents promise"
 	@echo "make cuda    build against a CUDA build of torch: TORCH_PYTHON=/path/to/python (docs/gpu.md)"
 	@echo "make asan    build and run the unit tests under the address and undefined-behaviour sanitizers"
