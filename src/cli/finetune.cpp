@@ -92,14 +92,13 @@ std::string printed(const TrainConfig& config) {
 }
 
 // A layer's shards, a pipeline's stages and a sequence's parts make the same sums as the whole.
-void tell_of_parallelism(const TrainConfig& config, const Asked& asked, const Grid& grid,
-                         const World& world) {
-  if (world.size() > 1) {
+void tell_of_parallelism(const TrainConfig& config, const Asked& asked, const Ranks& ranks) {
+  if (!ranks.is_one()) {
     if (asked.keys.contains("peft.shard_base") && config.peft.shard_base &&
-        grid.gradients.is_one()) {
+        ranks.grid.gradients.is_one()) {
       fmt::print(stderr,
                  "peft.shard_base=true: no two of these {} ranks have the same layers to share\n",
-                 world.size());
+                 ranks.size);
     }
     return;
   }
@@ -128,7 +127,7 @@ void tell_of_parallelism(const TrainConfig& config, const Asked& asked, const Gr
 int train(const SettledRun& run, const World& world) {
   Trainer trainer(run.config, run.asked, world);
   const TrainConfig& config = trainer.config();  // with what data and adapter settle
-  tell_of_parallelism(config, run.asked, trainer.ranks().grid, world);
+  tell_of_parallelism(config, run.asked, trainer.ranks());
   if (config.dtype() == at::kBFloat16 && bf16_path() == Bf16Path::kWidened) {
     fmt::print(stderr, "{}\n", describe_bf16_path());
   }

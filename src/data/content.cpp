@@ -19,9 +19,7 @@ size_t blocks_of(size_t files) {
 }
 
 // `name`: what stands before its size.
-void add_file(Digest& digest, const fs::path& path, const std::string& name, size_t blocks) {
-  const MappedFile file(path);
-  const std::string_view text = file.text();
+void add_text(Digest& digest, std::string_view text, const std::string& name, size_t blocks) {
   digest.update(fmt::format("{}{};", name, text.size()));
   if (text.size() <= blocks * kBlock) {
     digest.update(text);
@@ -35,10 +33,18 @@ void add_file(Digest& digest, const fs::path& path, const std::string& name, siz
   }
 }
 
+void add_file(Digest& digest, const fs::path& path, const std::string& name, size_t blocks) {
+  const MappedFile file(path);
+  add_text(digest, file.text(), name, blocks);
+}
+
+// Of a file that is told by its name too.
+std::string before_size(const std::string& name) { return name + " "; }
+
 }  // namespace
 
 void add_content(Digest& digest, const fs::path& path, size_t blocks) {
-  add_file(digest, path, path.filename().string() + " ", blocks);
+  add_file(digest, path, before_size(path.filename().string()), blocks);
 }
 
 std::string content_of(const std::vector<fs::path>& files) {
@@ -49,8 +55,7 @@ std::string content_of(const std::vector<fs::path>& files) {
 
 std::string content_of_text(const std::string& name, std::string_view text) {
   Digest digest(Digest::Kind::kSha256);
-  digest.update(fmt::format("{} {};", name, text.size()));
-  digest.update(text);
+  add_text(digest, text, before_size(name), kMostBlocksOfFile);
   return digest.hex();
 }
 

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <utility>
 
 #include "parallel/buckets.h"
@@ -94,54 +93,37 @@ void GradientSync::add_buckets(const std::vector<size_t>& members, const Group& 
   }
 }
 
-void GradientSync::share_out() {
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (distributed_ && place_of_[i].bucket) continue;
-    const auto& [name, parameter] = parameters_[i];
-    parts_.push_back(
-        {.name = name, .tensor = parameter, .first = 0, .sizes = parameter.sizes().vec()});
-    places_.push_back({.parameter = i, .at = place_of_[i].at});
-  }
-  if (distributed_) {
-    for (Bucket& bucket : buckets_) share_out(bucket);
-  }
-  // Parts of buckets came as these do, which run backward.
-  std::vector<size_t> order(parts_.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::sort(order, {}, [&](size_t i) { return places_[i].parameter; });
-  std::vector<ParameterPart> parts;
-  std::vector<PartPlace> places;
-  for (const size_t i : order) {
-    parts.push_back(parts_[i]);
-    places.push_back(places_[i]);
-  }
-  parts_ = std::move(parts);
-  places_ = std::move(places);
-}
-
-// First and number; none where that is 0.
-std::pair<int64_t, int64_t> GradientSync::own_run(const Bucket& bucket, size_t parameter) const {
+GradientSync::OwnRun GradientSync::own_run(const Bucket& bucket, size_t parameter) const {
   const int64_t own = bucket.elements / bucket.group.size();
   const int64_t begin = own * bucket.group.rank(), at = place_of_[parameter].at;
   const int64_t from = std::max(begin, at);
   const int64_t to = std::min(begin + own, at + parameters_[parameter].second.numel());
-  return {from - at, std::max<int64_t>(to - from, 0)};
+  return {from - at, std::max<int64_t>(to - from, 0), from - begin};
 }
 
-// This rank's elements of a bucket, a part of each parameter that they touch.
-void GradientSync::share_out(Bucket& bucket) {
-  const int64_t own = bucket.elements / bucket.group.size();
-  bucket.own_gradients = at::empty({own}, at::TensorOptions().dtype(at::kFloat).device(device_));
-  for (const size_t i : bucket.members) {
+// Whole parameters, or what is this rank's of each.
+void GradientSync::share_out() {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
     const auto& [name, parameter] = parameters_[i];
-    const auto [first, count] = own_run(bucket, i);
-    if (count == 0) continue;
-    TORCH_CHECK(parameter.is_contiguous(), name, " is not dense");
-    parts_.push_back({.name = name,
-                      .tensor = run_of(parameter, first, count),
-                      .first = first,
-                      .sizes = parameter.sizes().vec()});
-    places_.push_back({.parameter = i, .at = place_of_[i].at + first - own * bucket.group.rank()});
+    const auto& [bucket, at] = place_of_[i];
+    ParameterPart part{
+        .name = name, .tensor = parameter, .first = 0, .sizes = parameter.sizes().vec()};
+    PartPlace place{.parameter = i, .at = at};
+    if (distributed_ && bucket) {
+      const OwnRun run = own_run(buckets_[*bucket], i);
+      if (run.count == 0) continue;
+      TORCH_CHECK(parameter.is_contiguous(), name, " is not dense");
+      part.tensor = run_of(parameter, run.first, run.count);
+      part.first = run.first;
+      place.at = run.at;
+    }
+    parts_.push_back(std::move(part));
+    places_.push_back(place);
+  }
+  if (!distributed_) return;
+  for (Bucket& bucket : buckets_) {
+    bucket.own_gradients = at::empty({bucket.elements / bucket.group.size()},
+                                     at::TensorOptions().dtype(at::kFloat).device(device_));
   }
 }
 
@@ -243,13 +225,14 @@ at::Tensor GradientSync::norm() const {
 
 GradientSync::Gathering GradientSync::gather(const Bucket& bucket) const {
   const auto options = parameters_[bucket.members.front()].second.options().requires_grad(false);
-  const int64_t own = bucket.elements / bucket.group.size();
-  Gathering made{at::zeros({own}, options), at::empty({bucket.elements}, options), {}};
+  Gathering made{at::zeros({bucket.elements / bucket.group.size()}, options),
+                 at::empty({bucket.elements}, options),
+                 {}};
   for (const size_t i : bucket.members) {
-    const auto [first, count] = own_run(bucket, i);
-    if (count == 0) continue;
-    made.own.narrow(0, place_of_[i].at + first - own * bucket.group.rank(), count)
-        .copy_(run_of(parameters_[i].second, first, count));
+    const OwnRun run = own_run(bucket, i);
+    if (run.count == 0) continue;
+    made.own.narrow(0, run.at, run.count)
+        .copy_(run_of(parameters_[i].second, run.first, run.count));
   }
   // As bytes: what is only moved needs no type that the backend knows.
   made.pending = bucket.group.all_gather_async(made.all.view(at::kByte), made.own.view(at::kByte));

@@ -7,7 +7,6 @@
 #include <array>
 #include <cstdint>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "kernels/optimizer.h"
@@ -71,6 +70,11 @@ class GradientSync {
     std::optional<size_t> bucket;
     int64_t at = 0;  // among its elements
   };
+  /// The elements of a parameter that are this rank's of its bucket.
+  struct OwnRun {
+    int64_t first, count;  // of the parameter; none where `count` is 0
+    int64_t at;            // among the rank's own of the bucket
+  };
   /// Where parts_[i] lies.
   struct PartPlace {
     size_t parameter;
@@ -79,13 +83,11 @@ class GradientSync {
 
   void add_buckets(const std::vector<size_t>& members, const Group& group);
   void share_out();
-  void share_out(Bucket& bucket);
   void gradient_is_there(size_t parameter);
   void send(size_t bucket);
   void fill(Bucket& bucket);
   void hand_out(const std::vector<int64_t>& has);
-  /// The elements of a parameter that are this rank's of its bucket.
-  std::pair<int64_t, int64_t> own_run(const Bucket& bucket, size_t parameter) const;
+  OwnRun own_run(const Bucket& bucket, size_t parameter) const;
   Gathering gather(const Bucket& bucket) const;
 
   AdamW::NamedTensors parameters_;
