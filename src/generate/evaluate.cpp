@@ -106,11 +106,11 @@ ScoredAnswer score_answer(const std::string& answer, const std::string& wanted, 
   return scored;
 }
 
-Evaluation evaluate(const Ministral3& model, const Processor& processor, const Dataset& dataset,
+Evaluation evaluate(const Forward& forward, const Processor& processor, const Dataset& dataset,
                     const EvaluationOptions& options,
                     const std::function<void(int64_t)>& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const Generator generator(model, stop_ids(processor.tokenizer()), options.decoding);
+  const Generator generator(forward, stop_ids(processor.tokenizer()), options.decoding);
   const int64_t rows = options.rows > 0 ? std::min(options.rows, dataset.size()) : dataset.size();
   Evaluation evaluation;
   const int64_t step = options.ranks;

@@ -59,8 +59,8 @@ struct EvaluationOptions {
   DecodingOptions decoding = {};
 };
 
-/// Greedy answers to every row's prompt. `model` must be in eval mode.
-Evaluation evaluate(const Ministral3& model, const Processor& processor, const Dataset& dataset,
+/// Greedy answers to every row's prompt. The model must be in eval mode.
+Evaluation evaluate(const Forward& forward, const Processor& processor, const Dataset& dataset,
                     const EvaluationOptions& options,
                     const std::function<void(int64_t done)>& progress = {});
 

@@ -13,7 +13,6 @@
 #include "generate/prefill.h"
 #include "generate/prompt_lookup.h"
 #include "model/host_input.h"
-#include "model/ministral3.h"
 
 namespace trestle {
 
@@ -40,18 +39,25 @@ ModelInput pack(const std::vector<Sample>& prompts, at::Device device) {
                           std::move(images_CHW));
 }
 
-void check_images(const ModelConfig& config, const std::vector<at::Tensor>& images_CHW) {
+void check_images(const ModelConfig& config, const Sample& prompt) {
+  const std::vector<at::Tensor>& images_CHW = prompt.images_CHW;
   if (images_CHW.empty()) return;
   if (!config.vision) {
     user_error("the prompt has {} images but this model has no vision tower", images_CHW.size());
   }
   const int64_t side = config.vision->patch_size * config.projector.spatial_merge_size;
+  int64_t features = 0;
   for (const at::Tensor& image : images_CHW) {
+    features += (image.size(1) / side) * (image.size(2) / side);
     if (image.size(1) % side == 0 && image.size(2) % side == 0) continue;
     user_error(
         "an image became {} x {} pixels, but the model's patches are {} pixels wide; is the "
         "processor's config this model's?",
         image.size(1), image.size(2), side);
+  }
+  const auto tokens = std::ranges::count(prompt.ids, config.image_token_id);
+  if (tokens != features) {
+    user_error("the prompt has {} image tokens but its images have {} features", tokens, features);
   }
 }
 
@@ -87,7 +93,7 @@ void check_prompts(const ModelConfig& config, const std::vector<Sample>& prompts
           "this model's?",
           id, config.text.vocab_size - 1);
     }
-    check_images(config, prompt.images_CHW);
+    check_images(config, prompt);
   }
 }
 
@@ -128,9 +134,8 @@ at::Tensor rows_of(const at::Tensor& logits_RV, const std::vector<std::vector<in
 // Tokens by the model's forward and the sampler, for all answers at once.
 class Decoding {
  public:
-  Decoding(const Ministral3& model, const SamplingOptions& options, Answers& answers,
-           KvCache& cache)
-      : model_(model),
+  Decoding(const Forward& forward, const SamplingOptions& options, Answers& answers, KvCache& cache)
+      : forward_(forward),
         options_(options),
         answers_(answers),
         cache_(cache),
@@ -138,7 +143,9 @@ class Decoding {
 
   // From hidden states [R, D], a row a sequence and one more for each of its proposals.
   void choose(const at::Tensor& x_RD, const std::vector<std::vector<int64_t>>& proposals) {
-    const at::Tensor logits_RV = model_.language_model().head(x_RD);
+    int64_t rows = 0;
+    for (const auto& each : proposals) rows += std::ssize(each) + 1;
+    const at::Tensor logits_RV = forward_.head(x_RD, rows);
     chosen_ = sampler_.next(logits_RV, proposals);
     std::vector<Logprobs> logprobs;
     if (options_.logprobs > 0) {
@@ -168,7 +175,8 @@ class Decoding {
     }
     std::vector<int64_t> lengths = cache_.lengths();
     const int64_t running = answers_.running(), made = answers_.tokens();
-    choose(model_.hidden(behind(tokens, cache_, model_.build().device), &cache_), proposals);
+    choose(forward_.hidden(behind(tokens, cache_, forward_.model().build().device), cache_),
+           proposals);
     for (size_t i = 0; i < chosen_.size(); ++i) {
       // With proposals an answer may end many steps before its neighbours: it takes no more room.
       if (most_proposals > 0 && answers_.is_finished(i)) continue;
@@ -183,7 +191,7 @@ class Decoding {
   void steps_over_fixed_buffers(GenerationStats& stats) {
     std::vector<int64_t> newest;
     for (const auto& chosen : chosen_) newest.push_back(chosen.back());
-    DecodeStep step(model_, options_, newest, cache_);
+    DecodeStep step(forward_.model(), options_, newest, cache_);
     int64_t to_launch = options_.max_new_tokens - 1;
     const auto launch = [&] {
       if (to_launch-- > 0) step.launch();
@@ -197,7 +205,7 @@ class Decoding {
   }
 
  private:
-  const Ministral3& model_;
+  const Forward& forward_;
   const SamplingOptions& options_;
   Answers& answers_;
   KvCache& cache_;
@@ -240,20 +248,21 @@ std::string describe(const GenerationStats& stats) {
 GenerationResult Generator::generate(const std::vector<Sample>& prompts,
                                      const SamplingOptions& options,
                                      const OnToken& on_token) const {
-  TORCH_CHECK(!model_.is_training(), "a model that generates is in eval mode");
-  check_prompts(model_.config(), prompts, options);
+  const Ministral3& model = forward_.model();
+  TORCH_CHECK(!model.is_training(), "a model that generates is in eval mode");
+  check_prompts(model.config(), prompts, options);
   GenerationResult result;
   if (prompts.empty()) return result;
   GenerationStats& stats = result.stats;
   const c10::InferenceMode inference;
 
   const Stopwatch prefilling;
-  const ModelInput prompt = pack(prompts, model_.build().device);
-  KvCache cache(model_.config().text, prompt.packing.sequences(),
-                prompt.packing.longest() + options.max_new_tokens, model_.build());
+  const ModelInput prompt = pack(prompts, model.build().device);
+  KvCache cache(model.config().text, prompt.packing.sequences(),
+                prompt.packing.longest() + options.max_new_tokens, model.build());
   Answers answers(prompts, options.max_new_tokens, stop_ids_, on_token);
-  Decoding decoding(model_, options, answers, cache);
-  decoding.choose(prefill(model_, prompt, decoding_.prefill_chunk_size, cache),
+  Decoding decoding(forward_, options, answers, cache);
+  decoding.choose(prefill(forward_, prompt, decoding_.prefill_chunk_size, cache),
                   std::vector<std::vector<int64_t>>(prompts.size()));
   stats.prefill_tokens = prompt.packing.tokens();
   stats.prefill_chunks =
@@ -263,8 +272,8 @@ GenerationResult Generator::generate(const std::vector<Sample>& prompts,
   const Stopwatch decoded;
   const int64_t first_tokens = answers.tokens();
   const int64_t proposed = decoding_.prompt_lookup_num_tokens;
-  const bool fixed = decoding_.fixed_buffers.value_or(model_.build().device.is_cuda()) &&
-                     proposed == 0 && can_step(model_, options);
+  const bool fixed = decoding_.fixed_buffers.value_or(model.build().device.is_cuda()) &&
+                     proposed == 0 && forward_.is_whole() && can_step(model, options);
   if (fixed && answers.running() > 0) decoding.steps_over_fixed_buffers(stats);
   while (answers.running() > 0) decoding.step(proposed, stats);
   stats.decode_tokens = answers.tokens() - first_tokens;

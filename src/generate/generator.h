@@ -11,13 +11,12 @@
 #include <vector>
 
 #include "data/processor.h"
+#include "generate/forward.h"
 #include "generate/logprobs.h"
 #include "generate/sampling.h"
 #include "model/config.h"
 
 namespace trestle {
-
-class Ministral3;
 
 struct Generation {
   /// What the model emitted, the stop token included.
@@ -57,8 +56,8 @@ struct DecodingOptions {
   /// Tokens of each answer that prompt_lookup() proposes at most, to be checked in one step; 0:
   /// none.
   int64_t prompt_lookup_num_tokens = 0;
-  /// Whether steps are taken over buffers of a fixed size (decode_step.h), where can_step() and
-  /// nothing is proposed; by itself on a card alone.
+  /// Whether steps are taken over buffers of a fixed size (decode_step.h), where can_step(),
+  /// nothing is proposed and the model is whole; by itself on a card alone.
   std::optional<bool> fixed_buffers = std::nullopt;
 };
 
@@ -79,11 +78,9 @@ class Generator {
   /// Called once for each token of each answer, as it is made.
   using OnToken = std::function<void(size_t sequence, int64_t id)>;
 
-  /// Keeps a reference to `model`, which must be in eval mode (an adapter's dropout would act
-  /// otherwise).
-  Generator(const Ministral3& model, std::vector<int64_t> stop_ids,
-            const DecodingOptions& decoding = {})
-      : model_(model), stop_ids_(std::move(stop_ids)), decoding_(decoding) {}
+  /// The model must be in eval mode (an adapter's dropout would act otherwise).
+  Generator(Forward forward, std::vector<int64_t> stop_ids, const DecodingOptions& decoding = {})
+      : forward_(std::move(forward)), stop_ids_(std::move(stop_ids)), decoding_(decoding) {}
 
   /// Prompts of different lengths go together; labels are not read. An answer does not depend on
   /// its neighbours but for the order of sums in matrix products. Throws UserError as check_prompts
@@ -92,7 +89,7 @@ class Generator {
                             const OnToken& on_token = {}) const;
 
  private:
-  const Ministral3& model_;
+  Forward forward_;
   std::vector<int64_t> stop_ids_;
   DecodingOptions decoding_;
 };

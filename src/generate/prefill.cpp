@@ -5,13 +5,14 @@
 #include <algorithm>
 
 #include "model/host_input.h"
-#include "model/ministral3.h"
+#include "model/kv_cache.h"
 
 namespace trestle {
 
 namespace {
 
 at::Tensor last_rows(const at::Tensor& x_TD, const std::vector<int64_t>& lengths) {
+  if (!x_TD.defined()) return {};
   std::vector<int64_t> rows;
   int64_t end = 0;
   for (const int64_t length : lengths) rows.push_back((end += length) - 1);
@@ -39,30 +40,31 @@ std::vector<PrefillChunk> prefill_chunks(const std::vector<int64_t>& lengths, in
   return chunks;
 }
 
-at::Tensor prefill(const Ministral3& model, const ModelInput& prompts, int64_t chunk_size,
+at::Tensor prefill(const Forward& forward, const ModelInput& prompts, int64_t chunk_size,
                    KvCache& cache) {
   const auto& lengths = prompts.packing.lengths();
   if (prompts.packing.tokens() <= chunk_size) {
-    return last_rows(model.hidden(prompts, &cache), lengths);
+    return last_rows(forward.hidden(prompts, cache), lengths);
   }
-  const at::Tensor embedded_TD = model.embed(prompts);
+  const at::Tensor embedded_TD = forward.embed(prompts);
   // Of a sequence in parts the last one stays.
   std::vector<at::Tensor> last(lengths.size());
   for (const PrefillChunk& chunk : prefill_chunks(lengths, chunk_size)) {
     const Packing packing(chunk.lengths);
     const auto tokens = [&](const at::Tensor& x) {
-      return x.narrow(0, chunk.first_token, packing.tokens());
+      return x.defined() ? x.narrow(0, chunk.first_token, packing.tokens()) : x;
     };
     const ModelInput input{tokens(prompts.ids_T), tokens(prompts.positions_T), packing, {}};
     KvCache part = cache.part(chunk.first_sequence, packing.sequences());
     const at::Tensor rows =
-        last_rows(model.hidden_from(tokens(embedded_TD), input, &part), chunk.lengths);
+        last_rows(forward.hidden_from(tokens(embedded_TD), input, part), chunk.lengths);
     cache.take_lengths(chunk.first_sequence, part);
+    if (!rows.defined()) continue;
     for (int64_t i = 0; i < packing.sequences(); ++i) {
       last[static_cast<size_t>(chunk.first_sequence + i)] = rows.narrow(0, i, 1);
     }
   }
-  return at::cat(last);
+  return last.front().defined() ? at::cat(last) : at::Tensor();
 }
 
 }  // namespace trestle

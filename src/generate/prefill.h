@@ -6,12 +6,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "generate/forward.h"
 #include "model/input.h"
 
 namespace trestle {
 
 class KvCache;
-class Ministral3;
 
 /// What one forward of a prefill takes: whole sequences, or a part of one.
 struct PrefillChunk {
@@ -26,11 +26,12 @@ struct PrefillChunk {
 /// as go together, and one that is longer than `most` in parts.
 std::vector<PrefillChunk> prefill_chunks(const std::vector<int64_t>& lengths, int64_t most);
 
-/// Fills an empty cache with the prompts -> the hidden states of the last token of each, [B, D].
+/// Fills an empty cache with the prompts -> the hidden states of the last token of each, [B, D],
+/// on the last stage.
 /// What lies between the layers is of `chunk_size` tokens at a time, whatever the prompts' lengths;
 /// pictures go through the vision tower before, one after the other. Whole or in chunks the
 /// results are the same but for the order of sums.
-at::Tensor prefill(const Ministral3& model, const ModelInput& prompts, int64_t chunk_size,
+at::Tensor prefill(const Forward& forward, const ModelInput& prompts, int64_t chunk_size,
                    KvCache& cache);
 
 }  // namespace trestle

@@ -9,14 +9,17 @@
 namespace trestle {
 
 KvCache::KvCache(const TextConfig& config, int64_t sequences, int64_t capacity, const Build& build)
-    : lengths_(static_cast<size_t>(sequences), 0) {
+    : capacity_(capacity), lengths_(static_cast<size_t>(sequences), 0) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const bool here = !build.stage || build.stage->holds(layer);
     for (auto* slab : {&keys_, &values_}) {
+      slab->emplace_back();
+      if (!here) continue;
       // Zeros: what lies behind a shorter sequence has no weight, but no weight times NaN is NaN.
-      slab->push_back(build
-                          .empty({sequences, config.num_query_groups / build.groups.tensor.size(),
-                                  capacity, config.head_dim})
-                          .zero_());
+      slab->back() = build
+                         .empty({sequences, config.num_query_groups / build.groups.tensor.size(),
+                                 capacity, config.head_dim})
+                         .zero_();
     }
   }
 }
@@ -62,10 +65,14 @@ void KvCache::truncate(const std::vector<int64_t>& lengths) {
 }
 
 KvCache KvCache::part(int64_t first, int64_t count) const {
+  const auto of = [&](const at::Tensor& slab) {
+    return slab.defined() ? slab.narrow(0, first, count) : slab;
+  };
   KvCache part;
+  part.capacity_ = capacity_;
   for (size_t layer = 0; layer < keys_.size(); ++layer) {
-    part.keys_.push_back(keys_[layer].narrow(0, first, count));
-    part.values_.push_back(values_[layer].narrow(0, first, count));
+    part.keys_.push_back(of(keys_[layer]));
+    part.values_.push_back(of(values_[layer]));
   }
   part.lengths_.assign(lengths_.begin() + first, lengths_.begin() + first + count);
   return part;

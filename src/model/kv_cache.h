@@ -12,14 +12,15 @@ namespace trestle {
 
 class KvCache {
  public:
-  /// Room for `capacity` tokens of each of `sequences` sequences.
+  /// Room for `capacity` tokens of each of `sequences` sequences; of a pipeline's stage, for its
+  /// own layers.
   KvCache(const TextConfig& config, int64_t sequences, int64_t capacity, const Build& build);
 
   /// Tokens held of each sequence; they differ where prompts differ in length.
   const std::vector<int64_t>& lengths() const { return lengths_; }
   bool is_empty() const { return lengths_.empty() || longest() == 0; }
   int64_t longest() const;
-  int64_t capacity() const { return keys_.front().size(2); }
+  int64_t capacity() const { return capacity_; }
 
   /// Stores new tokens of each sequence behind its last: k and v [T, G, H], packed.
   void append(size_t layer, const at::Tensor& k_TGH, const at::Tensor& v_TGH,
@@ -53,7 +54,8 @@ class KvCache {
  private:
   KvCache() = default;
 
-  std::vector<at::Tensor> keys_, values_;
+  int64_t capacity_ = 0;
+  std::vector<at::Tensor> keys_, values_;  // undefined where another stage has the layer
   std::vector<int64_t> lengths_;
   at::Tensor positions_B_;
 };

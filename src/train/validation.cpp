@@ -268,7 +268,9 @@ std::vector<ScoredAnswer> Validation::answers(const Ministral3& model, const Gri
   options.rank = is_shared_out ? grid.data.rank() : 0;
   options.ranks = is_shared_out ? grid.data.size() : 1;
   std::vector<ScoredAnswer> mine;
-  together(grid.world, [&] { mine = evaluate(model, processor_, *dataset_, options).answers; });
+  together(grid.world, [&] {
+    mine = evaluate({model, grid.pipeline}, processor_, *dataset_, options).answers;
+  });
   if (options.ranks == 1) return mine;
   Json list = Json::array();
   for (const ScoredAnswer& each : mine) list.push_back(json_of(each));

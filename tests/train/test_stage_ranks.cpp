@@ -7,7 +7,11 @@
 #include <map>
 #include <mutex>
 
+#include "bridge/load.h"
+#include "data/datasets.h"
+#include "data/processor.h"
 #include "errors.h"
+#include "generate/generator.h"
 #include "model/ministral3.h"
 #include "parallel/world.h"
 #include "train/model_part.h"
@@ -142,24 +146,71 @@ TEST_F(StageRanks, AdaptersOfTheTowerAloneAreSaved) {
   }
 }
 
+// Loss, and answers to prompts with and without pictures, which all ranks then have.
 TEST_F(StageRanks, AValidationIsThatOfOneRank) {
   TrainConfig config = this->config("validated");
   config.validation.path_or_dataset = config.dataset.path_or_dataset;
+  config.validation.answers = 5;
+  config.validation.max_new_tokens = 6;
   config.train.train_iters = 1;
   const Processor processor(kModel, {config.dataset.image_max_edge, 0});
   const auto sets = Validation::make_all(config, processor);
   ASSERT_EQ(sets.size(), 1u);
   const OpenCheckpoint base(kModel);
-  const auto loss = [&](const Grid& grid) {
+  const auto validated = [&](const Grid& grid) {
     const auto model = load_model(base, build_of_rank(config, base.config(), grid, at::kCPU, {}));
     model->train();
     Pipeline pipeline(*model, grid);
-    return sets.front()->run(*model, pipeline, nullptr, 1, grid).loss;
+    return sets.front()->run(*model, pipeline, nullptr, 1, grid);
   };
-  const double wanted = loss({});
+  const auto texts = [](const ValidationMetrics& metrics) {
+    std::vector<std::string> texts;
+    for (const ScoredAnswer& each : metrics.answers) texts.push_back(each.answer);
+    return texts;
+  };
+  const ValidationMetrics wanted = validated({});
+  const std::set<std::string> different = [&] {
+    const auto all = texts(wanted);
+    return std::set(all.begin(), all.end());
+  }();
+  ASSERT_GT(different.size(), 1u);
+  for (const Topology& topology :
+       {Topology{.pipeline = 2, .virtual_pipeline = 2}, Topology{.tensor = 2, .pipeline = 2},
+        Topology{.data = 2, .pipeline = 2}}) {
+    run_ranks(topology.world(), [&](const World& world) {
+      const ValidationMetrics given = validated(Grid(world, topology, at::kCPU));
+      EXPECT_NEAR(given.loss, wanted.loss, kNear * wanted.loss);
+      EXPECT_EQ(texts(given), texts(wanted));
+      EXPECT_EQ(given.scores, wanted.scores);
+    });
+  }
+}
+
+TEST_F(StageRanks, PromptsInChunksAreAnsweredAsByOneRank) {
+  TrainConfig config = this->config("chunks");
+  const OpenCheckpoint base(kModel);
+  const Processor processor(kModel, {config.dataset.image_max_edge, 0});
+  const auto dataset = make_dataset("jsonl", {.path = config.dataset.path_or_dataset});
+  std::vector<Sample> prompts;
+  for (int64_t row = 0; row < 3; ++row) {
+    Conversation conversation = dataset->row(row);
+    conversation.messages.pop_back();
+    prompts.push_back(processor.process(std::move(conversation), Ending::kPrompt));
+  }
+  const auto answers = [&](const Grid& grid) {
+    const auto model = load_model(base, build_of_rank(config, base.config(), grid, at::kCPU, {}));
+    model->eval();
+    const Generator generator(Forward(*model, grid.pipeline), {},
+                              {.prefill_chunk_size = 7, .prompt_lookup_num_tokens = 2});
+    std::vector<std::vector<int64_t>> ids;
+    for (const Generation& each : generator.generate(prompts, {.max_new_tokens = 12}).sequences) {
+      ids.push_back(each.ids);
+    }
+    return ids;
+  };
+  const auto wanted = answers({});
   run_ranks(2, [&](const World& world) {
-    const Grid grid(world, {.pipeline = 2, .virtual_pipeline = 2}, at::kCPU);
-    EXPECT_NEAR(loss(grid), wanted, kNear * wanted);
+    EXPECT_EQ(answers(Grid(world, {.pipeline = 2}, at::kCPU)), wanted);
   });
 }
 
