@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 SIZES = {
+    "small": dict(layers=4, hidden=1024, ffn=4096, theta=1e6, tied=True),  # of no model: for ranks
     "3b": dict(layers=26, hidden=3072, ffn=9216, theta=1e6, tied=True),
     "8b": dict(layers=34, hidden=4096, ffn=14336, theta=1e6, tied=False),
     "14b": dict(layers=40, hidden=5120, ffn=16384, theta=1e9, tied=False),

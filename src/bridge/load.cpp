@@ -111,6 +111,10 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
         quantize(megatron, name, parameter.scalar_type(), *linear.quantized());
         continue;
       }
+      if (linear.panels() != nullptr) {
+        pack(megatron, name, *linear.panels());
+        continue;
+      }
       if (!linear.has_values()) {
         Upload* const way = linear.device().is_cpu() ? nullptr : &upload_to(linear.device());
         if (linear.keeps_fp8() && hold_fp8(megatron, name, linear, way)) continue;

@@ -11,6 +11,10 @@
 
 namespace trestle {
 
+namespace {
+constexpr int64_t kPackBytes = 16 << 20;  // read at a time
+}  // namespace
+
 std::map<std::string, Linear*> projections(const torch::nn::Module& module) {
   std::map<std::string, Linear*> found;
   for (const auto& entry : module.named_modules("", /*include_self=*/false)) {
@@ -43,6 +47,22 @@ void quantize(const TensorSource& source, const std::string& name, at::ScalarTyp
         name, into.bits());
   }
   if (!is_here) into.copy_from(made);
+}
+
+void pack(const TensorSource& source, const std::string& name, PanelWeight& into) {
+  // Whole panels at a time; a padded vocabulary has more rows.
+  const TensorInfo& stored = source.tensors().at(name);
+  const int64_t row_bytes = std::max<int64_t>(1, static_cast<int64_t>(stored.row_bytes()));
+  const int64_t step = std::max<int64_t>(1, kPackBytes / row_bytes / kPanelRows) * kPanelRows;
+  for (int64_t first = 0; first < into.rows(); first += step) {
+    const RowRange range{first, std::min(step, into.rows() - first)};
+    if (!into.set_rows(first, read_range(source, name, range))) {
+      user_error(
+          "tensor {} holds a value that is no finite number, which codes cannot say; mend the "
+          "checkpoint, or take --weights bf16",
+          name);
+    }
+  }
 }
 
 bool hold_fp8(const TensorSource& source, const std::string& name, Linear& into, Upload* upload) {

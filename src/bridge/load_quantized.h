@@ -28,6 +28,9 @@ std::map<std::string, QuantizedWeight*> quantized_weights(const torch::nn::Modul
 void quantize(const TensorSource& source, const std::string& name, at::ScalarType dtype,
               QuantizedWeight& into);
 
+/// The same into panels: of bf16, or in codes of them.
+void pack(const TensorSource& source, const std::string& name, PanelWeight& into);
+
 /// The projections below `module` by the names of their weights; the pointers live as long as it.
 std::map<std::string, Linear*> projections(const torch::nn::Module& module);
 

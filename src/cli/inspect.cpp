@@ -18,11 +18,12 @@
 #include "bridge/gguf_source.h"
 #include "checkpoint/hf_checkpoint.h"
 #include "cli/commands.h"
+#include "cpu/cpu.h"
+#include "cpu/panel_sums.h"
 #include "flags/format_flag.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "hub/hub.h"
-#include "kernels/cpu.h"
 #include "megatron/checkpoint.h"
 #include "peft/peft_folder.h"
 
@@ -219,9 +220,13 @@ void tell_of_processor(bool as_json) {
   const CpuFacts here = cpu_facts();
   const char* path = bf16_path() == Bf16Path::kNative ? "native" : "widened";
   if (as_json) {
-    const Json json = {{"processor", here.name},     {"instructions", here.instructions},
-                       {"onednn_limit", here.limit}, {"vectors", here.vectors},
-                       {"threads", here.threads},    {"bf16_products", path}};
+    const Json json = {{"processor", here.name},
+                       {"instructions", here.instructions},
+                       {"onednn_limit", here.limit},
+                       {"vectors", here.vectors},
+                       {"threads", here.threads},
+                       {"bf16_products", path},
+                       {"weight_panels", panel_sums_here().name}};
     fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
     return;
   }
@@ -229,7 +234,7 @@ void tell_of_processor(bool as_json) {
              one_line(here.name), here.instructions, here.vectors, here.threads,
              here.threads == 1 ? "" : "s");
   if (!here.limit.empty()) fmt::print("oneDNN        held to {}\n", one_line(here.limit));
-  fmt::print("{}\n", describe_bf16_path());
+  fmt::print("{}\nweight panels: {}\n", describe_bf16_path(), panel_sums_here().name);
 }
 
 struct InspectFlags {

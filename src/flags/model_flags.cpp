@@ -21,6 +21,14 @@ std::string_view bits_of(std::string_view weights) {
   return weights;
 }
 
+// What decoding on a CPU reads; nothing of forms that training has too.
+std::optional<PanelForm> panels_of(std::string_view weights, bool half) {
+  if (weights == "int8") return PanelForm::kInt8;
+  if (weights == "int4") return PanelForm::kInt4;
+  return half && (weights == "bf16" || weights == "16") ? std::optional(PanelForm::kBf16)
+                                                        : std::nullopt;
+}
+
 }  // namespace
 
 void ModelFlags::add_to(Command command) {
@@ -35,10 +43,11 @@ void ModelFlags::add_to(Command command) {
   command.add("--dtype", dtype, "float32 or bfloat16; default: the checkpoint's")
       .one_of({"float32", "bfloat16"});
   command
-      .add("--weights,--base-bits,--base_bits", weights,
-           "how the projections are held: bf16, int8 or int4 (NF4), in blocks of 64 with a scale "
-           "each, or fp8 (those that the checkpoint has so, as they are); or their bits: 16 (as "
-           "--dtype), 8, 4, as peft.base_bits of a run names what it was trained on")
+      .add(
+          "--weights,--base-bits,--base_bits", weights,
+          "how the weights are held: bf16, int8 or int4 (a scale for each 32 of a row), or fp8 "
+          "(projections that the checkpoint has so, as they are); or 16 (as --dtype), 8 or 4 (NF4) "
+          "as peft.base_bits of a run names the bits of the projections that it was trained on")
       .one_of({"bf16", "fp8", "int8", "int4", "16", "8", "4"});
   format.add_to(command);
   device.add_to(command);
@@ -91,8 +100,12 @@ OpenCheckpoint ModelFlags::open() const {
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
   const bool half = weights == "bf16" ||
                     (dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16");
-  auto model = load_model(checkpoint, base_build(half ? at::kBFloat16 : at::kFloat,
-                                                 bits_of(weights), device.choose_and_tell()));
+  const at::Device where = device.choose_and_tell();
+  const auto panels = where.is_cpu() ? panels_of(weights, half) : std::nullopt;
+  Build build =
+      base_build(half ? at::kBFloat16 : at::kFloat, panels ? "16" : bits_of(weights), where);
+  build.panels = panels;
+  auto model = load_model(checkpoint, build);
   if (!adapter_path.empty()) {
     const auto adapter = resolve_model(adapter_path, "--adapter-path");
     if (load_adapter(*model, adapter).changes_nothing) {

@@ -8,10 +8,12 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "cpu/panel_sums.h"
 #include "generate/answers.h"
 #include "generate/decode_step.h"
 #include "generate/prefill.h"
 #include "generate/prompt_lookup.h"
+#include "generate/speculation.h"
 #include "model/host_input.h"
 
 namespace trestle {
@@ -59,6 +61,19 @@ void check_images(const ModelConfig& config, const Sample& prompt) {
   if (tokens != features) {
     user_error("the prompt has {} image tokens but its images have {} features", tokens, features);
   }
+}
+
+}  // namespace
+
+namespace {
+
+// Whether logits of a token are the same bits alone and beside others.
+bool gives_each_row_its_bits(const Ministral3& model) {
+  if (!model.build().panels) return false;
+  return std::ranges::none_of(model.modules(), [](const auto& module) {
+    const auto* linear = dynamic_cast<const Linear*>(module.get());
+    return linear != nullptr && linear->adapter() != nullptr;
+  });
 }
 
 }  // namespace
@@ -175,11 +190,12 @@ class Decoding {
     }
     std::vector<int64_t> lengths = cache_.lengths();
     const int64_t running = answers_.running(), made = answers_.tokens();
+    ever_proposed_ = ever_proposed_ || most_proposals > 0;
     choose(forward_.hidden(behind(tokens, cache_, forward_.model().build().device), cache_),
            proposals);
     for (size_t i = 0; i < chosen_.size(); ++i) {
       // With proposals an answer may end many steps before its neighbours: it takes no more room.
-      if (most_proposals > 0 && answers_.is_finished(i)) continue;
+      if (ever_proposed_ && answers_.is_finished(i)) continue;
       lengths[i] += std::ssize(chosen_[i]);
     }
     cache_.truncate(lengths);
@@ -212,6 +228,7 @@ class Decoding {
   Sampler sampler_;
   // The newest tokens of each sequence; the last is not in the cache yet.
   std::vector<std::vector<int64_t>> chosen_;
+  bool ever_proposed_ = false;
 };
 
 }  // namespace
@@ -272,10 +289,19 @@ GenerationResult Generator::generate(const std::vector<Sample>& prompts,
   const Stopwatch decoded;
   const int64_t first_tokens = answers.tokens();
   const int64_t proposed = decoding_.prompt_lookup_num_tokens;
+  const bool settles = decoding_.speculates_where_it_pays && proposed == 0 &&
+                       gives_each_row_its_bits(model) &&
+                       std::ssize(prompts) * (Speculation::kTokens + 1) <= kMostPanelRows;
   const bool fixed = decoding_.fixed_buffers.value_or(model.build().device.is_cuda()) &&
                      proposed == 0 && forward_.is_whole() && can_step(model, options);
   if (fixed && answers.running() > 0) decoding.steps_over_fixed_buffers(stats);
-  while (answers.running() > 0) decoding.step(proposed, stats);
+  Speculation speculation;
+  while (answers.running() > 0) {
+    const Stopwatch step;
+    const int64_t before = answers.tokens(), tried = stats.proposed_tokens;
+    decoding.step(settles && speculation.is_worth() ? Speculation::kTokens : proposed, stats);
+    speculation.note(stats.proposed_tokens > tried, answers.tokens() - before, step.seconds());
+  }
   stats.decode_tokens = answers.tokens() - first_tokens;
   stats.decode_seconds = decoded.seconds();
   result.sequences = answers.release();

@@ -56,6 +56,10 @@ struct DecodingOptions {
   /// Tokens of each answer that prompt_lookup() proposes at most, to be checked in one step; 0:
   /// none.
   int64_t prompt_lookup_num_tokens = 0;
+  /// With none said: proposes Speculation::kTokens where the weights are in panels and have no
+  /// adapters beside them, so that a token's logits are the same bits alone and beside others,
+  /// while that pays.
+  bool speculates_where_it_pays = false;
   /// Whether steps are taken over buffers of a fixed size (decode_step.h), where can_step(),
   /// nothing is proposed and the model is whole; by itself on a card alone.
   std::optional<bool> fixed_buffers = std::nullopt;

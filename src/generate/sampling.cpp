@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "generate/logprobs.h"
+#include "kernels/by_rows.h"
 
 namespace trestle {
 
@@ -90,6 +91,39 @@ Sampler::Sampler(const SamplingOptions& options, size_t sequences) : options_(op
   }
 }
 
+namespace {
+
+struct Likeliest {
+  std::vector<int64_t> ids;
+  std::vector<char> is_finite;  // the row has no NaN, and its largest logit is finite
+};
+
+Likeliest likeliest_of(const at::Tensor& logits_RV) {
+  const int64_t R = logits_RV.size(0), V = logits_RV.size(1);
+  Likeliest found{std::vector<int64_t>(static_cast<size_t>(R)),
+                  std::vector<char>(static_cast<size_t>(R))};
+  if (takes_row_loops({logits_RV})) {
+    const at::Tensor logits = logits_RV.contiguous();
+    by_value_type(logits, [&]<class Value>(Value) {
+      const auto* rows = static_cast<const Value*>(logits.const_data_ptr());
+      for (int64_t r = 0; r < R; ++r) {
+        float largest = 0;
+        found.ids[static_cast<size_t>(r)] =
+            row_loops_here().of<Value>().argmax(rows + r * V, V, &largest);
+        found.is_finite[static_cast<size_t>(r)] = std::isfinite(largest) ? 1 : 0;
+      }
+    });
+    return found;
+  }
+  const auto [best_R, ids_R] = logits_RV.max(-1);  // carries a NaN of the row
+  const at::Tensor is_finite = best_R.isfinite().cpu(), ids = ids_R.cpu();
+  std::copy_n(ids.const_data_ptr<int64_t>(), R, found.ids.begin());
+  std::copy_n(is_finite.const_data_ptr<bool>(), R, found.is_finite.begin());
+  return found;
+}
+
+}  // namespace
+
 std::vector<int64_t> Sampler::next(const at::Tensor& logits_BV) {
   std::vector<int64_t> ids;
   for (const auto& chosen : next(logits_BV, std::vector<std::vector<int64_t>>(random_.size()))) {
@@ -100,16 +134,13 @@ std::vector<int64_t> Sampler::next(const at::Tensor& logits_BV) {
 
 std::vector<std::vector<int64_t>> Sampler::next(
     const at::Tensor& logits_RV, const std::vector<std::vector<int64_t>>& proposals) {
-  const auto [best_R, ids_R] = logits_RV.max(-1);  // carries a NaN of the row
-  const at::Tensor is_finite = best_R.isfinite().cpu(), likeliest = ids_R.cpu();
+  const Likeliest likeliest = likeliest_of(logits_RV);
   const bool greedy = options_.temperature == 0;
   const at::Tensor logits = greedy ? at::Tensor() : logits_RV.to(at::kFloat).cpu().contiguous();
   const auto vocabulary = static_cast<size_t>(logits_RV.size(1));
   const auto choose = [&](size_t sequence, size_t row) {
-    if (!is_finite.const_data_ptr<bool>()[row]) {
-      refuse_logits(logits_RV.scalar_type());
-    }
-    if (greedy) return likeliest.const_data_ptr<int64_t>()[row];
+    if (!likeliest.is_finite[row]) refuse_logits(logits_RV.scalar_type());
+    if (greedy) return likeliest.ids[row];
     return draw({logits.const_data_ptr<float>() + row * vocabulary, vocabulary}, random_[sequence]);
   };
   std::vector<std::vector<int64_t>> chosen(proposals.size());

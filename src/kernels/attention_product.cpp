@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "kernels/cpu.h"
+#include "cpu/cpu.h"
 
 namespace trestle {
 

@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "kernels/cpu.h"
+#include "cpu/cpu.h"
 #include "kernels/widened_product.h"
 
 namespace trestle {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/by_rows.h"
 #include "kernels/cuda_kernels.h"
 
 namespace trestle {
@@ -19,6 +20,22 @@ at::Tensor by_operators(const at::Tensor& x, const at::Tensor& weight, double ep
 }
 
 int64_t rows_of(const at::Tensor& x) { return x.size(-1) == 0 ? 0 : x.numel() / x.size(-1); }
+
+at::Tensor by_rows(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  const at::Tensor from = x.contiguous(), scale = weight.contiguous();
+  at::Tensor y = at::empty_like(from);
+  const int64_t columns = from.size(-1);
+  by_value_type(from, [&]<class Value>(Value) {
+    const auto* values = static_cast<const Value*>(from.const_data_ptr());
+    const auto* weights = static_cast<const Value*>(scale.const_data_ptr());
+    auto* to = static_cast<Value*>(y.mutable_data_ptr());
+    for_rows(rows_of(from), columns, [&](int64_t row) {
+      row_loops_here().of<Value>().rms_norm(values + row * columns, weights, columns,
+                                            static_cast<float>(eps), to + row * columns);
+    });
+  });
+  return y;
+}
 
 const cuda::Kernels* kernels_of(const at::Tensor& x, const at::Tensor& weight) {
   const cuda::Kernels* kernels = kernels_for({x, weight});
@@ -83,9 +100,11 @@ class RmsNormByKernels : public torch::autograd::Function<RmsNormByKernels> {
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   const cuda::Kernels* kernels = kernels_of(x, weight);
-  if (kernels == nullptr) return by_operators(x, weight, eps);
+  const bool by_loops = kernels == nullptr && takes_row_loops({x, weight});
+  if (kernels == nullptr && !by_loops) return by_operators(x, weight, eps);
   TORCH_CHECK(weight.sizes() == at::IntArrayRef{x.size(-1)}, "a norm's weight ", weight.sizes(),
               " is of rows ", x.sizes());
+  if (by_loops) return by_rows(x, weight, eps);
   const at::Tensor rows = beside_each_other(x), scale = beside_each_other(weight);
   return asks_for_gradient({rows, scale}) ? RmsNormByKernels::apply(rows, scale, eps)
                                           : forward_by(*kernels, rows, scale, eps, {});

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/by_rows.h"
 #include "kernels/cuda_kernels.h"
 
 namespace trestle {
@@ -112,6 +113,35 @@ Rotation beside_each_other(const Rotation& rotation) {
   return {trestle::beside_each_other(rotation.cos), trestle::beside_each_other(rotation.sin)};
 }
 
+QueriesKeysValues parts_by_rows(const at::Tensor& qkv_TGMH, const Rotation& rotation,
+                                const at::Tensor& query_scale) {
+  const at::Tensor qkv = qkv_TGMH.contiguous();
+  const int64_t T = qkv.size(0), G = qkv.size(1), M = qkv.size(2), H = qkv.size(3), N = M - 2;
+  const QueriesKeysValues parts{at::empty({T, G, N, H}, qkv.options()),
+                                at::empty({T, G, H}, qkv.options()),
+                                at::empty({T, G, H}, qkv.options())};
+  by_value_type(qkv, [&]<class Value>(Value) {
+    const auto data = [](const at::Tensor& tensor) {
+      return static_cast<Value*>(tensor.data_ptr());
+    };
+    const Value *from = data(qkv), *cos = data(rotation.cos), *sin = data(rotation.sin);
+    const Value* scale = query_scale.defined() ? data(query_scale) : nullptr;
+    Value *q = data(parts.q_TGNH), *k = data(parts.k_TGH), *v = data(parts.v_TGH);
+    const auto& loops = row_loops_here().of<Value>();
+    for_rows(T * G, M * H, [&](int64_t row) {
+      const int64_t t = row / G;
+      const Value* heads = from + row * M * H;
+      for (int64_t n = 0; n < N; ++n) {
+        loops.rotate(heads + n * H, cos + t * H, sin + t * H,
+                     scale == nullptr ? nullptr : scale + t, H, q + (row * N + n) * H);
+      }
+      loops.rotate(heads + N * H, cos + t * H, sin + t * H, nullptr, H, k + row * H);
+      std::copy_n(heads + (N + 1) * H, H, v + row * H);
+    });
+  });
+  return parts;
+}
+
 }  // namespace
 
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
@@ -133,7 +163,14 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
 
 QueriesKeysValues rotated_parts(const at::Tensor& qkv_TGMH, const Rotation& rotation,
                                 const at::Tensor& query_scale) {
-  if (kernels_of(qkv_TGMH, rotation) == nullptr) {
+  const bool by_kernels = kernels_of(qkv_TGMH, rotation) != nullptr;
+  if (!by_kernels && takes_row_loops({qkv_TGMH, rotation.cos, rotation.sin}) &&
+      (!query_scale.defined() || takes_row_loops({qkv_TGMH, query_scale}))) {
+    require_rotation_of(qkv_TGMH, rotation);
+    const Rotation whole = beside_each_other(rotation);
+    return parts_by_rows(qkv_TGMH, whole, query_scale);
+  }
+  if (!by_kernels) {
     const int64_t N = qkv_TGMH.size(2) - 2;
     const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), rotation);
     at::Tensor q_TGNH = qk.narrow(2, 0, N);

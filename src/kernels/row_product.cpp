@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include "kernels/code_product.h"
+#include "cpu/code_product.h"
 #include "kernels/cuda_kernels.h"
 
 namespace trestle {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/by_rows.h"
 #include "kernels/cuda_kernels.h"
 
 namespace trestle {
@@ -86,6 +87,22 @@ class SwigluOfOne : public torch::autograd::Function<SwigluOfOne> {
   }
 };
 
+at::Tensor by_rows(const at::Tensor& gate_up) {
+  const at::Tensor from = gate_up.contiguous();
+  std::vector<int64_t> shape = from.sizes().vec();
+  const int64_t columns = shape.back() /= 2;
+  at::Tensor y = at::empty(shape, from.options());
+  by_value_type(from, [&]<class Value>(Value) {
+    const auto* values = static_cast<const Value*>(from.const_data_ptr());
+    auto* to = static_cast<Value*>(y.mutable_data_ptr());
+    for_rows(columns == 0 ? 0 : y.numel() / columns, columns, [&](int64_t row) {
+      const Value* gate = values + 2 * row * columns;
+      row_loops_here().of<Value>().swiglu(gate, gate + columns, columns, to + row * columns);
+    });
+  });
+  return y;
+}
+
 }  // namespace
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
@@ -98,6 +115,7 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
 at::Tensor swiglu(const at::Tensor& gate_up) {
   TORCH_CHECK(gate_up.size(-1) % 2 == 0, "no two halves in ", gate_up.sizes());
   if (kernels_for({gate_up}) == nullptr) {
+    if (takes_row_loops({gate_up})) return by_rows(gate_up);
     const std::vector<at::Tensor> halves = gate_up.chunk(2, -1);
     return at::silu(halves[0]) * halves[1];
   }

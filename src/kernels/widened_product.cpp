@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/panel_product.h"
 #include "kernels/convert.h"
-#include "kernels/panel_product.h"
 
 namespace trestle {
 

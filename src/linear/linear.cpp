@@ -60,6 +60,12 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
     quantized_.emplace(sizes[0], sizes[1], build.weight_bits, build.device);
     values.device = at::kMeta;
   }
+  if (build.panels) {
+    TORCH_CHECK(groups_.tensor.is_one() && build.weight_bits == 16 && !build.keep_fp8,
+                "panels are of a whole weight and of no other form");
+    if (!build.device.is_meta()) panels_.emplace(sizes[0], sizes[1], *build.panels);
+    values.device = at::kMeta;
+  }
   if (build.keep_fp8 || build.later) values.device = at::kMeta;
   weight = register_parameter("weight", values.empty(sizes));
   if (with_bias) bias = register_parameter("bias", build.empty({out}));
@@ -68,6 +74,7 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
 at::Tensor Linear::product(const at::Tensor& x) const {
   if (shared_) return projected(x, matrix(), {}, {});
   if (fp8_) return fp8_linear(x, *fp8_);
+  if (panels_) return panel_linear(x, *panels_);
   return quantized_ ? quantized_linear(x, *quantized_) : times_transposed(x, weight);
 }
 
@@ -130,6 +137,7 @@ HeldMatrix Linear::matrix() const {
   }
   if (fp8_) return {HeldMatrix::Form::kFp8, fp8_->parts(), {}};
   if (quantized_) return {HeldMatrix::Form::kQuantized, quantized_->parts(), {}};
+  if (panels_) return {HeldMatrix::Form::kPanels, panels_->parts(), {}};
   return {HeldMatrix::Form::kDense, {{weight}}, {}};
 }
 
@@ -141,6 +149,7 @@ void Linear::share_out(std::shared_ptr<BaseShards> shards, int64_t layer, size_t
   if (!weight.is_meta()) set_weight(at::empty_like(weight, weight.options().device(at::kMeta)));
   quantized_.reset();
   fp8_.reset();
+  panels_.reset();
 }
 
 at::Tensor Linear::forward(const ProjectionInput& input) const {
@@ -179,6 +188,7 @@ const at::Tensor& Linear::row_norms() const {
   const at::Tensor& held = shared_      ? shared_->shards->part(shared_->layer)
                            : fp8_       ? fp8_->codes()
                            : quantized_ ? quantized_->codes()
+                           : panels_    ? panels_->panels()
                                         : weight;
   const at::Tensor& squares = row_squares_.get({held}, !(training && weight.requires_grad()), [&] {
     std::vector<at::Tensor> sums;
@@ -205,7 +215,7 @@ void Linear::attach(std::shared_ptr<Adapter> adapter) {
 void Linear::merge_adapter() {
   if (!adapter_) return;
   TORCH_CHECK(groups_.tensor.is_one(), "an adapter is merged into a whole weight");
-  TORCH_CHECK(!quantized_ && !shared_,
+  TORCH_CHECK(!quantized_ && !panels_ && !shared_,
               "an adapter is merged into the original weight, not the quantised one or a part");
   const at::NoGradGuard no_grad;
   widen();

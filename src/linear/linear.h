@@ -14,6 +14,7 @@
 #include "linear/base_shards.h"
 #include "linear/fp8_weight.h"
 #include "linear/fused.h"
+#include "linear/panel_weight.h"
 #include "linear/projection.h"
 #include "linear/quantized.h"
 #include "parallel/model_groups.h"
@@ -31,6 +32,9 @@ struct Build {
   /// Projections have no weight yet: the loader gives each `hold()` where the checkpoint has it in
   /// FP8, else `allocate()`.
   bool keep_fp8 = false;
+  /// Projections and the vocabulary hold their weight in panels of this form, on the CPU and on one
+  /// rank: for inference.
+  std::optional<PanelForm> panels = {};
   /// Whose ranks hold the rest of what this one has a part of.
   ModelGroups groups = {};
   /// Ranks with the same weights, each of which keeps a part of the decoder layers' frozen matrices
@@ -81,7 +85,7 @@ class Derived {
 /// y = x W^T + b, weight [out, in]. Over several tensor ranks each holds its share of a weight that
 /// `split` cuts: by rows x is the same on all of them and y is this rank's columns; by columns x is
 /// its columns and y the same on all (Shoeybi et al. 2019). `in`, `out` and `layout` are the whole
-/// weight's. A weight that is held quantised or in FP8 gives gradients to x
+/// weight's. A weight that is held quantised, in FP8 or in panels gives gradients to x
 /// alone; `weight` then says its shape and dtype, on the meta device.
 class Linear : public torch::nn::Module {
  public:
@@ -94,7 +98,7 @@ class Linear : public torch::nn::Module {
   /// for; in training only the part of the frozen weight is.
   const at::Tensor& row_norms() const;
   /// Adds the adapter to the weight (in fp32, rounded once) and removes it; one in FP8 is widened
-  /// first. Not where the weight is quantised.
+  /// first. Not where the weight is quantised or in panels.
   void merge_adapter();
   const std::shared_ptr<Adapter>& adapter() const { return adapter_; }
   /// Of this rank's share.
@@ -108,10 +112,12 @@ class Linear : public torch::nn::Module {
   /// Where its weight and what is held in its place are; an adapter's pairs too, but of a model
   /// that has no values.
   at::Device device() const { return device_; }
-  /// Null where the weight is held as it is, or in FP8, or shared out.
+  /// Null where the weight is held as it is, or in another form, or shared out.
   QuantizedWeight* quantized() { return quantized_ ? &*quantized_ : nullptr; }
-  /// Null where the weight is held as it is, or quantised, or shared out.
+  /// Likewise.
   const Fp8Weight* fp8() const { return fp8_ ? &*fp8_ : nullptr; }
+  /// Likewise.
+  PanelWeight* panels() { return panels_ ? &*panels_ : nullptr; }
   /// Holds the weight in FP8, on this projection's device.
   void hold(const Fp8Weight& fp8);
   /// Holds the weight as it is, uninitialised.
@@ -149,7 +155,7 @@ class Linear : public torch::nn::Module {
   at::Tensor product_and_bias(const at::Tensor& x) const;
   at::Tensor by_dora(const ProjectionInput& input) const;
   HeldMatrix matrix() const;
-  bool is_held() const { return quantized_ || fp8_ || shared_; }
+  bool is_held() const { return quantized_ || fp8_ || panels_ || shared_; }
   void set_weight(at::Tensor value);
 
   FusedLayout layout_;
@@ -158,6 +164,7 @@ class Linear : public torch::nn::Module {
   at::Device device_;
   std::optional<QuantizedWeight> quantized_;
   std::optional<Fp8Weight> fp8_;
+  std::optional<PanelWeight> panels_;
   std::optional<Shared> shared_;
   bool keeps_fp8_;
   std::shared_ptr<Adapter> adapter_;

@@ -8,7 +8,9 @@
 #include <array>
 
 #include "kernels/matrix_product.h"
+#include "kernels/times_panels.h"
 #include "linear/fp8_weight.h"
+#include "linear/panel_weight.h"
 #include "linear/quantized.h"
 #include "linear/tiled_product.h"
 
@@ -24,9 +26,19 @@ at::Tensor product(const at::Tensor& x, const HeldMatrix& matrix, const at::Tens
   if (matrix.form == HeldMatrix::Form::kDense) {
     return times_transposed(x, matrix.parts.tensors.front(), bias);
   }
-  at::Tensor y = matrix.form == HeldMatrix::Form::kFp8
-                     ? tiled_times_transposed(x, Fp8Weight(matrix.parts))
-                     : tiled_times_transposed(x, QuantizedWeight(matrix.parts));
+  const auto without_bias = [&] {
+    switch (matrix.form) {
+      case HeldMatrix::Form::kFp8:
+        return tiled_times_transposed(x, Fp8Weight(matrix.parts));
+      case HeldMatrix::Form::kPanels: {
+        const PanelWeight weight(matrix.parts);
+        return times_panels(x.detach(), weight.panels(), weight.shape());
+      }
+      default:
+        return tiled_times_transposed(x, QuantizedWeight(matrix.parts));
+    }
+  };
+  at::Tensor y = without_bias();
   return bias.defined() ? y.add_(bias) : y;
 }
 
@@ -39,6 +51,8 @@ at::Tensor gradient_product(const at::Tensor& up, const HeldMatrix& matrix) {
       return tiled_times(up, QuantizedWeight(matrix.parts));
     case HeldMatrix::Form::kFp8:
       return tiled_times(up, Fp8Weight(matrix.parts));
+    case HeldMatrix::Form::kPanels:
+      return tiled_times(up, PanelWeight(matrix.parts));
   }
   TORCH_CHECK(false, "unknown form of a matrix");
 }
@@ -274,6 +288,8 @@ at::Tensor dense(const HeldMatrix& matrix, IndexRange rows, IndexRange columns,
       return QuantizedWeight(matrix.parts).dense(rows, columns, dtype);
     case HeldMatrix::Form::kFp8:
       return Fp8Weight(matrix.parts).dense(rows, columns, dtype);
+    case HeldMatrix::Form::kPanels:
+      return PanelWeight(matrix.parts).dense(rows, columns, dtype);
   }
   TORCH_CHECK(false, "unknown form of a matrix");
 }

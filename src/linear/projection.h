@@ -33,7 +33,7 @@ struct ProjectionInput {
 /// form, or the dense matrix. Where `gather` is set the backward pass keeps none and asks it for
 /// them again.
 struct HeldMatrix {
-  enum class Form { kDense, kQuantized, kFp8 };
+  enum class Form { kDense, kQuantized, kFp8, kPanels };
   Form form = Form::kDense;
   WeightParts parts;
   std::function<std::vector<at::Tensor>()> gather;

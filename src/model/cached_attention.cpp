@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cache_attention.h"
 #include "kernels/decode_attention.h"
 #include "model/attention.h"
 #include "model/host_input.h"
@@ -80,6 +81,10 @@ at::Tensor cached_attention(const at::Tensor& q_TGNH, const at::Tensor& k_TGH,
     return causal_attention(q_TGNH, k_TGH, v_TGH, packing);
   }
   cache.append(layer, k_TGH, v_TGH, packing);
+  if (takes_cache_attention(q_TGNH, packing.lengths())) {
+    return cache_attention(q_TGNH, cache.keys(layer), cache.values(layer), cache.lengths(),
+                           packing.lengths());
+  }
   return packing.longest() == 1 ? decode_step(q_TGNH, cache, layer)
                                 : extend(q_TGNH, packing, cache, layer);
 }

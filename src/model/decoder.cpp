@@ -87,10 +87,17 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
   // Plain modules give Megatron's names: embedding.word_embeddings.weight, decoder.layers.N, ...
   if (embeds_ || (heads && tied_)) {
     auto embedding = register_module("embedding", std::make_shared<torch::nn::Module>());
-    auto words =
-        embedding->register_module("word_embeddings", std::make_shared<torch::nn::Module>());
-    word_embeddings_ = words->register_parameter(
-        "weight", build.empty_share({config.vocab_size, config.hidden_size}, Split::kRows));
+    if (build.panels && tied_) {
+      words_in_panels_ = embedding->register_module(
+          "word_embeddings", std::make_shared<Linear>(config.hidden_size, config.vocab_size, build,
+                                                      false, FusedLayout::plain(), Split::kRows));
+      word_embeddings_ = words_in_panels_->weight;
+    } else {
+      auto words =
+          embedding->register_module("word_embeddings", std::make_shared<torch::nn::Module>());
+      word_embeddings_ = words->register_parameter(
+          "weight", build.empty_share({config.vocab_size, config.hidden_size}, Split::kRows));
+    }
   }
   Build matrices = build;
   if (!build.base.is_one()) {
@@ -120,6 +127,9 @@ LanguageModel::LanguageModel(const TextConfig& config, const Build& build)
 
 at::Tensor LanguageModel::embed(const at::Tensor& ids_T) const {
   TORCH_CHECK(embeds_, "this stage has no embedding");
+  if (words_in_panels_) {
+    return words_in_panels_->panels()->rows_at(ids_T).to(word_embeddings_.scalar_type());
+  }
   return vocabulary_embedding(word_embeddings_, to_device(ids_T, word_embeddings_.device()),
                               groups_.tensor);
 }
@@ -162,12 +172,19 @@ void LanguageModel::share_out(size_t layer) {
   }
 }
 
+const Linear* LanguageModel::head_in_panels() const {
+  if (words_in_panels_) return words_in_panels_.get();
+  return output_layer_ && output_layer_->panels() != nullptr ? output_layer_.get() : nullptr;
+}
+
 const at::Tensor& LanguageModel::head_weight() const {
   TORCH_CHECK(has_head(), "this stage has no head");
+  TORCH_CHECK(!head_in_panels(), "the head's weight is in panels");
   return tied_ ? word_embeddings_ : output_layer_->weight;
 }
 
 at::Tensor LanguageModel::head(const at::Tensor& x_TD) const {
+  if (const Linear* panels = head_in_panels()) return panels->forward(final_norm(x_TD));
   const at::Tensor logits = times_transposed(
       final_norm(groups_.enter(x_TD, groups_.spreads(is_training()))), head_weight());
   return groups_.tensor.is_one() ? logits : groups_.tensor.all_gather(logits.t()).t();

@@ -83,7 +83,7 @@ class LanguageModel : public torch::nn::Module {
   at::Tensor head(const at::Tensor& x_TD) const;
   at::Tensor final_norm(const at::Tensor& x_TD) const { return final_layernorm_->forward(x_TD); }
   const ModelGroups& groups() const { return groups_; }
-  /// The weight of the head: its own, or the embedding's where tied. [V, D].
+  /// The weight of the head: its own, or the embedding's where tied. [V, D]. Not of panels.
   const at::Tensor& head_weight() const;
   void set_recompute(const Recompute& recompute) { recompute_ = recompute; }
   const Recompute& recompute() const { return recompute_; }
@@ -100,16 +100,21 @@ class LanguageModel : public torch::nn::Module {
   bool has_head() const { return final_layernorm_ != nullptr; }
   /// Whether ids come in here; the copy of a tied embedding that a last stage has is its head.
   bool has_embedding() const { return embeds_; }
-  /// Undefined where the stage has none.
+  /// Undefined where the stage has none; without values where they are in panels.
   const at::Tensor& word_embeddings() const { return word_embeddings_; }
 
  private:
+  /// Null where it is not in panels.
+  const Linear* head_in_panels() const;
+
   TextConfig config_;
   ModelGroups groups_;
   Recompute recompute_;
   RopeFrequencies frequencies_;
   bool embeds_, tied_;
   at::Tensor word_embeddings_;
+  // With Build::panels, and tied: both the embedding and the head.
+  std::shared_ptr<Linear> words_in_panels_;
   std::shared_ptr<BaseShards> base_;
   // Null where another stage has it.
   std::vector<std::shared_ptr<DecoderLayer>> layers_;

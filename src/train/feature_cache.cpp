@@ -11,8 +11,8 @@
 #include "base/file.h"
 #include "base/paths.h"
 #include "bridge/load_quantized.h"
+#include "cpu/cpu.h"
 #include "formats/safetensors.h"
-#include "kernels/cpu.h"
 #include "kernels/device.h"
 #include "model/ministral3.h"
 

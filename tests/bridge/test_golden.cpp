@@ -1,9 +1,9 @@
 // The model against transformers in fp32: every stage, logits, loss and all gradients. The first
 // stage that departs is named. Goldens: tools/make_goldens.py.
 #include "checkpoint/hf_layout.h"
+#include "cpu/cpu.h"
 #include "flash_on_cpu.h"
 #include "golden.h"
-#include "kernels/cpu.h"
 
 namespace trestle {
 namespace {

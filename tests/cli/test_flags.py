@@ -103,7 +103,7 @@ def of_model(view, unlike=None):
         "--megatron-model-path": [Trial(NOISY_RUN, Changed(view)), Trial(DEMO, Refused(NOTHING))],
         "--adapter-path": [Trial(ADAPTER, Changed(view))],
         "--dtype": [Trial("float32", Changed(view), unlike or {})],
-        "--weights": [*(Trial(form, Changed(view)) for form in (4, "int4")), *(Trial(form, Changed(view), unlike or {}) for form in ("int8",)),
+        "--weights": [*(Trial(form, Changed(view)) for form in (4, "int4")), *(Trial(form, Changed(view), unlike or {}) for form in (8, "int8")),
                       Trial("fp8", Refused("no projection of the model is in FP8")),
                       Trial("bf16", Refused("two dtypes"), {"--dtype": "float32"})],
         # Its older names.
@@ -123,7 +123,11 @@ def of_images(view, given, none):
 # Of how answers are computed: seen in what is told, since the answers are the same.
 DECODING = {
     "--prefill-chunk-size": [Trial(20, Gains(err, "in 2 chunks"), {"--prompt": "one two three four five six seven"})],
-    "--prompt-lookup-num-tokens": [Trial(3, Gains(err, "proposed tokens accepted"), {"--prompt": "one one one one"})]}
+    "--prompt-lookup-num-tokens": [
+        Trial(3, Gains(err, "proposed tokens accepted"), {"--prompt": "one one one one", "--dtype": "float32"}),
+        Trial(0, Loses(err, "proposed tokens accepted"), {"--prompt": "one one one one"})],
+    "--no-speculation": [Trial(True, Loses(err, "proposed tokens accepted"), {"--prompt": "one one one one"}),
+                         Trial(True, Refused("excludes"), {"--prompt-lookup-num-tokens": 3})]}
 
 
 def of_data(view):
@@ -215,7 +219,8 @@ TABLE = {
         "--rows": [Trial(1, Changed(out))],
         "--batch-size": [Trial(1, Gains(err, "1 rows answered"))],
         "--prefill-chunk-size": [Trial(100, Gains(err, "chunks"))],
-        "--prompt-lookup-num-tokens": [Trial(3, Gains(err, "proposed tokens accepted"))],
+        "--prompt-lookup-num-tokens": [Trial(3, Gains(err, "proposed tokens accepted"), {"--dtype": "float32"})],
+        "--no-speculation": [Trial(True, Loses(err, "proposed tokens accepted"))],
         "--reasoning-effort": [Trial("high", Changed(out), {"--hf-model-path": SETTINGS}), Trial("high", Refused(NO_SETTINGS))],
         "--max-new-tokens": [Trial(3, Changed(out))],
         "--json": [Trial(True, Gains(out, '"answers"'), {"--rows": 1})],

@@ -6,8 +6,8 @@
 
 #include <array>
 
+#include "cpu/cpu.h"
 #include "kernels/attention_product.h"
-#include "kernels/cpu.h"
 #include "memory.h"
 
 namespace trestle {

@@ -9,7 +9,7 @@
 #include <sstream>
 #include <utility>
 
-#include "kernels/cpu.h"
+#include "cpu/cpu.h"
 
 namespace trestle {
 namespace {

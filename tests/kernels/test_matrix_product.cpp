@@ -8,7 +8,7 @@
 
 #include <vector>
 
-#include "kernels/cpu.h"
+#include "cpu/cpu.h"
 #include "kernels/matrix_product.h"
 #include "memory.h"
 

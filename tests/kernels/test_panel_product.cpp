@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/panel_product.h"
+#include "cpu/panel_product.h"
 
 namespace trestle {
 namespace {

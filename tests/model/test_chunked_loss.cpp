@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "kernels/cpu.h"
+#include "cpu/cpu.h"
 #include "memory.h"
 #include "model/chunked_loss.h"
 

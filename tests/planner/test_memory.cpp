@@ -3,8 +3,8 @@
 
 #include <functional>
 
+#include "cpu/cpu.h"
 #include "errors.h"
-#include "kernels/cpu.h"
 #include "planner/activations.h"
 #include "planner/memory.h"
 #include "planner/testing.h"

@@ -5,8 +5,8 @@
 #include <fstream>
 
 #include "base/file.h"
+#include "cpu/cpu.h"
 #include "errors.h"
-#include "kernels/cpu.h"
 #include "model/ministral3.h"
 #include "recipes/recipes.h"
 #include "temp_dir.h"

@@ -1,4 +1,4 @@
-#include "kernels/cpu.h"
+#include "cpu/cpu.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>

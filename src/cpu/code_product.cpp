@@ -1,4 +1,4 @@
-#include "kernels/code_product.h"
+#include "cpu/code_product.h"
 
 #include <c10/util/Float8_e4m3fn.h>
 

@@ -1,5 +1,5 @@
 // Compiled with -ffp-contract=fast: sums of products are fused where the processor can.
-#include "kernels/panel_product.h"
+#include "cpu/panel_product.h"
 
 #include <cstring>
 
