@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <cstring>
 
@@ -11,6 +12,7 @@
 #include "base/text.h"
 #include "chat/exchange.h"
 #include "chat/known_keys.h"
+#include "chat/repeats.h"
 
 namespace trestle {
 
@@ -68,8 +70,8 @@ bool says(const Json& object, std::string_view key) { return find_said(object, k
 // In the row's own list, or a part of a message.
 bool has_picture(const Json& row) {
   if (says(row, "images") || says(row, "image")) return true;
-  const Json* messages = find_said(row, says(row, "messages") ? "messages" : "conversations");
-  if (messages == nullptr || !messages->is_array()) return false;
+  const Json* messages = find_messages(row);
+  if (messages == nullptr) return false;
   const auto is_picture = [](const Json& part) {
     return part.is_object() && (says(part, "image") || says(part, "image_url") ||
                                 part.value("type", Json()) == "image");
@@ -102,7 +104,8 @@ void check_role(const Json& message, Role role, const std::string& where) {
     const Json* value = find_said(message, key);
     if (role == owner || value == nullptr) return;
     // What is so anyway: only the assistant's turns are learnt, and only those are prefixes.
-    if (*value == false || *value == 0) return;
+    const bool is_so = key == "prefix" || says_what_is_learnt(key);
+    if (is_so && (*value == false || *value == 0)) return;
     user_error("{}: \"{}\" is for messages of the {}; this one is of the {}", where, key,
                role_name(owner), role_name(role));
   };
@@ -115,16 +118,19 @@ void check_role(const Json& message, Role role, const std::string& where) {
 
 // Whether what the key of a row says is in the row anyway.
 bool is_so_anyway(const Json& row, const std::string& key, const Json& value) {
-  if (value.is_number() || (names_pictures(key) && has_picture(row))) return true;
-  if (!repeats_a_text(key)) return false;
-  const auto is_in_messages = [&](const std::string& text) {
-    const auto holds = [&](const std::string& other) { return other.find(text) != other.npos; };
-    return std::ranges::any_of(kOfRows, [&](std::string_view name) {
-      const Json* messages = find_said(row, name);
-      return messages != nullptr && any_text(*messages, holds);
-    });
-  };
-  return !any_text(value, [&](const std::string& text) { return !is_in_messages(text); });
+  return (names_pictures(key) && has_picture(row)) ||
+         (key == "turns" && counts_turns(row, value)) ||
+         (repeats_a_text(key) && repeats_messages(row, value));
+}
+
+// Whether a label is KTO's, which says of an answer whether it is wanted; others are of a class.
+bool says_whether_wanted(const Json& label) {
+  if (label.is_string()) {
+    std::string text(trimmed(label.get_ref<const std::string&>()));
+    std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::tolower(c); });
+    return text == "true" || text == "false";
+  }
+  return label.is_boolean() || label == 0 || label == 1;
 }
 
 [[noreturn]] void refuse_lost(const std::string& where, std::string_view key,
@@ -142,15 +148,17 @@ bool check_beside(const Json* row, const std::string& key, const Json& value,
     if (!is_so) refuse_lost(where, key, *why);
     return false;
   }
-  if (key == "label" && value.is_boolean()) {
+  const bool is_said = row != nullptr && value.is_string() && repeats_messages(*row, value);
+  if (key == "label" && says_whether_wanted(value) && !is_said) {
     refuse_lost(where, key, "answers that are not wanted cannot be learnt from");
   }
-  const bool harmless = is_harmless(key);
-  const bool may_name_one = !harmless || key == "path" || key.ends_with("name");
+  const bool harmless = is_harmless(key), answers = is_answer(key);
+  const bool may_name_one = !(harmless || answers) || key == "path" || key.ends_with("name");
   const bool is_picture = holds_picture(value) || (may_name_one && names_picture(value));
   if (is_picture && (row == nullptr || !has_picture(*row))) {
     refuse_lost(where, key, "it is a picture, and pictures stand under \"images\"");
   }
+  if (answers) return row == nullptr || !repeats_messages(*row, value);
   return !harmless;
 }
 

@@ -78,10 +78,12 @@ constexpr std::string_view kHarmless =
     "info extra_info note notes comment comments title created updated timestamp timestamps time "
     "date datetime year author authors annotator annotators annotations model models generator "
     "engine version hash md5 sha1 sha256 checksum length lengths width height size filename path "
-    "answer answers solution label ground_truth answer_key usage "
+    "usage "
     // What a request asks of an API's server.
     "temperature top_p top_k max_tokens max_completion_tokens seed stop stream n user store "
     "parallel_tool_calls tool_choice presence_penalty frequency_penalty";
+// Further answers, or the one that is learnt under another name.
+constexpr std::string_view kAnswers = "answer answers solution label ground_truth answer_key";
 constexpr std::string_view kHarmlessBeginnings = "num n is has original orig source meta";
 constexpr std::string_view kHarmlessEndings =
     "id ids idx index uid uuid key name source score scores rating ratings count counts num type "
@@ -148,6 +150,8 @@ bool is_harmless(std::string_view key) {
 }
 
 bool repeats_a_text(std::string_view key) { return loss_without(key) == kTexts; }
+
+bool is_answer(std::string_view key) { return has(kAnswers, folded(key)); }
 
 bool says_what_is_learnt(std::string_view key) { return loss_without(key) == kLearnt; }
 

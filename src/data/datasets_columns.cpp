@@ -40,7 +40,7 @@ std::vector<std::string> columns_of(const fs::path& path) {
   std::vector<std::string> columns;
   for (const ParquetColumn& column : all) {
     const std::string& name = column.name;
-    const bool is_read = std::ranges::count(row_keys(), name) > 0 || name == "label" ||
+    const bool is_read = std::ranges::count(row_keys(), name) > 0 || is_answer(name) ||
                          std::ranges::any_of(question_answer_names(), [&](const auto& pair) {
                            return name == pair.question || name == pair.answer;
                          });

@@ -134,8 +134,10 @@ TEST(RowShapes, AnInstructionWithItsInputAndHistory) {
     lost[beside] = "more";
     EXPECT_REFUSED(messages_of(lost), fmt::format("nobody reads \"{}\"", beside));
   }
-  EXPECT_REFUSED(messages_of({{"prompt", "q"}, {"completion", "r"}, {"label", false}}),
-                 "nobody reads \"label\"");
+  for (const Json label : {Json(false), Json(true), Json(0), Json(1)}) {
+    EXPECT_REFUSED(messages_of({{"prompt", "q"}, {"completion", "r"}, {"label", label}}),
+                   "nobody reads \"label\"");
+  }
 }
 
 // users' pain point 28: columns that are there and empty.
@@ -261,8 +263,10 @@ TEST(Keys, ThatMeanSomethingElsewhere) {
     EXPECT_FALSE(is_harmless(key)) << key;
   }
   // What is so anyway.
-  for (const char* keys : {R"("weight": 1)", R"("train": true)", R"("loss": 1.0)", R"("turns": 2)",
-                           R"("prompt": "What is the total?")", R"("question": ["the total"])"}) {
+  for (const char* keys :
+       {R"("weight": 1)", R"("train": true)", R"("loss": 1.0)", R"("turns": 2)",
+        R"("prompt": "What is the total?")", R"("question": ["What is the total?\n"])",
+        R"("target": 13.75)", R"("query": "<image>\nWhat is the total?")"}) {
     EXPECT_NO_THROW(parse(row(keys))) << keys;
   }
   for (const char* key : {"images", "videos", "system", "history", "train_detail", "text",
@@ -272,6 +276,79 @@ TEST(Keys, ThatMeanSomethingElsewhere) {
         key);
     EXPECT_REFUSED(parse(text), fmt::format("messages[1]: nobody reads \"{}\": ", key));
   }
+}
+
+// What a number says is as much as what a text says.
+TEST(Keys, WithNumbersAndTruthValues) {
+  for (const char* keys :
+       {R"("rejected": 5)", R"("completion": 42)", R"("prompt": 7)", R"("history": 1)",
+        R"("videos": 5)", R"("objects": 7)", R"("prompt": true)", R"("choices": [1, 2])",
+        R"("turns": 3)", R"("image_path": 1)", R"("label": 0)", R"("label": 1)", R"("label": 0.0)",
+        R"("label": true)", R"("label": "False")"}) {
+    const std::string_view key =
+        std::string_view(keys).substr(1, std::string_view(keys).find(':') - 2);
+    EXPECT_REFUSED(parse(row(keys)), fmt::format("row: nobody reads \"{}\": ", key));
+    EXPECT_REFUSED(parse(turns(keys)), fmt::format("row: nobody reads \"{}\": ", key));
+  }
+  // As many messages, and as many questions.
+  for (const char* keys : {R"("turns": 2)", R"("turns": 1)", R"("turns": 1, "system": "s")"}) {
+    EXPECT_NO_THROW(parse(row(keys))) << keys;
+  }
+  for (const char* key : {"tool_calls", "reasoning", "tool_call_id"}) {
+    const std::string text = fmt::format(
+        R"({{"messages": [{{"role": "user", "content": "a", "{}": 0}}, {{"role": "assistant", "content": "b"}}]}})",
+        key);
+    EXPECT_REFUSED(parse(text), fmt::format("messages[0]: \"{}\" is for messages of the", key));
+  }
+}
+
+// A text counts as there where it is a whole one: neither a role nor a word of a content.
+TEST(Keys, WithTextsThatAreInOthers) {
+  for (const char* text :
+       {"no", "it", "user", "assistant", "the total", "13", "What is the total"}) {
+    EXPECT_REFUSED(parse(row(fmt::format(R"("response": "{}")", text))),
+                   "row: nobody reads \"response\": it belongs into the messages");
+  }
+  EXPECT_REFUSED(parse(row(R"("target": 13)")), "nobody reads \"target\"");
+  EXPECT_REFUSED(parse(row(R"("question": ["What is the total?", "And the tax?"])")),
+                 "nobody reads \"question\"");
+  const std::string parts =
+      R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "Which?"}, {"type": "text", "text": "Say."}]},
+          {"role": "assistant", "content": "b"}], "system": "Be short.", "prompt": ")";
+  for (const char* text : {"Which?", "Say.", "b", "Be short."}) {
+    EXPECT_NO_THROW(parse(parts + text + "\"}")) << text;
+  }
+  EXPECT_REFUSED(parse(parts + "text\"}"), "nobody reads \"prompt\"");
+}
+
+// Answers beside the one that is learnt: a note where they are others.
+TEST(Keys, WithFurtherAnswers) {
+  const auto unread = [](Json row) {
+    const QuestionAnswer* pair = question_answer_of(row);
+    if (pair != nullptr) make_messages(row, *pair, "row");
+    return parse_conversation(row, "row").unread;
+  };
+  const std::vector<std::string> none;
+  for (const char* key : {"answer", "answers", "solution", "label", "ground_truth", "answer_key"}) {
+    EXPECT_EQ(parse(row(fmt::format(R"("{}": "the full solution")", key))).unread,
+              std::vector<std::string>{key});
+    EXPECT_EQ(parse(row(fmt::format(R"("{}": 7)", key))).unread, std::vector<std::string>{key});
+    EXPECT_EQ(parse(row(fmt::format(R"("{}": "13.75")", key))).unread, none) << key;
+    EXPECT_EQ(parse(row(fmt::format(R"("{}": [13.75])", key))).unread, none) << key;
+    EXPECT_REFUSED(parse(row(fmt::format(R"("{}": "1")", key)), OtherKeys::kRefused), key);
+  }
+  EXPECT_EQ(unread({{"question", "a"}, {"answer", "b"}, {"solution", "cccc"}}),
+            std::vector<std::string>{"solution"});
+  // Of ten annotators.
+  EXPECT_EQ(unread({{"question", "a"}, {"answer", "b"}, {"answers", {"b", "b", "c"}}}),
+            std::vector<std::string>{"answers"});
+  EXPECT_EQ(unread({{"question", "a"}, {"answer", "b"}, {"answers", {"b", "b"}}}), none);
+  EXPECT_EQ(parse(R"({"messages": [{"role": "user", "content": "a"},
+                      {"role": "assistant", "content": "b", "label": "c"}]})")
+                .unread,
+            std::vector<std::string>{"messages: label"});
+  // The name of a file is an answer too.
+  EXPECT_NO_THROW(parse(row(R"("answer": "cat.jpg")")));
 }
 
 TEST(Keys, OfMessagesSayWhatIsLearnt) {
