@@ -70,11 +70,15 @@ class CellReader {
     return result;
   }
 
-  // Its keys are texts, as those of JSON's objects.
+  // An object where its keys are texts, as JSON's are; else its entries, {"key", "value"}.
   Json map(const arrow::Array& array, int64_t index, int level) const {
+    Json entries = list(array, index, level);
+    const bool is_object = std::ranges::all_of(entries, [](const Json& entry) {
+      return entry.contains("key") && entry["key"].is_string();
+    });
+    if (!is_object) return entries;
     Json result = Json::object();
-    for (const Json& entry : list(array, index, level)) {
-      if (!entry.contains("key") || !entry["key"].is_string()) refuse(array);
+    for (const Json& entry : entries) {
       const std::string key = entry["key"];
       if (result.contains(key)) user_error("{}: \"{}\" stands twice in one map", name_, key);
       result[key] = entry.value("value", Json());

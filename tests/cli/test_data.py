@@ -351,6 +351,18 @@ class Data(Refusals):
             self.assertEqual(json.loads(done.stdout)["notes"], notes)
             self.assertEqual(done.stderr.splitlines()[1:], [f"note: {rows} of 2 rows: {note}" for note, rows in notes.items()])
 
+    def test_answers_beside_the_one_that_is_learnt(self):
+        """Of annotators, or a solution: a note in how many rows they say something else, from every kind of data set."""
+        shutil.copy(IMAGE, self.folder / "a.png")
+        pair = {"question": "q", "answer": "r", "images": ["a.png"]}
+        rows = [pair | {"answers": ["r", "s"], "ground_truth": "t", "label": "r"}, pair | {"answers": ["r", "r"], "ground_truth": "r", "label": "u"}]
+        (self.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file = self.table({key: [row[key] for row in rows] for key in rows[0]})
+        for maker, data in (("jsonl", self.folder / "rows.jsonl"), ("parquet", file)):
+            report = self.report("--maker", maker, "--data", data)
+            self.assertEqual((report["bad_rows"], report["notes"]),
+                             (0, {f'nobody reads "{key}"': 1 for key in ("answers", "ground_truth", "label")}), maker)
+
     # users' pain point 31: a place for a picture, and no picture.
     def test_a_place_without_a_picture(self):
         pair = [{"role": "user", "content": "<image>Which?"}, {"role": "assistant", "content": "a"}]
@@ -422,11 +434,13 @@ class Data(Refusals):
         plain = self.page("parquet", self.table({"messages": pyarrow.array([talk], pyarrow.list_(pyarrow.struct(message)))}))
         for kind in (pyarrow.timestamp("us", "UTC"), pyarrow.date32(), pyarrow.duration("ns"), pyarrow.time64("us"), pyarrow.uint32(),
                      pyarrow.float16(), pyarrow.decimal128(30, 2), pyarrow.decimal256(60, 2), pyarrow.uuid(), pyarrow.bool8(),
-                     pyarrow.binary(4), pyarrow.map_(pyarrow.string(), pyarrow.int8())):
+                     pyarrow.binary(4), pyarrow.map_(pyarrow.string(), pyarrow.int8()), pyarrow.map_(pyarrow.int32(), pyarrow.string()),
+                     pyarrow.list_(pyarrow.map_(pyarrow.int64(), pyarrow.int64()))):
             with self.subTest(kind):
                 storage = getattr(kind, "storage_type", kind)
                 value = {"fixed_size_binary[16]": b"0" * 16, "fixed_size_binary[4]": b"abcd"}.get(str(storage), 1)
-                value = [("a", 1)] if pyarrow.types.is_map(storage) else value
+                value = {"map<string, int8>": [("a", 1)], "map<int32, string>": [(1, "a"), (2, "b")],
+                         "list<item: map<int64, int64>>": [[(1, 2)]]}.get(str(storage), value)
                 said = pyarrow.array([each | {"sent": value} for each in talk], pyarrow.struct([*message, ("sent", storage)]))
                 if storage is not kind:
                     sent = pyarrow.ExtensionArray.from_storage(kind, said.field("sent"))
