@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "chat/pictures.h"
 #include "data/datasets_own.h"
+#include "data/json_mistakes.h"
 #include "data/own_row.h"
 #include "formats/json_rows.h"
 
@@ -14,6 +15,7 @@ class JsonlDataset : public Dataset {
  public:
   explicit JsonlDataset(const fs::path& path) : file_(path), rows_(find_json_rows(file_)) {
     if (rows_.rows.empty()) user_error("{} holds no conversation", path.string());
+    refuse_other_files(file_, rows_);
   }
 
   int64_t size() const override { return std::ssize(rows_.rows); }

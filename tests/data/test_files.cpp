@@ -95,7 +95,24 @@ TEST_F(JsonFiles, TheMistakeIsNamed) {
   refused("[{\"messages\": nope}]", {"item 0", "not valid JSON"});
   // One object over several lines.
   refused("{\n  \"messages\": [\n  ]\n}", {"line 1", "one conversation is one line"});
-  refused("{\"data\": [" + row("a") + "]}", {"line 1", "the row has data"});
+  // What the whole file is, is said once, when it is opened.
+  const auto refused_whole = [&](const std::string& text, const std::vector<std::string>& words) {
+    expect_mentions(error_of([&] { dataset(text); }), words);
+  };
+  const std::string list = "[" + row("a") + "]";
+  refused_whole("{\"data\": " + list + "}", {"rows.json is one object with rows under \"data\"",
+                                             "take the list out, as jq '.[\"data\"]' does"});
+  refused_whole("{\n \"version\": \"1\",\n \"data\": " + list + "\n}\n", {"rows under \"data\""});
+  refused_whole("{\"train\": " + list + ", \"test\": " + list + ", \"dev\": []}",
+                {"rows under \"train\" and \"test\"", "each into a file of its own"});
+  for (const char* table : {"question,answer\na,b\n", "\"question\",\"answer\"\r\n\"a\",\"b\"\r\n",
+                            "question\tanswer\na\tb\n", "question;answer\na;b"}) {
+    refused_whole(table, {"rows.json is a table as CSV, by its first line", "to_json(OUT"});
+  }
+  // Neither: a line that is none is named.
+  refused("question, answer\nnone", {"line 1", "not valid JSON"});
+  refused("{\"messages\": nope}\n" + row("a"), {"line 1", "not valid JSON"});
+  EXPECT_EQ(dataset(R"({"tools": [{"name": "f"}], "question": "q", "answer": "r"})")->size(), 1);
   refused(std::string("\x1F\x8B\x08\x00", 4), {"gunzip it first"});
   refused("\x28\xB5\x2F\xFD", {"unzstd it first"});
   refused("PAR1....PAR1", {"is Parquet", "dataset.maker_name=parquet"});
