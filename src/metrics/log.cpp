@@ -60,7 +60,7 @@ std::string numbers_text(std::span<const size_t> numbers) {
 
 }  // namespace
 
-MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
+MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step, int64_t ranks)
     : path_(fs::path(config.checkpoint.save) / "metrics.jsonl"),
       first_step_(first_step),
       last_step_(config.train.train_iters),
@@ -87,7 +87,7 @@ MetricsLog::MetricsLog(const TrainConfig& config, int64_t first_step)
   }
   write_text(path_, kept);
   file_.open(path_, std::ios::app);
-  if (options_.log_progress) progress_.emplace(config.checkpoint.save, totals_);
+  if (options_.log_progress) progress_.emplace(config.checkpoint.save, totals_, ranks);
 }
 
 MetricsLog::~MetricsLog() {
@@ -156,9 +156,13 @@ void MetricsLog::write_scalars(int64_t step, const Scalars& scalars) {
   if (mlflow_) mlflow_->write(step, scalars);
 }
 
+void MetricsLog::checkpoint_taken() {
+  if (progress_) progress_->taken(totals_);
+}
+
 void MetricsLog::checkpoint_saved(int64_t step) {
   report_.write("running");
-  if (progress_) progress_->saved(step, totals_);
+  if (progress_) progress_->saved(step);
   if (mlflow_) mlflow_->add_checkpoint(step);
 }
 

@@ -29,9 +29,10 @@ enum class RunEnd { kFinished, kStopped, kInterrupted, kFailed };
 class MetricsLog {
  public:
   /// Writes under checkpoint.save. Keeps the lines of steps up to `first_step`, the step that a
-  /// resumed run goes on from, and drops later ones: they are about to be made again. Throws
-  /// MachineError when the disk is full, UserError for settings of W&B or MLflow that are wrong.
-  MetricsLog(const TrainConfig& config, int64_t first_step);
+  /// resumed run goes on from, and drops later ones: they are about to be made again, by `ranks`.
+  /// Throws MachineError when the disk is full, UserError for settings of W&B or MLflow that are
+  /// wrong.
+  MetricsLog(const TrainConfig& config, int64_t first_step, int64_t ranks = 1);
   /// A run that was not finished has failed.
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;
@@ -43,6 +44,8 @@ class MetricsLog {
   void print_progress(const StepMetrics& metrics) const;
   /// Loss and scores of a validation.
   static void print_progress(const ValidationMetrics& metrics);
+  /// Behind the step written last: a checkpoint is being saved, and perhaps whole already.
+  void checkpoint_taken();
   /// Renews report.html, and tells MLflow and progress.txt of the checkpoint behind step `step`.
   void checkpoint_saved(int64_t step);
   /// The last thing told; may wait for W&B's upload.

@@ -20,6 +20,7 @@ constexpr std::string_view kScore = "validation/";
 std::set<std::string, std::less<>> names_of_steps() {
   LoggerOptions all;
   all.log_throughput_to_tensorboard = all.log_memory_to_tensorboard = true;
+  all.log_world_size_to_tensorboard = true;
   std::set<std::string, std::less<>> names;
   for (const auto& [name, value] :
        scalars_of(StepMetrics{.seconds = 1, .params_norm = 1}, all, 1)) {
@@ -55,14 +56,16 @@ Scalars scalars_of(const StepMetrics& metrics, const LoggerOptions& options,
       {"peak-memory-bytes", static_cast<double>(metrics.peak_memory_bytes)},
       {"skipped", metrics.skipped.empty() ? 0.0 : 1.0}};
   if (metrics.params_norm) scalars.emplace_back("params-norm", *metrics.params_norm);
+  const auto ranks = static_cast<double>(metrics.ranks);
   if (options.log_throughput_to_tensorboard) {
     const double tflops = metrics.flops / metrics.seconds / 1e12;
     const double samples = static_cast<double>(global_batch_size) / metrics.seconds;
-    scalars.insert(scalars.end(), {{"throughput/tflops/device", tflops},
+    scalars.insert(scalars.end(), {{"throughput/tflops/device", tflops / ranks},
                                    {"throughput/tflops", tflops},
                                    {"throughput/batches_per_sec", 1 / metrics.seconds},
                                    {"throughput/samples_per_sec", samples}});
   }
+  if (options.log_world_size_to_tensorboard) scalars.emplace_back("world-size", ranks);
   if (options.log_memory_to_tensorboard) {
     const Scalars memory = process_memory();
     scalars.insert(scalars.end(), memory.begin(), memory.end());

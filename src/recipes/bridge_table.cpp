@@ -7,8 +7,8 @@ namespace {
 using enum BridgeHow;
 
 // Why, where several rows share it.
-constexpr std::string_view kOneProcess =
-    "for work that many ranks share; one process has nothing to exchange and computes the same";
+constexpr std::string_view kRanks =
+    "how ranks work together is settled here (docs/parallel.md); results are the same without it";
 constexpr std::string_view kGpu = "a setting of CUDA kernels; results are the same without";
 constexpr std::string_view kPython = "Python's own housekeeping";
 constexpr std::string_view kWeights = "read from checkpoint.pretrained_checkpoint";
@@ -21,7 +21,7 @@ constexpr std::string_view kNvidia =
     "a package of NVIDIA's that watches ranks on a cluster; start the run again with "
     "checkpoint.load=auto instead";
 constexpr std::string_view kSavedWhole =
-    "a way of sharing the work of a save; one process writes all of it";
+    "a way of sharing the work of a save; here each rank writes and reads what it holds";
 constexpr std::string_view kLocal =
     "checkpoints in memory or on local disks; use checkpoint.save_interval";
 constexpr std::string_view kDebug =
@@ -62,7 +62,7 @@ constexpr BridgeKeys kTable[] = {
     {"train",
      "check_weight_hash_across_dp_replicas_interval skip_sync_grad_norm_across_mp "
      "check_optimizer_step_success",
-     kNoEffect, kOneProcess},
+     kNoEffect, kRanks},
     {"validation", "eval_iters eval_interval start_eval_at_iter", kTaken},
     {"validation", "eval_global_batch_size eval_micro_batch_size", kRefused,
      "validation takes training's batches; leave it out", "null"},
@@ -101,7 +101,7 @@ constexpr BridgeKeys kTable[] = {
     {"optimizer",
      "use_layer_wise_distributed_optimizer overlap_param_gather* "
      "reuse_grad_buf_for_mxfp8_param_ag",
-     kNoEffect, kOneProcess},
+     kNoEffect, kRanks},
     {"optimizer",
      "optimizer_cpu_offload optimizer_offload_fraction use_torch_optimizer_for_cpu_offload "
      "overlap_cpu_optimizer_d2h_h2d pin_cpu_grads pin_cpu_params optimizer_cuda_graph",
@@ -223,13 +223,14 @@ constexpr BridgeKeys kTable[] = {
      "save_wgrads_interval save_dgrads_interval",
      kRefused, kDebug, "null"},
     {"checkpoint", "hf_trust_remote_code hf_distributed_save hf_save_every_n_ranks", kNoEffect,
-     "trestle export writes Hugging Face's form from one process and runs no code"},
+     "one process writes Hugging Face's form, of several ranks the first, and runs no code"},
 
     // What is written beside them.
     {"logger",
      "log_interval log_throughput log_params_norm log_progress tensorboard_dir "
      "tensorboard_log_interval log_throughput_to_tensorboard log_memory_to_tensorboard "
-     "wandb_project wandb_exp_name wandb_save_dir wandb_entity mlflow_experiment mlflow_run_name "
+     "log_world_size_to_tensorboard wandb_project wandb_exp_name wandb_save_dir wandb_entity "
+     "mlflow_experiment mlflow_run_name "
      "mlflow_tracking_uri mlflow_tags mlflow_tags.* mlflow_description mlflow_log_artifacts",
      kTaken},
     {"logger", "comet_*", kRefused, kComet, "null"},
@@ -260,7 +261,6 @@ constexpr BridgeKeys kTable[] = {
     {"logger", "log_timers_to_tensorboard log_validation_ppl_to_tensorboard", kNoEffect,
      "iteration-time and the perplexity are always there"},
     {"logger", "log_loss_scale_to_tensorboard", kNoEffect, kLossScale},
-    {"logger", "log_world_size_to_tensorboard", kNoEffect, "it is 1: one process"},
     {"logger", "timing_log_level timing_log_option barrier_with_L1_time", kNoEffect,
      "the parts of a step are timed by profiling.use_pytorch_profiler"},
     {"logger", "logging_level filter_warnings modules_to_filter set_level_for_all_loggers",
@@ -269,7 +269,7 @@ constexpr BridgeKeys kTable[] = {
     {"profiling",
      "use_pytorch_profiler profile_step_start profile_step_end pytorch_profiler_collect_shapes",
      kTaken},
-    {"profiling", "profile_ranks", kRefused, "one process is rank 0", "[0]|[]|null"},
+    {"profiling", "profile_ranks", kRefused, "rank 0 alone is traced", "[0]|null"},
     {"profiling", "use_nsys_profiler nvtx_ranges", kRefused,
      "nsys looks at CUDA; set profiling.use_pytorch_profiler", "false"},
     {"profiling", "record_shapes", kNoEffect, "profiling.use_nsys_profiler is off"},
@@ -289,7 +289,7 @@ constexpr BridgeKeys kTable[] = {
      "adapters freeze the whole base, and nothing of it trains beside them", "true"},
     {"peft", "lora_dtype", kNoEffect, "adapters are in model.params_dtype with float32 masters"},
     {"peft", "canonical_mapping* params_to_save*", kNoEffect, "made from the target modules"},
-    {"peft", "a2a_experimental sequence_parallel_input_regather", kNoEffect, kOneProcess},
+    {"peft", "a2a_experimental sequence_parallel_input_regather", kNoEffect, kRanks},
     {"peft", "normalize_moe_lora share_expert_adapters experts_shared_outer_loras", kNoEffect,
      kOtherFamily},
 
@@ -333,7 +333,7 @@ constexpr BridgeKeys kTable[] = {
      "variable_seq_lengths barrier_with_L1_time finalize_model_grads_func grad_scale_func "
      "grad_sync_func "
      "param_sync_func no_sync_func mtp_grad_scale_func moe_grad_scale_func _pg_collection",
-     kNoEffect, kOneProcess},
+     kNoEffect, kRanks},
     {"model", "deterministic_mode", kRenamed, "train.deterministic"},
     {"model",
      "transformer_impl attention_backend flash_attention_version cross_entropy_loss_fusion "
@@ -380,8 +380,9 @@ constexpr BridgeKeys kTable[] = {
 
     // Random numbers, precision, ranks, watchers.
     {"rng", "seed", kTaken},
-    {"rng", "te_rng_tracker inference_rng_tracker data_parallel_random_init", kNoEffect,
-     kOneProcess},
+    {"rng", "te_rng_tracker inference_rng_tracker", kNoEffect, kGpu},
+    {"rng", "data_parallel_random_init", kNoEffect,
+     "weights are the checkpoint's, and adapters begin alike on all ranks"},
     {"mixed_precision", "", kRenamed, "model.params_dtype",
      "bf16_mixed>bf16|bf16-mixed>bf16|fp32>float32"},
     {"mixed_precision", "params_dtype", kRenamed, "model.params_dtype",
@@ -399,12 +400,13 @@ constexpr BridgeKeys kTable[] = {
     {"rerun_state_machine", "spiky_loss_factor error_injection_*", kNoEffect,
      "rerun_state_machine.rerun_mode is off"},
     {"ddp", "grad_reduce_in_fp32 reduce_scatter_with_fp32_accumulation", kNoEffect,
-     "gradients are summed in the parameters' type and applied in float32"},
+     "ranks' gradients are always summed and applied in float32, those of one rank's micro-batches "
+     "summed in the parameters' type"},
     {"ddp", "use_distributed_optimizer", kRenamed, "optimizer.use_distributed_optimizer"},
-    {"ddp", "*", kNoEffect, kOneProcess},
-    {"comm_overlap", "*", kNoEffect, kOneProcess},
+    {"ddp", "*", kNoEffect, kRanks},
+    {"comm_overlap", "*", kNoEffect, kRanks},
     {"dist", "distributed_timeout_minutes", kTaken},
-    {"dist", "*", kNoEffect, kOneProcess},
+    {"dist", "*", kNoEffect, kRanks},
     {"ft", "enable_ft_package simulate_fault", kRefused, kNvidia, "false"},
     {"straggler", "log_straggler", kRefused, kNvidia, "false"},
     {"nvrx_straggler", "enabled", kRefused, kNvidia, "false"},

@@ -78,6 +78,7 @@ struct LoggerOptions {
   int64_t tensorboard_log_interval = 1;
   bool log_throughput_to_tensorboard = false;
   bool log_memory_to_tensorboard = false;
+  bool log_world_size_to_tensorboard = false;
   /// Nothing: the environment says. Set, even to "", they go before it.
   std::optional<std::string> wandb_project;
   std::optional<std::string> wandb_entity;
@@ -109,7 +110,9 @@ struct LoggerOptions {
         field("log_throughput_to_tensorboard", &LoggerOptions::log_throughput_to_tensorboard,
               OnResume::kFree, "TFLOP/s, batches and samples a second for them"),
         field("log_memory_to_tensorboard", &LoggerOptions::log_memory_to_tensorboard,
-              OnResume::kFree, "the process's memory for them"),
+              OnResume::kFree, "the first rank's memory for them"),
+        field("log_world_size_to_tensorboard", &LoggerOptions::log_world_size_to_tensorboard,
+              OnResume::kFree, "the number of ranks for them"),
         field("wandb_project", &LoggerOptions::wandb_project, OnResume::kFree,
               "turns Weights & Biases on, and off where it is set to nothing; default "
               "$WANDB_PROJECT"),

@@ -24,8 +24,8 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 struct Trainer::Output {
-  Output(const TrainConfig& config, const RunProgress& progress)
-      : log(config, progress.step), profile(config) {}
+  Output(const TrainConfig& config, const RunProgress& progress, int64_t ranks)
+      : log(config, progress.step, ranks), profile(config) {}
 
   MetricsLog log;
   StepProfile profile;
@@ -44,6 +44,7 @@ void Trainer::save(CheckpointSaver& saver, Output* output, bool best) const {
                            /*copied=*/saver.is_async(),
                            ranks_.plan(config_.optimizer.use_distributed_optimizer)),
              best);
+  if (output != nullptr) output->log.checkpoint_taken();
 }
 
 bool Trainer::validate(Output* output) {
@@ -97,7 +98,7 @@ int Trainer::run_steps(const OnStep& on_step) {
     if (const auto line = told_of_best_elsewhere(config_.checkpoint, progress_.best)) {
       fmt::print(stderr, "{}\n", *line);
     }
-    output.emplace(config_, progress_);
+    output.emplace(config_, progress_, ranks_.size);
   });
   const int stopped = make_steps(on_step, output ? &*output : nullptr);
   ranks_.grid.world.barrier();  // the first rank has written all that there is

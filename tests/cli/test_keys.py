@@ -97,7 +97,7 @@ def trace(done):
 def scalars(done):
     """How often TensorBoard's file has each name."""
     data = b"".join(path.read_bytes() for path in sorted(done.folder.rglob("events.out.tfevents.*")))
-    return {name: data.count(name.encode()) for name in ("lm loss", "throughput/tflops/device", "memory/mem-reserved-gigabytes")}
+    return {name: data.count(name.encode()) for name in ("lm loss", "throughput/tflops/device", "memory/mem-reserved-gigabytes", "world-size")}
 
 
 def requests(done):
@@ -265,6 +265,7 @@ TABLE = {
     "logger.tensorboard_log_interval": [Trial(2, Changed(scalars)), Trial(3, Gains(err, "are told of no step"))],
     "logger.log_throughput_to_tensorboard": [Trial("true", Changed(scalars))],
     "logger.log_memory_to_tensorboard": [Trial("true", Changed(scalars))],
+    "logger.log_world_size_to_tensorboard": [Trial("true", Changed(scalars))],
     "logger.mlflow_experiment": [Trial("walk", Gains(err, "MLflow: run run of walk is in run/mlruns"))],
     "logger.mlflow_run_name": [Trial("named", Changed(told("mlflow.runName")), MLFLOW), Trial("named", Refused(NOTHING))],
     "logger.mlflow_tracking_uri": [Trial("file:store", Gains(err, "is in store;"), MLFLOW), Trial("store", Refused(NOTHING))],

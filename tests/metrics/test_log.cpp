@@ -261,6 +261,10 @@ TEST_F(Metrics, ProgressIsMegatrons) {
       log.write(
           StepMetrics{.step = i, .loss = 1, .tokens = 30'000'000, .seconds = 1, .flops = 1.25e15});
     }
+    log.checkpoint_taken();
+    // Made while it is written.
+    log.write(
+        StepMetrics{.step = 3, .loss = 1, .tokens = 1'000'000'000, .seconds = 1, .flops = 9e15});
     log.checkpoint_saved(2);
     log.finish(RunEnd::kStopped);
   }
@@ -273,6 +277,7 @@ TEST_F(Metrics, ProgressIsMegatrons) {
   before[19] = '\t';  // where strftime ends its text
   write_text(directory_ / "progress.txt", before);
   MetricsLog log(asked, 1);
+  log.checkpoint_taken();
   log.checkpoint_saved(1);
   unsetenv("SLURM_JOB_ID");
   const auto lines = lines_of(read_text(directory_ / "progress.txt"));
@@ -302,7 +307,8 @@ TEST_F(Metrics, ThroughputIsToldWhereItIsAskedFor) {
     asked.logger.log_throughput_to_tensorboard = is_asked;
     asked.train.global_batch_size = 6;
     MetricsLog log(asked, 0);
-    log.write(StepMetrics{.step = 1, .loss = 1, .tokens = 8, .seconds = 4, .flops = 2e12});
+    log.write(
+        StepMetrics{.step = 1, .ranks = 4, .loss = 1, .tokens = 8, .seconds = 4, .flops = 2e12});
     log.finish(RunEnd::kFinished);
     const auto ends = [&](const char* name, const std::string& end) {
       const std::string told = mlflow_file(asked.checkpoint.save, name);
@@ -310,6 +316,7 @@ TEST_F(Metrics, ThroughputIsToldWhereItIsAskedFor) {
       EXPECT_EQ(told.empty(), !is_asked) << name << ": " << told;
     };
     ends("tflops", " 0.5 1\n");
+    ends("tflops_per_device", " 0.125 1\n");
     ends("batches_per_sec", " 0.25 1\n");
     ends("samples_per_sec", " 1.5 1\n");
     EXPECT_TRUE(mlflow_file(asked.checkpoint.save, "tokens_per_sec").ends_with(" 2 1\n"));

@@ -100,13 +100,20 @@ TEST(BridgeKeys, WhatChangesNothingIsToldAndTheRestRefused) {
     EXPECT_EQ(to_yaml(run.config), before) << key;
     return fmt::format("{}", fmt::join(run.notes, " | "));
   };
-  EXPECT_EQ(note("ddp.overlap_grad_reduce", "True"),
-            "ddp.overlap_grad_reduce=True has no effect here: for work that many ranks share; one "
-            "process has nothing to exchange and computes the same");
+  EXPECT_EQ(
+      note("ddp.overlap_grad_reduce", "True"),
+      "ddp.overlap_grad_reduce=True has no effect here: how ranks work together is settled here "
+      "(docs/parallel.md); results are the same without it");
+  expect_mentions(note("ddp.grad_reduce_in_fp32", "false"),
+                  {"always summed and applied in float32"});
   EXPECT_NE(note("train.manual_gc", "true").find("Python's own housekeeping"), std::string::npos);
   EXPECT_NE(note("tokenizer.vocab_size", "5").find("checkpoint.pretrained_checkpoint"),
             std::string::npos);
 
+  // No sentence speaks of one process, where there may be many.
+  for (const BridgeKeys& row : bridge_keys()) {
+    EXPECT_EQ(row.words.find("nothing to exchange"), row.words.npos) << row.names;
+  }
   // What is off here too asks for nothing.
   EXPECT_EQ(note("optimizer.optimizer", "adam"), "");
   EXPECT_EQ(note("ft.enable_ft_package", "False"), "");
@@ -121,6 +128,10 @@ TEST(BridgeKeys, WhatChangesNothingIsToldAndTheRestRefused) {
             "model.hidden_size=4096: read from checkpoint.pretrained_checkpoint; leave it out");
   EXPECT_EQ(refused("dataset.source.dataset_name", "squad"),
             "dataset.source.dataset_name=squad: must be one of cord_v2, medpix, raven");
+  for (const char* ranks : {"[0, 1]", "[]", "[1]"}) {
+    EXPECT_EQ(refused("profiling.profile_ranks", ranks),
+              fmt::format("profiling.profile_ranks={}: rank 0 alone is traced", ranks));
+  }
   expect_mentions(refused("mixed_precision", "fp16_mixed"), {"must be one of bf16_mixed"});
   for (const char* given : {"~train.train_iters", "~train.train_iters=5"}) {
     EXPECT_EQ(error_of([&] { parse_override(given); }),

@@ -122,6 +122,7 @@ const std::map<std::string, std::string>& other_values() {
       {"logger.tensorboard_log_interval", "2"},
       {"logger.log_throughput_to_tensorboard", "true"},
       {"logger.log_memory_to_tensorboard", "true"},
+      {"logger.log_world_size_to_tensorboard", "true"},
       {"logger.wandb_project", "p"},
       {"logger.wandb_entity", "e"},
       {"logger.wandb_exp_name", "n"},

@@ -2,7 +2,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <mutex>
+#include <sstream>
 
 #include "base/file.h"
 #include "errors.h"
@@ -75,6 +77,34 @@ TEST_F(SavedByRanks, WeightsSavedBesideTheStepsGoOnUnderAnyNumber) {
   TrainConfig config = this->config("run");
   config.checkpoint.async_save = true;
   expect_exact_resume(config, 3);
+}
+
+// Behind each save the run goes on: its line is of the step all the same.
+TEST_F(SavedByRanks, ProgressIsOfTheStepAndOfARank) {
+  TrainConfig config = this->config("run", "lora");
+  config.checkpoint.async_save = true;
+  config.checkpoint.save_interval = 1;
+  config.logger.log_progress = true;
+  run(config, 2);
+  std::map<int64_t, std::string> flops;
+  double sum = 0;
+  std::istringstream steps(read_text(fs::path(config.checkpoint.save) / "metrics.jsonl"));
+  for (std::string line; std::getline(steps, line);) {
+    const Json step = Json::parse(line);
+    EXPECT_EQ(step["ranks"], 2);
+    sum += step["flops"].get<double>();
+    flops[step["step"]] = fmt::format("Floating-point operations: {:.2e}\t", sum);
+  }
+  std::istringstream lines(read_text(fs::path(config.checkpoint.save) / "progress.txt"));
+  int64_t saved = 0;
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_NE(line.find("\t# GPUs: 2\t"), line.npos) << line;
+    if (line.find("Saved checkpoint") == line.npos) continue;
+    ++saved;
+    EXPECT_NE(line.find(fmt::format("\tIteration: {}\t", saved)), line.npos) << line;
+    EXPECT_NE(line.find(flops[saved]), line.npos) << line << flops[saved];
+  }
+  EXPECT_EQ(saved, 6);
 }
 
 TEST_F(SavedByRanks, AFailedSaveLeavesTheOlderOne) {
