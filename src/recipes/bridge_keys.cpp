@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/number.h"
 #include "base/text.h"
+#include "recipes/config.h"
 
 namespace trestle {
 
@@ -136,6 +137,15 @@ bool is_foreign_group(std::string_view name) {
   return is_group;
 }
 
+// A key of this program's, or a group of them.
+bool is_ours(std::string_view key) {
+  static const std::vector<FieldText> ours = list_fields(TrainConfig());
+  return std::ranges::any_of(ours, [&](const FieldText& each) {
+    return each.path.starts_with(key) &&
+           (each.path.size() == key.size() || each.path[key.size()] == '.');
+  });
+}
+
 enum class From { kCommandLine, kFile, kBridgesFile };
 
 class Translation {
@@ -148,6 +158,10 @@ class Translation {
     if (is_foreign_group(given.key) && (row == nullptr || !row->names.empty())) {
       if (!given.value || given.value == "{}") return;
       user_error("{}: is a group; name a key of it", text_of(given));
+    }
+    if (row == nullptr && from_ == From::kBridgesFile && !is_ours(given.key)) {
+      unknown_.push_back(given.key);
+      return;
     }
     if (row == nullptr) {
       out_.assignments.push_back(std::move(given));
@@ -181,6 +195,10 @@ class Translation {
           fmt::format("{}: {} keys of Megatron Bridge have no effect here (trestle recipes "
                       "--bridge-keys says of each why)",
                       file, left_out_));
+    }
+    if (!unknown_.empty()) {
+      out_.notes.push_back(fmt::format("{}: left out what this version does not know: {}", file,
+                                       fmt::join(unknown_, ", ")));
     }
     return std::move(out_);
   }
@@ -242,6 +260,7 @@ class Translation {
   OfBridge out_;
   std::vector<std::string> tags_;
   size_t left_out_ = 0;
+  std::vector<std::string> unknown_;
 };
 
 // What megatron-bridge's YAML says of a class: torch.bfloat16, megatron.bridge.peft.lora.LoRA.

@@ -85,7 +85,8 @@ struct OfBridge {
 /// had here. Keys of neither pass as they are, for settle to refuse.
 OfBridge of_bridge(const std::vector<Assignment>& command_line);
 /// A file's, which may be a `run_config.yaml` as Megatron Bridge writes it (`_target_` names
-/// classes): its keys without effect are one note.
+/// classes): its keys without effect are one note, and those that neither it nor this version knows
+/// another, as nobody typed them.
 /// Keys that the command line names are left out.
 OfBridge of_bridge_file(const std::vector<Assignment>& file, std::string_view name,
                         const std::vector<Assignment>& command_line);

@@ -141,6 +141,26 @@ TEST(BridgeKeys, WhatChangesNothingIsToldAndTheRestRefused) {
   expect_mentions(refused("ddp_overlap", "1"), {"unknown option ddp_overlap"});
 }
 
+// What a file of the Bridge has was typed by nobody: of another version it has other keys.
+TEST(BridgeKeys, AFileOfAnotherVersionIsTakenWithWhatIsKnown) {
+  const std::vector<Assignment> file = {
+      {"_target_", "megatron.bridge.training.config.ConfigContainer"},
+      {"train._target_", "megatron.bridge.training.config.TrainingConfig"},
+      {"train.train_iters", "7"},
+      {"train.future_thing", "1"},
+      {"model.of_tomorrow", std::nullopt},
+      {"future.group.key", "[1, 2]"}};
+  const SettledRun run = settled(file, {});
+  EXPECT_EQ(run.config.train.train_iters, 7);
+  EXPECT_EQ(run.notes,
+            std::vector<std::string>{"--config: left out what this version does not know: "
+                                     "train.future_thing, model.of_tomorrow, future.group.key"});
+  // Typed, it is an error, beside such a file too.
+  const Assignment typed = {"train.future_thing", "1"};
+  expect_mentions(error_of([&] { settled(file, {typed}); }), {"unknown option train.future_thing"});
+  expect_mentions(error_of([&] { settled({typed}, {}); }), {"unknown option train.future_thing"});
+}
+
 // A row of a whole section, or of a beginning, is none of what the section does not have.
 TEST(BridgeKeys, AMisspeltKeyIsNone) {
   for (const auto& [key, meant] : std::map<std::string, std::string>{
