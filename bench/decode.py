@@ -27,7 +27,7 @@ RATES = re.compile(r"prefill (\d+) tokens in ([\d.]+) s .*decode (\d+) tokens in
 def ours(options, form, prompt_words, tokens):
     """Tokens a second of prompt and of decoding."""
     command = [options.program, "generate", "--hf-model-path", options.model, "--prompt", "total " * prompt_words,
-               "--max-new-tokens", tokens + 1, "--weights", form]
+               "--max-new-tokens", tokens + 1, "--weights", form, "--no-speculation"]
     done = subprocess.run([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                           check=True, env=os.environ | {"OMP_NUM_THREADS": str(options.threads)})
     prompt, prompt_seconds, made, seconds = map(float, RATES.search(done.stderr).groups())

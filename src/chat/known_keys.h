@@ -24,8 +24,8 @@ bool is_harmless(std::string_view key);
 /// have it: `prompt`, `question`, `context`.
 bool repeats_a_text(std::string_view key);
 
-/// Whether the key holds an answer: data sets have several, of which one is learnt. A note where the
-/// messages do not have it, as those of ten annotators are no reason to stop.
+/// Whether the key holds an answer: data sets have several, of which one is learnt. A note where
+/// the messages do not have it, as those of ten annotators are no reason to stop.
 bool is_answer(std::string_view key);
 
 /// Whether the key says what is learnt; 1 or true is so anyway.

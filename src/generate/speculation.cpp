@@ -6,7 +6,7 @@ namespace trestle {
 
 namespace {
 
-constexpr int64_t kFirstSteps = 4;  // of each way before they are compared
+constexpr int64_t kFirstSteps = 2;  // of each way before they are compared
 constexpr int64_t kAgainAfter = 32;
 constexpr double kShare = 0.2;  // of the newest step in what is remembered
 
