@@ -103,18 +103,40 @@ class Handler(BaseHTTPRequestHandler):
         if repository is None:
             self.send(404, headers={"X-Error-Code": "RepoNotFound"})
             return
-        repository = repository.at(match[3 if listing else 2])
+        revision, folder = match[3 if listing else 2], ""
+        if listing and listing[2] == "tree":
+            revision, folder = self.revision_and_folder(repository, revision)
+        repository = repository.at(revision)
         if repository is None:
             self.send(404, headers={"X-Error-Code": "RevisionNotFound"})
         elif listing and listing[2] == "revision":
             self.send_json({"id": match[1], "sha": repository.commit,
                             "siblings": [{"rfilename": name} for name in repository.files]})
         elif listing:
-            self.send_json([self.tree_entry(repository, name) for name in repository.files])
+            self.send_tree(repository, folder, "recursive=true" in (listing[4] or "").lower())
         elif file[3] not in repository.files:
             self.send(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit})
         else:
             self.describe(repository, file[3])
+
+    @staticmethod
+    def revision_and_folder(repository, path):
+        """Of REVISION/FOLDER, either of which may have slashes."""
+        ends = [at for at in range(len(path) + 1) if path[at:at + 1] in ("/", "") and repository.at(path[:at])]
+        return (path[:ends[-1]], path[ends[-1]:].strip("/")) if ends else (path, "")
+
+    def send_tree(self, repository, folder, recursive):
+        """Files of a folder and its folders, or all below it."""
+        start = f"{folder}/" if folder else ""
+        below = [name for name in repository.files if name.startswith(start)]
+        if folder and not below:
+            self.send(404, headers={"X-Error-Code": "EntryNotFound"})
+            return
+        folders = {"/".join(name.split("/")[:depth]) for name in below for depth in range(1, name.count("/") + 1)}
+        entries = [self.tree_entry(repository, name) for name in below]
+        entries += [{"type": "directory", "path": each, "size": 0, "oid": hashlib.sha1(each.encode()).hexdigest()}
+                    for each in sorted(folders) if each.startswith(start)]
+        self.send_json([each for each in entries if recursive or "/" not in each["path"][len(start):]])
 
     def tree_entry(self, repository, name):
         size, etag = len(repository.files[name]), repository.etag(name)
