@@ -13,6 +13,8 @@ namespace trestle {
 namespace {
 
 constexpr std::string_view kPlaceholder = "<image>";
+// A text of so many bytes, a passage that a question is about, is within a message on purpose.
+constexpr size_t kNoAccident = 48;
 
 // Without places of pictures and blanks around it: what a message has of it as a text.
 std::string without_places(std::string_view text) {
@@ -25,13 +27,15 @@ std::string without_places(std::string_view text) {
   return std::string(trimmed(kept));
 }
 
-// Whether `text` is the whole content of a message, one of its text parts, or the system prompt: a
-// word within one is no sign that nothing is lost.
+// Whether `text` is the whole content of a message, one of its text parts, or the system prompt, or
+// a passage of one: a word within one is no sign that nothing is lost.
 bool is_a_whole_text(const Json& row, std::string_view text) {
   const std::string wanted = without_places(text);
   const auto is_it = [&](const Json* said) {
-    return said != nullptr && said->is_string() &&
-           without_places(said->get_ref<const std::string&>()) == wanted;
+    if (said == nullptr || !said->is_string()) return false;
+    const std::string whole = without_places(said->get_ref<const std::string&>());
+    return whole == wanted ||
+           (wanted.size() >= kNoAccident && whole.find(wanted) != std::string::npos);
   };
   const auto holds = [&](const Json& message) {
     if (!message.is_object()) return false;

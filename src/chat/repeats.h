@@ -10,8 +10,8 @@ namespace trestle {
 const Json* find_messages(const Json& row);
 
 /// Whether all that `value` says, numbers as they are written, stands in the row's messages: as the
-/// whole content of one, as one of its text parts, or as the system prompt. A word within one is no
-/// sign that nothing is lost.
+/// whole content of one, as one of its text parts, or as the system prompt, or as a passage of one.
+/// A word within one is no sign that nothing is lost.
 bool repeats_messages(const Json& row, const Json& value);
 
 /// Whether `turns` is how many there are: all messages, those but the system's, or those of one

@@ -32,8 +32,8 @@ struct Build {
   /// Projections have no weight yet: the loader gives each `hold()` where the checkpoint has it in
   /// FP8, else `allocate()`.
   bool keep_fp8 = false;
-  /// Projections and the vocabulary hold their weight in panels of this form, on the CPU and on one
-  /// rank: for inference.
+  /// Projections and the vocabulary hold their weight in panels of this form (what sees pictures in
+  /// bf16), on the CPU and on one rank: for inference.
   std::optional<PanelForm> panels = {};
   /// Whose ranks hold the rest of what this one has a part of.
   ModelGroups groups = {};

@@ -40,9 +40,13 @@ Ministral3::Ministral3(const ModelConfig& config, const Build& build)
     user_error("vision_feature_layer names {} layers; one is supported", features.size());
   }
   if (build.stage && !build.stage->is_first) return;
+  Build seeing = build;
+  // No token reads them, and what is lost in a picture's features is lost for all of the answer.
+  if (seeing.panels) seeing.panels = PanelForm::kBf16;
   vision_tower_ = register_module(
-      "vision_tower", std::make_shared<VisionTower>(*config.vision, features.front(), build));
-  projector_ = register_module("multi_modal_projector", std::make_shared<Projector>(config, build));
+      "vision_tower", std::make_shared<VisionTower>(*config.vision, features.front(), seeing));
+  projector_ =
+      register_module("multi_modal_projector", std::make_shared<Projector>(config, seeing));
 }
 
 at::Tensor Ministral3::image_features(const std::vector<at::Tensor>& images_CHW) const {

@@ -321,6 +321,20 @@ TEST(Keys, WithTextsThatAreInOthers) {
   EXPECT_REFUSED(parse(parts + "text\"}"), "nobody reads \"prompt\"");
 }
 
+// A passage that the question quotes.
+TEST(Keys, WithAPassageOfAMessage) {
+  const std::string passage = "The bill of March has three rows and a total of 13.75 with its tax.";
+  const auto row = [&](const std::string& context) {
+    return Json{{"context", context},
+                {"messages",
+                 {{{"role", "user"}, {"content", "Read: " + passage + " What is the total?"}},
+                  {{"role", "assistant"}, {"content", "13.75"}}}}};
+  };
+  EXPECT_NO_THROW(parse(row(passage).dump()));
+  EXPECT_REFUSED(parse(row(passage + " And more.").dump()), "nobody reads \"context\"");
+  EXPECT_REFUSED(parse(row("three rows").dump()), "nobody reads \"context\"");
+}
+
 // Answers beside the one that is learnt: a note where they are others.
 TEST(Keys, WithFurtherAnswers) {
   const auto unread = [](Json row) {

@@ -53,7 +53,8 @@ TEST_P(InPanels, LogitsAreThoseOfTheValues) {
     const auto model = model_in(golden, at::kFloat, form);
     EXPECT_FALSE(projections(*model).empty());
     for (const auto& [name, linear] : projections(*model)) {
-      EXPECT_EQ(linear->panels()->form(), form) << name;
+      const bool sees = !name.starts_with("language_model.");
+      EXPECT_EQ(linear->panels()->form(), sees ? PanelForm::kBf16 : form) << name;
     }
     const at::Tensor wanted = logits_of(*with_values(golden, *model), golden);
     // Inputs are rounded to bf16, or to codes of 127 steps for each 32.
