@@ -8,7 +8,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <string_view>
+#include <string>
 
 #include "cpu/cpu.h"
 #include "cpu/panel_sums_of.h"
@@ -112,7 +112,7 @@ const PanelSums& panel_sums_here() {
   static const PanelSums& kHere = []() -> const PanelSums& {
     // libtorch's own loops may be held to less of the processor (ATEN_CPU_CAPABILITY), its products
     // too (bf16_path).
-    const std::string_view vectors = at::get_cpu_capability();
+    const std::string vectors = at::get_cpu_capability();
     const PanelSums* best = nullptr;
     if (vectors == "AVX512" && bf16_path() == Bf16Path::kNative) best = panel_sums_avx512();
     if (best == nullptr && vectors.starts_with("AVX")) best = panel_sums_avx2();

@@ -203,6 +203,7 @@ TRESTLE_AVX2 void int4_rows(const std::byte* panel, const PanelInput& x, int64_t
   }
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): names of types and templates
 #define TRESTLE_IN_TURNS(name, rows)                                           \
   template <int kBatch>                                                        \
   void name(const std::byte* panel, const PanelInput& x, float* y) {           \
@@ -210,6 +211,7 @@ TRESTLE_AVX2 void int4_rows(const std::byte* panel, const PanelInput& x, int64_t
     rows<kFirst>(panel, x, 0, y);                                              \
     if constexpr (kBatch > kFirst) rows<kBatch - kFirst>(panel, x, kFirst, y); \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 TRESTLE_IN_TURNS(bf16_product, bf16_rows)
 TRESTLE_IN_TURNS(int8_product, int8_rows)
 TRESTLE_IN_TURNS(int4_product, int4_rows)

@@ -11,6 +11,7 @@ const PanelSums* panel_sums_avx512();
 const PanelSums* panel_sums_avx2();
 const PanelSums* panel_sums_plain();
 
+// NOLINTBEGIN(bugprone-macro-parentheses): names of types and templates
 /// `product<n>` for x.batch = n, as PanelSums::Product.
 #define TRESTLE_BY_BATCH(product)                                          \
   [](const std::byte* panel, const PanelInput& x, float* y) {              \
@@ -29,5 +30,6 @@ const PanelSums* panel_sums_plain();
                                                    product<4>};                        \
     kOf[x.batch - 1](panel, x, y);                                                     \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 
 }  // namespace trestle

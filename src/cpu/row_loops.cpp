@@ -229,6 +229,7 @@ TRESTLE_INLINE void attend(const float* q, int64_t queries, const int64_t* limit
   }
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): names of types and templates
 #define TRESTLE_ROW_LOOPS_OF(target, path, Value)                                              \
   target void path##_rms_norm(const Value* x, const Value* weight, int64_t columns, float eps, \
                               Value* y) {                                                      \
@@ -256,6 +257,7 @@ TRESTLE_INLINE void attend(const float* q, int64_t queries, const int64_t* limit
       {path##_rms_norm, path##_swiglu, path##_rotate, path##_argmax, path##_attend}, \
       {path##_rms_norm, path##_swiglu, path##_rotate, path##_argmax, path##_attend}};
 
+// NOLINTEND(bugprone-macro-parentheses)
 #ifdef __x86_64__
 TRESTLE_ROW_LOOPS(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), kAvx512)
 TRESTLE_ROW_LOOPS(__attribute__((target("avx2,fma"))), kAvx2)

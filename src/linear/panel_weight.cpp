@@ -21,12 +21,12 @@ namespace {
 at::Tensor empty_bytes(int64_t count) {
   at::Tensor bytes = at::empty({count}, at::kByte);
 #ifdef __linux__
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = (reinterpret_cast<uintptr_t>(bytes.data_ptr()) + page - 1) / page * page;
-  const auto last = reinterpret_cast<uintptr_t>(bytes.data_ptr()) + static_cast<uintptr_t>(count);
-  if (last > first + page) {
-    ::madvise(reinterpret_cast<void*>(first), (last - first) / page * page, MADV_HUGEPAGE);
-  }
+  const auto page = static_cast<int64_t>(::sysconf(_SC_PAGESIZE));
+  auto* const begin = static_cast<std::byte*>(bytes.data_ptr());
+  const auto behind_page = static_cast<int64_t>(reinterpret_cast<uintptr_t>(begin)) % page;
+  const int64_t skipped = (page - behind_page) % page;
+  const int64_t whole = (count - skipped) / page * page;
+  if (whole > 0) ::madvise(begin + skipped, static_cast<size_t>(whole), MADV_HUGEPAGE);
 #endif
   return bytes;
 }
