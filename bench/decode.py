@@ -77,7 +77,7 @@ def main():
                 long = ours(options, form, options.prompt, 1)
                 note(form, {"pp": long["pp"]})
                 for kind in peers if options.llama else []:
-                    note(kind, theirs(options, kind, long["prompt"], options.tokens))
+                    note("llama.cpp " + kind, theirs(options, kind, long["prompt"], options.tokens))
     finally:
         if neighbour:
             neighbour.kill()
@@ -87,8 +87,9 @@ def main():
         bandwidth = median[form, "tg"] * read * BITS[form] / 8 / 1e9
         print(f"{form:5} decode {median[form, 'tg']:7.1f} tokens/s ({bandwidth:.1f} GB/s of weights), prompt {median[form, 'pp']:7.1f} tokens/s")
         for kind in peers if options.llama else []:
-            print(f"      {kind:7} decode {median[kind, 'tg']:7.1f} ({median[form, 'tg'] / median[kind, 'tg']:.2f}), "
-                  f"prompt {median[kind, 'pp']:7.1f} ({median[form, 'pp'] / median[kind, 'pp']:.2f})")
+            peer = "llama.cpp " + kind
+            print(f"  {peer:16} decode {median[peer, 'tg']:7.1f} ({median[form, 'tg'] / median[peer, 'tg']:.2f}), "
+                  f"prompt {median[peer, 'pp']:7.1f} ({median[form, 'pp'] / median[peer, 'pp']:.2f})")
 
 
 if __name__ == "__main__":
