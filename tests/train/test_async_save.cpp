@@ -2,6 +2,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <future>
 #include <map>
 #include <regex>
 #include <set>
@@ -9,6 +11,7 @@
 #include "base/file.h"
 #include "errors.h"
 #include "model/ministral3.h"
+#include "parallel/world.h"
 #include "run/saver.h"
 #include "train/testing.h"
 
@@ -103,6 +106,37 @@ TEST_F(AsyncSave, ASnapshotSharesNothingWithTheRun) {
     EXPECT_TRUE(at::equal(copy.data, own.data));
     EXPECT_FALSE(copy.data.is_alias_of(own.data)) << copy.shard.name;
   }
+}
+
+// The first rank's writer cannot be done before the second one's has begun, which waits until the
+// first rank has gone on.
+TEST_F(AsyncSave, TheRunDoesNotWaitForTheWriter) {
+  TrainConfig config = lora("run", true);
+  config.checkpoint.save_interval = 100;
+  const OpenCheckpoint base(config.checkpoint.pretrained_checkpoint);
+  std::promise<void> gone_on;
+  const std::shared_future<void> has_gone_on = gone_on.get_future().share();
+  run_ranks(2, [&](const World& world) {
+    Trainer trainer(config, {}, world);
+    trainer.step();
+    fs::create_directories(config.checkpoint.save);
+    CheckpointSaver saver(config.checkpoint, {}, trainer.ranks().saving);
+    Snapshot snapshot =
+        take_snapshot(config, trainer.model(), trainer.optimizer(), trainer.progress(), {}, base,
+                      {}, /*copied=*/true, trainer.ranks().plan(true));
+    if (world.rank() == 1) {
+      EXPECT_EQ(has_gone_on.wait_for(std::chrono::seconds(30)), std::future_status::ready);
+    }
+    saver.save(std::move(snapshot), false);
+    if (world.rank() == 0) {
+      EXPECT_FALSE(saver.finished());
+      gone_on.set_value();
+    }
+    trainer.step();  // both, while it is written
+    saver.wait();
+    EXPECT_EQ(saver.finished(), 1);
+  });
+  EXPECT_EQ(MegatronCheckpoint(config.checkpoint.save).iteration(), 1);
 }
 
 // A directory that cannot be replaced, at a step whose save the run does not wait for.
