@@ -26,7 +26,7 @@ VISION_LAYERS, VISION, VISION_FFN = 24, 1024, 4096
 SHARD_BYTES = 5_000_000_000
 
 
-def config_of(size, layers, fp8):
+def config_of(size, layers, vision_layers, fp8):
     text = dict(
         model_type="ministral3", hidden_size=size["hidden"], intermediate_size=size["ffn"],
         num_hidden_layers=layers, num_attention_heads=HEADS, num_key_value_heads=GROUPS,
@@ -39,7 +39,7 @@ def config_of(size, layers, fp8):
     )
     vision = dict(
         model_type="pixtral", hidden_size=VISION, intermediate_size=VISION_FFN,
-        num_hidden_layers=VISION_LAYERS, num_attention_heads=16, head_dim=64, num_channels=3,
+        num_hidden_layers=vision_layers, num_attention_heads=16, head_dim=64, num_channels=3,
         patch_size=14, image_size=1540, hidden_act="silu",
         rope_parameters=dict(rope_type="default", rope_theta=10000.0))
     config = dict(
@@ -54,7 +54,7 @@ def config_of(size, layers, fp8):
     return config
 
 
-def tensors_of(size, layers):
+def tensors_of(size, layers, vision_layers):
     """(name, shape, is a language matrix) in the order of the files."""
     hidden, ffn = size["hidden"], size["ffn"]
     text = "language_model.model."
@@ -78,7 +78,7 @@ def tensors_of(size, layers):
         yield "language_model.lm_head.weight", (VOCAB, hidden), False
     yield "vision_tower.patch_conv.weight", (VISION, 3, 14, 14), False
     yield "vision_tower.ln_pre.weight", (VISION,), False
-    for layer in range(VISION_LAYERS):
+    for layer in range(vision_layers):
         base = f"vision_tower.transformer.layers.{layer}."
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             yield f"{base}attention.{name}.weight", (VISION, VISION), False
@@ -93,9 +93,9 @@ def tensors_of(size, layers):
     yield "multi_modal_projector.linear_2.weight", (hidden, hidden), False
 
 
-def stored(size, layers, fp8):
+def stored(size, layers, vision_layers, fp8):
     """(name, dtype, shape) with the scales of FP8 matrices beside them."""
-    for name, shape, is_matrix in tensors_of(size, layers):
+    for name, shape, is_matrix in tensors_of(size, layers, vision_layers):
         if fp8 and is_matrix:
             yield name, "F8_E4M3", shape
             yield name + "_scale_inv", "BF16", ()
@@ -151,6 +151,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", choices=SIZES, default="3b")
     parser.add_argument("--layers", type=int, help="fewer layers than the size has")
+    parser.add_argument("--vision-layers", type=int, default=VISION_LAYERS)
     parser.add_argument("--fp8", action="store_true")
     parser.add_argument("--side-files", type=Path, help="directory whose tokenizer is copied")
     parser.add_argument("--words", type=int, help="ids that the tokenizer has: the head finds no others")
@@ -159,10 +160,10 @@ def main():
     layers = options.layers or size["layers"]
     options.out.mkdir(parents=True)
     (options.out / "config.json").write_text(
-        json.dumps(config_of(size, layers, options.fp8), indent=2))
+        json.dumps(config_of(size, layers, options.vision_layers, options.fp8), indent=2))
 
     shards, used = [[]], 0
-    for tensor in stored(size, layers, options.fp8):
+    for tensor in stored(size, layers, options.vision_layers, options.fp8):
         weight = bytes_of(*tensor[1:])
         if used and used + weight > SHARD_BYTES:
             shards.append([])
