@@ -131,7 +131,10 @@ float quantize_group(const float* values, int64_t count, int8_t* codes, int32_t*
   std::fill_n(codes, kPanelGroup, int8_t{0});
   *sum = 0;
   if (std::isnan(all)) return all;
-  const float inverse = largest > 0 ? kMost / largest : 0;
+  // Below, the inverse of a scale is no number of fp32.
+  constexpr float kLeast = 1e-34F;
+  if (largest < kLeast) return 0;
+  const float inverse = kMost / largest;
   int32_t total = 0;
   for (int64_t i = 0; i < count; ++i) {
     codes[i] = static_cast<int8_t>(std::nearbyint(values[i] * inverse));

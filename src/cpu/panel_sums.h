@@ -53,7 +53,8 @@ enum class PanelPath { kAvx512, kAvx2, kPlain };
 
 /// Null where the processor lacks it.
 const PanelSums* panel_sums(PanelPath path);
-/// The fastest that there is here, or what TRESTLE_CPU_PATH (avx512, avx2, plain) says.
+/// The fastest that there is here, of those that libtorch's own loops and products may take
+/// (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA).
 const PanelSums& panel_sums_here();
 
 /// `count` values (at most 32) to codes, 0 behind them -> scale = largest magnitude / 127, and the

@@ -27,19 +27,20 @@ class ThreadTeam {
   /// As many as libtorch's when it is first asked for.
   static ThreadTeam& of_process();
 
-  /// work(part) for every part of [0, parts), in no order; it throws nothing. By the caller alone
-  /// where another thread's work is under way.
+  /// work(part) for every part of [0, parts), in no order. By the caller alone where another
+  /// thread's work is under way. What throws ends the program: others hold the work.
   template <class Work>
   void run(int64_t parts, const Work& work) {
     run_parts(
-        parts, [](const void* what, int64_t part) { (*static_cast<const Work*>(what))(part); },
+        parts,
+        [](const void* what, int64_t part) noexcept { (*static_cast<const Work*>(what))(part); },
         &work);
   }
 
   int threads() const { return static_cast<int>(others_.size()) + 1; }
 
  private:
-  using Part = void (*)(const void* work, int64_t part);
+  using Part = void (*)(const void* work, int64_t part) noexcept;
 
   void run_parts(int64_t parts, Part part, const void* work);
   /// Claims parts of the piece of work that `ticket_` is of until there are none.

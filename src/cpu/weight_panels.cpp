@@ -83,7 +83,7 @@ TRESTLE_INLINE bool code_int8(const float* group, Codes& made) {
   float largest = 0;
   const bool is_finite = largest_of(group, largest);
   code(group, std::abs(largest) / kMost, -kMost, kMost, made);
-  return is_finite;
+  return is_finite && std::isfinite(made.scale);
 }
 
 TRESTLE_INLINE bool code_int4(const float* group, Codes& made) {
@@ -91,13 +91,14 @@ TRESTLE_INLINE bool code_int4(const float* group, Codes& made) {
   float largest = 0;
   const bool is_finite = largest_of(group, largest);
   code(group, largest / kLeast, kLeast, kMost, made);
+  if (!is_finite || !std::isfinite(made.scale)) return false;
   const float squares = sum_over_group([&](int64_t i) { return made.codes[i] * made.codes[i]; });
-  if (squares == 0) return is_finite;
+  if (squares == 0) return true;
   const float product = sum_over_group([&](int64_t i) { return group[i] * made.codes[i]; });
   Codes fitted;
   code(group, product / squares, kLeast, kMost, fitted);
   if (error_of(fitted, group) < error_of(made, group)) made = fitted;
-  return is_finite;
+  return true;
 }
 
 void pack_bf16(const PanelShape& shape, const uint16_t* values, int64_t rows, std::byte* panel) {

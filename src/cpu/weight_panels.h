@@ -46,7 +46,7 @@ struct PanelShape {
 /// Writes a panel from `rows` (at most 16) rows of bf16 [rows, columns]. int8: the scale is the
 /// largest magnitude / 127. int4: of the scale that gives the largest magnitude the code -8, and
 /// the one that fits its codes best (least squares), that with the smaller error. Returns whether
-/// codes can say the values: false where one is no finite number.
+/// codes can say the values: false where one is no finite number, or too large for its scale.
 bool pack_panel(const PanelShape& shape, const uint16_t* values, int64_t rows, std::byte* panel);
 
 /// The values of a panel's first `rows` rows and of columns [first, last), first a multiple of

@@ -23,8 +23,10 @@ void add_decoding_flags(Command command, DecodingOptions& decoding) {
       command, "--prompt-lookup-num-tokens,--prompt_lookup_num_tokens",
       "tokens to copy from where the last two stood before, checked in one step of the model: "
       "faster where an answer repeats its prompt, with the same answers but for near ties (order "
-      "of sums, above all in bf16); 0: none. By itself 3 on a CPU in bf16, int8 or int4, where "
-      "answers are the same to the bit, while that is faster",
+      "of sums, above all in bf16); 0: none. By itself 3 on a CPU in bf16, int8 or int4, of one or "
+      "two answers at once without an adapter: then answers are the same to the bit, and it goes "
+      "on "
+      "while it is faster",
       range.text(), true, [&decoding, range](const std::string& name, const std::string& text) {
         const std::string problem = number_problem(text, decoding.prompt_lookup_num_tokens);
         if (!problem.empty()) user_error("{} {}; {}", name, problem, range.text());
@@ -36,7 +38,7 @@ void add_decoding_flags(Command command, DecodingOptions& decoding) {
   Flag none = command.add_switch(
       "--no-speculation,--no_speculation",
       [&decoding](bool on) { decoding.speculates_where_it_pays = !on; },
-      "no token is proposed; answers do not change");
+      "propose no token where that would be done by itself; answers do not change");
   none.excludes(tokens);
 }
 

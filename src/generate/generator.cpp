@@ -162,6 +162,7 @@ class Decoding {
     for (const auto& each : proposals) rows += std::ssize(each) + 1;
     const at::Tensor logits_RV = forward_.head(x_RD, rows);
     chosen_ = sampler_.next(logits_RV, proposals);
+    seconds_ = clock_.seconds();
     std::vector<Logprobs> logprobs;
     if (options_.logprobs > 0) {
       std::vector<int64_t> ids;
@@ -178,6 +179,7 @@ class Decoding {
 
   // One step of every sequence; a finished one runs along with its neighbours, unread.
   void step(int64_t most_proposals, GenerationStats& stats) {
+    clock_ = Stopwatch();
     std::vector<std::vector<int64_t>> proposals(chosen_.size()), tokens(chosen_.size());
     for (size_t i = 0; i < chosen_.size(); ++i) {
       if (!answers_.is_finished(i)) {
@@ -202,6 +204,9 @@ class Decoding {
     ++stats.decode_steps;
     stats.accepted_tokens += answers_.tokens() - made - running;
   }
+
+  // Of the newest step, until its tokens were chosen.
+  double seconds() const { return seconds_; }
 
   // All steps over fixed buffers, each on its way before the one in front of it is read.
   void steps_over_fixed_buffers(GenerationStats& stats) {
@@ -229,6 +234,8 @@ class Decoding {
   // The newest tokens of each sequence; the last is not in the cache yet.
   std::vector<std::vector<int64_t>> chosen_;
   bool ever_proposed_ = false;
+  Stopwatch clock_;
+  double seconds_ = 0;
 };
 
 }  // namespace
@@ -297,10 +304,9 @@ GenerationResult Generator::generate(const std::vector<Sample>& prompts,
   if (fixed && answers.running() > 0) decoding.steps_over_fixed_buffers(stats);
   Speculation speculation;
   while (answers.running() > 0) {
-    const Stopwatch step;
     const int64_t before = answers.tokens(), tried = stats.proposed_tokens;
     decoding.step(settles && speculation.is_worth() ? Speculation::kTokens : proposed, stats);
-    speculation.note(stats.proposed_tokens > tried, answers.tokens() - before, step.seconds());
+    speculation.note(stats.proposed_tokens > tried, answers.tokens() - before, decoding.seconds());
   }
   stats.decode_tokens = answers.tokens() - first_tokens;
   stats.decode_seconds = decoded.seconds();

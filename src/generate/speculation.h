@@ -16,7 +16,7 @@ class Speculation {
   /// tried, then the one goes on that gave more tokens a second of late, and the other is tried now
   /// and then.
   bool is_worth() const;
-  /// A step that made `tokens` of all answers.
+  /// A step that made `tokens` of all answers; `seconds` without what was done with them.
   void note(bool with_proposals, int64_t tokens, double seconds);
 
  private:

@@ -14,6 +14,10 @@ namespace trestle {
 
 namespace {
 
+// Below this many products of queries and keys the caller makes all of it: another thread would be
+// at it for less time than it takes to ask.
+constexpr int64_t kAlone = 1 << 16;
+
 struct Sizes {
   int64_t groups, heads, head_dim, capacity;
 };
@@ -71,8 +75,7 @@ class GroupAttention {
 bool takes_cache_attention(const at::Tensor& q_TGNH, const std::vector<int64_t>& added) {
   const at::ScalarType dtype = q_TGNH.scalar_type();
   return q_TGNH.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16) &&
-         *std::ranges::max_element(added) * q_TGNH.size(2) <= kMostCacheQueries &&
-         !asks_for_gradient({q_TGNH});
+         *std::ranges::max_element(added) <= kMostCacheTokens && !asks_for_gradient({q_TGNH});
 }
 
 at::Tensor cache_attention(const at::Tensor& q_TGNH, const at::Tensor& keys_BGCH,
@@ -91,11 +94,18 @@ at::Tensor cache_attention(const at::Tensor& q_TGNH, const at::Tensor& keys_BGCH
   for (size_t b = 1; b < first.size(); ++b) first[b] = first[b - 1] + added[b - 1];
   const auto make = [&]<class Value>(Value) {
     const GroupAttention<Value> attention(sizes, q, keys_BGCH, values_BGCH, y);
-    ThreadTeam::of_process().run(std::ssize(lengths) * sizes.groups, [&](int64_t part) {
+    int64_t products = 0;
+    for (size_t b = 0; b < added.size(); ++b) {
+      products += (lengths[b] + added[b]) * added[b] * sizes.groups * sizes.heads * sizes.head_dim;
+    }
+    const int64_t parts = std::ssize(lengths) * sizes.groups;
+    const auto make_part = [&](int64_t part) {
       const auto b = static_cast<size_t>(part / sizes.groups);
       if (added[b] == 0) return;
       attention.make(static_cast<int64_t>(b), part % sizes.groups, first[b], added[b], lengths[b]);
-    });
+    };
+    if (products >= kAlone) return ThreadTeam::of_process().run(parts, make_part);
+    for (int64_t part = 0; part < parts; ++part) make_part(part);
   };
   q.scalar_type() == at::kFloat ? make(float{}) : make(uint16_t{});
   return y;

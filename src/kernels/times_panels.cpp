@@ -18,6 +18,9 @@ namespace {
 // What a thread claims at a time: so much of the weight that claiming costs nothing, so little that
 // no thread waits long for another's last.
 constexpr int64_t kClaimBytes = 128 << 10;
+// Products of which the caller makes all: another thread would be at it for less time than it takes
+// to ask.
+constexpr int64_t kAlone = 1 << 18;
 // Rows of x whose codes a thread makes at a time.
 constexpr int64_t kClaimRows = 8;
 
@@ -110,7 +113,7 @@ class Product {
     const bool widens = many && kernels_.widen != nullptr;
     const int64_t at_a_time = std::max<int64_t>(pairs ? 2 : 1, kClaimBytes / shape_.panel_bytes());
     const int64_t claims = (shape_.panels() + at_a_time - 1) / at_a_time;
-    team().run(claims, [&](int64_t claim) {
+    const auto make_claim = [&](int64_t claim) {
       std::vector<float> wide(widens ? shape_.padded_columns() * kPanelRows : 0);
       const int64_t last = std::min(shape_.panels(), (claim + 1) * at_a_time);
       for (int64_t panel = claim * at_a_time; panel < last;) {
@@ -122,7 +125,9 @@ class Product {
         }
         panel += count;
       }
-    });
+    };
+    if (T_ * shape_.rows * shape_.columns >= kAlone) return team().run(claims, make_claim);
+    for (int64_t claim = 0; claim < claims; ++claim) make_claim(claim);
   }
 
  private:

@@ -21,7 +21,7 @@ class PanelWeight {
 
   /// Packs [n, columns] of bf16 or fp32, rounded to bf16, into rows [first, first + n); first is a
   /// multiple of kPanelRows, and n too where these are not the last. Returns whether codes can say
-  /// them: false where a value is no finite number.
+  /// them: false where pack_panel() says so.
   bool set_rows(int64_t first, const at::Tensor& values);
 
   /// The values of some rows and columns in fp32 or bf16, of codes rounded to bf16; columns.first

@@ -41,7 +41,8 @@ class Done:
 
 
 def timeless(text):
-    """Without what a clock or the disk says."""
+    """Without what a clock or the disk says: it says whether proposals pay, too."""
+    text = re.sub(r"in \d+ steps, \d+ of \d+ (proposed tokens accepted) \([\d.]+ a step\)", r"\1", text)
     return re.sub(r"[\d.]+ (s|GB of disk free|tok/s)\b|\([\d.]+ (MB/s|tokens/s)\)|eta \S+", "", text)
 
 

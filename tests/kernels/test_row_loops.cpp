@@ -158,6 +158,47 @@ TEST(CacheAttention, IsThatOfWholeSequences) {
   }
 }
 
+// Every capability's loop, and each token's bits alone and beside those before it.
+TEST(RowLoops, AttendAlikeAloneAndBesideOthers) {
+  at::manual_seed(3);
+  constexpr int64_t kQueries = 12, kKeys = 75, kSize = 40;
+  const at::Tensor q = at::randn({kQueries, kSize}), keys = at::randn({kKeys, kSize}),
+                   values = at::randn({kKeys, kSize});
+  std::vector<int64_t> limits;
+  for (int64_t i = 0; i < kQueries; ++i) limits.push_back(kKeys - kQueries + i + 1);
+  std::vector<float> work(static_cast<size_t>(attention_work(kQueries, kSize)));
+  for (const RowLoops* all : loops_here()) {
+    const auto attend = [&](int64_t first, int64_t count) {
+      at::Tensor y = at::empty({count, kSize});
+      all->fp32.attend(data<float>(q[first]), count, limits.data() + first, data<float>(keys),
+                       data<float>(values), kSize, work.data(), data<float>(y));
+      return y;
+    };
+    const at::Tensor together = attend(0, kQueries);
+    for (int64_t i = 0; i < kQueries; ++i) {
+      EXPECT_TRUE(at::equal(attend(i, 1)[0], together[i])) << i;
+      const int64_t seen = limits[static_cast<size_t>(i)];
+      const at::Tensor weights =
+          at::softmax(at::mv(keys.narrow(0, 0, seen), q[i]).to(at::kDouble), 0);
+      const at::Tensor wanted = at::mv(values.narrow(0, 0, seen).t().to(at::kDouble), weights);
+      EXPECT_LE(((together[i] - wanted).norm() / wanted.norm()).item<double>(), 2e-6);
+    }
+  }
+}
+
+// However many heads a group has.
+TEST(CacheAttention, GivesEachTokenItsBits) {
+  at::manual_seed(4);
+  const at::Tensor q = at::randn({4, 1, 32, 16}), keys = at::randn({1, 1, 60, 16}),
+                   values = at::randn({1, 1, 60, 16});
+  ASSERT_TRUE(takes_cache_attention(q, {4}));
+  const at::Tensor together = cache_attention(q, keys, values, {50}, {4});
+  for (int64_t i = 0; i < 4; ++i) {
+    EXPECT_TRUE(
+        at::equal(cache_attention(q.narrow(0, i, 1), keys, values, {50 + i}, {1})[0], together[i]));
+  }
+}
+
 // A prompt's part is for libtorch's products.
 TEST(CacheAttention, LeavesManyTokens) {
   EXPECT_FALSE(takes_cache_attention(at::zeros({17, 1, 4, 8}), {17}));

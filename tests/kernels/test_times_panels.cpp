@@ -97,7 +97,8 @@ TEST(TimesPanels, AreTheProductsOfTheirValues) {
   at::manual_seed(4);
   for (const PanelPath path : paths_here()) {
     const PanelSums& sums = *panel_sums(path);
-    for (const auto& [rows, columns] : {std::pair{48, 128}, {5, 7}, {100, 100}}) {
+    // The last are enough for several threads.
+    for (const auto& [rows, columns] : {std::pair{48, 128}, {5, 7}, {100, 100}, {600, 512}}) {
       const at::Tensor weight = at::randn({rows, columns});
       for (const int64_t T : {1, 2, 3, 4, 5, 6, 7, 8, 9, 19}) {
         const at::Tensor x = at::randn({T, columns}).to(at::kBFloat16);
@@ -157,12 +158,41 @@ TEST(TimesPanels, GiveEachRowWhatItHasAlone) {
   }
 }
 
+// Of int4 the largest codes that a byte has are 15 times 127, in all places but one of a group.
+TEST(TimesPanels, TakeTheLargestHalfBytes) {
+  at::Tensor weight = at::full({16, 64}, 7.0 / 8), x = at::full({1, 64}, 1.0);
+  for (const int64_t first : {0, 32}) weight.narrow(1, first, 1).fill_(-1);
+  const Packed from = packed(weight, PanelForm::kInt4);
+  const at::Tensor wanted = values_of(from).to(at::kDouble).sum(1);
+  EXPECT_NEAR(wanted[0].item<double>(), 2 * (31 * 7.0 / 8 - 1), 0.3);
+  for (const PanelPath path : paths_here()) {
+    for (const double sign : {1.0, -1.0}) {
+      const at::Tensor y = times_panels(x * sign, from.panels, from.shape, *panel_sums(path));
+      EXPECT_LE(distance(y[0] * sign, wanted), 3e-3) << panel_sums(path)->name;
+    }
+  }
+}
+
+// Weights that no scale in fp16 reaches, and inputs that have no inverse.
+TEST(TimesPanels, KeepToTheirRange) {
+  at::Tensor weight = at::ones({16, 64});
+  weight[5][7] = 1e8;
+  for (const PanelForm form : {PanelForm::kInt8, PanelForm::kInt4}) {
+    const PanelShape shape{form, 16, 64};
+    const at::Tensor panels = at::empty({shape.bytes()}, at::kByte);
+    EXPECT_FALSE(pack_rows(weight.to(at::kBFloat16), 0, panels, shape));
+    EXPECT_TRUE(pack_rows(at::ones({16, 64}, at::kBFloat16), 0, panels, shape));
+    const at::Tensor y = times_panels(at::full({1, 64}, 1e-38), panels, shape);
+    EXPECT_EQ(y.abs().max().item<double>(), 0);
+  }
+}
+
 // The largest codes that there are, in every place: no sum overflows.
 TEST(TimesPanels, TakeTheLargestCodes) {
   for (const double sign : {1.0, -1.0}) {
     const at::Tensor weight = at::full({16, 64}, sign), x = at::full({1, 64}, -sign);
-    for (const PanelForm form : {PanelForm::kInt8, PanelForm::kInt4}) {
-      const Packed from = packed(weight, form);
+    {
+      const Packed from = packed(weight, PanelForm::kInt8);
       const double value = values_of(from)[0][0].item<double>();
       for (const PanelPath path : paths_here()) {
         const at::Tensor y = times_panels(x, from.panels, from.shape, *panel_sums(path));
