@@ -59,10 +59,8 @@ void pack(const TensorSource& source, const std::string& name, PanelWeight& into
     if (!into.set_rows(first, read_range(source, name, range))) {
       user_error(
           "tensor {} holds a value that is no finite number, or too large for codes with a scale "
-          "in "
-          "fp16 (8.3 million in int8, 524,000 in int4); mend the checkpoint, or hold its weights "
-          "in "
-          "16 bits",
+          "in fp16 (8.3 million in int8, 524,000 in int4); mend the checkpoint, or hold its "
+          "weights in 16 bits",
           name);
     }
   }

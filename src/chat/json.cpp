@@ -17,7 +17,6 @@ namespace trestle {
 
 namespace {
 
-constexpr std::string_view kPlaceholder = "<image>";
 constexpr int64_t kMaxSide = 1 << 24;
 
 /// Reads the messages of one row and deals out the row's own images.
@@ -289,7 +288,7 @@ class RowReader {
   void read_text(std::string_view text, Message& message) {
     const bool may_be_words = images_.empty() && others_ == OtherKeys::kRefused;
     const auto find_place = [&] {
-      return message.role == Role::kUser && !may_be_words ? text.find(kPlaceholder)
+      return message.role == Role::kUser && !may_be_words ? text.find(kImagePlaceholder)
                                                           : std::string_view::npos;
     };
     if (images_.empty() && find_place() != std::string_view::npos) {
@@ -299,7 +298,7 @@ class RowReader {
     }
     for (size_t at = find_place(); at != std::string_view::npos; at = find_place()) {
       std::string_view before = text.substr(0, at);
-      text.remove_prefix(at + kPlaceholder.size());
+      text.remove_prefix(at + kImagePlaceholder.size());
       if (text.starts_with('\n')) {
         text.remove_prefix(1);
       } else if (before.ends_with('\n')) {

@@ -12,6 +12,9 @@
 
 namespace trestle {
 
+/// Where a text of a row has one of its pictures.
+inline constexpr std::string_view kImagePlaceholder = "<image>";
+
 /// What becomes of keys that nobody reads: all are refused, or those that lose nothing may stay.
 enum class OtherKeys { kRefused, kOfDataSets };
 

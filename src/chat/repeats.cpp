@@ -12,7 +12,6 @@ namespace trestle {
 
 namespace {
 
-constexpr std::string_view kPlaceholder = "<image>";
 // A text of so many bytes, a passage that a question is about, is within a message on purpose.
 constexpr size_t kNoAccident = 48;
 
@@ -20,9 +19,9 @@ constexpr size_t kNoAccident = 48;
 std::string without_places(std::string_view text) {
   std::string kept;
   for (size_t at = 0; at < text.size();) {
-    const size_t place = std::min(text.find(kPlaceholder, at), text.size());
+    const size_t place = std::min(text.find(kImagePlaceholder, at), text.size());
     kept += text.substr(at, place - at);
-    at = place + kPlaceholder.size();
+    at = place + kImagePlaceholder.size();
   }
   return std::string(trimmed(kept));
 }

@@ -32,6 +32,16 @@ TRESTLE_AVX2 inline __m256 odd(__m256i pairs) {
   return _mm256_castsi256_ps(_mm256_and_si256(pairs, upper));
 }
 
+template <int kBatch>
+TRESTLE_AVX2 inline __attribute__((always_inline)) void store_rows(const __m256 (&sums)[kBatch][2],
+                                                                   int64_t first, float* y) {
+#pragma GCC unroll 8
+  for (int b = 0; b < kBatch; ++b) {
+    _mm256_storeu_ps(y + (first + b) * kPanelRows, sums[b][0]);
+    _mm256_storeu_ps(y + (first + b) * kPanelRows + 8, sums[b][1]);
+  }
+}
+
 // One sum of each row of x and of the panel, column after column: wide_product's order.
 template <int kBatch>
 TRESTLE_AVX2 void bf16_rows(const std::byte* panel, const PanelInput& x, int64_t first, float* y) {
@@ -53,11 +63,7 @@ TRESTLE_AVX2 void bf16_rows(const std::byte* panel, const PanelInput& x, int64_t
       }
     }
   }
-#pragma GCC unroll 8
-  for (int b = 0; b < kBatch; ++b) {
-    _mm256_storeu_ps(y + (first + b) * kPanelRows, sums[b][0]);
-    _mm256_storeu_ps(y + (first + b) * kPanelRows + 8, sums[b][1]);
-  }
+  store_rows<kBatch>(sums, first, y);
 }
 
 TRESTLE_AVX2 void widen(const std::byte* panel, int64_t groups, float* wide) {
@@ -86,11 +92,7 @@ TRESTLE_AVX2 void wide_product(const float* wide, const PanelInput& x, float* y)
       sums[b][1] = _mm256_fmadd_ps(upper, value, sums[b][1]);
     }
   }
-#pragma GCC unroll 8
-  for (int b = 0; b < kBatch; ++b) {
-    _mm256_storeu_ps(y + b * kPanelRows, sums[b][0]);
-    _mm256_storeu_ps(y + b * kPanelRows + 8, sums[b][1]);
-  }
+  store_rows<kBatch>(sums, 0, y);
 }
 
 void wide_product_of_batch(const float* wide, const PanelInput& x, float* y) {
@@ -110,6 +112,25 @@ TRESTLE_AVX2 inline __m256i dot(__m256i weights, __m256i x) {
 
 TRESTLE_AVX2 inline __m256 scales_of(const std::byte* from, int half) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + half));
+}
+
+// Sums of a group's codes, times the scales of the panel's rows and of x's, which lie `stride`
+// apart.
+template <int kBatch>
+TRESTLE_AVX2 inline __attribute__((always_inline)) void add_group(const __m256i (&dots)[kBatch][2],
+                                                                  const std::byte* row_scales,
+                                                                  const float* scales,
+                                                                  int64_t stride,
+                                                                  __m256 (&sums)[kBatch][2]) {
+#pragma GCC unroll 8
+  for (int half = 0; half < 2; ++half) {
+    const __m256 of_rows = scales_of(row_scales, half);
+#pragma GCC unroll 8
+    for (int b = 0; b < kBatch; ++b) {
+      const __m256 both = _mm256_mul_ps(of_rows, _mm256_set1_ps(scales[b * stride]));
+      sums[b][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[b][half]), both, sums[b][half]);
+    }
+  }
 }
 
 template <int kBatch>
@@ -133,25 +154,10 @@ TRESTLE_AVX2 void int8_rows(const std::byte* panel, const PanelInput& x, int64_t
         }
       }
     }
-#pragma GCC unroll 8
-    for (int half = 0; half < 2; ++half) {
-      const __m256 scales = scales_of(panel, half);
-#pragma GCC unroll 8
-      for (int b = 0; b < kBatch; ++b) {
-        const __m256 both =
-            _mm256_mul_ps(scales, _mm256_set1_ps(x.scales[(first + b) * x.groups + g]));
-        sums[b][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[b][half]), both, sums[b][half]);
-      }
-    }
+    add_group<kBatch>(dots, panel, x.scales + first * x.groups + g, x.groups, sums);
     panel += 2 * kPanelRows;
   }
-#pragma GCC unroll 8
-  for (int b = 0; b < kBatch; ++b) {
-#pragma GCC unroll 8
-    for (int half = 0; half < 2; ++half) {
-      _mm256_storeu_ps(y + (first + b) * kPanelRows + half * 8, sums[b][half]);
-    }
-  }
+  store_rows<kBatch>(sums, first, y);
 }
 
 // Codes 0 .. 15 are 8 more than they are. Of 15 * 127 all sixteen of a group fit in 16 bits.
@@ -181,26 +187,15 @@ TRESTLE_AVX2 void int4_rows(const std::byte* panel, const PanelInput& x, int64_t
       }
     }
 #pragma GCC unroll 8
-    for (int half = 0; half < 2; ++half) {
-      const __m256 scales = scales_of(panel, half);
+    for (int b = 0; b < kBatch; ++b) {
+      const __m256i zeros = _mm256_set1_epi32(8 * x.sums[(first + b) * x.groups + g]);
 #pragma GCC unroll 8
-      for (int b = 0; b < kBatch; ++b) {
-        const int64_t at = (first + b) * x.groups + g;
-        const __m256i dots32 = _mm256_sub_epi32(_mm256_madd_epi16(dots[b][half], ones),
-                                                _mm256_set1_epi32(8 * x.sums[at]));
-        const __m256 both = _mm256_mul_ps(scales, _mm256_set1_ps(x.scales[at]));
-        sums[b][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots32), both, sums[b][half]);
-      }
+      for (__m256i& dot : dots[b]) dot = _mm256_sub_epi32(_mm256_madd_epi16(dot, ones), zeros);
     }
+    add_group<kBatch>(dots, panel, x.scales + first * x.groups + g, x.groups, sums);
     panel += 2 * kPanelRows;
   }
-#pragma GCC unroll 8
-  for (int b = 0; b < kBatch; ++b) {
-#pragma GCC unroll 8
-    for (int half = 0; half < 2; ++half) {
-      _mm256_storeu_ps(y + (first + b) * kPanelRows + half * 8, sums[b][half]);
-    }
-  }
+  store_rows<kBatch>(sums, first, y);
 }
 
 // NOLINTBEGIN(bugprone-macro-parentheses): names of types and templates

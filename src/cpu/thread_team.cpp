@@ -46,9 +46,10 @@ ThreadTeam& ThreadTeam::of_process() {
   return team;
 }
 
-void ThreadTeam::run_parts(int64_t parts, Part part, const void* work) {
-  const std::unique_lock lock(busy_, std::try_to_lock);
-  if (parts <= 1 || others_.empty() || !lock || parts >= static_cast<int64_t>(kClaims)) {
+void ThreadTeam::run_parts(int64_t parts, Part part, const void* work, bool alone) {
+  std::unique_lock lock(busy_, std::defer_lock);
+  if (alone || parts <= 1 || others_.empty() || !lock.try_lock() ||
+      parts >= static_cast<int64_t>(kClaims)) {
     for (int64_t i = 0; i < parts; ++i) part(work, i);
     return;
   }

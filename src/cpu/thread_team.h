@@ -27,14 +27,15 @@ class ThreadTeam {
   /// As many as libtorch's when it is first asked for.
   static ThreadTeam& of_process();
 
-  /// work(part) for every part of [0, parts), in no order. By the caller alone where another
-  /// thread's work is under way. What throws ends the program: others hold the work.
+  /// work(part) for every part of [0, parts), in no order. By the caller alone where it says so,
+  /// for work that is over sooner than another thread could be at it, and where another caller's is
+  /// under way. What throws ends the program: others hold the work.
   template <class Work>
-  void run(int64_t parts, const Work& work) {
+  void run(int64_t parts, const Work& work, bool alone = false) {
     run_parts(
         parts,
         [](const void* what, int64_t part) noexcept { (*static_cast<const Work*>(what))(part); },
-        &work);
+        &work, alone);
   }
 
   int threads() const { return static_cast<int>(others_.size()) + 1; }
@@ -42,7 +43,7 @@ class ThreadTeam {
  private:
   using Part = void (*)(const void* work, int64_t part) noexcept;
 
-  void run_parts(int64_t parts, Part part, const void* work);
+  void run_parts(int64_t parts, Part part, const void* work, bool alone);
   /// Claims parts of the piece of work that `ticket_` is of until there are none.
   void help();
   void look_out();

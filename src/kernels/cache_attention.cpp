@@ -104,8 +104,7 @@ at::Tensor cache_attention(const at::Tensor& q_TGNH, const at::Tensor& keys_BGCH
       if (added[b] == 0) return;
       attention.make(static_cast<int64_t>(b), part % sizes.groups, first[b], added[b], lengths[b]);
     };
-    if (products >= kAlone) return ThreadTeam::of_process().run(parts, make_part);
-    for (int64_t part = 0; part < parts; ++part) make_part(part);
+    ThreadTeam::of_process().run(parts, make_part, products < kAlone);
   };
   q.scalar_type() == at::kFloat ? make(float{}) : make(uint16_t{});
   return y;

@@ -40,11 +40,8 @@ class Prepared {
       return;
     }
     const int64_t padding = shape.padded_columns() - shape.columns;
-    values_ = x.to(takes_bf16 ? at::kBFloat16 : at::kFloat);
     // Of fp32 too the product is that of bf16's values.
-    if (!takes_bf16 && x.scalar_type() == at::kFloat) {
-      values_ = x.to(at::kBFloat16).to(at::kFloat);
-    }
+    values_ = x.to(at::kBFloat16).to(takes_bf16 ? at::kBFloat16 : at::kFloat);
     values_ = padding == 0 ? values_.contiguous() : at::constant_pad_nd(values_, {0, padding});
   }
 
@@ -126,8 +123,7 @@ class Product {
         panel += count;
       }
     };
-    if (T_ * shape_.rows * shape_.columns >= kAlone) return team().run(claims, make_claim);
-    for (int64_t claim = 0; claim < claims; ++claim) make_claim(claim);
+    team().run(claims, make_claim, T_ * shape_.rows * shape_.columns < kAlone);
   }
 
  private:
