@@ -1,6 +1,5 @@
 // One step of the trainer: samples, gradients, what is read of them, the update.
 #include <ATen/ATen.h>
-#include <sys/resource.h>
 
 #include <chrono>
 #include <cmath>
@@ -9,6 +8,7 @@
 #include "base/error.h"
 #include "kernels/device.h"
 #include "metrics/flops.h"
+#include "metrics/memory.h"
 #include "model/host_input.h"
 #include "model/ministral3.h"
 #include "parallel/agreement.h"
@@ -27,9 +27,7 @@ using Clock = std::chrono::steady_clock;
 
 int64_t peak_memory_bytes(at::Device device) {
   if (const auto card = card_memory(device)) return card->peak;
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss * 1024;
+  return peak_resident_bytes();
 }
 
 // For messages: the sign of a NaN says nothing and differs from device to device.

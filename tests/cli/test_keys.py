@@ -132,7 +132,7 @@ TABLE = {
     "model.freeze_vision_model": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
     "model.freeze_vision_projection": [Trial("true", Changed(trained), FULL), Trial("true", FROZEN)],
     "model.params_dtype": [Trial("bf16", Changed(LOSS))],
-    "model.recompute_granularity": [Trial("selective", Less(memory, 0.96), LONG), Trial("full", Less(memory, 0.9), LONG)],
+    "model.recompute_granularity": [Trial("selective", Less(memory, 0.98), LONG), Trial("full", Less(memory, 0.9), LONG)],
     "model.recompute_method": [Trial("block", More(memory, 1.02), FULL_RECOMPUTE), Trial("block", Refused(NOTHING))],
     "model.recompute_num_layers": [Trial(4, More(memory, 1.2), FULL_RECOMPUTE), Trial(4, Refused(NOTHING))],
     "train.train_iters": [Trial(1, Changed(LOSS))],

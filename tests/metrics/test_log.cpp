@@ -1,7 +1,10 @@
 // The files a run tells by: TFRecord and W&B framing, TensorBoard's steps, report.html. Real
 // readers are in interop/test_trackers.py.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
@@ -341,6 +344,26 @@ TEST(ProcessMemory, IsWhatTheSystemSays) {
   EXPECT_LE(told.at("memory/mem-reserved-gigabytes"), most());
   EXPECT_GT(told.at("memory/mem-reserved-gigabytes"), 0);
 }
+
+// A child of this process, which was once large, begins small: what it is told is its own.
+TEST(ProcessMemory, OfAChildIsNotThatOfWhoStartedIt) {
+  constexpr int64_t kLarge = 256 << 20;
+  { const std::vector<char> once(kLarge, 1); }
+  ASSERT_GE(peak_resident_bytes(), kLarge);
+  std::array<char, 64> line{};
+  const std::string ask = fmt::format(
+      "exec {} --gtest_filter=ProcessMemory.DISABLED_Tell "
+      "--gtest_also_run_disabled_tests | grep ^peak",
+      fs::read_symlink("/proc/self/exe").string());
+  FILE* const child = ::popen(ask.c_str(), "r");
+  ASSERT_NE(child, nullptr);
+  const bool told = std::fgets(line.data(), line.size(), child) != nullptr;
+  ::pclose(child);
+  ASSERT_TRUE(told);
+  EXPECT_LT(std::stoll(line.data() + 5), peak_resident_bytes() - kLarge / 2) << line.data();
+}
+
+TEST(ProcessMemory, DISABLED_Tell) { fmt::print("peak {}\n", peak_resident_bytes()); }
 
 TEST_F(Metrics, MlflowTakesNamesAndFoldersThatAreSome) {
   for (const char* name : {"a", "a b", "a/b", "train.lr", "a:b"}) {
