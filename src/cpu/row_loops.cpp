@@ -57,8 +57,8 @@ TRESTLE_INLINE float exponential(float x) {
 constexpr int64_t kSums = 16;
 
 template <class Value>
-TRESTLE_INLINE void rms_norm(const Value* x, const Value* weight, int64_t columns, float eps,
-                             Value* y) {
+TRESTLE_INLINE float rms_norm(const Value* x, const Value* weight, int64_t columns, float eps,
+                              Value* y) {
   float sums[kSums] = {};
   int64_t i = 0;
   for (; i + kSums <= columns; i += kSums) {
@@ -71,6 +71,29 @@ TRESTLE_INLINE void rms_norm(const Value* x, const Value* weight, int64_t column
   for (int64_t k = 0; k < columns; ++k) {
     store(load(weight[k]) * rounded<Value>(load(x[k]) * inverse), y + k);
   }
+  return inverse;
+}
+
+template <class Value>
+TRESTLE_INLINE void rms_norm_backward(const Value* x, const Value* weight, const Value* dy,
+                                      float inverse, int64_t columns, Value* dx, float* dw) {
+  const auto normed = [&](int64_t k) { return rounded<Value>(load(dy[k]) * load(weight[k])); };
+  float sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= columns; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) sums[j] += normed(i + j) * load(x[i + j]);
+  }
+  float sum = 0;
+  for (const float each : sums) sum += each;
+  for (; i < columns; ++i) sum += normed(i) * load(x[i]);
+  const float along = sum / static_cast<float>(columns) * inverse * inverse;
+  for (int64_t k = 0; k < columns; ++k) {
+    store(inverse * (normed(k) - load(x[k]) * along), dx + k);
+  }
+  if (dw == nullptr) return;
+  for (int64_t k = 0; k < columns; ++k) {
+    dw[k] += load(dy[k]) * rounded<Value>(load(x[k]) * inverse);
+  }
 }
 
 template <class Value>
@@ -78,6 +101,18 @@ TRESTLE_INLINE void swiglu(const Value* gate, const Value* up, int64_t columns, 
   for (int64_t k = 0; k < columns; ++k) {
     const float x = load(gate[k]);
     store(rounded<Value>(x / (1 + exponential(-x))) * load(up[k]), y + k);
+  }
+}
+
+template <class Value>
+TRESTLE_INLINE void swiglu_backward(const Value* gate, const Value* up, const Value* dy,
+                                    int64_t columns, Value* dgate, Value* dup) {
+  for (int64_t k = 0; k < columns; ++k) {
+    const float x = load(gate[k]), above = load(dy[k]);
+    const float share = 1 / (1 + exponential(-x));
+    const float inner = rounded<Value>(above * load(up[k]));
+    store(above * rounded<Value>(x * share), dup + k);
+    store(inner * share * (1 + x * (1 - share)), dgate + k);
   }
 }
 
@@ -93,6 +128,18 @@ TRESTLE_INLINE void rotate(const Value* x, const Value* cos, const Value* sin, c
   };
   for (int64_t k = 0; k < half; ++k) store(turned(load(x[k]), -load(x[k + half]), k), y + k);
   for (int64_t k = half; k < size; ++k) store(turned(load(x[k]), load(x[k - half]), k), y + k);
+}
+
+template <class Value>
+TRESTLE_INLINE void rotate_backward(const Value* dy, const Value* cos, const Value* sin,
+                                    const Value* scale, int64_t size, Value* dx) {
+  const int64_t half = size / 2;
+  const float by = scale == nullptr ? 1 : load(*scale);
+  const auto above = [&](int64_t k) { return rounded<Value>(load(dy[k]) * by); };
+  const auto by_sine = [&](int64_t k) { return rounded<Value>(above(k) * load(sin[k])); };
+  const auto by_cosine = [&](int64_t k) { return rounded<Value>(above(k) * load(cos[k])); };
+  for (int64_t k = 0; k < half; ++k) store(by_cosine(k) + by_sine(k + half), dx + k);
+  for (int64_t k = half; k < size; ++k) store(by_cosine(k) - by_sine(k - half), dx + k);
 }
 
 // Blocks whose largest value is found first: the place is then looked for in one of them.
@@ -230,32 +277,47 @@ TRESTLE_INLINE void attend(const float* q, int64_t queries, const int64_t* limit
 }
 
 // NOLINTBEGIN(bugprone-macro-parentheses): names of types and templates
-#define TRESTLE_ROW_LOOPS_OF(target, path, Value)                                              \
-  target void path##_rms_norm(const Value* x, const Value* weight, int64_t columns, float eps, \
-                              Value* y) {                                                      \
-    rms_norm(x, weight, columns, eps, y);                                                      \
-  }                                                                                            \
-  target void path##_swiglu(const Value* gate, const Value* up, int64_t columns, Value* y) {   \
-    swiglu(gate, up, columns, y);                                                              \
-  }                                                                                            \
-  target void path##_rotate(const Value* x, const Value* cos, const Value* sin,                \
-                            const Value* scale, int64_t size, Value* y) {                      \
-    rotate(x, cos, sin, scale, size, y);                                                       \
-  }                                                                                            \
-  target int64_t path##_argmax(const Value* x, int64_t columns, float* largest) {              \
-    return argmax(x, columns, largest);                                                        \
-  }                                                                                            \
-  target void path##_attend(const float* q, int64_t queries, const int64_t* limits,            \
-                            const Value* keys, const Value* values, int64_t size, float* work, \
-                            Value* y) {                                                        \
-    attend(q, queries, limits, keys, values, size, work, y);                                   \
+#define TRESTLE_ROW_LOOPS_OF(target, path, Value)                                               \
+  target float path##_rms_norm(const Value* x, const Value* weight, int64_t columns, float eps, \
+                               Value* y) {                                                      \
+    return rms_norm(x, weight, columns, eps, y);                                                \
+  }                                                                                             \
+  target void path##_rms_norm_backward(const Value* x, const Value* weight, const Value* dy,    \
+                                       float r, int64_t columns, Value* dx, float* dw) {        \
+    rms_norm_backward(x, weight, dy, r, columns, dx, dw);                                       \
+  }                                                                                             \
+  target void path##_swiglu_backward(const Value* gate, const Value* up, const Value* dy,       \
+                                     int64_t columns, Value* dgate, Value* dup) {               \
+    swiglu_backward(gate, up, dy, columns, dgate, dup);                                         \
+  }                                                                                             \
+  target void path##_rotate_backward(const Value* dy, const Value* cos, const Value* sin,       \
+                                     const Value* scale, int64_t size, Value* dx) {             \
+    rotate_backward(dy, cos, sin, scale, size, dx);                                             \
+  }                                                                                             \
+  target void path##_swiglu(const Value* gate, const Value* up, int64_t columns, Value* y) {    \
+    swiglu(gate, up, columns, y);                                                               \
+  }                                                                                             \
+  target void path##_rotate(const Value* x, const Value* cos, const Value* sin,                 \
+                            const Value* scale, int64_t size, Value* y) {                       \
+    rotate(x, cos, sin, scale, size, y);                                                        \
+  }                                                                                             \
+  target int64_t path##_argmax(const Value* x, int64_t columns, float* largest) {               \
+    return argmax(x, columns, largest);                                                         \
+  }                                                                                             \
+  target void path##_attend(const float* q, int64_t queries, const int64_t* limits,             \
+                            const Value* keys, const Value* values, int64_t size, float* work,  \
+                            Value* y) {                                                         \
+    attend(q, queries, limits, keys, values, size, work, y);                                    \
   }
-#define TRESTLE_ROW_LOOPS(target, path)                                              \
-  TRESTLE_ROW_LOOPS_OF(target, path, uint16_t)                                       \
-  TRESTLE_ROW_LOOPS_OF(target, path, float)                                          \
-  constexpr RowLoops path = {                                                        \
-      {path##_rms_norm, path##_swiglu, path##_rotate, path##_argmax, path##_attend}, \
-      {path##_rms_norm, path##_swiglu, path##_rotate, path##_argmax, path##_attend}};
+#define TRESTLE_ROW_LOOPS_TABLE(path)                                                 \
+  {                                                                                   \
+    path##_rms_norm, path##_rms_norm_backward, path##_swiglu, path##_swiglu_backward, \
+        path##_rotate, path##_rotate_backward, path##_argmax, path##_attend           \
+  }
+#define TRESTLE_ROW_LOOPS(target, path)        \
+  TRESTLE_ROW_LOOPS_OF(target, path, uint16_t) \
+  TRESTLE_ROW_LOOPS_OF(target, path, float)    \
+  constexpr RowLoops path = {TRESTLE_ROW_LOOPS_TABLE(path), TRESTLE_ROW_LOOPS_TABLE(path)};
 
 // NOLINTEND(bugprone-macro-parentheses)
 #ifdef __x86_64__

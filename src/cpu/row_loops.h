@@ -1,4 +1,4 @@
-// What stands between a decoder's products, for a few rows on the CPU: one pass each, where
+// What stands between a decoder's products on the CPU, and its gradients: one pass each, where
 // libtorch's operators would be many, for a processor's vectors. Called by the ops of these names.
 #pragma once
 
@@ -8,15 +8,25 @@ namespace trestle {
 
 /// A value in bf16, or a float. All loops compute in fp32 and round where the operators would.
 struct RowLoops {
-  /// y = w * round(x / sqrt(mean(x^2) + eps)) of one row.
   template <class Value>
   struct Of {
-    void (*rms_norm)(const Value* x, const Value* weight, int64_t columns, float eps, Value* y);
-    /// y = round(gate / (1 + exp(-gate))) * up of one row.
+    /// y = w * round(x r) of one row, r = 1 / sqrt(mean(x^2) + eps). Gives r.
+    float (*rms_norm)(const Value* x, const Value* weight, int64_t columns, float eps, Value* y);
+    /// dx = r (g - x r^2 mean(g x)) where g = round(dy w). dw += dy * round(x r), unless it is
+    /// null.
+    void (*rms_norm_backward)(const Value* x, const Value* weight, const Value* dy, float r,
+                              int64_t columns, Value* dx, float* dw);
+    /// y = round(gate s) * up of one row, s = 1 / (1 + exp(-gate)).
     void (*swiglu)(const Value* gate, const Value* up, int64_t columns, Value* y);
+    /// dup = dy * round(gate s), dgate = round(dy up) * s (1 + gate (1 - s)).
+    void (*swiglu_backward)(const Value* gate, const Value* up, const Value* dy, int64_t columns,
+                            Value* dgate, Value* dup);
     /// y = x cos + (-second half, first half) sin of a head of `size`, then times `scale`.
     void (*rotate)(const Value* x, const Value* cos, const Value* sin, const Value* scale,
                    int64_t size, Value* y);
+    /// dx = g cos + (second half, -first half of g sin), where g = round(dy scale).
+    void (*rotate_backward)(const Value* dy, const Value* cos, const Value* sin, const Value* scale,
+                            int64_t size, Value* dx);
     /// The first place of the largest of `columns` >= 1 values, which is `largest`; where one is
     /// NaN, that is NaN and the place means nothing.
     int64_t (*argmax)(const Value* x, int64_t columns, float* largest);

@@ -4,7 +4,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -13,11 +12,10 @@
 
 namespace trestle {
 
-/// Whether the loops take these: of the CPU, bf16 or fp32 alike, in inference mode. (What training
-/// makes again in its backward pass must be made by the operators that made it before.)
+/// Whether the loops take these: of the CPU, bf16 or fp32 alike.
 inline bool takes_row_loops(std::initializer_list<at::Tensor> tensors) {
   const at::ScalarType dtype = tensors.begin()->scalar_type();
-  return (dtype == at::kFloat || dtype == at::kBFloat16) && c10::InferenceMode::is_enabled() &&
+  return (dtype == at::kFloat || dtype == at::kBFloat16) &&
          std::ranges::all_of(tensors, [&](const at::Tensor& each) {
            return each.is_cpu() && each.scalar_type() == dtype;
          });

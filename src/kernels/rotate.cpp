@@ -15,14 +15,39 @@ using torch::autograd::variable_list;
 
 enum class Way { kForward, kBackward };
 
+void turn_by_loops(const at::Tensor& from, const at::Tensor& to, const Rotation& rotation,
+                   const at::Tensor& query_scale, Way way) {
+  const int64_t T = from.size(0), G = from.size(1), N = from.size(2), H = from.size(3);
+  by_value_type(from, [&]<class Value>(Value) {
+    const auto data = [](const at::Tensor& tensor) {
+      return static_cast<Value*>(tensor.data_ptr());
+    };
+    Value *x = data(from), *y = data(to), *cos = data(rotation.cos), *sin = data(rotation.sin);
+    const Value* scale = query_scale.defined() ? data(query_scale) : nullptr;
+    const auto& loops = row_loops_here().of<Value>();
+    const auto turn = way == Way::kForward ? loops.rotate : loops.rotate_backward;
+    for_rows(T * G, N * H, [&](int64_t row) {
+      const int64_t t = row / G, g = row % G;
+      const Value* heads = x + t * from.stride(0) + g * from.stride(1);
+      Value* turned = y + t * to.stride(0) + g * to.stride(1);
+      for (int64_t n = 0; n < N; ++n) {
+        turn(heads + n * H, cos + t * H, sin + t * H, scale == nullptr ? nullptr : scale + t, H,
+             turned + n * H);
+      }
+    });
+  });
+}
+
 // From [T, G, heads, H] to the like, rows of H and those of a group beside each other; every head
 // is multiplied by query_scale [T] where that is defined.
 void turn(const at::Tensor& from, const at::Tensor& to, const Rotation& rotation,
           const at::Tensor& query_scale, Way way) {
+  const cuda::Kernels* kernels = kernels_for({from});
+  if (kernels == nullptr) return turn_by_loops(from, to, rotation, query_scale, way);
   const auto rows = [](const at::Tensor& heads) {
     return cuda::HeadRows{heads.data_ptr(), heads.stride(0), heads.stride(1)};
   };
-  launch(*kernels_for({from}), &cuda::Kernels::rope, "rope", from,
+  launch(*kernels, &cuda::Kernels::rope, "rope", from,
          cuda::Rope{.type = kernel_type(from.scalar_type()),
                     .tokens = from.size(0),
                     .groups = from.size(1),
@@ -44,7 +69,7 @@ at::Tensor turned(const at::Tensor& x, const Rotation& rotation, Way way) {
   return y;
 }
 
-class RotateByKernels : public torch::autograd::Function<RotateByKernels> {
+class Rotated : public torch::autograd::Function<Rotated> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos,
                             const at::Tensor& sin) {
@@ -69,7 +94,9 @@ QueriesKeysValues parts_of(const at::Tensor& qkv, const Rotation& rotation,
     turn(heads, to, rotation, scale, Way::kForward);
     return to;
   };
-  return {part(queries_of(qkv), query_scale), part(keys_of(qkv), {}).squeeze(2), values_of(qkv)};
+  const at::Tensor v = values_of(qkv);
+  return {part(queries_of(qkv), query_scale), part(keys_of(qkv), {}).squeeze(2),
+          v.is_cpu() ? v.contiguous() : v};
 }
 
 // What asks for no gradient and may have no scale, which autograd takes in no other form.
@@ -78,7 +105,7 @@ struct Turn {
   at::Tensor query_scale;
 };
 
-class PartsByKernels : public torch::autograd::Function<PartsByKernels> {
+class RotatedParts : public torch::autograd::Function<RotatedParts> {
  public:
   static variable_list forward(AutogradContext* ctx, const at::Tensor& qkv, const Turn& by) {
     ctx->save_for_backward({by.rotation.cos, by.rotation.sin, by.query_scale});
@@ -99,8 +126,10 @@ class PartsByKernels : public torch::autograd::Function<PartsByKernels> {
   }
 };
 
-const cuda::Kernels* kernels_of(const at::Tensor& x, const Rotation& rotation) {
-  return x.size(0) == 0 ? nullptr : kernels_for({x, rotation.cos, rotation.sin});
+// By a kernel or the loops.
+bool is_turned(const at::Tensor& x, const Rotation& rotation) {
+  return x.size(0) != 0 && (kernels_for({x, rotation.cos, rotation.sin}) != nullptr ||
+                            takes_row_loops({x, rotation.cos, rotation.sin}));
 }
 
 void require_rotation_of(const at::Tensor& x, const Rotation& rotation) {
@@ -113,43 +142,14 @@ Rotation beside_each_other(const Rotation& rotation) {
   return {trestle::beside_each_other(rotation.cos), trestle::beside_each_other(rotation.sin)};
 }
 
-QueriesKeysValues parts_by_rows(const at::Tensor& qkv_TGMH, const Rotation& rotation,
-                                const at::Tensor& query_scale) {
-  const at::Tensor qkv = qkv_TGMH.contiguous();
-  const int64_t T = qkv.size(0), G = qkv.size(1), M = qkv.size(2), H = qkv.size(3), N = M - 2;
-  const QueriesKeysValues parts{at::empty({T, G, N, H}, qkv.options()),
-                                at::empty({T, G, H}, qkv.options()),
-                                at::empty({T, G, H}, qkv.options())};
-  by_value_type(qkv, [&]<class Value>(Value) {
-    const auto data = [](const at::Tensor& tensor) {
-      return static_cast<Value*>(tensor.data_ptr());
-    };
-    const Value *from = data(qkv), *cos = data(rotation.cos), *sin = data(rotation.sin);
-    const Value* scale = query_scale.defined() ? data(query_scale) : nullptr;
-    Value *q = data(parts.q_TGNH), *k = data(parts.k_TGH), *v = data(parts.v_TGH);
-    const auto& loops = row_loops_here().of<Value>();
-    for_rows(T * G, M * H, [&](int64_t row) {
-      const int64_t t = row / G;
-      const Value* heads = from + row * M * H;
-      for (int64_t n = 0; n < N; ++n) {
-        loops.rotate(heads + n * H, cos + t * H, sin + t * H,
-                     scale == nullptr ? nullptr : scale + t, H, q + (row * N + n) * H);
-      }
-      loops.rotate(heads + N * H, cos + t * H, sin + t * H, nullptr, H, k + row * H);
-      std::copy_n(heads + (N + 1) * H, H, v + row * H);
-    });
-  });
-  return parts;
-}
-
 }  // namespace
 
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
-  if (kernels_of(x, rotation) != nullptr) {
+  if (is_turned(x, rotation)) {
     require_rotation_of(x, rotation);
     const at::Tensor heads = beside_each_other(x);
     const auto [cos, sin] = beside_each_other(rotation);
-    return asks_for_gradient({heads}) ? RotateByKernels::apply(heads, cos, sin)
+    return asks_for_gradient({heads}) ? Rotated::apply(heads, cos, sin)
                                       : turned(heads, {cos, sin}, Way::kForward);
   }
   // [T, H] -> [T, 1, ..., H]
@@ -163,14 +163,7 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
 
 QueriesKeysValues rotated_parts(const at::Tensor& qkv_TGMH, const Rotation& rotation,
                                 const at::Tensor& query_scale) {
-  const bool by_kernels = kernels_of(qkv_TGMH, rotation) != nullptr;
-  if (!by_kernels && takes_row_loops({qkv_TGMH, rotation.cos, rotation.sin}) &&
-      (!query_scale.defined() || takes_row_loops({qkv_TGMH, query_scale}))) {
-    require_rotation_of(qkv_TGMH, rotation);
-    const Rotation whole = beside_each_other(rotation);
-    return parts_by_rows(qkv_TGMH, whole, query_scale);
-  }
-  if (!by_kernels) {
+  if (!is_turned(qkv_TGMH, rotation)) {
     const int64_t N = qkv_TGMH.size(2) - 2;
     const at::Tensor qk = rotate(qkv_TGMH.narrow(2, 0, N + 1), rotation);
     at::Tensor q_TGNH = qk.narrow(2, 0, N);
@@ -189,7 +182,7 @@ QueriesKeysValues rotated_parts(const at::Tensor& qkv_TGMH, const Rotation& rota
   const at::Tensor qkv = beside_each_other(qkv_TGMH);
   const Rotation whole = beside_each_other(rotation);
   if (!asks_for_gradient({qkv})) return parts_of(qkv, whole, scale);
-  const variable_list parts = PartsByKernels::apply(qkv, Turn{whole, scale});
+  const variable_list parts = RotatedParts::apply(qkv, Turn{whole, scale});
   return {parts[0], parts[1], parts[2]};
 }
 

@@ -34,29 +34,56 @@ at::Tensor forward_of(const Halves& from) {
   std::vector<int64_t> shape = from.first.sizes().vec();
   shape.back() = from.columns;
   at::Tensor y = at::empty(shape, from.first.options());
-  launch(*kernels_for({from.first}), &cuda::Kernels::swiglu_forward, "swiglu_forward", y,
-         cuda::SwigluForward{.type = kernel_type(y.scalar_type()),
-                             .rows = from.rows(),
-                             .columns = from.columns,
-                             .stride = from.stride,
-                             .gate = from.first.const_data_ptr(),
-                             .up = from.up,
-                             .y = y.mutable_data_ptr()});
+  if (const cuda::Kernels* kernels = kernels_for({from.first})) {
+    launch(*kernels, &cuda::Kernels::swiglu_forward, "swiglu_forward", y,
+           cuda::SwigluForward{.type = kernel_type(y.scalar_type()),
+                               .rows = from.rows(),
+                               .columns = from.columns,
+                               .stride = from.stride,
+                               .gate = from.first.const_data_ptr(),
+                               .up = from.up,
+                               .y = y.mutable_data_ptr()});
+    return y;
+  }
+  by_value_type(y, [&]<class Value>(Value) {
+    const auto* gate = static_cast<const Value*>(from.first.const_data_ptr());
+    const auto* up = reinterpret_cast<const Value*>(from.up);
+    auto* to = static_cast<Value*>(y.mutable_data_ptr());
+    for_rows(from.rows(), from.columns, [&](int64_t row) {
+      row_loops_here().of<Value>().swiglu(gate + row * from.stride, up + row * from.stride,
+                                          from.columns, to + row * from.columns);
+    });
+  });
   return y;
 }
 
 void backward_of(const at::Tensor& gradient, const Halves& from, const Halves& to) {
   const at::Tensor dy = beside_each_other(gradient);
-  launch(*kernels_for({from.first}), &cuda::Kernels::swiglu_backward, "swiglu_backward", dy,
-         cuda::SwigluBackward{.type = kernel_type(dy.scalar_type()),
-                              .rows = from.rows(),
-                              .columns = from.columns,
-                              .stride = from.stride,
-                              .dy = dy.const_data_ptr(),
-                              .gate = from.first.const_data_ptr(),
-                              .up = from.up,
-                              .dgate = to.first.data_ptr(),
-                              .dup = to.up});
+  if (const cuda::Kernels* kernels = kernels_for({from.first})) {
+    launch(*kernels, &cuda::Kernels::swiglu_backward, "swiglu_backward", dy,
+           cuda::SwigluBackward{.type = kernel_type(dy.scalar_type()),
+                                .rows = from.rows(),
+                                .columns = from.columns,
+                                .stride = from.stride,
+                                .dy = dy.const_data_ptr(),
+                                .gate = from.first.const_data_ptr(),
+                                .up = from.up,
+                                .dgate = to.first.data_ptr(),
+                                .dup = to.up});
+    return;
+  }
+  by_value_type(dy, [&]<class Value>(Value) {
+    const auto* above = static_cast<const Value*>(dy.const_data_ptr());
+    const auto* gate = static_cast<const Value*>(from.first.const_data_ptr());
+    const auto* up = reinterpret_cast<const Value*>(from.up);
+    auto* dgate = static_cast<Value*>(to.first.data_ptr());
+    auto* dup = reinterpret_cast<Value*>(to.up);
+    for_rows(from.rows(), from.columns, [&](int64_t row) {
+      const int64_t at = row * from.stride;
+      row_loops_here().of<Value>().swiglu_backward(gate + at, up + at, above + row * from.columns,
+                                                   from.columns, dgate + at, dup + at);
+    });
+  });
 }
 
 class SwigluOfTwo : public torch::autograd::Function<SwigluOfTwo> {
@@ -87,26 +114,14 @@ class SwigluOfOne : public torch::autograd::Function<SwigluOfOne> {
   }
 };
 
-at::Tensor by_rows(const at::Tensor& gate_up) {
-  const at::Tensor from = gate_up.contiguous();
-  std::vector<int64_t> shape = from.sizes().vec();
-  const int64_t columns = shape.back() /= 2;
-  at::Tensor y = at::empty(shape, from.options());
-  by_value_type(from, [&]<class Value>(Value) {
-    const auto* values = static_cast<const Value*>(from.const_data_ptr());
-    auto* to = static_cast<Value*>(y.mutable_data_ptr());
-    for_rows(columns == 0 ? 0 : y.numel() / columns, columns, [&](int64_t row) {
-      const Value* gate = values + 2 * row * columns;
-      row_loops_here().of<Value>().swiglu(gate, gate + columns, columns, to + row * columns);
-    });
-  });
-  return y;
+bool is_taken(std::initializer_list<at::Tensor> tensors) {
+  return kernels_for(tensors) != nullptr || takes_row_loops(tensors);
 }
 
 }  // namespace
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-  if (kernels_for({gate, up}) == nullptr) return at::silu(gate) * up;
+  if (!is_taken({gate, up})) return at::silu(gate) * up;
   TORCH_CHECK(gate.sizes() == up.sizes(), "gate ", gate.sizes(), " and up ", up.sizes());
   const at::Tensor a = beside_each_other(gate), b = beside_each_other(up);
   return asks_for_gradient({a, b}) ? SwigluOfTwo::apply(a, b) : forward_of(Halves::of(a, b));
@@ -114,8 +129,7 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
 
 at::Tensor swiglu(const at::Tensor& gate_up) {
   TORCH_CHECK(gate_up.size(-1) % 2 == 0, "no two halves in ", gate_up.sizes());
-  if (kernels_for({gate_up}) == nullptr) {
-    if (takes_row_loops({gate_up})) return by_rows(gate_up);
+  if (!is_taken({gate_up})) {
     const std::vector<at::Tensor> halves = gate_up.chunk(2, -1);
     return at::silu(halves[0]) * halves[1];
   }

@@ -13,21 +13,11 @@ struct Rows {
   const PlannedRun& run;
   int64_t e = run.element_bytes();
 
-  bool by_operators() const { return !run.on_card; }
-  bool is_half() const { return e < kFloatBytes; }
-
-  // kernels/rms_norm.cpp: 1 / rms; by operators the input in fp32, which it is already where that
-  // is the dtype, and for the gradient of the norm's weight its normed rows.
-  int64_t norm(int64_t width, bool flows, bool trains) const {
-    if (!flows && !trains) return 0;
-    if (!by_operators()) return kFloatBytes;
-    const int64_t wide = flows && is_half() ? width * kFloatBytes : 0;
-    return (flows ? kFloatBytes : 0) + wide + (trains ? width * e : 0);
-  }
+  // kernels/rms_norm.cpp: 1 / rms.
+  int64_t norm(bool flows, bool trains) const { return flows || trains ? kFloatBytes : 0; }
   // The norm's input itself, where the norm or a projection behind it keeps it.
   int64_t stream(int64_t width, bool flows, bool trains, bool needed) const {
-    const bool by_norm = (flows || (trains && !by_operators())) && !(by_operators() && is_half());
-    return by_norm || needed ? width * e : 0;
+    return flows || trains || needed ? width * e : 0;
   }
   // linear/projection.cpp: x A^T of an adapter, dropout's mask; DoRA's product before the gain, and
   // under dropout its input too.
@@ -38,7 +28,7 @@ struct Rows {
     const int64_t bytes = rank * e + (peft.is_dora() ? out * e : 0);
     if (peft.dropout == 0) return bytes;
     // A mask of bools; DoRA's is at::dropout's, on the CPU in the input's dtype.
-    return bytes + (peft.is_dora() ? in * (e + (by_operators() ? e : 1)) : in);
+    return bytes + (peft.is_dora() ? in * (e + (run.on_card ? 1 : e)) : in);
   }
   bool adapts(const std::string& projection) const {
     return run.shape.adapter_rank(projection) > 0;
@@ -54,8 +44,8 @@ struct Rows {
   bool any_trains(const std::string& projection) const {
     return run.shape.trains(projection + ".");
   }
-  // linear_fc2's input is not kept; silu(gate) is by operators (kernels/swiglu.cpp).
-  int64_t activation(int64_t ffn) const { return 2 * ffn * e + (by_operators() ? ffn * e : 0); }
+  // Gate and up: linear_fc2's input is not kept, nor silu(gate) (kernels/swiglu.cpp).
+  int64_t activation(int64_t ffn) const { return 2 * ffn * e; }
 };
 
 struct TextNames {
@@ -110,13 +100,13 @@ int64_t vision_layer_bytes(const PlannedRun& run, bool flows) {
   };
   const bool attended =
       flows || norm1 || row.any_trains(name.q) || row.any_trains(name.k) || row.any_trains(name.v);
-  int64_t bytes = row.stream(D, flows, norm1, false) + row.norm(D, flows, norm1);
+  int64_t bytes = row.stream(D, flows, norm1, false) + row.norm(flows, norm1);
   if (needs({&name.q, &name.k, &name.v})) bytes += D * e;  // the normed rows, once
   const bool selective = run.config.recompute().granularity == Recompute::Granularity::kSelective;
   // q, k, v turned (selective: as they came), attention's output and its log sums.
   if (attended) bytes += 4 * heads * e + (selective ? 0 : vision.num_attention_heads * kFloatBytes);
   const bool behind = attended || row.any_trains(name.o);
-  bytes += row.stream(D, behind, norm2, false) + row.norm(D, behind, norm2);
+  bytes += row.stream(D, behind, norm2, false) + row.norm(behind, norm2);
   if (needs({&name.gate, &name.up})) bytes += D * e;
   if (behind || norm2 || row.any_trains(name.gate) || row.any_trains(name.up)) {
     bytes += row.activation(F);
@@ -167,20 +157,17 @@ int64_t text_layer_bytes(const PlannedRun& run, const Topology& topology, bool f
   const bool norm1 = trains_norm(run, name.qkv), norm2 = trains_norm(run, name.fc1);
 
   // What every rank has of every token, or with sequence_parallel of its part of them.
-  int64_t shared =
-      row.stream(D, flows, norm1, row.needs_stream(name.qkv)) + row.norm(D, flows, norm1);
+  int64_t shared = row.stream(D, flows, norm1, row.needs_stream(name.qkv)) + row.norm(flows, norm1);
   const bool attended = flows || row.any_trains(name.qkv);
   const bool behind = attended || row.any_trains(name.proj);
-  shared += row.stream(D, behind, norm2, row.needs_stream(name.fc1)) + row.norm(D, behind, norm2);
+  shared += row.stream(D, behind, norm2, row.needs_stream(name.fc1)) + row.norm(behind, norm2);
   const int64_t parts = topology.sequence_parallel ? tensor : 1;
 
   int64_t own = 0;
   if (attended) {
     const bool selective = run.config.recompute().granularity == Recompute::Granularity::kSelective;
-    // kernels/rotate.cpp: q is a tensor of its own where it is scaled or made by a kernel, else a
-    // part of q and k turned. selective: the projection's output.
-    const bool alone = run.on_card || text.rope.llama_4_scaling_beta.has_value();
-    own += selective ? (Q + 2 * K) * e : (Q + 2 * K + (alone ? 0 : K)) * e;
+    // q, k, v turned (kernels/rotate.cpp); selective: the projection's output.
+    own += (Q + 2 * K) * e;
     if (!selective) own += Q * e + heads * kFloatBytes;  // output and log sums
     if (selective && row.needs_input(name.proj)) own += Q * e;
     // Keys and values of the other context ranks.
@@ -233,14 +220,15 @@ LayersKept vision_bytes(const PlannedRun& run, const Topology& topology) {
   const bool tower = trains("vision_tower.");
   if (tower) {
     if (conv) kept += patches * vision.num_channels * vision.patch_size * vision.patch_size * e;
-    kept += patches * (row.stream(D, conv, pre, false) + row.norm(D, conv, pre));
+    kept += patches * (row.stream(D, conv, pre, false) + row.norm(conv, pre));
+    kept += patches * 2 * vision.head_dim * e;  // cos and sin of their places
     stack = stack_bytes(run.config.recompute(), vision.num_layers,
                         patches * vision_layer_bytes(run, conv || pre),
                         patches * vision_layer_bytes(run, true), patches * D * e);
   }
   // The projector: its norm, the merged rows, and what linear_1, the activation and linear_2 see.
   const bool norm = trains("multi_modal_projector.norm.");
-  kept += patches * (row.stream(D, tower, norm, false) + row.norm(D, tower, norm));
+  kept += patches * (row.stream(D, tower, norm, false) + row.norm(tower, norm));
   const std::string projector = "multi_modal_projector.";
   if (row.needs_input(projector + "patch_merger.merging_layer")) kept += patches * D * e;
   if (row.needs_input(projector + "linear_1")) kept += merged * D * e;
@@ -258,7 +246,7 @@ int64_t head_bytes(const PlannedRun& run, const Topology& topology) {
       run.shape.trains(run.shape.model().text.tie_word_embeddings ? "language_model.embedding."
                                                                   : "language_model.output_layer.");
   // The rows that have targets, normed for the head's gradient, their own gradient, three sums.
-  int64_t bytes = row.stream(D, flows, norm, false) + row.norm(D, flows, norm) + 3 * kFloatBytes;
+  int64_t bytes = row.stream(D, flows, norm, false) + row.norm(flows, norm) + 3 * kFloatBytes;
   if (head) bytes += D * row.e;
   if (flows || norm) bytes += D * row.e;
   return targets_of_rank(run, topology) * bytes;
@@ -285,10 +273,8 @@ int64_t page_rests(const PlannedRun& run, const Topology& topology, LayerRun lay
   const int64_t stream = page_rest(tokens * D * e);
   const Recompute recompute = run.config.recompute();
   if (recompute.granularity == Recompute::Granularity::kFull) return layers.size() * stream;
-  // The stream and what norms widen of it, q and attention's output, gate and up and silu(gate).
-  int64_t each = 2 * stream + 2 * page_rest(tokens * Q * e) + page_rest(tokens * 2 * F * e) +
-                 page_rest(tokens * F * e);
-  if (e < kFloatBytes) each += 2 * page_rest(tokens * D * kFloatBytes);
+  // The stream, q and attention's output, gate and up.
+  int64_t each = 2 * stream + 2 * page_rest(tokens * Q * e) + page_rest(tokens * 2 * F * e);
   if (run.config.peft.is_dora()) each += page_rest(tokens * 2 * F * e) + 2 * stream;
   return layers.size() * each;
 }
@@ -298,13 +284,12 @@ int64_t layer_backward_bytes(const PlannedRun& run, const Topology& topology) {
   const Rows row{run};
   const TextNames name;
   const int64_t F = text.intermediate_size / topology.tensor, D = text.hidden_size, e = row.e;
-  // Behind fc2: the gradient of its input and those of silu(gate) and up, or by a kernel fc2's
-  // input made again and that gradient, and then the one of gate and up.
+  // Behind fc2: its input made again and that input's gradient, then the one of gate and up.
   int64_t passing = 3 * F * e;
   if (run.config.peft.is_dora() && row.adapts(name.fc1)) {
     // linear/linear.cpp, by_dora: the gain in fp32. fc1's gradient is there in fp32 too, times the
     // gain and times the product, when what gate and up kept is gone.
-    const int64_t wide = 2 * F * (3 * kFloatBytes + (row.is_half() ? e : 0));
+    const int64_t wide = 2 * F * (3 * kFloatBytes + (e < kFloatBytes ? e : 0));
     passing = std::max(passing, wide - row.activation(F));
   }
   // Dropout's input is made again too.

@@ -78,6 +78,68 @@ void expect_loops_of_type() {
 TEST(RowLoops, AreTheirOperatorsInFloat32) { expect_loops_of_type<float>(); }
 TEST(RowLoops, AreTheirOperatorsInBfloat16) { expect_loops_of_type<uint16_t>(); }
 
+// The gradients that libtorch makes of fp64 operators, of values that this type holds.
+template <class Value>
+void expect_gradients_of_type() {
+  const auto dtype = dtype_of<Value>();
+  const auto options = at::TensorOptions(dtype);
+  at::manual_seed(2);
+  const auto leaf = [](const at::Tensor& x) { return x.to(at::kDouble).requires_grad_(); };
+  const auto near = [&](const at::Tensor& given, const at::Tensor& wanted) {
+    const at::Tensor a = given.to(at::kDouble), b = wanted.to(at::kDouble);
+    const double most = sizeof(Value) == sizeof(float) ? 3e-6 : 1.0 / 64;
+    EXPECT_TRUE(((a - b).abs() <= most * (b.abs() + 1)).all().template item<bool>())
+        << (a - b).abs().max();
+  };
+  for (const RowLoops* all : loops_here()) {
+    const RowLoops::Of<Value>& loops = all->template of<Value>();
+    for (const int64_t columns : {3072, 128, 37}) {
+      const at::Tensor x = at::randn({columns}, options), weight = at::randn({columns}, options),
+                       up = at::randn({columns}, options), dy = at::randn({columns}, options);
+      at::Tensor dx = at::empty_like(x), dup = at::empty_like(x), y = at::empty_like(x);
+      at::Tensor dw = at::ones({columns});  // what is there is added to
+      const float inverse =
+          loops.rms_norm(data<Value>(x), data<Value>(weight), columns, 1e-5F, data<Value>(y));
+      loops.rms_norm_backward(data<Value>(x), data<Value>(weight), data<Value>(dy), inverse,
+                              columns, data<Value>(dx), data<float>(dw));
+      const at::Tensor wide = leaf(x), scale = leaf(weight);
+      (wide * at::rsqrt(wide.square().mean() + 1e-5) * scale).backward(dy.to(at::kDouble));
+      near(dx, wide.grad());
+      near(dw - 1, scale.grad());
+      const at::Tensor kept = dx.clone();
+      loops.rms_norm_backward(data<Value>(x), data<Value>(weight), data<Value>(dy), inverse,
+                              columns, data<Value>(dx), nullptr);
+      EXPECT_TRUE(at::equal(dx, kept));
+
+      const at::Tensor gate = leaf(x * 4), other = leaf(up), half = gate.detach().to(dtype);
+      loops.swiglu_backward(data<Value>(half), data<Value>(up), data<Value>(dy), columns,
+                            data<Value>(dx), data<Value>(dup));
+      (at::silu(gate) * other).backward(dy.to(at::kDouble));
+      near(dx, gate.grad());
+      near(dup, other.grad());
+    }
+    for (const int64_t size : {128, 64, 12}) {
+      const at::Tensor dy = at::randn({size}, options), angles = at::randn({size}) * 100;
+      // Both halves' own, as a tensor of any table may have.
+      const at::Tensor cos = angles.cos().to(dtype), sin = angles.sin().to(dtype);
+      for (const bool scaled : {false, true}) {
+        const at::Tensor scale = at::full({1}, 1.25, options), x = leaf(at::randn({size}));
+        at::Tensor dx = at::empty_like(dy);
+        loops.rotate_backward(data<Value>(dy), data<Value>(cos), data<Value>(sin),
+                              scaled ? data<Value>(scale) : nullptr, size, data<Value>(dx));
+        const auto halves = x.chunk(2);
+        const at::Tensor turned =
+            x * cos.to(at::kDouble) + at::cat({-halves[1], halves[0]}) * sin.to(at::kDouble);
+        (turned * (scaled ? 1.25 : 1.0)).backward(dy.to(at::kDouble));
+        near(dx, x.grad());
+      }
+    }
+  }
+}
+
+TEST(RowLoops, GiveTheOperatorsGradientsInFloat32) { expect_gradients_of_type<float>(); }
+TEST(RowLoops, GiveTheOperatorsGradientsInBfloat16) { expect_gradients_of_type<uint16_t>(); }
+
 TEST(RowLoops, FindTheFirstOfTheLargest) {
   for (const RowLoops* all : loops_here()) {
     for (const int64_t columns : {1, 15, 1024, 5000}) {
