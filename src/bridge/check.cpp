@@ -14,6 +14,7 @@
 #include "bridge/table.h"
 #include "bridge/views.h"
 #include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/packed_checkpoint.h"
 #include "formats/fp8.h"
 #include "formats/safetensors.h"
 #include "megatron/checkpoint.h"
@@ -160,6 +161,26 @@ CheckReport check_model_directory(const fs::path& directory, CheckpointFormat fo
                       fmt::format("{}: tensor {}", stored.file->path().string(), stored.name));
     });
   }
+  return report;
+}
+
+CheckReport check_packed(const fs::path& directory) {
+  CheckReport report{.kind = "weights in panels"};
+  report.part([&] { side_files(directory); });
+  report.part([&] {
+    const PackedCheckpoint checkpoint(directory);
+    for (const auto& [name, info] : checkpoint.tensors()) {
+      const auto held = checkpoint.panels(name);
+      ++report.tensors;
+      report.bytes +=
+          held ? static_cast<uint64_t>(held->shape().bytes()) : byte_size(info).value_or(0);
+    }
+    for (const std::string& name : checkpoint.without_finite_scales()) {
+      report.problems.push_back(fmt::format("{}: tensor {} has a scale that is no finite number",
+                                            directory.string(), name));
+    }
+    OpenCheckpoint(directory, {}, CheckpointFormat::kPacked);
+  });
   return report;
 }
 

@@ -42,6 +42,10 @@ CheckReport check_gguf(const std::filesystem::path& path);
 /// FP8 scales, and names, shapes and dtypes against the config; of types that no weight is read of
 /// that is all there is to check, and a note.
 CheckReport check_model_directory(const std::filesystem::path& directory, CheckpointFormat format);
+/// What `trestle quantize` wrote: shapes and bytes, every scale, and names and shapes against
+/// config.json.
+CheckReport check_packed(const std::filesystem::path& directory);
+
 /// A Megatron run or iteration: `.metadata`, every chunk (tiling, archive, sums of its records),
 /// every pickle, and names and shapes against run_config.yaml where that has the model's config.
 /// Reads all data, a few megabytes in memory at a time.

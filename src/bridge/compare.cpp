@@ -20,6 +20,7 @@
 #include "bridge/load.h"
 #include "bridge/stream.h"
 #include "bridge/streamed.h"
+#include "checkpoint/packed_checkpoint.h"
 #include "formats/safetensors.h"
 #include "model/ministral3.h"
 
@@ -344,6 +345,25 @@ Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& conf
         "verify: the weights give other logits when read back, off by {:g} (values up to {:g}), "
         "so the config differs; {}",
         result.logits.max_error, result.logits.max_value, kAdvice);
+  }
+  return result;
+}
+
+Verified verify_packed(const TensorSource& megatron, const ModelConfig& config,
+                       const VerifyLimits& limits, const std::filesystem::path& written) {
+  const PackedCheckpoint copy(written);
+  if (const auto bad = copy.without_finite_scales(); !bad.empty()) {
+    machine_error("verify: tensor {} has a scale that is no finite number; {}", bad.front(),
+                  kAdvice);
+  }
+  Verified result{.tensors = static_cast<int64_t>(copy.tensors().size()), .logits = {}};
+  result.no_logits = no_room(config, limits);
+  if (!result.no_logits.empty()) return result;
+  const ModelInput input = probe_input(config);
+  const at::Tensor logits = streamed_logits(megatron, config, limits.dtype, input);
+  result.logits = compare_logits(logits, streamed_logits(copy, config, limits.dtype, input));
+  if (!std::isfinite(result.logits.max_error)) {
+    machine_error("verify: the files compute no finite logits; {}", kAdvice);
   }
   return result;
 }

@@ -96,6 +96,11 @@ Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& conf
                            const VerifyLimits& limits, std::optional<WeightDtype> rounded,
                            const std::filesystem::path& written);
 
+/// Reopens what write_packed() wrote and shows by a short forward what its rounding does, of the
+/// weights alone. Throws MachineError where a scale or a logit is no finite number.
+Verified verify_packed(const TensorSource& megatron, const ModelConfig& config,
+                       const VerifyLimits& limits, const std::filesystem::path& written);
+
 /// The same of the two files that export_gguf has made of the source with matrices of `type`: every
 /// tensor is, bit for bit, what its type makes of the source's, the keys say what the config says,
 /// and a short forward shows what the rounding does.

@@ -8,6 +8,7 @@
 #include "bridge/copy.h"
 #include "checkpoint/mistral_names.h"
 #include "checkpoint/mistral_params.h"
+#include "checkpoint/packed_checkpoint.h"
 #include "megatron/checkpoint.h"
 #include "megatron/writer.h"
 
@@ -92,6 +93,18 @@ Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,
   }
   const auto open = [&] { return std::make_unique<HfWriter>(output, list, stated, files, layout); };
   return publish(copy_all(source, list, output, options, open), options);
+}
+
+Conversion write_packed(const TensorSource& megatron, const ModelConfig& config,
+                        const Json& config_json, const std::vector<fs::path>& side_files,
+                        PanelForm form, at::ScalarType dtype, const fs::path& output,
+                        const ConvertOptions& options) {
+  const PackedView source(megatron, config, dtype, form);
+  const Json stated = export_config(config_json, config.text.tie_word_embeddings, dtype);
+  const auto open = [&] {
+    return std::make_unique<PackedWriter>(output, source, stated, side_files);
+  };
+  return publish(copy_all(source, source.list(), output, options, open), options);
 }
 
 Conversion export_checkpoint(const fs::path& run, const std::optional<fs::path>& hf,

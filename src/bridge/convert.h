@@ -11,6 +11,7 @@
 #include "bridge/recast.h"
 #include "bridge/stream.h"
 #include "checkpoint/hf_writer.h"
+#include "cpu/weight_panels.h"
 
 namespace trestle {
 
@@ -51,6 +52,15 @@ Conversion export_checkpoint(const std::filesystem::path& run,
                              const std::optional<std::filesystem::path>& hf,
                              const std::filesystem::path& output,
                              const ConvertOptions& options = {});
+
+/// Tensors under Megatron's names in panels of `form`, to be decoded on a CPU, as a directory
+/// (checkpoint/packed_checkpoint.h) at `output`, which must not exist or be empty. What is in no
+/// panels goes out in `dtype`.
+Conversion write_packed(const TensorSource& megatron, const ModelConfig& config,
+                        const Json& config_json,
+                        const std::vector<std::filesystem::path>& side_files, PanelForm form,
+                        at::ScalarType dtype, const std::filesystem::path& output,
+                        const ConvertOptions& options = {});
 
 /// Tensors under Megatron's names as the directory that `options.hf` describes.
 Conversion write_hf(const TensorSource& megatron, const ModelConfig& config,

@@ -12,6 +12,7 @@
 #include "bridge/upload.h"
 #include "checkpoint/config_difference.h"
 #include "checkpoint/hf_config.h"
+#include "checkpoint/packed_checkpoint.h"
 #include "megatron/checkpoint.h"
 #include "megatron/names.h"
 #include "megatron/rank_share.h"
@@ -27,6 +28,19 @@ OpenCheckpoint::OpenCheckpoint(const fs::path& path,
   require_directory(path, "checkpoint");
   const CheckpointFormat form = choose_format(path, format).format;
   is_megatron_ = form == CheckpointFormat::kMegatron;
+  if (form == CheckpointFormat::kPacked) {
+    if (format != CheckpointFormat::kPacked) refuse_packed(path);
+    auto packed = std::make_unique<PackedCheckpoint>(path);
+    config_ = packed->config();
+    config_json_ = packed->config_json();
+    config_.text.tie_word_embeddings = is_tied(*packed, config_json_);
+    require_whole(*packed, config_, path.string());
+    assets_ = path;
+    packed_ = packed->form();
+    source_ = std::move(packed);
+    weights_ = source_.get();
+    return;
+  }
   if (!is_megatron_) {
     auto hf = open_model_directory(path, form);
     hf->require_weights();
@@ -72,11 +86,28 @@ std::vector<fs::path> OpenCheckpoint::side_files() const { return trestle::side_
 
 at::ScalarType OpenCheckpoint::dtype() const {
   std::map<at::ScalarType, int64_t> count;
-  for (const auto& [name, info] : weights_->tensors()) ++count[info.dtype];
+  for (const auto& [name, info] : weights_->tensors()) {
+    if (!packed_ || !weights_->panels(name)) ++count[info.dtype];
+  }
   const auto most = std::max_element(
       count.begin(), count.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return most->first;
 }
+
+namespace {
+
+void require_panels_of(const Linear& linear, const std::string& name, const PanelWeight& packed) {
+  const int64_t rows = linear.weight.size(0), columns = linear.weight.size(1);
+  const PanelForm form = *linear.panel_form();
+  if (packed.form() == form && packed.rows() == rows && packed.columns() == columns) return;
+  user_error(
+      "tensor {} is packed in {} [{}, {}], the model takes {} [{}, {}]; make it again with "
+      "trestle quantize",
+      name, panel_form_name(packed.form()), packed.rows(), packed.columns(), panel_form_name(form),
+      rows, columns);
+}
+
+}  // namespace
 
 void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
                   std::string_view prefix, std::string_view without) {
@@ -112,7 +143,12 @@ void load_weights(const torch::nn::Module& module, const TensorSource& megatron,
         continue;
       }
       if (linear.panels() != nullptr) {
-        pack(megatron, name, *linear.panels());
+        if (const auto packed = megatron.panels(name)) {
+          require_panels_of(linear, name, *packed);
+          linear.hold(*packed);
+        } else {
+          pack(megatron, name, *linear.panels());
+        }
         continue;
       }
       if (!linear.has_values()) {

@@ -22,7 +22,8 @@ namespace trestle {
 class Ministral3;
 struct Build;
 
-/// A model on disk, Hugging Face's, Mistral's or Megatron's, its tensors under Megatron's names.
+/// A model on disk, Hugging Face's, Mistral's or Megatron's, or in panels where `format` says so,
+/// its tensors under Megatron's names.
 class OpenCheckpoint {
  public:
   /// A Megatron directory that holds no config of its own takes `config_directory`'s (an HF or
@@ -42,7 +43,9 @@ class OpenCheckpoint {
   const std::filesystem::path& assets() const { return assets_; }
   std::vector<std::filesystem::path> side_files() const;
   bool is_megatron() const { return is_megatron_; }
-  /// The dtype of most of the weights.
+  /// Of weights in panels, the language model's form; nothing of others.
+  std::optional<PanelForm> packed() const { return packed_; }
+  /// The dtype of most of the weights that are not in panels.
   at::ScalarType dtype() const;
 
  private:
@@ -53,6 +56,7 @@ class OpenCheckpoint {
   Json config_json_;
   std::filesystem::path assets_;
   bool is_megatron_ = false;
+  std::optional<PanelForm> packed_;
 };
 
 /// Whether a checkpoint in Megatron's form shares its embedding with its head: it has no output

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "bridge/views.h"
+#include "checkpoint/packed_checkpoint.h"
 #include "megatron/names.h"
 #include "model/ministral3.h"
 
@@ -56,13 +57,7 @@ void pack(const TensorSource& source, const std::string& name, PanelWeight& into
   const int64_t step = std::max<int64_t>(1, kPackBytes / row_bytes / kPanelRows) * kPanelRows;
   for (int64_t first = 0; first < into.rows(); first += step) {
     const RowRange range{first, std::min(step, into.rows() - first)};
-    if (!into.set_rows(first, read_range(source, name, range))) {
-      user_error(
-          "tensor {} holds a value that is no finite number, or too large for codes with a scale "
-          "in fp16 (8.3 million in int8, 524,000 in int4); mend the checkpoint, or hold its "
-          "weights in 16 bits",
-          name);
-    }
+    pack_range(source, name, range, into, first);
   }
 }
 

@@ -26,10 +26,11 @@ struct Form {
 };
 
 // In the order of precedence.
-constexpr std::array<Form, 3> kForms = {
+constexpr std::array<Form, 4> kForms = {
     {{CheckpointFormat::kMegatron, "megatron", "the Megatron form", "", ".distcp"},
      {CheckpointFormat::kHf, "hf", "the Hugging Face form", "model", ".safetensors"},
-     {CheckpointFormat::kMistral, "mistral", "the Mistral form", "consolidated", ".safetensors"}}};
+     {CheckpointFormat::kMistral, "mistral", "the Mistral form", "consolidated", ".safetensors"},
+     {CheckpointFormat::kPacked, "packed", "weights in panels", "packed", ".safetensors"}}};
 
 const Form& form_of(CheckpointFormat format) {
   return *std::ranges::find(kForms, format, &Form::format);
@@ -113,11 +114,20 @@ std::unique_ptr<HfCheckpoint> open_model_directory(const fs::path& directory,
       return std::make_unique<HfCheckpoint>(directory);
     case CheckpointFormat::kMistral:
       return std::make_unique<MistralCheckpoint>(directory);
+    case CheckpointFormat::kPacked:
+      refuse_packed(directory);
     case CheckpointFormat::kMegatron:
       break;
   }
   user_error("{} is a Megatron checkpoint; a Hugging Face or Mistral directory is needed here",
              directory.string());
+}
+
+void refuse_packed(const fs::path& directory) {
+  user_error(
+      "{} holds weights in panels, which generate, evaluate and logits take; name the checkpoint "
+      "that they were made of",
+      directory.string());
 }
 
 ModelConfig read_model_config(const fs::path& directory, CheckpointFormat format) {

@@ -14,9 +14,9 @@
 
 namespace trestle {
 
-enum class CheckpointFormat { kHf, kMistral, kMegatron };
+enum class CheckpointFormat { kHf, kMistral, kMegatron, kPacked };
 
-/// "hf", "mistral", "megatron": what --format takes.
+/// "hf", "mistral", "megatron", "packed": what --format takes.
 std::string_view format_name(CheckpointFormat format);
 
 struct FormatChoice {
@@ -28,15 +28,19 @@ struct FormatChoice {
 
 /// A directory with Megatron's marks (a tracker file, .metadata) is Megatron's; else Hugging Face's
 /// files (model.safetensors or its index) come before Mistral's (consolidated.safetensors or its
-/// index). `asked` overrides; a UserError where the directory has other forms only. A directory of
-/// no form counts as Hugging Face's, whose reader says what is missing.
+/// index), and packed.safetensors comes last. `asked` overrides; a UserError where the directory
+/// has other forms only. A directory of no form counts as Hugging Face's, whose reader says what is
+/// missing.
 FormatChoice choose_format(const std::filesystem::path& directory,
                            std::optional<CheckpointFormat> asked = {});
 
-/// Opens Hugging Face's or Mistral's form. Throws UserError for kMegatron, and whatever the readers
+/// Opens Hugging Face's or Mistral's form. Throws UserError for others, and whatever the readers
 /// refuse.
 std::unique_ptr<HfCheckpoint> open_model_directory(const std::filesystem::path& directory,
                                                    CheckpointFormat format);
+
+/// Throws the UserError of who takes no weights in panels, which were rounded to be decoded with.
+[[noreturn]] void refuse_packed(const std::filesystem::path& directory);
 
 /// config.json of a directory, or params.json in its words where there is only that; with the name
 /// of the file.

@@ -28,6 +28,7 @@ void add_launch(Command app, const RankCommand& words);
 void add_logits(Command app);
 void add_plan(Command app);
 void add_preprocess(Command app);
+void add_quantize(Command app);
 void add_recipes(Command app);
 void add_rehearse(Command app);
 void add_tokenize(Command app);

@@ -37,7 +37,7 @@ std::optional<WeightDtype> weight_dtype(std::string_view name) {
 }
 
 struct ExportFlags : ConvertFlags {
-  std::string adapter, hf_output, mistral_output, gguf_output;
+  std::string hf_output, mistral_output, gguf_output;
   bool adapter_only = false, verify = true;
   std::string max_shard_size, layout = "tf4", gguf_type = "bf16", dtype;
 
@@ -63,9 +63,6 @@ void settle(const Command& command, ExportFlags& flags) {
   }
   if (flags.adapter_only && flags.hf_output.empty()) {
     user_error("--adapter-only writes a PEFT folder; name it with --hf-path");
-  }
-  if (flags.megatron.empty() && flags.adapter.empty() && flags.hf_model.empty()) {
-    user_error("give --megatron-path, --adapter-path or --hf-model, the checkpoint to read");
   }
   if (flags.adapter_only) {
     command.refuse_given({"--max-memory", "--max-shard-size", "--layout", "--format", "--dtype"},
@@ -94,23 +91,6 @@ std::string name_of(const std::string& given) {
     }
   }
   return fs::canonical(given).filename();
-}
-
-// Runs a verification and tells what it found, if it passes.
-template <class Verify>
-void verify_and_report(const Verify& verify) {
-  const auto start = std::chrono::steady_clock::now();
-  const Verified done = verify();
-  const std::string logits =
-      !done.no_logits.empty() ? "read back equal; no logits: " + done.no_logits
-      : done.logits.max_error == 0
-          ? "and the logits read back equal"
-          : fmt::format(
-                "are what their types hold; logits: KL {:.2g} nats, same likeliest token at {} "
-                "of {} positions",
-                done.logits.mean_kl, done.logits.same_top, done.logits.positions);
-  fmt::print(stderr, "verified: {} tensors {}, {:.1f} s\n", done.tensors, logits,
-             seconds_since(start));
 }
 
 VerifyLimits limits_of(const OpenModel& model, const ExportFlags& flags) {
@@ -145,44 +125,8 @@ void warn_of_nothing(const fs::path& adapter, bool changes_nothing) {
   if (changes_nothing) fmt::print(stderr, "{}\n", nothing_changes_warning(adapter));
 }
 
-ModelNames names_of(const ExportFlags& flags) {
-  ModelNames names{
-      .megatron = flags.megatron, .adapter = flags.adapter, .hf_model = flags.hf_model};
-  if (!flags.adapter.empty()) names.adapter = resolve_model(flags.adapter, "--adapter-path");
-  // Weights are read from hf_model where nothing else has them: no run, or one of adapters.
-  const bool run_has_weights =
-      !flags.megatron.empty() && (!names.adapter.empty() || !has_adapter(names));
-  if (!flags.hf_model.empty()) {
-    names.hf_model = run_has_weights || flags.adapter_only
-                         ? resolve_model(flags.hf_model, "--hf-model", HubFiles::kAssets)
-                         : flags.format.resolve(flags.hf_model, "--hf-model");
-  }
-  if (run_has_weights) require_megatron(names.megatron, "--megatron-path");
-  if (flags.adapter_only) {
-    if (run_has_weights && !flags.hf_model.empty() && !names.adapter.empty()) {
-      user_error(
-          "--megatron-path {} has no effect: --adapter-only reads of the base its config alone, "
-          "which --hf-model {} has; leave one of them out",
-          flags.megatron, flags.hf_model);
-    }
-    return names;
-  }
-  if (!run_has_weights && names.hf_model.empty()) {
-    names.format = flags.format.asked();  // of the base that the run names
-    return names;
-  }
-  names.format = flags.format.settle(run_has_weights ? names.megatron : names.hf_model);
-  if (run_has_weights && !names.hf_model.empty() && names.format != CheckpointFormat::kMegatron) {
-    user_error(
-        "--hf-model {} has no effect: --megatron-path {} is read as {}, with its own config and "
-        "tokenizer; leave one of them out",
-        flags.hf_model, flags.megatron, format_name(*names.format));
-  }
-  return names;
-}
-
 Conversion run_export(const Command& command, ExportFlags& flags) {
-  const ModelNames names = names_of(flags);
+  const ModelNames names = flags.source(flags.adapter_only);
   if (flags.adapter_only) {
     const AdapterWritten done = export_peft_folder(names, base_name_from_anywhere(flags.hf_model),
                                                    flags.output(), flags.verify);
@@ -221,15 +165,7 @@ void add_export(Command app) {
       "export",
       "Megatron, Hugging Face or Mistral checkpoint -> Hugging Face, Mistral or GGUF files");
   auto flags = std::make_shared<ExportFlags>();
-  command.add(
-      "--hf-model,--hf_model", flags->hf_model,
-      "HF or Mistral directory, or ORG/NAME[@REVISION], with config, tokenizer and processor "
-      "files; default: those in the run. Without --megatron-path the weights too. Of adapters: "
-      "their base model; default: the one that the run was trained on");
-  command.add("--megatron-path,--megatron_path", flags->megatron,
-              "run directory to read: a model, or adapters, which are merged into their base");
-  command.add("--adapter-path,--adapter_path", flags->adapter,
-              "PEFT folder, ORG/NAME[@REVISION] or run of adapters to merge into the model");
+  flags->add_source_to(command);
   command.add_switch("--adapter-only,--adapter_only", flags->adapter_only,
                      "write the adapter alone, as a PEFT folder");
   Flag hf = command.add("--hf-path,--hf_path", flags->hf_output, "HF directory to write");

@@ -17,6 +17,7 @@
 #include "bridge/compare.h"
 #include "bridge/gguf_source.h"
 #include "checkpoint/hf_checkpoint.h"
+#include "checkpoint/packed_checkpoint.h"
 #include "cli/commands.h"
 #include "cpu/cpu.h"
 #include "cpu/panel_sums.h"
@@ -147,7 +148,19 @@ void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
     listing.section("tensors", file.tensors(), file);
     return;
   }
-  const CheckpointFormat form = format.settle(path);
+  const CheckpointFormat form = format.settle(path, /*takes_packed=*/true);
+  if (form == CheckpointFormat::kPacked) {
+    const PackedCheckpoint checkpoint(path);
+    listing.kind(fmt::format("weights in panels, {}", panel_form_name(checkpoint.form())));
+    listing.section("tensors", checkpoint.tensors(), checkpoint, [&](const std::string& name) {
+      const auto held = checkpoint.panels(name);
+      const std::string type(held ? panel_form_name(held->form()) : "");
+      if (!held) return Listing::Note{"", Json::object()};
+      return Listing::Note{fmt::format("  stored as {}, {} bytes", type, held->shape().bytes()),
+                           {{"stored_as", type}, {"stored_bytes", held->shape().bytes()}}};
+    });
+    return;
+  }
   if (form == CheckpointFormat::kMegatron) {
     const MegatronCheckpoint checkpoint(path);
     listing.kind(fmt::format("Megatron checkpoint (torch_dist), iteration {}{}",
@@ -188,7 +201,8 @@ void inspect(const fs::path& path, const FormatFlag& format, Listing& listing) {
 CheckReport check_any(const fs::path& path, const FormatFlag& format) {
   refuse_format(path, format);
   if (fs::is_regular_file(path)) return is_gguf(path) ? check_gguf(path) : check_safetensors(path);
-  const CheckpointFormat form = format.settle(path);
+  const CheckpointFormat form = format.settle(path, /*takes_packed=*/true);
+  if (form == CheckpointFormat::kPacked) return check_packed(path);
   if (form == CheckpointFormat::kMegatron) return check_megatron(path);
   if (is_peft_folder(path)) return check_peft_folder(path);
   return check_model_directory(path, form);

@@ -32,6 +32,7 @@ void add_commands(trestle::Command app, const trestle::RankCommand& of_ranks) {
   trestle::add_demo(app);
   trestle::add_import(app);
   trestle::add_export(app);
+  trestle::add_quantize(app);
   trestle::add_generate(app);
   trestle::add_finetune(app);
   trestle::add_launch(app, of_ranks);

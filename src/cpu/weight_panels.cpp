@@ -145,7 +145,7 @@ TRESTLE_INLINE bool pack_codes(const PanelShape& shape, const uint16_t* values, 
       std::byte* const to = panel + g * group_bytes;
       store_codes(shape.form, coded, r, reinterpret_cast<uint8_t*>(to));
       const c10::Half scale(coded.scale);
-      std::memcpy(to + group_bytes - 2 * kPanelRows + 2 * r, &scale.x, sizeof(scale.x));
+      std::memcpy(to + group_bytes - kScaleBytes + 2 * r, &scale.x, sizeof(scale.x));
     }
   }
   return all_finite;
@@ -180,6 +180,20 @@ bool pack_panel(const PanelShape& shape, const uint16_t* values, int64_t rows, s
   }
   static const PackCodes kPack = packing_of_this_processor();
   return kPack(shape, values, rows, panel);
+}
+
+bool has_finite_scales(const PanelShape& shape, const std::byte* panels) {
+  constexpr uint16_t kExponent = 0x7C00;  // of fp16; all ones where the value is not finite
+  if (shape.form == PanelForm::kBf16) return true;
+  for (int64_t group = 0; group < shape.panels() * shape.groups(); ++group) {
+    std::array<uint16_t, kPanelRows> scales{};
+    std::memcpy(scales.data(), panels + (group + 1) * shape.group_bytes() - kScaleBytes,
+                kScaleBytes);
+    for (const uint16_t scale : scales) {
+      if ((scale & kExponent) == kExponent) return false;
+    }
+  }
+  return true;
 }
 
 void unpack_panel(const PanelShape& shape, const std::byte* panel, int64_t rows, int64_t first,

@@ -15,6 +15,8 @@ enum class PanelForm { kBf16, kInt8, kInt4 };
 
 constexpr int64_t kPanelRows = 16;
 constexpr int64_t kPanelGroup = 32;
+/// Of a group's rows.
+constexpr int64_t kScaleBytes = 2 * kPanelRows;
 
 /// Rows and columns of the matrix; behind them panels hold zeros.
 struct PanelShape {
@@ -28,7 +30,6 @@ struct PanelShape {
   /// 16 rows, code + 128. kInt4: 4 times 8 columns of the 16 rows, code + 8, of a byte the low half
   /// 4 columns and the high half the next 4. Both: the rows' scales behind them.
   int64_t group_bytes() const {
-    constexpr int64_t kScaleBytes = 2 * kPanelRows;
     switch (form) {
       case PanelForm::kBf16:
         return kPanelRows * kPanelGroup * 2;
@@ -48,6 +49,9 @@ struct PanelShape {
 /// the one that fits its codes best (least squares), that with the smaller error. Returns whether
 /// codes can say the values: false where one is no finite number, or too large for its scale.
 bool pack_panel(const PanelShape& shape, const uint16_t* values, int64_t rows, std::byte* panel);
+
+/// Whether every scale of `shape`'s panels is a finite number; true of values.
+bool has_finite_scales(const PanelShape& shape, const std::byte* panels);
 
 /// The values of a panel's first `rows` rows and of columns [first, last), first a multiple of
 /// kPanelGroup, rounded to bf16: to `values`, `stride` values from row to row.

@@ -12,7 +12,7 @@
 namespace trestle {
 
 struct FormatFlag {
-  /// hf, mistral, megatron; empty for the precedence of choose_format.
+  /// hf, mistral, megatron, packed; empty for the precedence of choose_format.
   std::string name;
 
   void add_to(Command command);
@@ -22,8 +22,9 @@ struct FormatFlag {
   std::filesystem::path resolve(const std::string& given, std::string_view flag) const;
   /// Throws UserError where a form was asked for: there is nothing to choose, for `why`.
   void refuse(std::string_view why) const;
-  /// The form to read. Says so on stderr where the directory holds several.
-  CheckpointFormat settle(const std::filesystem::path& directory) const;
+  /// The form to read. Says so on stderr where the directory holds several. Throws UserError where
+  /// it is weights in panels and the caller takes none.
+  CheckpointFormat settle(const std::filesystem::path& directory, bool takes_packed = false) const;
 };
 
 }  // namespace trestle

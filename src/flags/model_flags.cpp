@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "bridge/load_quantized.h"
+#include "checkpoint/packed_checkpoint.h"
 #include "flags/number_flag.h"
 #include "hub/hub.h"
 #include "model/ministral3.h"
@@ -15,7 +16,7 @@ namespace {
 
 // As peft.base_bits says it.
 std::string_view bits_of(std::string_view weights) {
-  if (weights == "bf16") return "16";
+  if (weights.empty() || weights == "bf16") return "16";
   if (weights == "int8") return "8";
   if (weights == "int4") return "4";
   return weights;
@@ -23,10 +24,8 @@ std::string_view bits_of(std::string_view weights) {
 
 // What decoding on a CPU reads; nothing of forms that training has too.
 std::optional<PanelForm> panels_of(std::string_view weights, bool half) {
-  if (weights == "int8") return PanelForm::kInt8;
-  if (weights == "int4") return PanelForm::kInt4;
-  return half && (weights == "bf16" || weights == "16") ? std::optional(PanelForm::kBf16)
-                                                        : std::nullopt;
+  if (const auto form = panel_form_of(weights); form && form != PanelForm::kBf16) return form;
+  return half && bits_of(weights) == "16" ? std::optional(PanelForm::kBf16) : std::nullopt;
 }
 
 }  // namespace
@@ -69,10 +68,10 @@ OpenCheckpoint ModelFlags::open_named() const {
   if (megatron_model_path.empty()) {
     if (hf_model_path.empty()) user_error("give {} or {}", kHf, kMegatron);
     const auto model = format.resolve(hf_model_path, kHf);
-    return OpenCheckpoint(model, {}, format.settle(model));
+    return OpenCheckpoint(model, {}, format.settle(model, /*takes_packed=*/true));
   }
   const auto weights = format.resolve(megatron_model_path, kMegatron);
-  const CheckpointFormat form = format.settle(weights);
+  const CheckpointFormat form = format.settle(weights, /*takes_packed=*/true);
   if (hf_model_path.empty()) return OpenCheckpoint(weights, {}, form);
   if (form != CheckpointFormat::kMegatron && is_there(weights)) {
     user_error(
@@ -86,6 +85,7 @@ OpenCheckpoint ModelFlags::open_named() const {
 OpenCheckpoint ModelFlags::open() const {
   device.choose();
   OpenCheckpoint checkpoint = open_named();
+  if (checkpoint.packed()) require_packed_as_asked(*checkpoint.packed());
   if (weights == "bf16" && dtype == "float32") {
     user_error(
         "--weights bf16 and --dtype float32 name two dtypes of the same weights; leave one "
@@ -97,11 +97,30 @@ OpenCheckpoint ModelFlags::open() const {
   return checkpoint;
 }
 
+void ModelFlags::require_packed_as_asked(PanelForm form) const {
+  const std::string_view held = panel_form_name(form);
+  constexpr const char* kElse = "name the checkpoint that they were made of";
+  if (!weights.empty() && weights != held) {
+    user_error("--weights {}: the model's are packed in {}; leave it out, or {}", weights, held,
+               kElse);
+  }
+  if (form == PanelForm::kBf16 && dtype == "float32") {
+    user_error("--dtype float32: the model's weights are packed in bf16; leave it out, or {}",
+               kElse);
+  }
+  if (device.name != "auto" && !device.choose().is_cpu()) {
+    user_error("--device {}: the model's weights are in panels, for a CPU; leave it out, or {}",
+               device.name, kElse);
+  }
+}
+
 std::shared_ptr<Ministral3> ModelFlags::load(const OpenCheckpoint& checkpoint) const {
   const bool half = weights == "bf16" ||
                     (dtype.empty() ? checkpoint.dtype() == at::kBFloat16 : dtype == "bfloat16");
-  const at::Device where = device.choose_and_tell();
-  const auto panels = where.is_cpu() ? panels_of(weights, half) : std::nullopt;
+  const at::Device where = checkpoint.packed() ? at::Device(at::kCPU) : device.choose_and_tell();
+  const auto panels = checkpoint.packed() ? checkpoint.packed()
+                      : where.is_cpu()    ? panels_of(weights, half)
+                                          : std::nullopt;
   Build build =
       base_build(half ? at::kBFloat16 : at::kFloat, panels ? "16" : bits_of(weights), where);
   build.panels = panels;

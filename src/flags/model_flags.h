@@ -22,7 +22,8 @@ class Ministral3;
 
 struct ModelFlags {
   std::string hf_model_path, megatron_model_path, adapter_path, dtype;
-  std::string weights = "16";
+  /// Empty where nothing is said: 16, or as weights in panels are.
+  std::string weights;
   FormatFlag format;
   DeviceFlag device;
 
@@ -30,7 +31,8 @@ struct ModelFlags {
   /// Weights from the Megatron checkpoint where one is given; config and tokenizer from the HF
   /// directory where one is. Cheap: no weight is read. Throws UserError when neither is given, or
   /// both and the first is no Megatron checkpoint, for --weights fp8 of a model that has none,
-  /// --weights bf16 in float32, and for a --device that is not there.
+  /// --weights bf16 in float32, for other --weights or another device than weights in panels are
+  /// for, and for a --device that is not there.
   OpenCheckpoint open() const;
   /// With the adapter, in eval mode, on the device; in the asked dtype, or else the checkpoint's if
   /// it is bfloat16, or else float32.
@@ -38,6 +40,7 @@ struct ModelFlags {
 
  private:
   OpenCheckpoint open_named() const;
+  void require_packed_as_asked(PanelForm form) const;
 };
 
 /// --image-max-edge and --image-max-tokens.

@@ -285,7 +285,8 @@ void SafetensorsFile::read_rows(const std::string& name, RowRange range, std::by
 }
 
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, const TensorList& tensors,
-                                     const std::map<std::string, std::string>& metadata)
+                                     const std::map<std::string, std::string>& metadata,
+                                     uint64_t alignment)
     : file_(path) {
   // Wide dtypes first, so that every tensor is aligned without holes.
   std::vector<const TensorList::value_type*> order;
@@ -308,7 +309,8 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const TensorList& ten
     offset += *bytes;
   }
   header += '}';
-  header.append((8 - header.size() % 8) % 8, ' ');  // data aligned to 8 bytes, as the format asks
+  const uint64_t before = sizeof(uint64_t) + header.size();
+  header.append((alignment - before % alignment) % alignment, ' ');
 
   const uint64_t header_size = header.size();
   file_.write(std::as_bytes(std::span(&header_size, 1)));

@@ -80,8 +80,10 @@ using TensorList = std::vector<std::pair<std::string, TensorInfo>>;
 /// differs from the list is our bug.
 class SafetensorsWriter {
  public:
+  /// The data begins at a multiple of `alignment`, itself a multiple of 8.
   SafetensorsWriter(const std::filesystem::path& path, const TensorList& tensors,
-                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}},
+                    uint64_t alignment = 8);
   void write(const std::string& name, const at::Tensor& tensor);
   /// The next rows of a tensor; true with its last.
   bool write_rows(const std::string& name, std::span<const std::byte> rows);

@@ -46,6 +46,8 @@ void TensorSource::read_fp8_rows(const std::string& name, RowRange, std::byte*) 
   TORCH_CHECK(false, name, " is not in FP8");
 }
 
+std::optional<PanelWeight> TensorSource::panels(const std::string&) const { return {}; }
+
 at::Tensor read_range(const TensorSource& source, const std::string& name, RowRange range) {
   const TensorInfo& info = source.tensors().at(name);
   std::vector<int64_t> shape = info.shape;

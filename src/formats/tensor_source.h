@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "linear/fp8_weight.h"
+#include "linear/panel_weight.h"
 
 namespace trestle {
 
@@ -63,6 +64,9 @@ class TensorSource {
   virtual std::optional<Fp8Scales> fp8_scales(const std::string& name) const;
   /// Of the same matrix: the codes of a range of rows, a byte each.
   virtual void read_fp8_rows(const std::string& name, RowRange range, std::byte* out) const;
+  /// Of a matrix that is stored in panels, whose values read() gives: as it is stored, which may
+  /// view mapped memory too.
+  virtual std::optional<PanelWeight> panels(const std::string& name) const;
 };
 
 /// The same bytes as read_rows(), read by libtorch's threads side by side: one thread's copies out

@@ -64,6 +64,7 @@ Linear::Linear(int64_t in, int64_t out, const Build& build, bool with_bias, Fuse
     TORCH_CHECK(groups_.tensor.is_one() && build.weight_bits == 16 && !build.keep_fp8,
                 "panels are of a whole weight and of no other form");
     if (!build.device.is_meta()) panels_.emplace(sizes[0], sizes[1], *build.panels);
+    panel_form_ = build.panels;
     values.device = at::kMeta;
   }
   if (build.keep_fp8 || build.later) values.device = at::kMeta;
@@ -113,6 +114,13 @@ void Linear::hold(const Fp8Weight& fp8) {
               "a weight in FP8 has the shape of its projection");
   set_weight(at::empty_like(weight, weight.options().device(at::kMeta)));
   fp8_ = fp8.to(device_);
+}
+
+void Linear::hold(const PanelWeight& panels) {
+  TORCH_CHECK(panel_form_ == panels.form() && panels.rows() == weight.size(0) &&
+                  panels.columns() == weight.size(1),
+              "panels have the form and shape of their projection");
+  panels_ = panels;
 }
 
 void Linear::allocate() {

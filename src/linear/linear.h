@@ -118,8 +118,12 @@ class Linear : public torch::nn::Module {
   const Fp8Weight* fp8() const { return fp8_ ? &*fp8_ : nullptr; }
   /// Likewise.
   PanelWeight* panels() { return panels_ ? &*panels_ : nullptr; }
+  /// Of Build::panels, also of a model that has no values.
+  std::optional<PanelForm> panel_form() const { return panel_form_; }
   /// Holds the weight in FP8, on this projection's device.
   void hold(const Fp8Weight& fp8);
+  /// Of Build::panels: holds these instead, which have the weight's shape.
+  void hold(const PanelWeight& panels);
   /// Holds the weight as it is, uninitialised.
   void allocate();
   /// Of a weight in FP8: holds its values instead, which can be written to.
@@ -165,6 +169,7 @@ class Linear : public torch::nn::Module {
   std::optional<QuantizedWeight> quantized_;
   std::optional<Fp8Weight> fp8_;
   std::optional<PanelWeight> panels_;
+  std::optional<PanelForm> panel_form_;
   std::optional<Shared> shared_;
   bool keeps_fp8_;
   std::shared_ptr<Adapter> adapter_;

@@ -36,6 +36,11 @@ at::Tensor empty_bytes(int64_t count) {
 PanelWeight::PanelWeight(int64_t rows, int64_t columns, PanelForm form)
     : shape_{form, rows, columns}, panels_(empty_bytes(shape_.bytes())) {}
 
+PanelWeight::PanelWeight(at::Tensor panels, const PanelShape& shape)
+    : shape_(shape), panels_(std::move(panels)) {
+  TORCH_CHECK(panels_.numel() == shape_.bytes(), "panels have the bytes of their shape");
+}
+
 PanelWeight::PanelWeight(const WeightParts& parts) : panels_(parts.tensors.front()) {
   const auto* numbers = parts.tensors[1].const_data_ptr<int64_t>();
   shape_ = {static_cast<PanelForm>(numbers[0]), numbers[1], numbers[2]};

@@ -16,6 +16,8 @@ class PanelWeight {
  public:
   /// Uninitialised.
   PanelWeight(int64_t rows, int64_t columns, PanelForm form);
+  /// Of bytes that are there: uint8 [shape.bytes()].
+  PanelWeight(at::Tensor panels, const PanelShape& shape);
   explicit PanelWeight(const WeightParts& parts);
   WeightParts parts() const;
 

@@ -43,8 +43,8 @@ class At(str):
     """A path below the scratch folder of the test."""
 
 
-NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF, SETTINGS = map(At, (
-    "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf", "settings"))
+NOISY, NOISY_RUN, NAN, ADAPTER, BOTH, FEW, FEWER, ROWS, GGUF, SETTINGS, IN_INT4 = map(At, (
+    "noisy", "noisy_run", "nan", "adapter", "both", "few", "fewer", "few/data/train.parquet", "model.gguf", "settings", "in_int4"))
 INPUTS, OTHER_INPUTS, TURNED, LINES, CONFIG, CONFIG_SAVE, PLANNED, REHEARSED, TEXT_ONLY = map(At, (
     "inputs.safetensors", "other.safetensors", "turned.jpg", "talk.jsonl", "config.yaml", "save.yaml", "plan.yaml", "rehearse.yaml", "text"))
 # Of a machine, instead of what is measured.
@@ -65,6 +65,7 @@ SHOW = {"--hf-model-path": DEMO, "--data": RECEIPTS, "--split": "test", "--rows"
 USUAL = {
     "import": {"--hf-model": HF, "--megatron-path": "out"},
     "export": {"--hf-model": HF, "--hf-path": "out"},
+    "quantize": {"--hf-model": HF, "--output-path": "out", "--weights": "int8"},
     "generate": {"--hf-model-path": DEMO, "--prompt": "Hello", "--max-new-tokens": 8},
     "evaluate": {"--hf-model-path": DEMO, "--data": RECEIPTS, "--rows": 2, "--max-new-tokens": 24, "--json": True},
     "data check": CHECK,
@@ -105,7 +106,8 @@ def of_model(view, unlike=None):
         "--dtype": [Trial("float32", Changed(view), unlike or {})],
         "--weights": [*(Trial(form, Changed(view)) for form in (4, "int4")), *(Trial(form, Changed(view), unlike or {}) for form in (8, "int8")),
                       Trial("fp8", Refused("no projection of the model is in FP8")),
-                      Trial("bf16", Refused("two dtypes"), {"--dtype": "float32"})],
+                      Trial("bf16", Refused("two dtypes"), {"--dtype": "float32"}),
+                      Trial("int8", Refused("packed in int4"), {"--hf-model-path": IN_INT4})],
         # Its older names.
         **{name: [Trial(4, Changed(view))] for name in ("--base-bits", "--base_bits")},
         "--format": [Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model-path": BOTH}),
@@ -149,6 +151,7 @@ def of_data(view):
 TO_GGUF = {"--hf-model": DEMO, "--hf-path": ABSENT, "--gguf-path": "out"}
 PEFT_OUT = {"--adapter-path": PEFT, "--adapter-only": True}
 WEIGHTS = file("out/model.safetensors")
+PACKED = file("out/packed.safetensors")
 DRAWN = {"--temperature": 3, "--max-new-tokens": 16}
 TWO_GGUF = {"a": GGUF, "b": GGUF}
 SAYS = {"--chat": True}
@@ -193,6 +196,18 @@ TABLE = {
             Trial("hf", Refused(NOTHING), PEFT_OUT),
             Trial("mistral", Refused("holds no such checkpoint"), {"--hf-model": ABSENT, "--megatron-path": LORA}),
             Trial("mistral", Gains(err, "reading the Mistral form"), {"--hf-model": BOTH, "--adapter-path": ADAPTER})],
+    },
+    "quantize": {
+        "--hf-model": [Trial(TIED, Changed(PACKED)), Trial(HF, Needed("give --megatron-path, --adapter-path or --hf-model"))],
+        "--megatron-path": [Trial(SFT, Changed(PACKED)), Trial(HF, Refused("--megatron-path"))],
+        "--adapter-path": [Trial(PEFT, Changed(PACKED))],
+        "--output-path": [Trial("other", Gains(files, "other/packed.safetensors")), Trial("out", Needed("--output-path is required"))],
+        "--weights": [*(Trial(form, Changed(PACKED)) for form in ("bf16", "int4")), Trial("int8", Needed("--weights is required")),
+                      Trial("nf4", Refused("bf16, int8, int4"))],
+        "--verify": [Trial(True, Gains(err, "verified: "), {"--no-verify": True})],
+        "--no-verify": [Trial(True, Loses(err, "verified: "))],
+        "--max-memory": [Trial("1KB", Refused("--max-memory"))],
+        "--format": of_format("--hf-model"),
     },
     "generate": of_model(out, {"--temperature": 2, "--max-new-tokens": 64}) | of_images(out, {"--image-path": PICTURE, "--json": True}, {}) | {
         "--image-path": [Trial(PICTURE, Changed(out))],
@@ -448,6 +463,7 @@ class Flags(Walk):
         for name in ("consolidated.safetensors", "params.json"):
             shutil.copy(folder / "mistral" / name, both)
         cls.made("import", "--hf-model", noisy, "--megatron-path", folder / NOISY_RUN)
+        cls.made("quantize", "--hf-model", DEMO, "--output-path", folder / IN_INT4, "--weights", "int4")
         cls.made("export", "--hf-model", TIED, "--gguf-path", folder / "gguf")
         shutil.copy(next(path for path in (folder / "gguf").iterdir() if not path.name.startswith("mmproj")),
                     folder / GGUF)

@@ -84,6 +84,7 @@ ODD_WHOLE = ["8.0", "8.5", "8e0", "9" * 30]
 ODD_FRACTION = ["00.5", "1e999", "0x1p-1"]
 # Sizes are numbers with a unit.
 SIZES = {("import", "--max-memory"): LINES["import"], ("export", "--max-memory"): ["--hf-model", "nowhere", "--hf-path", "out"],
+         ("quantize", "--max-memory"): ["--hf-model", "nowhere", "--output-path", "out", "--weights", "int8"],
          ("plan", "--memory"): LINES["plan"], ("export", "--max-shard-size"): ["--hf-model", "nowhere", "--hf-path", "out"]}
 
 

@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 
 import script
-from test_bad_input import HF, MEGATRON, Refusals, edit_json
+from test_bad_input import DEMO, HF, MEGATRON, Refusals, edit_json
 
 
 class Opened(Refusals):
@@ -101,6 +101,81 @@ class Damaged(Opened):
         for command in self.commands("import"):
             with self.subTest(command=command[:2]):
                 self.refused(*command, names=[data.name, "has the sum", "damaged"], progress=command[0] in ("export", "evaluate"))
+
+
+class Packed(Opened):
+    """Weights in panels answer as those that are packed as they are read, and are no checkpoint for others."""
+
+    FORMS = ("bf16", "int8", "int4")
+    ASK = ("--prompt", "one one two one one two", "--max-new-tokens", 12, "--logprobs", 2)
+
+    def said(self, *command):
+        done = self.run_trestle(*command)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def packed(self, form, *source):
+        self.said("quantize", *(source or ("--hf-model", DEMO)), "--output-path", form, "--weights", form)
+        return self.folder / form
+
+    def test_answers_are_those_of_the_checkpoint(self):
+        for form in self.FORMS:
+            model, source = ("--hf-model-path", self.packed(form)), ("--hf-model-path", DEMO, "--weights", form)
+            for command in (("generate", *self.ASK), ("evaluate", "--maker", "jsonl", "--data", "rows.jsonl", "--json")):
+                wanted = self.said(*command, *source)
+                with self.subTest(form=form, command=command[0]):
+                    self.assertEqual(self.said(*command, *model), wanted)
+                    self.assertEqual(self.said(*command, *model, "--weights", form), wanted)
+            for name, line in (("a", source), ("b", model)):
+                self.said("logits", *line, "--inputs", "ids", "--output", f"{name}.safetensors")
+            self.assertEqual((self.folder / "a.safetensors").read_bytes(), (self.folder / "b.safetensors").read_bytes())
+
+    def test_an_adapter_is_merged_or_beside(self):
+        self.said("finetune", "--recipe", "demo_config", f"checkpoint.pretrained_checkpoint={DEMO}", "checkpoint.save=run",
+                  "dataset.path_or_dataset=rows.jsonl", "dataset.maker_name=jsonl", "train.train_iters=2", "optimizer.lr=0.02",
+                  "train.global_batch_size=1", "train.micro_batch_size=1", "scheduler.lr_warmup_iters=0")
+        self.said("export", "--megatron-path", "run", "--hf-path", "merged")
+        merged = self.packed("int8", "--megatron-path", "run")
+        wanted = self.said("generate", "--hf-model-path", "merged", "--weights", "int8", *self.ASK)
+        self.assertEqual(self.said("generate", "--hf-model-path", merged, *self.ASK), wanted)
+        plain = self.packed("bf16")
+        self.assertEqual(self.said("generate", "--hf-model-path", plain, "--adapter-path", "run", *self.ASK),
+                         self.said("generate", "--hf-model-path", DEMO, "--adapter-path", "run", *self.ASK))
+
+    def test_others_take_none(self):
+        packed = self.packed("int4")
+        words = [packed, "weights in panels", "name the checkpoint"]
+        for command in (("export", "--hf-model", packed, "--hf-path", "out"), ("import", "--hf-model", packed, "--megatron-path", "out"),
+                        ("quantize", "--hf-model", packed, "--weights", "int8", "--output-path", "out"), ("compare", packed, DEMO),
+                        ("compare", DEMO, packed),
+                        ("finetune", "--recipe", "demo_config", f"checkpoint.pretrained_checkpoint={packed}", "checkpoint.save=run",
+                         "dataset.path_or_dataset=rows.jsonl", "dataset.maker_name=jsonl", "train.train_iters=1",
+                         "train.global_batch_size=1", "train.micro_batch_size=1", "scheduler.lr_warmup_iters=0")):
+            with self.subTest(command=command[0]):
+                self.refused(*command, names=words)
+        self.assertFalse((self.folder / "out").exists())
+
+    def test_what_does_not_fit(self):
+        bf16, int4 = self.packed("bf16"), self.packed("int4")
+        for model, flags, words in ((int4, ("--weights", "16"), ["--weights 16", "packed in int4"]),
+                                    (int4, ("--weights", "fp8"), ["--weights fp8", "packed in int4"]),
+                                    (bf16, ("--dtype", "float32"), ["--dtype float32", "packed in bf16"])):
+            self.refused("generate", "--hf-model-path", model, *self.ASK, *flags, names=words)
+        data = int4 / "packed.safetensors"
+        data.write_bytes(data.read_bytes()[:-1])
+        self.refused("generate", "--hf-model-path", int4, *self.ASK, names=[data])
+        done = self.run_trestle("inspect", "--check", int4)
+        self.assertEqual(done.returncode, 2, done.stderr)
+
+    def test_is_inspected(self):
+        packed = self.packed("int4")
+        self.assertIn("ok: ", self.said("inspect", "--check", packed))
+        listed = json.loads(self.said("inspect", packed, "--json"))
+        self.assertEqual(listed["kind"], "weights in panels, int4")
+        forms = {name: tensor.get("stored_as") for name, tensor in listed["tensors"].items()}
+        self.assertEqual(forms["language_model.decoder.layers.0.mlp.linear_fc1.weight"], "int4")
+        self.assertEqual({form for name, form in forms.items() if form and not name.startswith("language_model.")}, {"bf16"})
+        self.assertIsNone(forms["language_model.decoder.final_layernorm.weight"])
 
 
 class SideFiles(Refusals):
