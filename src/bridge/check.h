@@ -42,6 +42,7 @@ CheckReport check_gguf(const std::filesystem::path& path);
 /// FP8 scales, and names, shapes and dtypes against the config; of types that no weight is read of
 /// that is all there is to check, and a note.
 CheckReport check_model_directory(const std::filesystem::path& directory, CheckpointFormat format);
+
 /// What `trestle quantize` wrote: shapes and bytes, every scale, and names and shapes against
 /// config.json.
 CheckReport check_packed(const std::filesystem::path& directory);

@@ -320,6 +320,26 @@ std::string no_room(const ModelConfig& config, const VerifyLimits& limits) {
                      gigabytes(limits.max_memory));
 }
 
+// Of Megatron's names.
+struct StreamedModel {
+  const TensorSource& weights;
+  const ModelConfig& config;
+};
+
+// The logits of what was rounded on its way, which only have to be numbers, where there is room.
+void show_rounding(const StreamedModel& source, const StreamedModel& copy,
+                   const VerifyLimits& limits, Verified& result) {
+  result.no_logits = no_room(source.config, limits);
+  if (!result.no_logits.empty()) return;
+  const ModelInput input = probe_input(source.config);
+  const at::Tensor logits = streamed_logits(source.weights, source.config, limits.dtype, input);
+  result.logits =
+      compare_logits(logits, streamed_logits(copy.weights, copy.config, limits.dtype, input));
+  if (!std::isfinite(result.logits.max_error)) {
+    machine_error("verify: the files compute no finite logits; {}", kAdvice);
+  }
+}
+
 }  // namespace
 
 Verified verify_checkpoint(const TensorSource& megatron, const ModelConfig& config,
@@ -357,14 +377,7 @@ Verified verify_packed(const TensorSource& megatron, const ModelConfig& config,
                   kAdvice);
   }
   Verified result{.tensors = static_cast<int64_t>(copy.tensors().size()), .logits = {}};
-  result.no_logits = no_room(config, limits);
-  if (!result.no_logits.empty()) return result;
-  const ModelInput input = probe_input(config);
-  const at::Tensor logits = streamed_logits(megatron, config, limits.dtype, input);
-  result.logits = compare_logits(logits, streamed_logits(copy, config, limits.dtype, input));
-  if (!std::isfinite(result.logits.max_error)) {
-    machine_error("verify: the files compute no finite logits; {}", kAdvice);
-  }
+  show_rounding({megatron, config}, {copy, config}, limits, result);
   return result;
 }
 
@@ -378,14 +391,8 @@ Verified verify_gguf(const TensorSource& megatron, const ModelConfig& config,
   if (const std::string why = different_arithmetic(config, copy.config(), input); !why.empty()) {
     machine_error("verify: the keys say something else than the config: {}; {}", why, kAdvice);
   }
-  result.no_logits = no_room(config, limits);
-  if (!result.no_logits.empty()) return result;
-  const at::Tensor logits = streamed_logits(megatron, config, limits.dtype, input);
-  result.logits = compare_logits(logits, streamed_logits(HfAsMegatron(copy, copy.config()),
-                                                         copy.config(), limits.dtype, input));
-  if (!std::isfinite(result.logits.max_error)) {
-    machine_error("verify: the files compute no finite logits; {}", kAdvice);
-  }
+  show_rounding({megatron, config}, {HfAsMegatron(copy, copy.config()), copy.config()}, limits,
+                result);
   return result;
 }
 
